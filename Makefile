@@ -1,0 +1,55 @@
+# make setup: an environment in .venv; make demo: the three stages on small real images; make test: the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Length of the demo's training stages, in optimiser steps.
+DEMO_BASE_STEPS ?= 200
+DEMO_ADAPT_STEPS ?= 80
+UI_PORT ?= 5000
+MLFLOW_RUN = PATH="$(CURDIR)/$(BIN):$$PATH" mlflow run . --env-manager local
+
+.PHONY: setup demo test soak bench results lint format ui clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $(INSTALLED)
+
+demo: setup
+	$(MLFLOW_RUN) -e pretrain -P steps=$(DEMO_BASE_STEPS)
+	$(MLFLOW_RUN) -e adapt -P steps=$(DEMO_ADAPT_STEPS)
+	$(MLFLOW_RUN) -e evaluate
+	@echo; $(BIN)/hpt results
+	@echo; echo "See the runs, their figures and models:  $(BIN)/mlflow ui --port $(UI_PORT)"
+
+test: setup lint
+	$(BIN)/python -m pytest -m "not slow"
+
+soak: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python benchmarks/training_speed.py
+
+results: setup
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/chain_results.py
+
+ui: setup
+	$(BIN)/mlflow ui --port $(UI_PORT)
+
+clean:
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,70 @@
+"""What a dataset is: pictures, labels where there are any, and a digest that names its content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from hpt_mlflow.data.decode import Encoded
+from hpt_mlflow.data.split import Split, stratified_split, unlabelled_split
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures opened from one address.
+
+    Attributes:
+        name: short, for people: `twemoji`.
+        uri: the address that opens it again.
+        pictures: N pictures as files, arrays or Pillow images, decoded only when read.
+        names: N short names, such as paths relative to the dataset.
+        labels: int64 (N,) indices into `classes`, or None.
+        classes: names of the classes in the order of their labels.
+        digest: 16 hexadecimal digits that change with the names, sizes and labels of the pictures.
+        test: indices of the test part where the dataset comes with its own.
+    """
+
+    name: str
+    uri: str
+    pictures: Sequence[Encoded]
+    names: Sequence[str]
+    labels: np.ndarray | None
+    classes: tuple[str, ...]
+    digest: str
+    test: np.ndarray | None = field(default=None)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def split(self, seed: int) -> Split:
+        """The split into train, validation and test that every stage with this seed keeps to."""
+        if self.labels is None:
+            return unlabelled_split(len(self), self.test)
+        return stratified_split(self.labels, seed, self.test)
+
+
+def files_digest(names: Sequence[str], files: Sequence[Path], labels: np.ndarray | None) -> str:
+    """Digest of relative names, file sizes in bytes and labels. The files themselves are not read."""
+    digest = hashlib.sha256()
+    for i, (name, file) in enumerate(zip(names, files, strict=True)):
+        try:
+            size = os.stat(file).st_size
+        except OSError:
+            size = -1
+        label = "" if labels is None else labels[i]
+        digest.update(f"{name}\0{size}\0{label}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]
+
+
+def content_digest(*arrays: np.ndarray) -> str:
+    """Digest of arrays by their bytes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

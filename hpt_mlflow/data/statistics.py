@@ -1,0 +1,75 @@
+"""Channel mean and standard deviation of a dataset, computed once and kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Mean and standard deviation of red, green and blue, in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def channel_statistics(images: Sequence[np.ndarray]) -> ChannelStatistics:
+    """Statistics over all pixels, each image counting the same whatever its size.
+
+    Args:
+        images: uint8 (height, width, 3).
+    """
+    mean, square = np.zeros(3), np.zeros(3)
+    for image in images:
+        values = image.reshape(-1, 3).astype(np.float32) / 255
+        mean += values.mean(axis=0, dtype=np.float64)
+        square += (values**2).mean(axis=0, dtype=np.float64)
+    mean, square = mean / len(images), square / len(images)
+    # A channel without any variation would be divided by zero.
+    std = np.sqrt(np.maximum(square - mean**2, 1e-6))
+    return ChannelStatistics(_three(mean), _three(std))
+
+
+def kept_channel_statistics(key: str, images: Sequence[np.ndarray]) -> ChannelStatistics:
+    """The statistics kept under `key`, or else those of `images`, which are kept from now on.
+
+    Args:
+        key: names the content, such as a dataset digest with the split and size.
+    """
+    file = cache_folder() / "channel-statistics" / f"{key}.json"
+    try:
+        kept = json.loads(file.read_text())
+        return ChannelStatistics(tuple(kept["mean"]), tuple(kept["std"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        statistics = channel_statistics(images)
+        _write(file, json.dumps(asdict(statistics)))
+        return statistics
+
+
+def _three(values: np.ndarray) -> tuple[float, float, float]:
+    red, green, blue = values.round(6).tolist()
+    return red, green, blue
+
+
+def cache_folder() -> Path:
+    """Where small results are kept between runs: HPT_CACHE, or the user's folder for applications."""
+    return Path(os.environ.get("HPT_CACHE") or click.get_app_dir("hpt_mlflow"))
+
+
+def _write(file: Path, text: str) -> None:
+    """Write in one step, so that nobody reads half a file. A cache that cannot be written is not an error."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as temporary:
+            temporary.write(text)
+        os.replace(temporary.name, file)
+    except OSError:
+        pass

@@ -1,0 +1,86 @@
+"""Frozen features of images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hpt_mlflow.augment.crop import centre_crop
+from hpt_mlflow.augment.views import normalise
+from hpt_mlflow.data.images import Images
+from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.models.backbone import batch_norms
+
+
+def prepare(images: list[np.ndarray], image_size: int, statistics: ChannelStatistics) -> Tensor:
+    """Centre crops as a network wants them.
+
+    Args:
+        images: N decoded images, uint8 (height, width, 3), of any sizes.
+
+    Returns:
+        float32 (N, 3, image_size, image_size), normalised.
+    """
+    squares = np.stack([centre_crop(image, image_size) for image in images])
+    batch = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
+    return normalise(batch, torch.tensor(statistics.mean), torch.tensor(statistics.std))
+
+
+@dataclass(frozen=True)
+class FeatureReader:
+    """How features of a dataset's images are computed.
+
+    Attributes:
+        image_size: side of the centre crops in pixels.
+        statistics: what they are normalised with.
+        batch_size: images in a forward pass.
+        threads: that decode images; None for one a processor.
+    """
+
+    images: Images
+    image_size: int
+    statistics: ChannelStatistics
+    device: torch.device
+    batch_size: int = 256
+    threads: int | None = None
+
+    @torch.inference_mode()
+    def features(self, backbone: nn.Module, indices: np.ndarray) -> np.ndarray:
+        """Features of the images at `indices` by a backbone on the device, as it is in evaluation mode.
+
+        The backbone's own mode is restored.
+
+        Returns:
+            float32 (N, feature size).
+        """
+        training = backbone.training
+        backbone.eval()
+        features = [backbone(batch).flatten(1).float().cpu() for batch in self._batches(indices)]
+        backbone.train(training)
+        return torch.cat(features).numpy()
+
+    @torch.no_grad()
+    def refresh_batch_norm(self, backbone: nn.Module, indices: np.ndarray) -> None:
+        """Set BatchNorm's running statistics to their mean over the images at `indices`; in place."""
+        layers = batch_norms(backbone)
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None
+        backbone.train()
+        for batch in self._batches(indices):
+            # One image alone may have no variance that BatchNorm could measure.
+            if len(batch) > 1:
+                backbone(batch)
+
+    def _batches(self, indices: np.ndarray) -> Iterator[Tensor]:
+        with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) if self.threads is None else self.threads)) as pool:
+            for start in range(0, len(indices), self.batch_size):
+                decoded = list(pool.map(self.images.__getitem__, indices[start : start + self.batch_size]))
+                batch = prepare(decoded, self.image_size, self.statistics)
+                yield batch.to(self.device, memory_format=torch.channels_last)

@@ -1,0 +1,1 @@
+"""Backbones, MoCo, and the checkpoint format of a backbone."""

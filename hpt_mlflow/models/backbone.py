@@ -1,0 +1,111 @@
+"""Backbones: torchvision's classification networks without their classifier."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hpt_mlflow.errors import HptError
+
+# torchvision's default number of classes; it marks the layer that is the classifier.
+IMAGENET_CLASSES = 1000
+
+
+def architectures() -> list[str]:
+    """Names of torchvision's classification networks."""
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def check_architecture(arch: str, small_stem: bool) -> None:
+    """Raise HptError unless `arch` names a classification network and `small_stem` fits it."""
+    if arch not in architectures():
+        close = difflib.get_close_matches(arch, architectures(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "try resnet18, resnet50 or shufflenet_v2_x0_5"
+        raise HptError(f"arch: torchvision has no classification network {arch!r}; {hint}")
+    if small_stem and not arch.startswith(("resnet", "resnext", "wide_resnet")):
+        raise HptError(f"small_stem: only for ResNets, not for {arch}; leave it off")
+
+
+def build_backbone(arch: str, image_size: int, small_stem: bool = False) -> tuple[nn.Module, int]:
+    """Build a network with random weights and take its classifier off.
+
+    Args:
+        arch: name of a classification network of torchvision.
+        image_size: side of the square images in pixels; it is tried out.
+        small_stem: for ResNets, a 3 x 3 convolution of stride 1 without max pooling in front (He et al., CVPR 2016,
+            section 4.2), for images of about 32 pixels.
+
+    Returns:
+        The backbone, float32 (N, 3, image_size, image_size) to (N, feature size), and its feature size.
+
+    Raises:
+        HptError: no such network, or it cannot take images of this size.
+    """
+    check_architecture(arch, small_stem)
+    try:
+        backbone = torchvision.models.get_model(arch, weights=None, **_arguments(arch, image_size))
+        if small_stem:
+            width = backbone.conv1.out_channels
+            backbone.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=1, bias=False)
+            nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+            backbone.maxpool = nn.Identity()
+        _take_classifier_off(backbone)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise _wrong_size(arch, image_size, error) from error
+    return backbone, try_image_size(backbone, arch, image_size)
+
+
+def try_image_size(backbone: nn.Module, arch: str, image_size: int) -> int:
+    """The size of the features of an image of this size; raises HptError where the network cannot take it."""
+    training = backbone.training
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            features: Tensor = backbone(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise _wrong_size(arch, image_size, error) from error
+    backbone.train(training)
+    return features.flatten(1).shape[1]
+
+
+def _wrong_size(arch: str, image_size: int, error: Exception) -> HptError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return HptError(f"image_size: {arch} cannot take images of {image_size} pixels ({reason})")
+
+
+def _arguments(arch: str, image_size: int) -> dict[str, Any]:
+    """What a few constructors must be told."""
+    if arch in ("googlenet", "inception_v3"):
+        return {"aux_logits": False, "init_weights": True}
+    if arch.startswith("vit_"):
+        return {"image_size": image_size}
+    if arch == "maxvit_t":
+        return {"input_size": (image_size, image_size)}
+    return {}
+
+
+def _take_classifier_off(backbone: nn.Module) -> None:
+    """Replace the last layer, and the dropout of its head, by nothing."""
+    layers = [
+        name
+        for name, layer in backbone.named_modules()
+        if getattr(layer, "out_features", getattr(layer, "out_channels", None)) == IMAGENET_CLASSES
+    ]
+    last = layers[-1]
+    head_name = last.rpartition(".")[0]
+    if head_name:
+        head = backbone.get_submodule(head_name)
+        for name, layer in head.named_children():
+            if isinstance(layer, nn.Dropout):
+                setattr(head, name, nn.Identity())
+    backbone.set_submodule(last, nn.Identity())
+
+
+def batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """The BatchNorm layers of a network."""
+    return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]

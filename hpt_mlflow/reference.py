@@ -1,0 +1,91 @@
+"""What there is to say about each setting, for help texts and for the reference in docs/."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from hpt_mlflow.settings import (
+    AdaptSettings,
+    EvaluateSettings,
+    MainSettings,
+    PretrainSettings,
+    Settings,
+    TrainingSettings,
+    value_type,
+)
+from hpt_mlflow.training.plan import PRESETS, Preset
+
+STAGES: dict[str, type[Settings]] = {
+    "pretrain": PretrainSettings,
+    "adapt": AdaptSettings,
+    "evaluate": EvaluateSettings,
+    "main": MainSettings,
+}
+TYPE_NAMES = {int: "whole number", float: "number", bool: "true|false", str: "text"}
+
+
+def settings_of(stage: str) -> list[dataclasses.Field[Any]]:
+    """The settings of a stage, those that it is about first."""
+    first = ("data", "parent", "model", "update", "base", "source", "target")
+    fields = dataclasses.fields(STAGES[stage])
+    return sorted(fields, key=lambda field: field.name not in first)
+
+
+def type_text(stage: str, field: dataclasses.Field[Any]) -> str:
+    """The values that a setting takes: `quick|paper`, `whole number, at least 1`."""
+    if field.metadata["choices"]:
+        return "|".join(field.metadata["choices"])
+    text = TYPE_NAMES[value_type(STAGES[stage], field.name)]
+    limits = [
+        f"{word} {field.metadata[key]:g}"
+        for key, word in (("minimum", "at least"), ("above", "above"), ("maximum", "at most"))
+        if field.metadata[key] is not None
+    ]
+    return ", ".join([text, *limits])
+
+
+def default_text(stage: str, field: dataclasses.Field[Any]) -> str:
+    """The default of a setting; where the preset decides, the value in each of them."""
+    if field.default is not None:
+        return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
+    by_preset = {name: _preset_value(stage, field.name, preset) for name, preset in PRESETS.items()}
+    if "Default:" in field.metadata["help"]:
+        return ""
+    if all(value is None for value in by_preset.values()):
+        return "none"
+    values = {f"{value:g}" if isinstance(value, int | float) else str(value) for value in by_preset.values()}
+    if len(values) == 1:
+        return values.pop()
+    return ", ".join(
+        f"{value:.10g} ({name})" if isinstance(value, int | float) else f"{value} ({name})"
+        for name, value in by_preset.items()
+    )
+
+
+def reference_page() -> str:
+    """docs/reference.md."""
+    lines = [
+        "# Reference",
+        "",
+        "Made from the settings by `hpt reference`; a test keeps it so. The same names work as",
+        "`mlflow run . -e STAGE -P name=value`, `hpt STAGE --name value` (with dashes for underscores) and",
+        "`hpt_mlflow.STAGE(name=value)`.",
+    ]
+    for stage, settings in STAGES.items():
+        lines += ["", f"## {stage}", "", (settings.__doc__ or "").strip(), ""]
+        lines += ["| setting | values | default | meaning |", "|---|---|---|---|"]
+        for field in settings_of(stage):
+            cells = (field.name, type_text(stage, field), default_text(stage, field), field.metadata["help"])
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _preset_value(stage: str, name: str, preset: Preset) -> Any:
+    if not issubclass(STAGES[stage], TrainingSettings):
+        return None
+    if name == "steps":
+        return preset.pretrain_steps if stage == "pretrain" else preset.adapt_steps
+    if name in ("arch", "image_size"):
+        return getattr(preset, name)
+    return getattr(preset.plan, name, None)

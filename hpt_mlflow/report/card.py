@@ -1,0 +1,94 @@
+"""The description of a run: a short Markdown card, ending in the next commands."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.split import Split
+from hpt_mlflow.training.plan import Plan
+
+METHODS = {
+    "all": "all weights learn (HPT)",
+    "bn": "only BatchNorm layers learn (HPT-BN)",
+    "bn-stats": "only BatchNorm's running statistics are refreshed (the paper's Base)",
+}
+
+
+def training_card(
+    chain: Sequence[str],
+    dataset: Dataset,
+    split: Split,
+    plan: Plan,
+    arch: str,
+    image_size: int,
+    parent: str | None,
+    result: Mapping[str, float] | None = None,
+    registered: str | None = None,
+) -> str:
+    """What a training stage is and, once there is one, what came of it."""
+    method = (
+        "random weights, all of them learn" if parent is None else f"starts from `{parent}`, {METHODS[plan.update]}"
+    )
+    lines = [
+        f"**Chain** {' > '.join(chain)}",
+        "",
+        f"**Data** `{dataset.uri}`: {len(split.seen):,} images seen, {len(split.test):,} kept for test",
+        "",
+        f"**Method** MoCo-v2, {arch} at {image_size} px: {method}. {plan.steps:,} steps of {plan.batch_size}, "
+        f"learning rate {plan.learning_rate:g}, views by {', '.join(plan.subset) or 'nothing'}, {plan.precision}.",
+        "",
+    ]
+    if plan.update != "bn-stats":
+        lines += [
+            f"Chance level: loss ln(1 + queue) = {chance_loss(plan):.2f}, top-1 = {1 / (1 + plan.queue_size):.2%}. "
+            "An embedding_std near 0 is a collapse; 0.09 is healthy.",
+            "",
+        ]
+    if result is not None and registered is not None:
+        lines += [f"**Result** `{registered}`", ""]
+        lines += [f"- {name}: {value:.4g}" for name, value in result.items()]
+        lines += [
+            "",
+            "**Go on**",
+            "",
+            "```",
+            f"mlflow run . -e adapt -P parent={registered} -P data=FOLDER",
+            f"mlflow run . -e evaluate -P model={registered} -P data=LABELLED_FOLDER",
+            "```",
+        ]
+    return "\n".join(lines)
+
+
+def evaluation_card(
+    model: str, chain: Sequence[str], dataset: Dataset, split: Split, result: Mapping[str, float]
+) -> str:
+    """What an evaluation found."""
+    return "\n".join(
+        [
+            f"**Model** `{model}` ({' > '.join(chain)})",
+            "",
+            f"**Data** `{dataset.uri}`: {len(dataset.classes)} classes; probe trained on {len(split.train):,} images, "
+            f"its regularisation chosen on {len(split.validation):,}, tested once on {len(split.test):,}",
+            "",
+            "| | linear probe | balanced | 20-NN |",
+            "|---|---|---|---|",
+            f"| this model | {result['test/accuracy']:.3f} | {result['test/balanced_accuracy']:.3f} "
+            f"| {result['knn/test_accuracy']:.3f} |",
+            f"| untrained network | {result['random/accuracy']:.3f} | {result['random/balanced_accuracy']:.3f} "
+            f"| {result['random/knn_accuracy']:.3f} |",
+            f"| always the largest class | {result['chance/accuracy']:.3f} | {1 / len(dataset.classes):.3f} | |",
+            "",
+            "**Go on**",
+            "",
+            "```",
+            f"mlflow models predict -m {model} -i images.json -t json --env-manager local",
+            "```",
+        ]
+    )
+
+
+def chance_loss(plan: Plan) -> float:
+    """InfoNCE of embeddings that say nothing: ln(1 + queue size), in nats."""
+    return math.log(1 + plan.queue_size)

@@ -1,0 +1,207 @@
+"""The settings of each stage: every option with its type, default, range, unit and meaning.
+
+The command line, MLproject, the Python API and the reference in docs/ are made from these classes or checked against
+them. A setting of None takes its value from elsewhere: from `preset`, or, as its help says, from the parent or the
+machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from hpt_mlflow.augment.subset import AUGMENTATIONS, parse_subset
+from hpt_mlflow.errors import HptError
+
+DEFAULT_MODEL_NAME = "hpt"
+PRESETS = ("quick", "paper")
+UPDATES = ("all", "bn", "bn-stats")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A field with what the user needs to know: its meaning (with its unit), and the values that it may take."""
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "above": above, "choices": choices}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every stage shares: checking."""
+
+    def __post_init__(self) -> None:
+        for entry in dataclasses.fields(self):
+            _check(entry.name, getattr(self, entry.name), value_type(self, entry.name), entry.metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Settings):
+    """What the two training stages share."""
+
+    root: str | None = option(
+        None, "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets."
+    )
+    arch: str | None = option(None, "Backbone: a classification network of torchvision, by name.")
+    image_size: int | None = option(None, "Side of the square views, in pixels.", minimum=8, maximum=2048)
+    small_stem: bool = option(
+        False, "For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32 pixels."
+    )
+    preset: str = option(
+        "quick",
+        "Values for what is not given. quick: learns something in minutes on two cores; paper: the paper's.",
+        choices=PRESETS,
+    )
+    steps: int | None = option(None, "Length of the training, in optimiser steps.", minimum=1)
+    batch_size: int | None = option(None, "Images in a step.", minimum=2)
+    learning_rate: float | None = option(
+        None, "Peak learning rate of SGD, after the preset's warm-up; falls to 0 along a cosine.", above=0
+    )
+    weight_decay: float | None = option(None, "Weight decay of SGD.", minimum=0)
+    key_momentum: float | None = option(
+        None, "Share of its weights that the key encoder keeps at each step.", minimum=0, maximum=1
+    )
+    temperature: float | None = option(None, "Temperature of the InfoNCE loss.", above=0)
+    queue_size: int | None = option(
+        None, "Keys kept as negatives; cut to a multiple of the batch that the dataset can fill.", minimum=1
+    )
+    bn_splits: int | None = option(
+        None, "Parts of the key batch with batch statistics of their own (does the work of ShuffleBN).", minimum=1
+    )
+    augment: str = option(
+        ",".join(AUGMENTATIONS),
+        f"Augmentations that make a view: a comma-separated choice of {', '.join(AUGMENTATIONS)}; or none.",
+    )
+    precision: str = option(
+        "auto", "Arithmetic of the networks. auto: the fastest in a short trial on this machine.", choices=PRECISIONS
+    )
+    workers: int | None = option(
+        None,
+        "Processes that decode images; 0: the training process itself. Default: chosen for the machine.",
+        minimum=0,
+    )
+    device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:N or mps.")
+    seed: int = option(0, "Seed of the weights, the order of the images and the views.", minimum=0)
+    split_seed: int = option(
+        0, "Seed of the split into train, validation and test; keep it the same along a chain.", minimum=0
+    )
+    milestones: str = option(
+        "25%,50%,100%",
+        "When to keep the backbone as a model: comma-separated steps or percentages; the last step always is.",
+    )
+    checkpoint_every: int = option(
+        1000, "Keep the training state as an artifact every so many steps; 0: never.", minimum=0
+    )
+    model_name: str = option(DEFAULT_MODEL_NAME, "Name of the registered model that gets the result as a new version.")
+    alias: str | None = option(None, "Alias that the new version gets, such as base, source or target.")
+    strict: bool = option(False, "Stop at the first unreadable image, instead of skipping up to 1% of them.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_subset(self.augment)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings(TrainingSettings):
+    """Self-supervised training from random weights."""
+
+    data: str = option("builtin:mnist", "Images to learn from: FOLDER, folder:, list:, builtin: or torchvision:.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptSettings(TrainingSettings):
+    """Self-supervised training that goes on from a registered model."""
+
+    data: str = option("builtin:digits", "Images to adapt to: FOLDER, folder:, list:, builtin: or torchvision:.")
+    arch: str | None = option(None, "Backbone. Default: the parent's; another one is refused.")
+    image_size: int | None = option(
+        None, "Side of the square views, in pixels. Default: the parent's.", minimum=8, maximum=2048
+    )
+    parent: str = option(
+        f"models:/{DEFAULT_MODEL_NAME}/latest",
+        "Model to start from: a models:/ or runs:/ address, NAME@ALIAS, or an alias of --model-name.",
+    )
+    update: str = option(
+        "all",
+        "What may change. all: everything (HPT); bn: BatchNorm layers alone (HPT-BN); bn-stats: only their running "
+        "statistics, without any gradient (the paper's Base).",
+        choices=UPDATES,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(Settings):
+    """How good frozen features are on a labelled dataset."""
+
+    data: str = option("builtin:digits", "Labelled images: FOLDER, folder:, list:, builtin: or torchvision:.")
+    root: str | None = option(
+        None, "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets."
+    )
+    model: str = option(
+        f"models:/{DEFAULT_MODEL_NAME}/latest",
+        f"Model to evaluate: a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model {DEFAULT_MODEL_NAME}.",
+    )
+    seed: int = option(0, "Seed of the untrained network that the model is compared with.", minimum=0)
+    split_seed: int = option(
+        0, "Seed of the split into train, validation and test; keep it the same along a chain.", minimum=0
+    )
+    workers: int | None = option(
+        None, "Processes that decode images; 0: this process itself. Default: chosen for the machine.", minimum=0
+    )
+    device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:N or mps.")
+    batch_size: int = option(256, "Images in a forward pass.", minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MainSettings(Settings):
+    """Pretrain, adapt and evaluate in a row."""
+
+    base: str = option("builtin:mnist", "Images that the base model learns from.")
+    source: str | None = option(None, "Images of a stage between base and target, nearer to the target. Default: none.")
+    target: str = option("builtin:digits", "Images that the model is for; labels, where there are any, only judge it.")
+    root: str | None = option(None, "Folder that relative paths start from, and that holds torchvision: datasets.")
+    preset: str = option("quick", "Values of all training options: quick or paper.", choices=PRESETS)
+    base_steps: int | None = option(None, "Optimiser steps on base. Default: the preset's.", minimum=1)
+    adapt_steps: int | None = option(None, "Optimiser steps on source and on target. Default: the preset's.", minimum=1)
+    device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:N or mps.")
+    seed: int = option(0, "Seed of the training.", minimum=0)
+    split_seed: int = option(0, "Seed of the split into train, validation and test.", minimum=0)
+    model_name: str = option(DEFAULT_MODEL_NAME, "Name of the registered model that gets the versions.")
+
+
+def value_type(settings: Settings | type[Settings], name: str) -> type:
+    """The type of a setting, without its `| None`."""
+    hint = typing.get_type_hints(settings if isinstance(settings, type) else type(settings))[name]
+    if isinstance(hint, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def _check(name: str, value: Any, kind: type, allowed: typing.Mapping[str, Any]) -> None:
+    """Raise HptError unless `value` has the type and lies in the range of its option."""
+    if value is None:
+        return
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (isinstance(value, kind) or (kind is float and is_number)) or (kind is int and isinstance(value, bool)):
+        raise HptError(f"{name}: expected {kind.__name__}, got {value!r}")
+    if kind is float and not math.isfinite(value):
+        raise HptError(f"{name}: {value} is not a finite number")
+    if allowed["choices"] and value not in allowed["choices"]:
+        raise HptError(f"{name}: {value!r} is not one of {', '.join(allowed['choices'])}")
+    if allowed["minimum"] is not None and value < allowed["minimum"]:
+        raise HptError(f"{name}: {value} is too small; the least is {allowed['minimum']}")
+    if allowed["maximum"] is not None and value > allowed["maximum"]:
+        raise HptError(f"{name}: {value} is too large; the most is {allowed['maximum']}")
+    if allowed["above"] is not None and value <= allowed["above"]:
+        raise HptError(f"{name}: {value} must be greater than {allowed['above']}")

@@ -1,0 +1,57 @@
+"""Adapt: self-supervised training that goes on from a registered model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.models.backbone import batch_norms, try_image_size
+from hpt_mlflow.settings import AdaptSettings
+from hpt_mlflow.stages.learn import Start, learn
+from hpt_mlflow.stages.result import StageResult
+from hpt_mlflow.tracking.connection import connect
+from hpt_mlflow.tracking.registry import find_model
+from hpt_mlflow.training.plan import PRESETS
+
+
+def adapt(**settings: Any) -> StageResult:
+    """Go on from the backbone of `parent` on another dataset, log the result, and register it.
+
+    The backbone alone is carried along. The projection head starts anew, as in the paper's reference code: it has
+    learned to tell the images of the last dataset apart, and what is registered is the backbone.
+
+    Args:
+        settings: the fields of `AdaptSettings`.
+
+    Raises:
+        HptError: something is wrong that the user can mend; before any long work where that is possible.
+    """
+    chosen = AdaptSettings(**settings)
+    dataset = open_dataset(chosen.data, chosen.root)
+    connect()
+    parent = find_model(chosen.parent, "parent", chosen.model_name)
+    card = parent.card
+    if chosen.arch not in (None, card.arch):
+        raise HptError(f"arch: {chosen.parent} is a {card.arch}, not a {chosen.arch}; leave arch out")
+    if chosen.small_stem and not card.small_stem:
+        raise HptError(f"small_stem: {chosen.parent} was trained without it; leave it off")
+    if chosen.update != "all" and not batch_norms(parent.backbone):
+        raise HptError(f"update: {card.arch} has no BatchNorm layers to update; use all")
+    image_size = chosen.image_size or card.image_size
+    try_image_size(parent.backbone, card.arch, image_size)
+    # The head and the order of the images are drawn from the seed; the backbone is the parent's.
+    torch.manual_seed(chosen.seed)
+    start = Start(
+        parent.backbone,
+        card.feature_size,
+        card.arch,
+        image_size,
+        card.small_stem,
+        steps=PRESETS[chosen.preset].adapt_steps,
+        chain=card.chain,
+        parent=parent.uri,
+    )
+    return learn("adapt", chosen, start, dataset)

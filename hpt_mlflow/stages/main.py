@@ -1,0 +1,44 @@
+"""Main: pretrain, adapt and evaluate in a row, as nested runs of one run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.settings import MainSettings
+from hpt_mlflow.stages.adapt import adapt
+from hpt_mlflow.stages.evaluate import evaluate
+from hpt_mlflow.stages.pretrain import pretrain
+from hpt_mlflow.stages.result import StageResult
+from hpt_mlflow.tracking.connection import connect
+from hpt_mlflow.tracking.runs import stage_run
+
+
+def main(**settings: Any) -> StageResult:
+    """Train on base, then on source where there is one, then on target; evaluate on target where it has labels.
+
+    Args:
+        settings: the fields of `MainSettings`.
+
+    Raises:
+        HptError: something is wrong that the user can mend; before any long work where that is possible.
+    """
+    chosen = MainSettings(**settings)
+    addresses = [address for address in (chosen.base, chosen.source, chosen.target) if address]
+    datasets = [open_dataset(address, chosen.root) for address in addresses]
+    connect()
+    shared = {name: getattr(chosen, name) for name in ("root", "device", "split_seed")}
+    training = shared | {name: getattr(chosen, name) for name in ("preset", "seed", "model_name")}
+
+    with stage_run(f"main {' > '.join(dataset.name for dataset in datasets)}") as run:
+        run.tags({"hpt.stage": "main", "hpt.chain": " > ".join(dataset.name for dataset in datasets)})
+        run.params(asdict(chosen))
+        result = pretrain(data=addresses[0], steps=chosen.base_steps, alias="base", **training)
+        for address, alias in zip(addresses[1:], ("source", "target")[-len(addresses) + 1 :], strict=True):
+            result = adapt(data=address, parent=result.model_uri, steps=chosen.adapt_steps, alias=alias, **training)
+        if datasets[-1].labels is not None:
+            result = evaluate(data=addresses[-1], model=result.model_uri, seed=chosen.seed, **shared)
+        run.metrics(result.metrics, 0)
+        run.tags({"hpt.model": result.model_uri})
+        return StageResult(run.run_id, result.model_uri, result.chain, result.metrics)

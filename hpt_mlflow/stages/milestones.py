@@ -1,0 +1,27 @@
+"""At which steps the backbone is kept as a model."""
+
+from __future__ import annotations
+
+from hpt_mlflow.errors import HptError
+
+
+def parse_milestones(text: str, steps: int) -> frozenset[int]:
+    """Read comma-separated steps or percentages of `steps`; the last step always is a milestone.
+
+    Raises:
+        HptError: an entry is no number, or lies outside the training.
+    """
+    milestones = {steps}
+    for entry in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            step = round(float(entry[:-1]) / 100 * steps) if entry.endswith("%") else int(entry)
+        except ValueError:
+            raise HptError(
+                f"milestones: {entry!r} is neither a step nor a percentage; write for example 100,50%"
+            ) from None
+        if entry.endswith("%") and 0 < float(entry[:-1]) <= 100:
+            step = max(1, step)
+        if not 1 <= step <= steps:
+            raise HptError(f"milestones: {entry} is not within the {steps} steps of the training")
+        milestones.add(step)
+    return frozenset(milestones)

@@ -1,0 +1,35 @@
+"""Pretrain: self-supervised training from random weights. The first stage of a chain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.models.backbone import build_backbone
+from hpt_mlflow.settings import PretrainSettings
+from hpt_mlflow.stages.learn import Start, learn
+from hpt_mlflow.stages.result import StageResult
+from hpt_mlflow.tracking.connection import connect
+from hpt_mlflow.training.plan import PRESETS
+
+
+def pretrain(**settings: Any) -> StageResult:
+    """Train a backbone on a dataset from random weights, log it, and register it.
+
+    Args:
+        settings: the fields of `PretrainSettings`.
+
+    Raises:
+        HptError: something is wrong that the user can mend; before any long work where that is possible.
+    """
+    chosen = PretrainSettings(**settings)
+    preset = PRESETS[chosen.preset]
+    arch, image_size = chosen.arch or preset.arch, chosen.image_size or preset.image_size
+    torch.manual_seed(chosen.seed)
+    backbone, feature_size = build_backbone(arch, image_size, chosen.small_stem)
+    start = Start(backbone, feature_size, arch, image_size, chosen.small_stem, steps=preset.pretrain_steps)
+    dataset = open_dataset(chosen.data, chosen.root)
+    connect()
+    return learn("pretrain", chosen, start, dataset)

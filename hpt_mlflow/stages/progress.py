@@ -1,0 +1,47 @@
+"""Long work shows itself: a bar on a terminal, one line now and then where there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+
+from tqdm import tqdm
+from typing_extensions import Self
+
+LINE_SECONDS = 15.0
+
+
+class ProgressDisplay:
+    """Loss, images per second and time left of a training."""
+
+    def __init__(self, title: str, steps: int, done: int = 0) -> None:
+        self._title = title
+        self._steps = steps
+        self._loss = ""
+        self._started = self._said = time.monotonic()
+        self._first = done
+        self._rate = 0.0
+        self._bar = tqdm(total=steps, initial=done, desc=title, unit="step") if sys.stderr.isatty() else None
+
+    def advance(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show that `step` steps are done, with the newest metrics where there are any."""
+        if "train/loss" in metrics:
+            self._loss = f"loss {metrics['train/loss']:.3f}, "
+        self._rate = metrics.get("train/images_per_second", self._rate)
+        if self._bar is not None:
+            self._bar.update(1)
+            if metrics:
+                self._bar.set_postfix_str(f"{self._loss}{self._rate:.0f} images/s")
+        elif step == self._steps or time.monotonic() - self._said > LINE_SECONDS:
+            self._said = time.monotonic()
+            left = (self._steps - step) * (self._said - self._started) / max(1, step - self._first)
+            text = f"{self._title}: step {step}/{self._steps}, {self._loss}{self._rate:.0f} images/s, {left:.0f} s left"
+            print(text, file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

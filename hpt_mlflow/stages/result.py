@@ -1,0 +1,22 @@
+"""What a stage gives back to its caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What came of a stage.
+
+    Attributes:
+        run_id: of its MLflow run.
+        model_uri: the registered version that it made, `models:/NAME/VERSION`, or the one that it evaluated.
+        chain: names of the datasets behind that model, oldest first.
+        metrics: the last value of each metric.
+    """
+
+    run_id: str
+    model_uri: str
+    chain: tuple[str, ...]
+    metrics: dict[str, float]

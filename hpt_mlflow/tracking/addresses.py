@@ -1,0 +1,87 @@
+"""What people write for a model, and the one model that it means now."""
+
+from __future__ import annotations
+
+import mlflow
+from mlflow.entities import LoggedModelStatus
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from hpt_mlflow.errors import HptError
+
+
+def concrete_uri(address: str, option: str, model_name: str) -> str:
+    """The address with aliases and `latest` resolved to what they mean now.
+
+    Args:
+        address: models:/NAME/VERSION, models:/NAME/latest, models:/NAME@ALIAS, models:/m-ID, runs:/ID/NAME, runs:/ID
+            (the run's last milestone), NAME@ALIAS, or an alias of `model_name`.
+        option: what errors call the option that it was given with.
+        model_name: whose alias a single word is.
+
+    Raises:
+        HptError: it is no such address, or nothing is there.
+    """
+    if "/" not in address and ":" not in address:
+        name, at, alias = address.rpartition("@")
+        address = f"models:/{name if at else model_name}@{alias}"
+    kind, _, path = address.partition(":/")
+    path = path.strip("/")
+    if kind not in ("models", "runs") or not path:
+        raise HptError(
+            f"{option}: {address!r} is no address of a model; write models:/NAME/VERSION, NAME@ALIAS or runs:/ID"
+        )
+    if kind == "runs":
+        return f"runs:/{path}" if "/" in path else f"models:/{_last_milestone(path, option)}"
+    if path.startswith("m-"):
+        return f"models:/{path}"
+    if "@" in path:
+        name, _, alias = path.rpartition("@")
+        try:
+            return f"models:/{name}/{MlflowClient().get_model_version_by_alias(name, alias).version}"
+        except MlflowException as error:
+            raise HptError(
+                f"{option}: the registered model {name!r} has no alias {alias!r}, or there is no such model"
+            ) from error
+    name, _, version = path.rpartition("/")
+    if not name:
+        raise HptError(f"{option}: {address!r} names no version; write models:/{path}/latest or models:/{path}@ALIAS")
+    versions = [int(v.version) for v in MlflowClient().search_model_versions(f"name='{name}'")]
+    if not versions:
+        raise HptError(
+            f"{option}: there is no registered model {name!r} in {mlflow.get_registry_uri()}; run pretrain first"
+        )
+    if version == "latest":
+        return f"models:/{name}/{max(versions)}"
+    if not version.isdigit() or int(version) not in versions:
+        raise HptError(f"{option}: {name!r} has no version {version!r}; it has {', '.join(map(str, sorted(versions)))}")
+    return f"models:/{name}/{version}"
+
+
+def _last_milestone(run_id: str, option: str) -> str:
+    """model_id of the last backbone that a run kept."""
+    try:
+        run = mlflow.get_run(run_id)
+    except MlflowException as error:
+        raise HptError(f"{option}: there is no run {run_id!r}") from error
+    models = mlflow.search_logged_models(
+        experiment_ids=[run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'", output_format="list"
+    )
+    steps = {model.name: model for model in models if model.status == LoggedModelStatus.READY}
+    kept = [name for name in steps if name.startswith("step-")]
+    if not kept:
+        raise HptError(f"{option}: the run {run_id!r} has kept no model")
+    return steps[max(kept, key=lambda name: int(name.removeprefix("step-")))].model_id
+
+
+def model_id_of(uri: str) -> str | None:
+    """The LoggedModel behind a concrete address, where MLflow tells."""
+    path = uri.partition(":/")[2]
+    if path.startswith("m-"):
+        return path
+    if uri.startswith("models:/"):
+        name, _, version = path.rpartition("/")
+        # On some stores the version itself does not say its model_id, but its source does.
+        source = MlflowClient().get_model_version(name, version).source or ""
+        return next((part for part in source.split("/") if part.startswith("m-")), None)
+    return None

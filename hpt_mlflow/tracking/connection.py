@@ -1,0 +1,50 @@
+"""Reaching the tracking server, with errors that a person can act on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import mlflow
+from mlflow.exceptions import MlflowException
+
+from hpt_mlflow.errors import HptError
+
+
+def connect() -> None:
+    """Check that the tracking server answers, before any long work.
+
+    Raises:
+        HptError: it does not.
+    """
+    # MLflow's own default is to try for four minutes before it says that nobody is there.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
+    with tracking_errors(f"tracking server {mlflow.get_tracking_uri()}"):
+        mlflow.search_experiments(max_results=1)
+
+
+@contextmanager
+def tracking_errors(subject: str) -> Iterator[None]:
+    """Turn what MLflow raises into one line about `subject`."""
+    try:
+        yield
+    except HptError:
+        raise
+    except (MlflowException, OSError) as error:
+        raise HptError(f"{subject}: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's text, without the internals of connection pools."""
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    if "Max retries exceeded" in text or "Connection refused" in text:
+        return "nobody answers there; check MLFLOW_TRACKING_URI, or start it with mlflow server"
+    return text

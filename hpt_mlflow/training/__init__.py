@@ -1,0 +1,1 @@
+"""The training loop, what it needs to know, and the state that it can go on from."""

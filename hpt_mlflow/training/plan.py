@@ -1,0 +1,118 @@
+"""The method's parameters, all of them known: what a preset says and what the user changed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one stage trains.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: images a step.
+        learning_rate: peak learning rate.
+        warmup_steps: steps over which the learning rate rises from 0 to its peak, linearly.
+        weight_decay: of SGD, on all parameters.
+        key_momentum, temperature, queue_size, bn_splits: see `models.moco.MoCo`.
+        subset: the augmentations that make a view.
+        strengths: how strong they are.
+        update: what may change: `all`, `bn` or `bn-stats`.
+        precision: float32, bfloat16 or float16.
+        seed: of weights, order and views.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    key_momentum: float
+    temperature: float
+    queue_size: int
+    bn_splits: int
+    subset: tuple[str, ...] = AUGMENTATIONS
+    strengths: Strengths = Strengths()
+    update: str = "all"
+    precision: str = "float32"
+    seed: int = 0
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, and a cosine from the peak to 0 over the length of the stage (SGDR, equation 5)."""
+        warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+    def fit_to(self, image_count: int) -> Plan:
+        """Cut the queue to a multiple of the batch that one epoch of `image_count` images can fill."""
+        fillable = min(self.queue_size, image_count) // self.batch_size * self.batch_size
+        return replace(self, queue_size=max(fillable, self.batch_size))
+
+    def as_params(self) -> dict[str, Any]:
+        """Flat, for a table of parameters."""
+        values = asdict(self)
+        strengths = values.pop("strengths")
+        values["subset"] = ",".join(self.subset) or "none"
+        return values | {f"strength_{name}": value for name, value in strengths.items()}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Values for what the user does not say.
+
+    Attributes:
+        pretrain_steps, adapt_steps: length of a stage from random weights, and from a parent.
+        arch, image_size: the network, where no parent says it.
+        plan: everything else.
+    """
+
+    pretrain_steps: int
+    adapt_steps: int
+    arch: str
+    image_size: int
+    plan: Plan
+
+
+PRESETS = {
+    # docs/method.md says how these values were found.
+    "quick": Preset(
+        pretrain_steps=600,
+        adapt_steps=300,
+        arch="resnet18",
+        image_size=32,
+        plan=Plan(
+            steps=600,
+            batch_size=256,
+            learning_rate=0.12,
+            warmup_steps=50,
+            weight_decay=1e-4,
+            key_momentum=0.99,
+            temperature=0.1,
+            queue_size=4096,
+            bn_splits=4,
+        ),
+    ),
+    # Paper, section 4.1 and reference code: ResNet-50, 4 GPUs of 64 images, 200,000 iterations from random weights and
+    # 5,000 from a base.
+    "paper": Preset(
+        pretrain_steps=200_000,
+        adapt_steps=5_000,
+        arch="resnet50",
+        image_size=224,
+        plan=Plan(
+            steps=200_000,
+            batch_size=256,
+            learning_rate=0.03,
+            warmup_steps=0,
+            weight_decay=1e-4,
+            key_momentum=0.999,
+            temperature=0.2,
+            queue_size=65_536,
+            bn_splits=4,
+        ),
+    ),
+}
