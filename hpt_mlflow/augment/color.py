@@ -38,18 +38,19 @@ def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
 def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
     """Turn the hue by `factor` of the full circle, -0.5 to 0.5."""
     red, green, blue = images.unbind(dim=1)  # N x H x W each
-    value = torch.maximum(torch.maximum(red, green), blue)
-    chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    # Hue in sixths of the circle, from the largest channel (https://en.wikipedia.org/wiki/HSL_and_HSV).
+    value = images.amax(dim=1)
+    chroma = value - images.amin(dim=1)
+    # The hue lies in that sixth of the circle that the largest channel says
+    # (https://en.wikipedia.org/wiki/HSL_and_HSV, "From RGB").
     red_largest, green_largest = value == red, value == green
     difference = torch.where(red_largest, green - blue, torch.where(green_largest, blue - red, red - green))
     start = torch.where(red_largest, 0.0, torch.where(green_largest, 2.0, 4.0))
-    hue = difference / chroma.clamp_min(1e-12) + start + 6 * factor.view(-1, 1, 1)
+    # In circles, and positive. From here on in place: on a CPU, fresh memory costs more than the arithmetic.
+    hue = difference.div_(chroma.clamp_min(1e-12)).add_(start).div_(6).add_(factor.view(-1, 1, 1) + 2)
     # Back to RGB with one formula for the three channels (same page, "HSV to RGB alternative").
-    offset = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(1, 3, 1, 1)
-    k = hue[:, None] + offset
-    k -= 6 * torch.floor(k / 6)
-    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp_(0, 1)
+    k = hue[:, None] + torch.tensor([5 / 6, 3 / 6, 1 / 6], device=images.device).view(1, 3, 1, 1)
+    share = k.frac_().mul_(6).sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
+    return torch.addcmul(value[:, None], chroma[:, None], share, value=-1)
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
@@ -57,11 +58,16 @@ def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
 
     Rows and columns are multiplied by one band matrix an image: exact, and fast on every device.
     """
-    n, _, height, width = images.shape
-    rows = _blur_matrix(height, sigma, radius)
-    columns = _blur_matrix(width, sigma, radius)
-    blurred = images.reshape(n, 3 * height, width) @ columns.transpose(1, 2)
-    return rows[:, None] @ blurred.view(n, 3, height, width)
+    height, width = images.shape[-2:]
+    along_rows = _blur_matrix(width, sigma, radius)
+    along_columns = along_rows if height == width else _blur_matrix(height, sigma, radius)
+    return _blur_rows(_blur_rows(images, along_rows).transpose(2, 3), along_columns).transpose(2, 3)
+
+
+def _blur_rows(images: Tensor, matrices: Tensor) -> Tensor:
+    n, channels, height, width = images.shape
+    rows = images.reshape(n, channels * height, width)
+    return torch.bmm(rows, matrices.transpose(1, 2)).view(n, channels, height, width)
 
 
 def _blur_matrix(length: int, sigma: Tensor, radius: int) -> Tensor:

@@ -54,7 +54,7 @@ def finish_views(crops: Tensor, subset: Sequence[str], strengths: Strengths, mea
         float32 (N, 3, size, size), normalised. Draws from torch's global CPU generator, so that the views do not depend
         on the device.
     """
-    images = crops.float().div_(255)
+    images = crops.contiguous().float().div_(255)
     if "color" in subset:
         _jitter_color(images, strengths)
     if "gray" in subset:

@@ -41,7 +41,7 @@ class Judgement(NamedTuple):
 def judge(features: Parts, labels: Parts) -> Judgement:
     """Fit a probe and ask the neighbours; test is used once, for the figures alone."""
     probe = fit_probe(features.train, labels.train, features.validation, labels.validation)
-    prediction = probe.classifier.predict(features.test)
+    prediction = probe.predict(features.test)
     neighbours = [
         nearest_neighbour_classes(features.train, labels.train, asked) for asked in (features.validation, features.test)
     ]

@@ -30,6 +30,7 @@ def adapt(**settings: Any) -> StageResult:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
     """
     chosen = AdaptSettings(**settings)
+    preset = PRESETS[chosen.preset]
     dataset = open_dataset(chosen.data, chosen.root)
     connect()
     parent = find_model(chosen.parent, "parent", chosen.model_name)
@@ -50,7 +51,8 @@ def adapt(**settings: Any) -> StageResult:
         card.arch,
         image_size,
         card.small_stem,
-        steps=PRESETS[chosen.preset].adapt_steps,
+        steps=preset.adapt_steps,
+        learning_rate=preset.adapt_learning_rate,
         chain=card.chain,
         parent=parent.uri,
     )

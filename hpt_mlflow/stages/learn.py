@@ -35,7 +35,9 @@ from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import PRESETS, Plan
 from hpt_mlflow.training.precision import resolve_precision
 
+# Steps between two reports of metrics: at least 100 reports in a short training, at most 50 steps apart in a long one.
 REPORTS = 100
+LONGEST_REPORT = 50
 # Forward passes for the nearest-neighbour accuracy of all milestones, as a share of the images that training sees: it
 # spends about four times a forward pass on each of them, so this is under 1% of its time.
 NEIGHBOUR_SHARE = 0.03
@@ -46,7 +48,7 @@ class Start:
     """What a stage starts from.
 
     Attributes:
-        steps: length of the stage where the user does not say.
+        steps, learning_rate: length and peak learning rate of the stage where the user does not say.
         chain: names of the datasets behind the backbone, oldest first.
         parent: address of the model that it came from, or None for random weights.
     """
@@ -57,6 +59,7 @@ class Start:
     image_size: int
     small_stem: bool
     steps: int
+    learning_rate: float
     chain: tuple[str, ...] = ()
     parent: str | None = None
 
@@ -69,7 +72,7 @@ def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
     check_names(settings.model_name, settings.alias)
     device = resolve_device(settings.device)
     split = dataset.split(settings.split_seed)
-    plan = _plan(settings, start.steps)
+    plan = _plan(settings, start)
     milestones = parse_milestones(settings.milestones, plan.steps)
     smallest_side = smallest_useful_side(start.image_size, plan.strengths.crop_scale)
     images = Images(dataset, split.seen, smallest_side, settings.strict)
@@ -98,7 +101,9 @@ def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
         history: list[tuple[int, dict[str, float]]] = []
         model_id = ""
         with ProgressDisplay(f"{stage} {dataset.name}", plan.steps) as display:
-            for step, metrics in trainer.train(batches, workers, report_every=max(1, plan.steps // REPORTS)):
+            for step, metrics in trainer.train(
+                batches, workers, report_every=max(1, min(LONGEST_REPORT, plan.steps // REPORTS))
+            ):
                 display.advance(step, metrics)
                 if step in milestones:
                     model_id = log_backbone(trainer.moco.backbone, replace(card, step=step), tags)
@@ -120,14 +125,13 @@ def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
         return StageResult(run.run_id, version, chain, result)
 
 
-def _plan(settings: TrainingSettings, preset_steps: int) -> Plan:
+def _plan(settings: TrainingSettings, start: Start) -> Plan:
     """The preset's plan with what the user says put in its place."""
     plan = PRESETS[settings.preset].plan
     said = {
         name: getattr(settings, name)
         for name in (
             "batch_size",
-            "learning_rate",
             "weight_decay",
             "key_momentum",
             "temperature",
@@ -139,7 +143,8 @@ def _plan(settings: TrainingSettings, preset_steps: int) -> Plan:
     return replace(
         plan,
         **said,
-        steps=settings.steps or preset_steps,
+        steps=settings.steps or start.steps,
+        learning_rate=settings.learning_rate or start.learning_rate,
         subset=parse_subset(settings.augment),
         update=settings.update if isinstance(settings, AdaptSettings) else "all",
         precision=settings.precision,

@@ -29,7 +29,15 @@ def pretrain(**settings: Any) -> StageResult:
     arch, image_size = chosen.arch or preset.arch, chosen.image_size or preset.image_size
     torch.manual_seed(chosen.seed)
     backbone, feature_size = build_backbone(arch, image_size, chosen.small_stem)
-    start = Start(backbone, feature_size, arch, image_size, chosen.small_stem, steps=preset.pretrain_steps)
+    start = Start(
+        backbone,
+        feature_size,
+        arch,
+        image_size,
+        chosen.small_stem,
+        steps=preset.pretrain_steps,
+        learning_rate=preset.plan.learning_rate,
+    )
     dataset = open_dataset(chosen.data, chosen.root)
     connect()
     return learn("pretrain", chosen, start, dataset)

@@ -23,6 +23,7 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from hpt_mlflow.tracking.connection import one_line, tracking_errors
+from hpt_mlflow.tracking.last_word import leave_last_word
 
 FLUSH_SECONDS = 5.0
 FLUSH_METRICS = 500
@@ -109,16 +110,18 @@ class StageRun:
 def stage_run(name: str) -> Iterator[StageRun]:
     """Start a run, or go on with the one that `mlflow run` made, and end it in its true state.
 
-    FINISHED when the block ends, KILLED on Ctrl-C or SIGTERM, FAILED on any other exception. Waiting metrics are sent on
-    each of these ways.
+    FINISHED when the block ends, KILLED on Ctrl-C or SIGTERM, FAILED on any other exception. Waiting metrics are sent
+    on each of these ways.
 
     Args:
         name: of the run, unless the user gave it one.
     """
+    # start_run goes on with the run of `mlflow run` and forgets that it did.
+    made_by_mlflow_run = "MLFLOW_RUN_ID" in os.environ
     with _termination_as_interrupt():
         with tracking_errors("cannot start a run"):
             active = mlflow.start_run(
-                run_name=None if "MLFLOW_RUN_ID" in os.environ else name, nested=mlflow.active_run() is not None
+                run_name=None if made_by_mlflow_run else name, nested=mlflow.active_run() is not None
             )
             run = StageRun(active.info.run_id, active.info.experiment_id)
             if NAME_BY_MLFLOW.fullmatch(active.info.run_name or ""):
@@ -135,6 +138,8 @@ def stage_run(name: str) -> Iterator[StageRun]:
             _ignore_signals()
             run.flush()
             mlflow.end_run(RunStatus.to_string(status))
+            if made_by_mlflow_run and status == RunStatus.KILLED:
+                leave_last_word(run.run_id)
 
 
 @contextmanager

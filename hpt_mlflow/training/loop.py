@@ -78,7 +78,7 @@ class Trainer:
             if self.optimizer is None:
                 self._refresh_statistics(crops)
             else:
-                output = self._learn(crops, self.optimizer)
+                output = self.learn(self.views(crops[0]), self.views(crops[1]))
                 outputs.append((output.loss.detach(), output.top1, embedding_std(output.queries)))
             self.step += 1
             metrics = {}
@@ -98,12 +98,17 @@ class Trainer:
         """Go on from a training state."""
         self.step = load_state(folder, self.moco, self.optimizer, self.scaler)
 
-    def _learn(self, crops: Tensor, optimizer: torch.optim.Optimizer) -> MoCoOutput:
-        """One step of MoCo (algorithm 1 of its paper) on crops (2, N, 3, size, size)."""
+    def learn(self, query_views: Tensor, key_views: Tensor) -> MoCoOutput:
+        """One step of MoCo (algorithm 1 of its paper) on two views of the same images.
+
+        Args:
+            query_views, key_views: normalised images on the device, float32 (N, 3, size, size).
+        """
+        optimizer = self.optimizer
+        assert optimizer is not None, "nothing learns with update=bn-stats"
         for group in optimizer.param_groups:
             group["lr"] = self.plan.learning_rate_at(self.step)
         self.moco.update_key_encoder()
-        query_views, key_views = self.views(crops[0]), self.views(crops[1])
         with self._autocast():
             output = self.moco(query_views, key_views)
         optimizer.zero_grad()

@@ -66,12 +66,14 @@ class Preset:
 
     Attributes:
         pretrain_steps, adapt_steps: length of a stage from random weights, and from a parent.
+        adapt_learning_rate: peak learning rate of a stage from a parent; from random weights it is the plan's.
         arch, image_size: the network, where no parent says it.
         plan: everything else.
     """
 
     pretrain_steps: int
     adapt_steps: int
+    adapt_learning_rate: float
     arch: str
     image_size: int
     plan: Plan
@@ -81,7 +83,8 @@ PRESETS = {
     # docs/method.md says how these values were found.
     "quick": Preset(
         pretrain_steps=600,
-        adapt_steps=300,
+        adapt_steps=200,
+        adapt_learning_rate=0.03,
         arch="resnet18",
         image_size=32,
         plan=Plan(
@@ -101,6 +104,7 @@ PRESETS = {
     "paper": Preset(
         pretrain_steps=200_000,
         adapt_steps=5_000,
+        adapt_learning_rate=0.03,
         arch="resnet50",
         image_size=224,
         plan=Plan(
