@@ -31,9 +31,11 @@ def training_card(
     method = (
         "random weights, all of them learn" if parent is None else f"starts from `{parent}`, {METHODS[plan.update]}"
     )
-    lines = [
-        f"**Chain** {' > '.join(chain)}",
-        "",
+    lines = [f"**Chain** {' > '.join(chain)}", ""]
+    if result is not None and registered is not None:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in result.items())
+        lines += [f"**Result** `{registered}`: {figures}", ""]
+    lines += [
         f"**Data** `{dataset.uri}`: {len(split.seen):,} images seen, {len(split.test):,} kept for test",
         "",
         f"**Method** MoCo-v2, {arch} at {image_size} px: {method}. {plan.steps:,} steps of {plan.batch_size}, "
@@ -46,11 +48,8 @@ def training_card(
             "An embedding_std near 0 is a collapse; 0.09 is healthy.",
             "",
         ]
-    if result is not None and registered is not None:
-        lines += [f"**Result** `{registered}`", ""]
-        lines += [f"- {name}: {value:.4g}" for name, value in result.items()]
+    if registered is not None:
         lines += [
-            "",
             "**Go on**",
             "",
             "```",

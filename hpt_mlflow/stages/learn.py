@@ -105,16 +105,15 @@ def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
                 batches, workers, report_every=max(1, min(LONGEST_REPORT, plan.steps // REPORTS))
             ):
                 display.advance(step, metrics)
+                run.metrics(metrics, step)
+                history.append((step, metrics))
                 if step in milestones:
                     model_id = log_backbone(trainer.moco.backbone, replace(card, step=step), tags)
                     quality = _neighbour_accuracy(trainer, images, split, card, milestones)
                     run.metrics(quality, step, model_id)
-                    metrics = metrics | quality
+                    history.append((step, quality))
                 if settings.checkpoint_every and step % settings.checkpoint_every == 0:
                     run.folder(trainer.save, "training_state")
-                if metrics:
-                    run.metrics(metrics, step)
-                    history.append((step, metrics))
 
         run.picture(learning_curves(history), "learning_curves.png")
         report_unreadable(run, images, plan.steps)
