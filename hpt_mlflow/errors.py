@@ -1,4 +1,10 @@
-"""The one exception that this project raises on purpose."""
+"""The one exception that this project raises for its users, and how to quote those of others."""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 class HptError(Exception):

@@ -43,7 +43,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
-            _check(entry.name, getattr(self, entry.name), value_type(self, entry.name), entry.metadata)
+            value = getattr(self, entry.name)
+            if value is not None or not _may_be_none(type(self), entry.name):
+                _check(entry.name, value, value_type(self, entry.name), entry.metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +158,9 @@ class EvaluateSettings(Settings):
     split_seed: int = option(
         0, "Seed of the split into train, validation and test; keep it the same along a chain.", minimum=0
     )
-    workers: int | None = option(
-        None, "Processes that decode images; 0: this process itself. Default: chosen for the machine.", minimum=0
-    )
+    workers: int | None = option(None, "Threads that decode images. Default: one for each processor.", minimum=0)
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:N or mps.")
-    batch_size: int = option(256, "Images in a forward pass.", minimum=1)
+    batch_size: int = option(256, "Images in a forward pass.", minimum=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,14 +188,16 @@ def value_type(settings: Settings | type[Settings], name: str) -> type:
     return hint
 
 
+def _may_be_none(settings: type[Settings], name: str) -> bool:
+    return type(None) in typing.get_args(typing.get_type_hints(settings)[name])
+
+
 def _check(name: str, value: Any, kind: type, allowed: typing.Mapping[str, Any]) -> None:
     """Raise HptError unless `value` has the type and lies in the range of its option."""
-    if value is None:
-        return
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (isinstance(value, kind) or (kind is float and is_number)) or (kind is int and isinstance(value, bool)):
         raise HptError(f"{name}: expected {kind.__name__}, got {value!r}")
-    if kind is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise HptError(f"{name}: {value} is not a finite number")
     if allowed["choices"] and value not in allowed["choices"]:
         raise HptError(f"{name}: {value!r} is not one of {', '.join(allowed['choices'])}")

@@ -71,6 +71,7 @@ def _resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """Bilinear with antialiasing, as RandomResizedCrop does it; twice as fast as Pillow on small images."""
     if image.shape[:2] == (height, width):
         return image
-    tensor = torch.from_numpy(image).permute(2, 0, 1)[None]  # 1 x 3 x H x W
+    writeable = image if image.flags.writeable else image.copy()
+    tensor = torch.from_numpy(writeable).permute(2, 0, 1)[None]  # 1 x 3 x H x W
     resized = F.interpolate(tensor, size=(height, width), mode="bilinear", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()

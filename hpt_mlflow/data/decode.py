@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from hpt_mlflow.errors import one_line
+
 # A picture as a dataset may hold it.
 Encoded = Path | bytes | np.ndarray | Image.Image
 
@@ -35,29 +37,33 @@ def decode(picture: Encoded, smallest_side: int | None = None) -> np.ndarray:
     """
     try:
         with _open(picture) as image:
+            if not image.width * image.height:
+                raise UnreadableImageError("it has no pixels")
             if image.width * image.height > MOST_PIXELS:
                 raise UnreadableImageError(f"{image.width} x {image.height} pixels are too many")
             if smallest_side and image.format == "JPEG":
                 image.draft(None, (smallest_side, smallest_side))
-            image = _reduce(to_rgb(ImageOps.exif_transpose(image)), smallest_side)
+            image = _reduce(to_rgb(_upright(image)), smallest_side)
             return np.asarray(image)
     except UnreadableImageError:
         raise
     # Pillow's decoders raise almost anything on damaged data.
     except Exception as error:
-        raise UnreadableImageError(
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        ) from error
+        raise UnreadableImageError(f"{type(error).__name__}: {one_line(error)}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB: transparency over white, deep grey scaled to 8 bits, everything else as Pillow converts it."""
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)
+        shown = _to_8_bits(values)
+        if "transparency" in image.info:
+            shown = np.where(values == image.info["transparency"], np.uint8(255), shown)
+        return Image.fromarray(shown).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(background, image).convert("RGB")
-    if image.mode.startswith(("I", "F")):
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     return image.convert("RGB")
 
 
@@ -73,12 +79,21 @@ def _open(picture: Encoded) -> Image.Image:
     return Image.open(picture)
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF data says; damage in what is only said about a picture does not make it unreadable."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError):
+        image.load()
+        return image
+
+
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
     """Scale by the range that the numbers are meant in: 16 bits, [0, 1], 8 bits, or else their own extremes."""
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
     if not np.isfinite(low + high):
         raise UnreadableImageError("it holds numbers that are not finite")
-    if values.dtype == np.uint16 or (low >= 0 and 255 < high <= 65535):
+    if (values.dtype.kind == "u" and values.dtype.itemsize == 2) or (low >= 0 and 255 < high <= 65535):
         scaled = values / 257
     elif values.dtype.kind == "f" and low >= 0 and high <= 1:
         scaled = values * 255.0

@@ -74,6 +74,8 @@ class Images:
         Raises:
             UnreadableImageError: it cannot be decoded.
         """
+        if int(index) in self.unreadable:
+            raise UnreadableImageError(self.unreadable[int(index)])
         if self.in_memory:
             return self._kept(self._position[int(index)])
         return decode(self.dataset.pictures[index], self.smallest_side)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from hpt_mlflow.data.torchvision_source import open_torchvision
 from hpt_mlflow.errors import HptError
 
 SUFFIXES = ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .tga .tif .tiff .webp"
+WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 NO_CLASSES: tuple[str, ...] = ()
 TRAIN_FOLDERS = frozenset({"train", "training"})
 VALIDATION_FOLDERS = frozenset({"val", "valid", "validation", "dev"})
@@ -28,6 +30,8 @@ def open_dataset(uri: str, root: str | None = None) -> Dataset:
     Raises:
         HptError: there is no such dataset, or it has no images.
     """
+    if not uri:
+        raise HptError("data: no dataset is named; write a folder, or for example builtin:digits")
     scheme, separator, rest = uri.partition(":")
     openers = {"folder": _open_folder, "list": _open_list, "builtin": _open_builtin, "torchvision": open_torchvision}
     # One letter and a colon is a drive of Windows.
@@ -57,12 +61,13 @@ def _open_folder(path: str, root: str | None) -> Dataset:
 
     part_folders = {part[0].lower() for part in parts if len(part) > 1}
     known = TRAIN_FOLDERS | VALIDATION_FOLDERS | TEST_FOLDERS
-    has_parts = len(part_folders) > 1 and part_folders <= known and bool(part_folders & TRAIN_FOLDERS)
+    has_parts = part_folders <= known and bool(part_folders & TRAIN_FOLDERS)
     test = None
     if has_parts:
         # Where there is only train and val, as for ImageNet, val is what others report as test.
         held_out = TEST_FOLDERS if part_folders & TEST_FOLDERS else VALIDATION_FOLDERS
-        test = np.flatnonzero([part[0].lower() in held_out for part in parts])
+        if part_folders & held_out:
+            test = np.flatnonzero([part[0].lower() in held_out for part in parts])
         parts = [part[1:] for part in parts]
     labels, classes = None, NO_CLASSES
     if all(len(part) > 1 for part in parts):
@@ -87,8 +92,8 @@ def _open_list(path: str, root: str | None) -> Dataset:
     file = _resolve(path, root)
     if not file.is_file():
         raise HptError(f"data: there is no list file {file}")
-    lines = [line.rstrip("\r\n") for line in file.read_text(encoding="utf-8", errors="surrogateescape").split("\n")]
-    lines = [line for line in lines if line.strip() and not line.startswith("#")]
+    lines = [line.rstrip("\r\n") for line in file.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")]
+    lines = [line for line in lines if line.strip()]
     if not lines:
         raise HptError(f"data: the list {file} names no images")
     entries = [_list_entry(line) for line in lines]
@@ -98,7 +103,7 @@ def _open_list(path: str, root: str | None) -> Dataset:
         first = next(i for i, (_, label) in enumerate(entries) if label is None)
         raise HptError(f"data: {file} has labels, but not for {names[first]!r}; give every line one, or none")
     labels, classes = _number(given) if given else (None, NO_CLASSES)
-    folder = Path(root) if root else file.parent
+    folder = Path(root).expanduser() if root else file.parent
     files = [folder / name for name in names]
     return Dataset(
         name=file.stem,
@@ -115,9 +120,9 @@ def _list_entry(line: str) -> tuple[str, str | None]:
     """Path and label of a line. The reference code of the paper writes `PATH NUMBER`."""
     if "\t" in line:
         name, _, label = line.rpartition("\t")
-        return name.strip(), label.strip()
+        return name.strip(), label.strip() or None
     name, _, label = line.strip().rpartition(" ")
-    is_label = name and label.lstrip("-").isdigit()
+    is_label = name and WHOLE_NUMBER.fullmatch(label)
     return (name.strip(), label) if is_label else (line.strip(), None)
 
 
@@ -173,7 +178,8 @@ def _image_files(folder: Path) -> list[Path]:
 
 def _number(values: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels as int64 (N,) and the class names; whole numbers are ordered as numbers."""
-    numeric = all(value.lstrip("-").isdigit() for value in values)
-    classes = sorted(set(values), key=int if numeric else None)
+    classes = sorted(set(values))
+    if all(map(WHOLE_NUMBER.fullmatch, values)):
+        classes.sort(key=int)
     index = {name: i for i, name in enumerate(classes)}
     return np.array([index[value] for value in values], dtype=np.int64), tuple(classes)

@@ -47,7 +47,7 @@ def kept_channel_statistics(key: str, images: Sequence[np.ndarray]) -> ChannelSt
     file = cache_folder() / "channel-statistics" / f"{key}.json"
     try:
         kept = json.loads(file.read_text())
-        return ChannelStatistics(tuple(kept["mean"]), tuple(kept["std"]))
+        return ChannelStatistics(_three(np.array(kept["mean"])), _three(np.array(kept["std"])))
     except (OSError, ValueError, KeyError, TypeError):
         statistics = channel_statistics(images)
         _write(file, json.dumps(asdict(statistics)))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torchvision
 from PIL import Image
 
-from hpt_mlflow.data.dataset import Dataset, content_digest
-from hpt_mlflow.errors import HptError
+from hpt_mlflow.data.dataset import Dataset, content_digest, files_digest
+from hpt_mlflow.data.decode import UnreadableImageError
+from hpt_mlflow.errors import HptError, one_line
 
 # How constructors name their parts: (argument, values that are not test, the value that is test).
 PARTS: tuple[tuple[str, tuple[Any, ...], Any], ...] = (
@@ -24,6 +26,10 @@ PARTS: tuple[tuple[str, tuple[Any, ...], Any], ...] = (
     ("split", ("train",), "val"),
     ("classes", ("train",), "val"),
 )
+# What constructors raise where files are missing, damaged, or need a package that is not installed.
+CANNOT_OPEN = (RuntimeError, ValueError, OSError, TypeError, ImportError)
+# Under which names the datasets of torchvision keep the files of their pictures.
+FILE_ATTRIBUTES = ("samples", "imgs", "_samples", "_image_files", "_images", "images")
 
 
 class TorchvisionImages(Sequence[Image.Image]):
@@ -37,8 +43,13 @@ class TorchvisionImages(Sequence[Image.Image]):
         return int(self.starts[-1])
 
     def __getitem__(self, i: Any) -> Any:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
         part = int(np.searchsorted(self.starts, i, side="right")) - 1
-        return self.parts[part][int(i - self.starts[part])][0]
+        try:
+            return self.parts[part][int(i - self.starts[part])][0]
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UnreadableImageError(f"{type(error).__name__}: {one_line(error)}") from error
 
 
 def open_torchvision(name: str, root: str | None) -> Dataset:
@@ -47,6 +58,9 @@ def open_torchvision(name: str, root: str | None) -> Dataset:
     Raises:
         HptError: there is no such dataset, or its files are not there.
     """
+    name, _, root_in_name = name.partition("?root=")
+    root = root_in_name or root
+    root = str(Path(root).expanduser().resolve()) if root else None
     known = [entry for entry in torchvision.datasets.__all__ if entry[0].isupper()]
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3)
@@ -66,12 +80,12 @@ def open_torchvision(name: str, root: str | None) -> Dataset:
         labels = np.searchsorted(values, labels)
     return Dataset(
         name=name.lower(),
-        uri=f"torchvision:{name}",
+        uri=f"torchvision:{name}" + (f"?root={root}" if root else ""),
         pictures=pictures,
         names=[f"{name}/{i}" for i in range(len(pictures))],
         labels=labels,
         classes=classes,
-        digest=content_digest(labels, np.array([ord(letter) for letter in name])),
+        digest=_digest(name, parts, labels),
         test=None if test_part is None else np.arange(pictures.starts[test_part], len(pictures)),
     )
 
@@ -85,12 +99,12 @@ def _open_parts(name: str, build: Any, parameters: Any, root: str | None) -> tup
             try:
                 parts = [_open_part(build, parameters, fixed | {argument: value}) for value in (*seen, test)]
                 return parts, len(seen)
-            except (RuntimeError, ValueError, OSError, TypeError) as error:
-                reasons.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            except CANNOT_OPEN as error:
+                reasons.append(one_line(error))
     try:
         return [_open_part(build, parameters, fixed)], None
-    except (RuntimeError, ValueError, OSError, TypeError) as error:
-        reasons.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
+    except CANNOT_OPEN as error:
+        reasons.append(one_line(error))
     raise HptError(f"data: cannot open torchvision:{name} in {root}: {reasons[0]}")
 
 
@@ -104,12 +118,27 @@ def _open_part(build: Any, parameters: Any, arguments: dict[str, Any]) -> Any:
         return build(**arguments, download=True)
 
 
+def _digest(name: str, parts: list[Any], labels: np.ndarray) -> str:
+    """Digest of name, labels, and the pictures where the parts show them: as files by name and size, or as an array."""
+    seen: list[np.ndarray] = [labels, np.frombuffer(name.encode(), dtype=np.uint8)]
+    for part in parts:
+        files = next(filter(None, (getattr(part, key, None) for key in FILE_ATTRIBUTES)), None)
+        pixels = getattr(part, "data", None)
+        if files is not None:
+            paths = [Path(entry[0] if isinstance(entry, tuple) else entry) for entry in files]
+            digest = files_digest([path.name for path in paths], paths, None)
+            seen.append(np.frombuffer(digest.encode(), dtype=np.uint8))
+        elif pixels is not None:
+            seen.append(np.asarray(pixels))
+    return content_digest(*seen)
+
+
 def _labels(name: str, part: Any) -> np.ndarray:
-    for attribute in ("targets", "labels", "_labels", "_targets", "y"):
-        values = getattr(part, attribute, None)
-        if values is not None and len(values) == len(part):
-            return np.asarray(values, dtype=np.int64)
     try:
+        for attribute in ("targets", "labels", "_labels", "_targets", "y"):
+            values = getattr(part, attribute, None)
+            if values is not None and len(values) == len(part):
+                return np.asarray(values, dtype=np.int64)
         return np.array([int(part[i][1]) for i in range(len(part))], dtype=np.int64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise HptError(f"data: torchvision:{name} is not a dataset of images with one class each") from error

@@ -44,7 +44,8 @@ def fit_probe(
     """Multinomial logistic regression for each of `REGULARISATIONS`; the one that is best on validation is kept.
 
     For a given C it minimises the sum of the cross-entropies plus |weight|^2 / (2 C), as scikit-learn's
-    LogisticRegression does, with at most `ITERATIONS` of L-BFGS: stopping early regularises too, and validation judges.
+    LogisticRegression does for three or more classes, with at most `ITERATIONS` of L-BFGS: stopping early regularises
+    too, and validation judges.
 
     Args:
         train_features, validation_features: float32 (N, F) and (M, F).

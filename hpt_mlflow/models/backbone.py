@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hpt_mlflow.errors import HptError
+from hpt_mlflow.errors import HptError, one_line
 
 # torchvision's default number of classes; it marks the layer that is the classifier.
 IMAGENET_CLASSES = 1000
@@ -74,8 +74,7 @@ def try_image_size(backbone: nn.Module, arch: str, image_size: int) -> int:
 
 
 def _wrong_size(arch: str, image_size: int, error: Exception) -> HptError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return HptError(f"image_size: {arch} cannot take images of {image_size} pixels ({reason})")
+    return HptError(f"image_size: {arch} cannot take images of {image_size} pixels ({one_line(error)})")
 
 
 def _arguments(arch: str, image_size: int) -> dict[str, Any]:
@@ -98,11 +97,10 @@ def _take_classifier_off(backbone: nn.Module) -> None:
     ]
     last = layers[-1]
     head_name = last.rpartition(".")[0]
-    if head_name:
-        head = backbone.get_submodule(head_name)
-        for name, layer in head.named_children():
-            if isinstance(layer, nn.Dropout):
-                setattr(head, name, nn.Identity())
+    head = backbone.get_submodule(head_name)
+    for name, layer in head.named_children():
+        if isinstance(layer, nn.Dropout):
+            setattr(head, name, nn.Identity())
     backbone.set_submodule(last, nn.Identity())
 
 

@@ -11,7 +11,7 @@ import safetensors
 import safetensors.torch
 from torch import nn
 
-from hpt_mlflow.errors import HptError
+from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.backbone import build_backbone
 
 WEIGHTS_FILE = "backbone.safetensors"
@@ -71,8 +71,7 @@ def load_backbone(folder: Path, name: str) -> tuple[nn.Module, BackboneCard]:
     try:
         backbone.load_state_dict(safetensors.torch.load_file(cards[0].with_name(WEIGHTS_FILE)))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise HptError(f"{name}: its weights do not fit its {CARD_FILE} or are damaged ({reason})") from error
+        raise HptError(f"{name}: its weights do not fit its {CARD_FILE} or are damaged ({one_line(error)})") from error
     if feature_size != card.feature_size:
         raise HptError(f"{name}: {CARD_FILE} says {card.feature_size} features, {card.arch} has {feature_size}")
     return backbone, card
@@ -83,7 +82,11 @@ def _read_card(file: Path, name: str) -> BackboneCard:
         values: dict[str, Any] = json.loads(file.read_text())
         if values.pop("format") != FORMAT:
             raise HptError(f"{name} was made by another version of hpt_mlflow; this one reads {FORMAT}")
-        sequences = {key: tuple(values[key]) for key in ("mean", "std", "chain")}
-        return BackboneCard(**(values | sequences))
-    except (ValueError, KeyError, TypeError) as error:
+        card = BackboneCard(**(values | {key: tuple(values[key]) for key in ("mean", "std", "chain")}))
+        kinds = {"arch": str, "image_size": int, "small_stem": bool, "feature_size": int, "step": int}
+        for key, kind in kinds.items():
+            if type(getattr(card, key)) is not kind:
+                raise TypeError(f"{key} is {getattr(card, key)!r}")
+        return card
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HptError(f"{name}: {CARD_FILE} is damaged ({error})") from error

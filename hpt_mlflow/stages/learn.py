@@ -105,8 +105,9 @@ def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
                 batches, workers, report_every=max(1, min(LONGEST_REPORT, plan.steps // REPORTS))
             ):
                 display.advance(step, metrics)
-                run.metrics(metrics, step)
-                history.append((step, metrics))
+                if metrics:
+                    run.metrics(metrics, step)
+                    history.append((step, metrics))
                 if step in milestones:
                     model_id = log_backbone(trainer.moco.backbone, replace(card, step=step), tags)
                     quality = _neighbour_accuracy(trainer, images, split, card, milestones)

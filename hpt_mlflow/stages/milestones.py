@@ -14,14 +14,13 @@ def parse_milestones(text: str, steps: int) -> frozenset[int]:
     milestones = {steps}
     for entry in filter(None, (part.strip() for part in text.split(","))):
         try:
-            step = round(float(entry[:-1]) / 100 * steps) if entry.endswith("%") else int(entry)
+            # A percentage above 0 is at least the first step.
+            exact = float(entry[:-1]) / 100 * steps if entry.endswith("%") else int(entry)
         except ValueError:
             raise HptError(
                 f"milestones: {entry!r} is neither a step nor a percentage; write for example 100,50%"
             ) from None
-        if entry.endswith("%") and 0 < float(entry[:-1]) <= 100:
-            step = max(1, step)
-        if not 1 <= step <= steps:
+        if not 0 < exact <= steps:
             raise HptError(f"milestones: {entry} is not within the {steps} steps of the training")
-        milestones.add(step)
+        milestones.add(max(1, round(exact)))
     return frozenset(milestones)

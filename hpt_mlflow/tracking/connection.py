@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import mlflow
 from mlflow.exceptions import MlflowException
 
-from hpt_mlflow.errors import HptError
+from hpt_mlflow.errors import HptError, one_line
 
 
 def connect() -> None:
@@ -38,13 +38,12 @@ def tracking_errors(subject: str) -> Iterator[None]:
     except HptError:
         raise
     except (MlflowException, OSError) as error:
-        raise HptError(f"{subject}: {one_line(error)}") from error
+        raise HptError(f"{subject}: {reason(error)}") from error
 
 
-def one_line(error: BaseException) -> str:
-    """The first line of an error's text, without the internals of connection pools."""
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else type(error).__name__
+def reason(error: BaseException) -> str:
+    """What to tell of an error, without the internals of connection pools."""
+    text = one_line(error)
     if "Max retries exceeded" in text or "Connection refused" in text:
         return "nobody answers there; check MLFLOW_TRACKING_URI, or start it with mlflow server"
     return text

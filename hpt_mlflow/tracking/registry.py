@@ -18,7 +18,7 @@ from torch import nn
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.checkpoint import BackboneCard, load_backbone, save_backbone
 from hpt_mlflow.tracking.addresses import concrete_uri, model_id_of
-from hpt_mlflow.tracking.connection import tracking_errors
+from hpt_mlflow.tracking.connection import reason, tracking_errors
 
 LOADER_MODULE = "hpt_mlflow.serving"
 SERVING_PACKAGES = ("torch", "torchvision", "safetensors", "pillow", "numpy", "pandas", "click")
@@ -102,6 +102,6 @@ def find_model(address: str, option: str, model_name: str) -> FoundModel:
         try:
             folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
         except MlflowException as error:
-            raise HptError(f"{option}: there is no model at {address} ({str(error).splitlines()[0]})") from error
+            raise HptError(f"{option}: there is no model at {address} ({reason(error)})") from error
     backbone, card = load_backbone(folder, f"{option}: {address}")
     return FoundModel(uri, backbone, card, model_id_of(uri))

@@ -22,7 +22,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from hpt_mlflow.tracking.connection import one_line, tracking_errors
+from hpt_mlflow.tracking.connection import reason, tracking_errors
 from hpt_mlflow.tracking.last_word import leave_last_word
 
 FLUSH_SECONDS = 5.0
@@ -72,7 +72,7 @@ class StageRun:
             self._failing = False
         except (MlflowException, OSError) as error:
             if not self._failing:
-                log.warning("metrics wait: %s", one_line(error))
+                log.warning("metrics wait: %s", reason(error))
             self._failing = True
 
     def params(self, values: Mapping[str, Any]) -> None:

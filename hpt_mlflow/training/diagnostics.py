@@ -15,8 +15,10 @@ def effective_rank(embeddings: Tensor) -> float:
     Returns:
         Between 1 (all embeddings lie on one line) and min(M, D).
     """
-    # The squared singular values are the eigenvalues of a small D x D matrix.
-    gram = (embeddings.T @ embeddings).double().cpu()
+    # The squared singular values are the eigenvalues of a small D x D matrix. Near a collapse the rounding of float32
+    # would look like more dimensions.
+    precise = embeddings.cpu().double()
+    gram = precise.T @ precise
     singular_values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     shares = singular_values / singular_values.sum()
     return float(torch.exp(torch.special.entr(shares).sum()))

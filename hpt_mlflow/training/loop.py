@@ -121,8 +121,9 @@ class Trainer:
     @torch.no_grad()
     def _refresh_statistics(self, crops: Tensor) -> None:
         """A forward pass in training mode, which refreshes BatchNorm's running statistics and nothing else."""
+        views = self.views(crops[0])
         with self._autocast():
-            self.moco.backbone(self.views(crops[0]))
+            self.moco.backbone(views)
 
     def views(self, crops: Tensor) -> Tensor:
         """Views of crops, uint8 (N, 3, size, size), as the network takes them: float32, normalised."""

@@ -11,10 +11,11 @@ import os
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 
-from hpt_mlflow.errors import HptError
+from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.moco import MoCo
 
 TENSORS_FILE = "training_state.safetensors"
@@ -59,8 +60,17 @@ def load_state(folder: Path, moco: MoCo, optimizer: torch.optim.Optimizer | None
                 _, parameter, key = name.split("/")
                 state.setdefault(int(parameter), {})[key] = tensor
         if optimizer:
+            _check_shapes(state, optimizer)
             optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
         scaler.load_state_dict(description["scaler"])
         return int(description["step"])
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise HptError(f"{folder}: not a training state of this training ({str(error).splitlines()[0]})") from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        raise HptError(f"{folder}: not a training state of this training ({one_line(error)})") from error
+
+
+def _check_shapes(state: dict[int, dict[str, torch.Tensor]], optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError unless the state is one of the optimiser's own parameters: torch itself does not look."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for i, tensors in state.items():
+        if i >= len(parameters) or any(tensor.shape != parameters[i].shape for tensor in tensors.values()):
+            raise ValueError("its optimiser learned other parameters")

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.images import Images
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPT_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def open_images() -> Callable[[Sequence[np.ndarray]], Images]:
+    """Images of a data set of arrays, uint8 (height, width, 3), none of them reduced."""
+
+    def opened(arrays: Sequence[np.ndarray]) -> Images:
+        names = [str(i) for i in range(len(arrays))]
+        dataset = Dataset("arrays", "test:arrays", list(arrays), names, None, (), "0" * 16)
+        return Images(dataset, np.arange(len(arrays)), smallest_side=4096)
+
+    return opened
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port of the loopback interface on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty MLflow store of its own, sqlite with artifacts beside it; gives its address."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(None)
+    return uri

@@ -1,0 +1,40 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from hpt_mlflow.data.dataset import Dataset
+
+
+@pytest.fixture
+def write_image():
+    """Write a plain image; its suffix decides the format."""
+
+    def write(path, size=(6, 5), colour=(10, 20, 30)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, colour).save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def dataset_of():
+    """A dataset of pictures and, if there are any, labels."""
+
+    def build(pictures, labels=None, test=None):
+        names = [getattr(picture, "name", f"picture {i}") for i, picture in enumerate(pictures)]
+        classes = () if labels is None else tuple(str(label) for label in np.unique(labels))
+        labels = None if labels is None else np.asarray(labels, dtype=np.int64)
+        return Dataset("some", "folder:some", pictures, names, labels, classes, "0123456789abcdef", test)
+
+    return build
+
+
+@pytest.fixture
+def plain_files(tmp_path, write_image):
+    """Files 000.png, 001.png, ..., each plainly grey of the value of its number."""
+
+    def write(count, size=(6, 5)):
+        return [write_image(tmp_path / "files" / f"{i:03}.png", size, (i, i, i)) for i in range(count)]
+
+    return write

@@ -1,0 +1,322 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hpt_mlflow.data import decode as decode_module
+from hpt_mlflow.data.decode import UnreadableImageError, decode, to_rgb
+
+WHITE = [255, 255, 255]
+COLOURS = np.array([[[255, 0, 0], [0, 160, 40]], [[20, 30, 200], [128, 128, 128]]], dtype=np.uint8)
+
+
+def encode(image, kind="PNG", **options):
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def deep_grey(values):
+    return Image.fromarray(np.array(values, dtype=np.uint16))
+
+
+def big_endian_tiff(values):
+    """A 16-bit grey TIFF in the byte order of Motorola, as microscopes and scanners write it."""
+    height, width = values.shape
+    data = values.astype(">u2").tobytes()
+    tags = [(256, width), (257, height), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, height)]
+    entries = b"".join(struct.pack(">HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    entries += struct.pack(">HHII", 279, 4, 1, len(data))
+    return b"MM\0*" + struct.pack(">I", 8 + len(data)) + data + struct.pack(">H", 9) + entries + bytes(4)
+
+
+def test_rgb_is_kept_as_it_is():
+    decoded = decode(encode(Image.fromarray(COLOURS)))
+    np.testing.assert_array_equal(decoded, COLOURS)
+    assert decoded.dtype == np.uint8
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "HSV", "LAB", "CMYK"])
+def test_every_colour_mode_shows_the_same_colours(mode):
+    image = Image.fromarray(COLOURS)
+    image = image.convert("RGBA").convert("RGBa") if mode == "RGBa" else image.convert(mode)
+    assert image.mode == mode
+    np.testing.assert_allclose(decode(image).astype(int), COLOURS, atol=12 if mode == "LAB" else 4)
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("CMYK", "JPEG"), ("CMYK", "TIFF"), ("LAB", "TIFF"), ("YCbCr", "TIFF")])
+def test_files_of_other_colour_modes_show_the_same_colours(mode, kind):
+    large = Image.fromarray(COLOURS).resize((32, 32), Image.Resampling.NEAREST)
+    file = encode(large.convert(mode), kind, **({"quality": 95} if kind == "JPEG" else {}))
+    assert Image.open(io.BytesIO(file)).mode == mode
+    np.testing.assert_allclose(decode(file)[4::16, 4::16].astype(int), COLOURS, atol=12)
+
+
+def test_one_bit_is_black_and_white():
+    image = Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).convert("1")
+    assert decode(encode(image)).tolist() == [[[0, 0, 0], WHITE]]
+
+
+def test_grey_is_the_same_in_all_channels():
+    image = Image.fromarray(np.array([[0, 77, 255]], dtype=np.uint8))
+    assert decode(encode(image)).tolist() == [[[0, 0, 0], [77, 77, 77], WHITE]]
+
+
+def test_a_palette_is_looked_up():
+    image = Image.frombytes("P", (3, 1), bytes([0, 1, 2]))
+    image.putpalette([9, 8, 7, 200, 0, 0, 0, 0, 250])
+    assert decode(encode(image)).tolist() == [[[9, 8, 7], [200, 0, 0], [0, 0, 250]]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_the_transparent_colour_of_a_palette_is_white(kind):
+    image = Image.frombytes("P", (3, 1), bytes([0, 1, 2]))
+    image.putpalette([9, 8, 7, 200, 0, 0, 0, 0, 250])
+    decoded = decode(encode(image, kind, transparency=1))
+    assert decoded.tolist() == [[[9, 8, 7], WHITE, [0, 0, 250]]]
+
+
+def test_a_palette_with_alpha_for_each_colour_is_blended_with_white():
+    image = Image.frombytes("P", (2, 1), bytes([0, 1]))
+    image.putpalette([0, 0, 0, 200, 0, 0])
+    decoded = decode(encode(image, transparency=bytes([128, 255])))
+    np.testing.assert_allclose(decoded[0].astype(int), [[127, 127, 127], [200, 0, 0]], atol=1)
+
+
+def test_the_transparent_colour_of_rgb_is_white():
+    decoded = decode(encode(Image.fromarray(COLOURS), transparency=(255, 0, 0)))
+    assert decoded[0, 0].tolist() == WHITE
+    np.testing.assert_array_equal(decoded[1], COLOURS[1])
+
+
+def test_the_transparent_value_of_grey_is_white():
+    image = Image.fromarray(np.array([[5, 9]], dtype=np.uint8))
+    assert decode(encode(image, transparency=9)).tolist() == [[[5, 5, 5], WHITE]]
+
+
+def test_alpha_is_blended_with_white():
+    image = Image.fromarray(np.array([[[255, 0, 0, 0], [255, 0, 0, 128], [255, 0, 0, 255]]], dtype=np.uint8))
+    np.testing.assert_allclose(decode(encode(image))[0].astype(int), [WHITE, [255, 127, 127], [255, 0, 0]], atol=1)
+
+
+def test_grey_with_alpha_is_blended_with_white():
+    image = Image.frombytes("LA", (3, 1), bytes([0, 0, 0, 128, 0, 255]))
+    np.testing.assert_allclose(decode(encode(image))[0].astype(int), [WHITE, [127, 127, 127], [0, 0, 0]], atol=1)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_to_eight(kind):
+    decoded = decode(encode(deep_grey([[0, 257, 128 * 257, 65535]]), kind))
+    assert decoded[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert (decoded == decoded[:, :, :1]).all()
+
+
+def test_a_dark_image_of_sixteen_bits_stays_dark():
+    assert decode(encode(deep_grey([[0, 100, 200, 255]]))).max() == 1
+
+
+def test_a_dark_image_of_sixteen_bits_stays_dark_in_the_other_byte_order():
+    values = np.array([[0, 100], [200, 255]])
+    np.testing.assert_array_equal(decode(big_endian_tiff(values)), decode(encode(deep_grey(values))))
+
+
+def test_sixteen_bits_in_the_other_byte_order_are_scaled_to_eight():
+    assert decode(big_endian_tiff(np.array([[0, 257], [128 * 257, 65535]])))[:, :, 0].tolist() == [[0, 1], [128, 255]]
+
+
+def test_sixteen_bits_with_a_transparent_value_are_scaled_to_eight():
+    decoded = decode(encode(deep_grey([[0, 64 * 257, 128 * 257, 65535]]), transparency=5))
+    assert decoded[0, :, 0].tolist() == [0, 64, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 128, 255], [0, 128, 255]),
+        ([0, 128 * 257, 65535], [0, 128, 255]),
+        ([0, 50_000, 100_000], [0, 128, 255]),
+        ([-100, 0, 155], [0, 100, 255]),
+        ([0, 0, 0], [0, 0, 0]),
+        ([7, 7, 7], [7, 7, 7]),
+        ([-7, -7, -7], [0, 0, 0]),
+    ],
+)
+def test_whole_numbers_of_thirty_two_bits_are_scaled_by_their_range(values, expected):
+    image = Image.fromarray(np.array([values], dtype=np.int32))
+    assert image.mode == "I"
+    assert decode(encode(image, "TIFF"))[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.0, 0.5, 1.0], [0, 128, 255]),
+        ([0.0, 100.0, 255.0], [0, 100, 255]),
+        ([0.0, 128 * 257.0, 65535.0], [0, 128, 255]),
+        ([-1.0, 0.0, 1.0], [0, 128, 255]),
+    ],
+)
+def test_fractions_are_scaled_by_their_range(values, expected):
+    image = Image.fromarray(np.array([values], dtype=np.float32))
+    assert image.mode == "F"
+    assert decode(encode(image, "TIFF"))[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused(value):
+    with pytest.raises(UnreadableImageError, match="not finite"):
+        decode(Image.fromarray(np.array([[0.0, value]], dtype=np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [(1, lambda a: a), (2, np.fliplr), (3, lambda a: np.rot90(a, 2)), (6, lambda a: np.rot90(a, -1)), (8, np.rot90)],
+)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_a_picture_is_turned_as_its_camera_was_held(orientation, turn, kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = encode(Image.fromarray(pixels), kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    np.testing.assert_array_equal(decode(file), turn(pixels))
+
+
+def test_a_jpeg_is_turned_before_it_is_reduced():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = encode(Image.new("RGB", (400, 200), "red"), "JPEG", exif=exif)
+    assert decode(file, smallest_side=50).shape == (100, 50, 3)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "JPEG",
+        "PNG",
+        "WEBP",
+    ],
+)
+def test_a_good_picture_with_damaged_exif_is_decoded(kind):
+    file = encode(Image.new("RGB", (8, 8), "red"), kind, exif=b"Exif\0\0damaged!")
+    assert decode(file).shape == (8, 8, 3)
+
+
+def test_an_animation_is_its_first_frame():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "lime")]
+    for kind in ("GIF", "PNG", "TIFF"):
+        file = encode(frames[0], kind, save_all=True, append_images=frames[1:])
+        decoded = decode(file)
+        assert decoded.shape == (4, 4, 3)
+        assert (decoded == [255, 0, 0]).all(), kind
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_a_truncated_file_is_refused(kind):
+    whole = encode(Image.effect_noise((64, 64), 80).convert("RGB"), kind)
+    assert decode(whole).shape == (64, 64, 3)
+    with pytest.raises(UnreadableImageError):
+        decode(whole[: len(whole) // 2])
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no picture\nbut two lines of text\n"])
+def test_a_file_that_is_no_picture_is_refused(tmp_path, content):
+    file = tmp_path / "picture.png"
+    file.write_bytes(content)
+    for picture in (file, content):
+        with pytest.raises(UnreadableImageError) as caught:
+            decode(picture)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    for path in (tmp_path / "nothing.png", tmp_path):
+        with pytest.raises(UnreadableImageError):
+            decode(path)
+
+
+def test_a_decompression_bomb_is_refused_by_its_header():
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    with pytest.raises(UnreadableImageError, match="3600000000 pixels"):
+        decode(bomb)
+
+
+def test_more_pixels_than_allowed_are_refused(monkeypatch):
+    monkeypatch.setattr(decode_module, "MOST_PIXELS", 100)
+    assert decode(np.zeros((10, 10), np.uint8)).shape == (10, 10, 3)
+    with pytest.raises(UnreadableImageError, match="11 x 10 pixels are too many"):
+        decode(np.zeros((10, 11), np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((300, 200), (30, 45)), ((200, 300), (45, 30)), ((200, 200), (30, 30)), ((999, 31), (30, 967))],
+)
+def test_the_shorter_side_is_reduced(kind, size, expected):
+    assert decode(encode(Image.new("RGB", size), kind), smallest_side=30).shape == (*expected, 3)
+
+
+@pytest.mark.parametrize("size", [(30, 30), (29, 500), (1, 20_000), (1, 1)])
+def test_a_small_picture_is_not_enlarged(size):
+    width, height = size
+    assert decode(encode(Image.new("RGB", size)), smallest_side=30).shape == (height, width, 3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_reduced_picture_looks_like_the_whole_one(kind):
+    ramp = np.linspace(0, 255, 320).astype(np.uint8)
+    pixels = np.stack([np.tile(ramp, (240, 1)), np.full((240, 320), 90, np.uint8), np.tile(ramp[::-1], (240, 1))], -1)
+    decoded = decode(encode(Image.fromarray(pixels), kind), smallest_side=24).astype(int)
+    np.testing.assert_allclose(decoded, pixels[5::10, 5::10].astype(int), atol=8)
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.full((2, 3), 9, np.uint8), 9),
+        (np.full((2, 3, 1), 9, np.uint8), 9),
+        (np.full((2, 3, 3), 9, np.uint8), 9),
+        (np.full((2, 3), 128 * 257, np.uint16), 128),
+        (np.full((2, 3, 1), 128 * 257, np.uint16), 128),
+        (np.full((2, 3, 3), 100, np.uint16), 0),
+        (np.zeros((2, 3, 4), np.uint8), 255),
+    ],
+)
+def test_arrays_are_pictures(array, expected):
+    decoded = decode(array)
+    assert decoded.shape == (2, 3, 3)
+    assert decoded.dtype == np.uint8
+    assert (decoded == expected).all()
+
+
+def test_an_array_of_another_shape_is_refused():
+    with pytest.raises(UnreadableImageError):
+        decode(np.zeros((2, 3, 5), np.uint8))
+
+
+def test_files_bytes_and_open_images_decode_the_same(tmp_path):
+    file = tmp_path / "picture.png"
+    Image.fromarray(COLOURS).save(file)
+    with Image.open(file) as image:
+        for picture in (file, file.read_bytes(), image):
+            np.testing.assert_array_equal(decode(picture), COLOURS)
+
+
+def test_an_open_image_can_be_decoded_again():
+    image = Image.fromarray(COLOURS)
+    np.testing.assert_array_equal(decode(image, smallest_side=1), decode(image, smallest_side=1))
+    assert image.size == (2, 2)
+
+
+def test_to_rgb_gives_an_rgb_image_of_the_same_size():
+    for mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F"):
+        image = to_rgb(Image.new(mode, (3, 2)))
+        assert (image.mode, image.size) == ("RGB", (3, 2)), mode

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import transforms
+
+from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.evaluation.features import FeatureReader, prepare
+from hpt_mlflow.models.backbone import build_backbone
+
+CPU = torch.device("cpu")
+STATISTICS = ChannelStatistics((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+
+
+def pictures(*sizes: tuple[int, int]) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in sizes]
+
+
+def by_torchvision(arrays: list[np.ndarray], size: int) -> torch.Tensor:
+    transform = transforms.Compose(
+        [
+            transforms.Resize(size),
+            transforms.CenterCrop(size),
+            transforms.ToTensor(),
+            transforms.Normalize(STATISTICS.mean, STATISTICS.std),
+        ]
+    )
+    return torch.stack([transform(Image.fromarray(array)) for array in arrays])
+
+
+def reader_of(images, **settings) -> FeatureReader:
+    return FeatureReader(images, 16, STATISTICS, CPU, **({"batch_size": 2, "threads": 1} | settings))
+
+
+def convolutions() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+
+
+def test_prepared_images_are_those_of_torchvision():
+    arrays = pictures((16, 16), (24, 24), (16, 22), (30, 16), (9, 9))
+    # Where an image is resized, a pixel may be rounded to the next of its 256 levels.
+    one_level = 1.01 / 255 / min(STATISTICS.std)
+    torch.testing.assert_close(prepare(arrays, 16, STATISTICS), by_torchvision(arrays, 16), atol=one_level, rtol=0)
+    for cut_only in (arrays[:1], arrays[2:4]):
+        torch.testing.assert_close(prepare(cut_only, 16, STATISTICS), by_torchvision(cut_only, 16))
+
+
+def test_features_are_a_plain_forward_pass_in_evaluation_mode(open_images):
+    arrays = pictures((16, 16), (16, 20), (16, 22), (40, 16), (30, 16))
+    torch.manual_seed(0)
+    backbone, feature_size = build_backbone("resnet18", 16, small_stem=True)
+    backbone(torch.randn(4, 3, 16, 16))
+    features = reader_of(open_images(arrays)).features(backbone, np.array([3, 0, 1, 2, 4]))
+    with torch.no_grad():
+        expected = backbone.eval()(by_torchvision(arrays, 16))[[3, 0, 1, 2, 4]]
+    assert features.shape == (5, feature_size)
+    assert features.dtype == np.float32
+    torch.testing.assert_close(torch.from_numpy(features), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_features_do_not_depend_on_batch_size_or_threads(open_images):
+    images, backbone = open_images(pictures(*[(16, 20)] * 7)), convolutions()
+    alone = reader_of(images, batch_size=1).features(backbone, np.arange(7))
+    together = reader_of(images, batch_size=256, threads=None).features(backbone, np.arange(7))
+    np.testing.assert_allclose(alone, together, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_reading_features_changes_neither_mode_nor_statistics(open_images, training):
+    backbone = convolutions().train(training)
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    reader_of(open_images(pictures((16, 16)))).features(backbone, np.array([0]))
+    assert all(layer.training is training for layer in backbone.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
+def test_maps_are_flattened(open_images):
+    backbone = nn.Conv2d(3, 2, kernel_size=8, stride=8)
+    features = reader_of(open_images(pictures((16, 16)))).features(backbone, np.array([0]))
+    assert features.shape == (1, 2 * 2 * 2)
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_refreshed_statistics_are_the_mean_over_the_batches(open_images, count):
+    arrays = pictures(*[(16, 16)] * count)
+    backbone = convolutions()
+    backbone[1].running_mean.fill_(100)
+    reader_of(open_images(arrays)).refresh_batch_norm(backbone, np.arange(count))
+    with torch.no_grad():
+        maps = backbone[0](by_torchvision(arrays, 16))
+    # An image that is left over alone is left out.
+    batches = [maps[:2], maps[2:4]]
+    mean = torch.stack([batch.mean(dim=(0, 2, 3)) for batch in batches]).mean(dim=0)
+    variance = torch.stack([batch.var(dim=(0, 2, 3)) for batch in batches]).mean(dim=0)
+    torch.testing.assert_close(backbone[1].running_mean, mean, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(backbone[1].running_var, variance, atol=1e-5, rtol=1e-4)
+
+
+def test_refreshing_works_where_one_image_has_no_variance(open_images):
+    backbone = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(3))
+    arrays = pictures(*[(16, 16)] * 3)
+    reader_of(open_images(arrays)).refresh_batch_norm(backbone, np.arange(3))
+    expected = by_torchvision(arrays[:2], 16).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(backbone[2].running_mean, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_refreshing_changes_no_weight(open_images):
+    backbone = convolutions()
+    before = [parameter.detach().clone() for parameter in backbone.parameters()]
+    reader_of(open_images(pictures(*[(16, 16)] * 4))).refresh_batch_norm(backbone, np.arange(4))
+    assert all(torch.equal(a, b) for a, b in zip(before, backbone.parameters(), strict=True))

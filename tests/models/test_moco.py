@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hpt_mlflow.models.moco import MoCo, MoCoOutput, freeze, projection_head
+
+
+def tiny_backbone() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, kernel_size=3, stride=2, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+
+
+def tiny_moco(**settings) -> MoCo:
+    torch.manual_seed(0)
+    return MoCo(tiny_backbone(), 6, **({"queue_size": 16} | settings))
+
+
+def two_views(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(n, 3, 8, 8, generator=generator), torch.randn(n, 3, 8, 8, generator=generator)
+
+
+def test_loss_is_infonce():
+    moco = tiny_moco(temperature=0.3)
+    output = moco(*two_views())
+    queries, keys, queue = (t.detach().numpy().astype(np.float64) for t in (output.queries, output.keys, moco.queue))
+    losses = []
+    for query, key in zip(queries, keys, strict=True):
+        similarities = np.array([query @ key, *(query @ negative for negative in queue)]) / 0.3
+        highest = similarities.max()
+        losses.append(highest + math.log(np.exp(similarities - highest).sum()) - similarities[0])
+    assert output.logits.shape == (8, 17)
+    assert output.loss.item() == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+def test_top1_is_the_share_of_positive_keys_ranked_first():
+    logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 1.0, 0.0], [5.0, 4.0, 4.0], [1.0, 0.0, 9.0]])
+    assert float(MoCoOutput(logits, torch.empty(0), torch.empty(0)).top1) == 0.5
+
+
+def test_embeddings_have_length_1():
+    moco = tiny_moco()
+    output = moco(*two_views())
+    for embeddings in (output.queries, output.keys, moco.queue):
+        torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(len(embeddings)))
+    assert output.queries.shape == output.keys.shape == (8, 128)
+
+
+def test_encoders_start_equal_and_apart():
+    moco = tiny_moco()
+    for query, key in zip(moco.query_encoder.parameters(), moco.key_encoder.parameters(), strict=True):
+        assert torch.equal(query, key)
+        assert query.data_ptr() != key.data_ptr()
+
+
+def test_key_encoder_follows_by_momentum():
+    moco = tiny_moco(key_momentum=0.9)
+    with torch.no_grad():
+        for parameter in moco.query_encoder.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    query_before = [p.detach().clone() for p in moco.query_encoder.parameters()]
+    key_before = [p.detach().clone() for p in moco.key_encoder.parameters()]
+    moco.update_key_encoder()
+    for query, key, now in zip(query_before, key_before, moco.key_encoder.parameters(), strict=True):
+        torch.testing.assert_close(now, 0.9 * key + 0.1 * query, rtol=1e-5, atol=1e-7)
+        assert not torch.equal(now, key)
+    assert all(torch.equal(a, b) for a, b in zip(query_before, moco.query_encoder.parameters(), strict=True))
+
+
+def test_key_encoder_gets_no_gradient():
+    moco = tiny_moco()
+    moco(*two_views()).loss.backward()
+    assert all(parameter.grad is None for parameter in moco.key_encoder.parameters())
+    assert all(parameter.grad is not None for parameter in moco.query_encoder.parameters())
+    assert moco.queue.grad is None
+
+
+def test_enqueue_replaces_the_oldest_and_wraps():
+    moco = tiny_moco(queue_size=6)
+    initial = moco.queue.clone()
+    keys = [torch.full((2, 128), float(i)) for i in range(5)]
+    moco.enqueue(keys[0])
+    assert torch.equal(moco.queue, torch.cat([keys[0], initial[2:]]))
+    for key in keys[1:3]:
+        moco.enqueue(key)
+    assert torch.equal(moco.queue, torch.cat(keys[:3]))
+    assert int(moco.queue_pointer) == 0
+    moco.enqueue(keys[3])
+    assert torch.equal(moco.queue, torch.cat([keys[3], keys[1], keys[2]]))
+    moco.enqueue(keys[4])
+    assert torch.equal(moco.queue, torch.cat([keys[3], keys[4], keys[2]]))
+
+
+def test_enqueueing_before_backward_does_not_change_the_gradients():
+    gradients = []
+    for enqueue_first in (False, True):
+        moco = tiny_moco()
+        output = moco(*two_views())
+        if enqueue_first:
+            moco.enqueue(output.keys)
+        output.loss.backward()
+        gradients.append([parameter.grad for parameter in moco.query_encoder.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_split_key_batch_is_encoded_part_by_part_in_shuffled_order():
+    moco = tiny_moco(bn_splits=4)
+    query_views, key_views = two_views()
+    encoder = copy.deepcopy(moco.key_encoder)
+    torch.manual_seed(7)
+    output = moco(query_views, key_views)
+
+    torch.manual_seed(7)
+    order = torch.randperm(8).tolist()
+    expected = torch.empty(8, 128)
+    for part in range(4):
+        members = order[2 * part : 2 * part + 2]
+        with torch.no_grad():
+            expected[members] = encoder(key_views[members])
+    torch.testing.assert_close(output.keys, F.normalize(expected, dim=1))
+
+    with torch.no_grad():
+        together = F.normalize(copy.deepcopy(encoder)(key_views), dim=1)
+    assert (output.keys - together).abs().max() > 0.01
+
+
+def test_backbone_is_the_query_encoder_without_head():
+    backbone = tiny_backbone()
+    moco = MoCo(backbone, 6, queue_size=4)
+    assert moco.backbone is backbone
+
+
+def test_projection_head_has_two_layers_to_128_dimensions():
+    torch.manual_seed(0)
+    head = projection_head(256)
+    assert [type(layer) for layer in head] == [nn.Linear, nn.ReLU, nn.Linear]
+    assert (head[0].weight.shape, head[2].weight.shape) == ((256, 256), (128, 256))
+    # Kaiming, fan out, for ReLU: standard deviation sqrt(2 / number of outputs).
+    assert head[0].weight.std().item() == pytest.approx(math.sqrt(2 / 256), rel=0.02)
+    assert head[2].weight.std().item() == pytest.approx(math.sqrt(2 / 128), rel=0.02)
+    assert not head[0].bias.any()
+
+
+@pytest.mark.parametrize(
+    ("update", "learning"),
+    [("all", {"0.weight", "1.weight", "1.bias"}), ("bn", {"1.weight", "1.bias"}), ("bn-stats", set())],
+)
+def test_freeze_lets_learn_what_update_allows(update, learning):
+    backbone = tiny_backbone().requires_grad_(update != "all")
+    freeze(backbone, update)
+    assert {name for name, parameter in backbone.named_parameters() if parameter.requires_grad} == learning
+
+
+def test_frozen_weights_stay_equal_in_both_encoders():
+    torch.manual_seed(0)
+    backbone = tiny_backbone()
+    freeze(backbone, "bn")
+    moco = MoCo(backbone, 6, queue_size=16, key_momentum=0.5)
+    frozen = backbone[0].weight.detach().clone()
+    moco(*two_views()).loss.backward()
+    torch.optim.SGD([p for p in moco.query_encoder.parameters() if p.requires_grad], lr=1.0).step()
+    moco.update_key_encoder()
+    assert torch.equal(moco.key_encoder[0][0].weight, frozen)
+    assert not torch.equal(moco.key_encoder[0][1].weight, torch.ones(6))

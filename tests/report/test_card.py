@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.split import Split
+from hpt_mlflow.report.card import chance_loss, evaluation_card, training_card
+from hpt_mlflow.training.plan import Plan
+
+PLAN = Plan(
+    steps=1200,
+    batch_size=64,
+    learning_rate=0.03,
+    warmup_steps=0,
+    weight_decay=1e-4,
+    key_momentum=0.99,
+    temperature=0.2,
+    queue_size=999,
+    bn_splits=1,
+    subset=("crop", "flip"),
+)
+LABELS = np.arange(2000) % 4
+DATASET = Dataset("birds", "folder:/data/birds", [b""] * 2000, ["x"] * 2000, LABELS, ("a", "b", "c", "d"), "0" * 16)
+SPLIT = Split(np.arange(1200), np.arange(1200, 1600), np.arange(1600, 2000))
+
+
+def card(plan: Plan = PLAN, parent: str | None = None, **outcome) -> str:
+    return training_card(("mnist", "birds"), DATASET, SPLIT, plan, "resnet18", 32, parent, **outcome)
+
+
+def test_training_card_says_what_is_done():
+    text = card()
+    assert "**Chain** mnist > birds" in text
+    assert "`folder:/data/birds`: 1,600 images seen, 400 kept for test" in text
+    assert "resnet18 at 32 px: random weights" in text
+    assert "1,200 steps of 64, learning rate 0.03, views by crop, flip, float32" in text
+
+
+@pytest.mark.parametrize(("update", "words"), [("all", "HPT)"), ("bn", "HPT-BN)"), ("bn-stats", "the paper's Base)")])
+def test_training_card_names_parent_and_method(update, words):
+    text = card(replace(PLAN, update=update), parent="models:/hpt/3")
+    assert "starts from `models:/hpt/3`" in text
+    assert words in text
+
+
+def test_training_card_names_the_level_of_chance():
+    assert chance_loss(PLAN) == pytest.approx(6.907755)
+    assert "loss ln(1 + queue) = 6.91, top-1 = 0.10%" in card()
+
+
+def test_training_card_of_statistics_alone_has_no_loss_to_compare():
+    assert "Chance level" not in card(replace(PLAN, update="bn-stats"), parent="models:/hpt/3")
+
+
+def test_training_card_without_augmentation():
+    assert "views by nothing" in card(replace(PLAN, subset=()))
+
+
+def test_training_card_before_the_end_promises_nothing():
+    text = card()
+    assert "Result" not in text
+    assert "Go on" not in text
+
+
+def test_training_card_ends_in_the_next_commands():
+    text = card(result={"train/loss": 1.23456}, registered="models:/hpt/4")
+    assert "**Result** `models:/hpt/4`: train/loss 1.235" in text
+    assert "mlflow run . -e adapt -P parent=models:/hpt/4" in text
+    assert "mlflow run . -e evaluate -P model=models:/hpt/4" in text
+    assert text.endswith("```")
+
+
+def test_evaluation_card_compares_with_untrained_and_chance():
+    result = {
+        "test/accuracy": 0.9,
+        "test/balanced_accuracy": 0.85,
+        "knn/test_accuracy": 0.8,
+        "random/accuracy": 0.6,
+        "random/balanced_accuracy": 0.55,
+        "random/knn_accuracy": 0.5,
+        "chance/accuracy": 0.3,
+    }
+    text = evaluation_card("models:/hpt/4", ("mnist", "birds"), DATASET, SPLIT, result)
+    assert "`models:/hpt/4` (mnist > birds)" in text
+    assert "4 classes; probe trained on 1,200 images, its regularisation chosen on 400, tested once on 400" in text
+    assert "| this model | 0.900 | 0.850 | 0.800 |" in text
+    assert "| untrained network | 0.600 | 0.550 | 0.500 |" in text
+    assert "| always the largest class | 0.300 | 0.250 | |" in text
+    assert "mlflow models predict -m models:/hpt/4" in text

@@ -1,0 +1,237 @@
+"""What a user does: the real `mlflow run`, against a real sqlite store."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow.tracking import MlflowClient
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+LISTENING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
+SMALL = {"image_size": 16, "batch_size": 32}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with an MLflow store of its own."""
+    folder = tmp_path_factory.mktemp("chain")
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    yield folder
+    mlflow.set_tracking_uri(None)
+
+
+def environment(folder):
+    return os.environ | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "HPT_CACHE": str(folder / "cache"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def command(entry_point, **parameters):
+    words = ["mlflow", "run", str(ROOT), "-e", entry_point, "--env-manager", "local"]
+    return words + [word for name, value in parameters.items() for word in ("-P", f"{name}={value}")]
+
+
+def mlflow_run(folder, entry_point, **parameters):
+    return subprocess.run(
+        command(entry_point, **parameters),
+        check=False,
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+    )
+
+
+def newest(stage):
+    return mlflow.search_runs(
+        search_all_experiments=True, filter_string=f"tags.`hpt.stage` = '{stage}'", output_format="list", max_results=1
+    )[0]
+
+
+@pytest.fixture(scope="module")
+def chain(workplace):
+    """Pretrain, adapt and evaluate on digits; gives the runs by stage."""
+    runs = {}
+    for stage, parameters in {
+        "pretrain": {"data": "builtin:digits", "steps": 6, "milestones": "50%", "alias": "base", **SMALL},
+        "adapt": {"data": "builtin:digits", "steps": 4, "update": "bn", "batch_size": 32, "checkpoint_every": 2},
+        "evaluate": {},
+    }.items():
+        done = mlflow_run(workplace, stage, **parameters)
+        assert done.returncode == 0, done.stderr
+        runs[stage] = newest(stage)
+    return runs
+
+
+def test_every_stage_finishes_under_a_name_that_says_what_it_is(chain):
+    assert {run.info.status for run in chain.values()} == {"FINISHED"}
+    assert chain["pretrain"].info.run_name == "pretrain digits"
+    assert chain["adapt"].info.run_name == "adapt digits < digits"
+    assert chain["evaluate"].info.run_name == "evaluate digits: digits > digits"
+
+
+def test_each_stage_starts_from_the_version_that_the_one_before_registered(chain):
+    assert chain["pretrain"].data.tags["hpt.model"] == "models:/hpt/1"
+    assert chain["adapt"].data.tags["hpt.parent_model"] == "models:/hpt/1"
+    assert chain["adapt"].data.tags["hpt.model"] == "models:/hpt/2"
+    assert chain["evaluate"].data.tags["hpt.parent_model"] == "models:/hpt/2"
+    client = MlflowClient()
+    assert client.get_model_version_by_alias("hpt", "base").version == 1
+    version = client.get_model_version("hpt", "2")
+    assert version.tags["hpt.chain"] == "digits > digits"
+    assert version.tags["hpt.parent_model"] == "models:/hpt/1"
+    assert version.tags["hpt.update"] == "bn"
+
+
+def test_adapting_batch_norm_alone_leaves_everything_else_bit_equal(chain):
+    import torch
+    from safetensors.torch import load_file
+
+    before, after = (
+        load_file(next(Path(mlflow.artifacts.download_artifacts(f"models:/hpt/{version}")).rglob("*.safetensors")))
+        for version in (1, 2)
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all("bn" in name or "downsample.1" in name for name in changed)
+
+
+def test_metrics_have_the_same_names_and_steps_in_every_stage(chain):
+    client = MlflowClient()
+    for stage, steps in (("pretrain", 6), ("adapt", 4)):
+        history = client.get_metric_history(chain[stage].info.run_id, "train/loss")
+        assert [metric.step for metric in history] == list(range(1, steps + 1))
+        expected = "loss top1 learning_rate images_per_second embedding_std effective_rank".split()
+        assert {f"train/{name}" for name in expected} <= set(chain[stage].data.metrics)
+    evaluated = chain["evaluate"].data.metrics
+    names = "test/accuracy test/balanced_accuracy knn/test_accuracy probe/val_accuracy random/accuracy".split()
+    assert set(names) <= set(evaluated)
+    assert all(0 <= evaluated[name] <= 1 for name in names)
+
+
+def test_milestones_are_logged_models_with_their_metrics(chain):
+    models = mlflow.search_logged_models(
+        experiment_ids=["0"], filter_string=f"source_run_id = '{chain['pretrain'].info.run_id}'", output_format="list"
+    )
+    assert {model.name for model in models} == {"step-3", "step-6"}
+    for model in models:
+        assert {metric.key for metric in model.metrics} >= {"knn/val_accuracy"}
+    tested = mlflow.search_logged_models(
+        experiment_ids=["0"], filter_string="metrics.`test/accuracy` >= 0", output_format="list"
+    )
+    assert [model.source_run_id for model in tested] == [chain["adapt"].info.run_id]
+
+
+def test_a_run_shows_settings_dataset_pictures_and_how_to_go_on(chain):
+    run = chain["pretrain"]
+    assert run.data.params["settings/batch_size"] == "32"
+    assert run.data.params["settings/arch"] == "resnet18"
+    (dataset,) = run.inputs.dataset_inputs
+    assert (dataset.dataset.name, dataset.dataset.digest) == ("digits", run.data.tags["hpt.dataset_digest"])
+    assert "images_kept_for_test" in dataset.dataset.profile
+    card = run.data.tags["mlflow.note.content"]
+    assert "mlflow run . -e adapt -P parent=models:/hpt/1" in card
+    client = MlflowClient()
+    files = {stage: {f.path for f in client.list_artifacts(one.info.run_id)} for stage, one in chain.items()}
+    assert {"views.png", "learning_curves.png"} <= files["pretrain"]
+    assert "training_state" in files["adapt"]
+    assert "confusion_matrix.png" in files["evaluate"]
+
+
+def test_training_never_sees_the_test_images(chain):
+    profile = {stage: json.loads(run.inputs.dataset_inputs[0].dataset.profile) for stage, run in chain.items()}
+    assert profile["pretrain"]["images_seen"] + profile["pretrain"]["images_kept_for_test"] == 1797
+    assert profile["evaluate"]["test"] == profile["pretrain"]["images_kept_for_test"]
+
+
+def test_a_registered_model_answers_mlflow_models_predict(chain, workplace):
+    images = np.random.default_rng(0).integers(0, 255, (2, 8, 8, 3)).tolist()
+    (workplace / "images.json").write_text(json.dumps({"inputs": images}))
+    words = "mlflow models predict -m models:/hpt/2 -i images.json -o out.json -t json --env-manager local".split()
+    done = subprocess.run(words, check=False, cwd=workplace, env=environment(workplace), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    embeddings = np.array(json.loads((workplace / "out.json").read_text())["predictions"])
+    assert embeddings.shape == (2, 512)
+
+
+def test_a_mistake_is_one_line_and_leaves_no_run_running(chain, workplace):
+    done = mlflow_run(workplace, "adapt", parent="models:/hpt/77")
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert errors == ["Error: parent: 'hpt' has no version '77'; it has 1, 2"]
+    assert "Traceback" not in done.stderr
+    statuses = {run.info.status for run in mlflow.search_runs(search_all_experiments=True, output_format="list")}
+    assert statuses == {"FINISHED", "FAILED"}
+
+
+def test_ctrl_c_ends_the_run_killed_with_its_metrics(workplace):
+    parameters = {"data": "builtin:digits", "steps": 100_000, "model_name": "endless", **SMALL}
+
+    process = subprocess.Popen(
+        # A shell without job control hands SIGINT on as ignored, and children inherit that.
+        [sys.executable, "-c", LISTENING, *command("pretrain", **parameters)],
+        cwd=workplace,
+        env=environment(workplace),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    client = MlflowClient()
+
+    def run():
+        found = mlflow.search_runs(
+            search_all_experiments=True, filter_string="params.model_name = 'endless'", output_format="list"
+        )
+        return found[0] if found else None
+
+    def wait_for(condition, seconds):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "waited in vain"
+            assert process.poll() is None or process.returncode is not None
+            time.sleep(0.2)
+
+    wait_for(lambda: run() and client.get_metric_history(run().info.run_id, "train/loss"), 120)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) != 0
+    wait_for(lambda: run().info.status == "KILLED", 60)
+    assert client.get_metric_history(run().info.run_id, "train/loss")
+
+
+@pytest.mark.slow
+def test_main_runs_the_three_stages_as_nested_runs(tmp_path):
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    done = mlflow_run(tmp_path, "main", base="builtin:digits", target="builtin:digits", base_steps=2, adapt_steps=2)
+    assert done.returncode == 0, done.stderr
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    (parent,) = [run for run in runs if run.data.tags["hpt.stage"] == "main"]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert {run.data.tags["hpt.stage"] for run in children} == {"pretrain", "adapt", "evaluate"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert parent.data.metrics["test/accuracy"] > 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared image sets are not here")
+def test_the_chain_on_real_images_registers_three_versions(tmp_path):
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    parent = {}
+    for stage, data in (("pretrain", "clipart"), ("adapt", "noto"), ("adapt", "twemoji")):
+        done = mlflow_run(tmp_path, stage, data=SHARED / data, steps=3, batch_size=64, **parent)
+        assert done.returncode == 0, done.stderr
+        parent = {"parent": newest(stage).data.tags["hpt.model"]}
+    done = mlflow_run(tmp_path, "evaluate", data=SHARED / "twemoji")
+    assert done.returncode == 0, done.stderr
+    assert newest("evaluate").data.tags["hpt.chain"] == "clipart > noto > twemoji"
+    assert len(MlflowClient().search_model_versions("name='hpt'")) == 3

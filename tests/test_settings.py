@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.reference import STAGES, reference_page
+from hpt_mlflow.settings import (
+    AdaptSettings,
+    EvaluateSettings,
+    MainSettings,
+    PretrainSettings,
+    Settings,
+    TrainingSettings,
+    value_type,
+)
+from hpt_mlflow.training.plan import PRESETS
+
+
+def assert_refused(settings: type[Settings], name: str, value, words: str) -> None:
+    with pytest.raises(HptError) as caught:
+        settings(**{name: value})
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(f"{name}: ")
+    assert words in text
+    assert str(value) in text or repr(value) in text
+
+
+@pytest.mark.parametrize("settings", STAGES.values())
+def test_defaults_are_allowed(settings):
+    chosen = settings()
+    assert all(getattr(chosen, field.name) == field.default for field in dataclasses.fields(settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "value", "words"),
+    [
+        (PretrainSettings, "image_size", 7, "least is 8"),
+        (PretrainSettings, "image_size", 2049, "most is 2048"),
+        (AdaptSettings, "image_size", 7, "least is 8"),
+        (PretrainSettings, "steps", 0, "least is 1"),
+        (PretrainSettings, "batch_size", 1, "least is 2"),
+        (PretrainSettings, "learning_rate", 0, "greater than 0"),
+        (PretrainSettings, "learning_rate", -0.1, "greater than 0"),
+        (PretrainSettings, "weight_decay", -1e-9, "least is 0"),
+        (PretrainSettings, "key_momentum", 1.001, "most is 1"),
+        (PretrainSettings, "temperature", 0.0, "greater than 0"),
+        (PretrainSettings, "queue_size", 0, "least is 1"),
+        (PretrainSettings, "bn_splits", 0, "least is 1"),
+        (PretrainSettings, "workers", -1, "least is 0"),
+        (PretrainSettings, "seed", -1, "least is 0"),
+        (PretrainSettings, "checkpoint_every", -5, "least is 0"),
+        (EvaluateSettings, "batch_size", 1, "least is 2"),
+        (MainSettings, "base_steps", 0, "least is 1"),
+    ],
+)
+def test_value_out_of_range_is_refused(settings, name, value, words):
+    assert_refused(settings, name, value, words)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image_size", 8),
+        ("image_size", 2048),
+        ("steps", 1),
+        ("batch_size", 2),
+        ("key_momentum", 1),
+        ("weight_decay", 0),
+    ],
+)
+def test_value_at_the_limit_is_allowed(name, value):
+    assert getattr(PretrainSettings(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("steps", "3", "expected int"),
+        ("steps", 3.0, "expected int"),
+        ("steps", True, "expected int"),
+        ("learning_rate", "0.1", "expected float"),
+        ("learning_rate", True, "expected float"),
+        ("small_stem", 1, "expected bool"),
+        ("strict", "false", "expected bool"),
+        ("data", 5, "expected str"),
+        ("arch", ["resnet18"], "expected str"),
+    ],
+)
+def test_value_of_another_type_is_refused(name, value, words):
+    assert_refused(PretrainSettings, name, value, words)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_number_that_is_not_finite_is_refused(value):
+    assert_refused(PretrainSettings, "learning_rate", value, "finite")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "value", "words"),
+    [
+        (PretrainSettings, "preset", "slow", "quick, paper"),
+        (MainSettings, "preset", "", "quick, paper"),
+        (AdaptSettings, "update", "some\nlines", "all, bn, bn-stats"),
+        (PretrainSettings, "precision", "int8", "auto, float32, bfloat16, float16"),
+        (PretrainSettings, "augment", "crop,blurr", "crop, color, gray, blur, flip"),
+    ],
+)
+def test_unknown_choice_is_refused(settings, name, value, words):
+    with pytest.raises(HptError, match=f"^{name}: ") as caught:
+        settings(**{name: value})
+    assert words in str(caught.value)
+    assert repr(value.rpartition(",")[2]) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_whole_number_is_a_number():
+    assert PretrainSettings(learning_rate=1).learning_rate == 1
+
+
+@pytest.mark.parametrize("name", ["steps", "arch", "learning_rate", "workers", "alias", "root"])
+def test_what_may_be_left_open_may_be_none(name):
+    assert getattr(PretrainSettings(**{name: None}), name) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [(PretrainSettings, "seed"), (PretrainSettings, "data"), (AdaptSettings, "update"), (EvaluateSettings, "model")],
+)
+def test_what_must_have_a_value_may_not_be_none(settings, name):
+    assert_refused(settings, name, None, "None")
+
+
+def test_unknown_name_is_refused():
+    with pytest.raises(TypeError, match="stepz"):
+        PretrainSettings(stepz=3)
+
+
+def test_settings_cannot_be_changed_afterwards():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PretrainSettings().steps = 3
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("steps", int), ("seed", int), ("learning_rate", float), ("small_stem", bool), ("arch", str)]
+)
+def test_value_type_leaves_none_out(name, kind):
+    assert value_type(PretrainSettings, name) is kind
+    assert value_type(PretrainSettings(), name) is kind
+
+
+@pytest.mark.parametrize("settings", [TrainingSettings, *STAGES.values()])
+def test_every_setting_says_what_it_means(settings):
+    for field in dataclasses.fields(settings):
+        assert len(field.metadata["help"]) > 10
+        assert field.metadata["help"].endswith(".")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_reference_has_a_row_for_every_setting(stage):
+    section = reference_page().split(f"\n## {stage}\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    named = [row.split(" | ")[0].removeprefix("| ") for row in rows]
+    assert sorted(named) == sorted(field.name for field in dataclasses.fields(STAGES[stage]))
+
+
+def test_reference_has_the_defaults_of_both_presets():
+    page = reference_page()
+    rate = {name: preset.plan.learning_rate for name, preset in PRESETS.items()}
+    assert f"{rate['quick']:g} (quick), {rate['paper']:g} (paper)" in page
+    assert f"{PRESETS['quick'].adapt_steps} (quick), {PRESETS['paper'].adapt_steps} (paper)" in page
+
+
+def test_choices_of_presets_are_those_that_exist():
+    for settings in (TrainingSettings, MainSettings):
+        field = next(field for field in dataclasses.fields(settings) if field.name == "preset")
+        assert set(field.metadata["choices"]) == set(PRESETS)

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from hpt_mlflow.data.batches import ViewBatches
+from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.training.loop import Trainer
+from hpt_mlflow.training.plan import Plan
+from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE
+
+PLAN = Plan(
+    steps=6,
+    batch_size=4,
+    learning_rate=0.1,
+    warmup_steps=2,
+    weight_decay=1e-4,
+    key_momentum=0.9,
+    temperature=0.2,
+    queue_size=8,
+    bn_splits=2,
+)
+
+
+def make_trainer(plan: Plan, seed: int = 0, width: int = 6) -> Trainer:
+    torch.manual_seed(seed)
+    backbone = nn.Sequential(
+        nn.Conv2d(3, width, kernel_size=3, stride=2), nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+    )
+    statistics = ChannelStatistics((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    return Trainer(backbone, width, plan, statistics, torch.device("cpu"))
+
+
+@pytest.fixture
+def images(open_images):
+    return open_images(list(np.random.default_rng(0).integers(0, 256, (10, 20, 24, 3), dtype=np.uint8)))
+
+
+def train(trainer: Trainer, images, until: int) -> None:
+    plan = trainer.plan
+    batches = ViewBatches(images, plan.batch_size, 16, plan.subset, plan.strengths, plan.seed)
+    for step, _ in trainer.train(batches, workers=0, report_every=2):
+        if step == until:
+            break
+
+
+def all_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
+    tensors = dict(trainer.moco.state_dict())
+    if trainer.optimizer:
+        for number, state in trainer.optimizer.state_dict()["state"].items():
+            tensors[f"momentum of {number}"] = state["momentum_buffer"]
+    return tensors
+
+
+@pytest.fixture
+def saved(images, tmp_path):
+    trainer = make_trainer(PLAN)
+    train(trainer, images, until=3)
+    trainer.save(tmp_path / "state")
+    return tmp_path / "state"
+
+
+@pytest.mark.parametrize("update", ["all", "bn", "bn-stats"])
+def test_resumed_training_ends_in_the_same_bits(images, tmp_path, update):
+    plan = replace(PLAN, update=update)
+    straight = make_trainer(plan)
+    train(straight, images, until=6)
+
+    interrupted = make_trainer(plan)
+    train(interrupted, images, until=3)
+    interrupted.save(tmp_path)
+    resumed = make_trainer(plan, seed=99)
+    if update != "bn-stats":
+        assert not torch.equal(resumed.moco.backbone[0].weight, straight.moco.backbone[0].weight)
+    torch.manual_seed(1234)
+    resumed.restore(tmp_path)
+    assert resumed.step == 3
+    train(resumed, images, until=6)
+
+    expected, got = all_tensors(straight), all_tensors(resumed)
+    assert expected.keys() == got.keys()
+    assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
+    assert any(name.startswith("momentum") for name in expected) == (update != "bn-stats")
+
+
+def test_restoring_brings_back_every_tensor(images, tmp_path):
+    trainer = make_trainer(PLAN)
+    train(trainer, images, until=3)
+    trainer.save(tmp_path)
+    restored = make_trainer(PLAN, seed=99)
+    restored.restore(tmp_path)
+    expected, got = all_tensors(trainer), all_tensors(restored)
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_state_before_the_first_step_can_be_restored(images, tmp_path):
+    make_trainer(PLAN).save(tmp_path)
+    resumed, straight = make_trainer(PLAN, seed=99), make_trainer(PLAN)
+    resumed.restore(tmp_path)
+    for trainer in (resumed, straight):
+        train(trainer, images, until=2)
+    expected, got = all_tensors(straight), all_tensors(resumed)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_state_is_safetensors_and_json(saved):
+    assert sorted(file.name for file in saved.iterdir()) == [JSON_FILE, TENSORS_FILE]
+    assert json.loads((saved / JSON_FILE).read_text())["step"] == 3
+    assert "moco/queue" in load_file(saved / TENSORS_FILE)
+
+
+def test_saving_again_replaces_the_state(images, saved):
+    trainer = make_trainer(PLAN)
+    train(trainer, images, until=5)
+    trainer.save(saved)
+    restored = make_trainer(PLAN)
+    restored.restore(saved)
+    assert restored.step == 5
+    assert torch.equal(restored.moco.queue, trainer.moco.queue)
+
+
+def assert_refused(folder: Path, trainer: Trainer | None = None) -> None:
+    with pytest.raises(HptError) as caught:
+        (trainer or make_trainer(PLAN)).restore(folder)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+def test_missing_state_is_refused(tmp_path):
+    assert_refused(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", [JSON_FILE, TENSORS_FILE])
+def test_state_without_one_of_its_files_is_refused(saved, name):
+    (saved / name).unlink()
+    assert_refused(saved)
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]", "3"])
+def test_damaged_json_is_refused(saved, text):
+    (saved / JSON_FILE).write_text(text)
+    assert_refused(saved)
+
+
+@pytest.mark.parametrize("cut", [8, 1000])
+def test_truncated_tensors_are_refused(saved, cut):
+    file = saved / TENSORS_FILE
+    file.write_bytes(file.read_bytes()[:-cut])
+    assert_refused(saved)
+
+
+def test_pickle_in_place_of_tensors_is_never_executed(saved, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "executed",)
+
+    (saved / TENSORS_FILE).write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(Exception):  # noqa: B017, PT011 - which one is the matter of another test
+        make_trainer(PLAN).restore(saved)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_other_format_is_refused(saved):
+    file = saved / JSON_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": "hpt_mlflow.training_state/999"}))
+    with pytest.raises(HptError, match="another version of hpt_mlflow"):
+        make_trainer(PLAN).restore(saved)
+
+
+def test_state_of_another_network_is_refused(saved):
+    assert_refused(saved, make_trainer(PLAN, width=7))
+
+
+def test_state_of_another_update_is_refused(saved):
+    assert_refused(saved, make_trainer(replace(PLAN, update="bn")))
