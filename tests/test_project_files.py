@@ -86,7 +86,7 @@ def test_the_reference_is_made_from_the_settings():
 def test_commands_in_the_documents_use_options_that_there_are():
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for stage, rest in re.findall(
-            r"mlflow run \S+ -e (\w+)((?:\s+(?:-P\s+\S+|--\S+\s+\S+|\\))*)", page.read_text()
+            r"mlflow run \S+ -e ([a-z]+)((?:\s+(?:-P\s+\S+|--\S+\s+\S+|\\))*)", page.read_text()
         ):
             for parameter in re.findall(r"-P\s+(\w+)=", rest):
                 assert parameter in names(stage), f"{page.name}: {stage} has no {parameter}"
