@@ -13,7 +13,7 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.split import SMALLEST_CLASS, Split
-from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.judgement import Judgement, Parts, judge
@@ -65,8 +65,8 @@ def evaluate(**settings: Any) -> StageResult:
             }
         )
         run.params(asdict(chosen) | {"model": found.uri, "arch": card.arch, "image_size": card.image_size})
-        counts = {"train": len(split.train), "validation": len(split.validation), "test": len(split.test)}
-        log_dataset(dataset, counts, statistics, "evaluation")
+        own_statistics = kept_channel_statistics(f"{dataset.digest}-all-{card.image_size}", images.sample)
+        log_dataset(dataset, split, own_statistics, "evaluation")
 
         labels = Parts(*(all_labels[part] for part in (split.train, split.validation, split.test)))
         learned = judge(_features(reader, found.backbone, split), labels)

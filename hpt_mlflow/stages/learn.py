@@ -95,7 +95,7 @@ def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
         run.tags(tags)
         run.describe(describe())
         run.params(_params(settings, plan, start, workers, device))
-        log_dataset(dataset, _image_counts(split, images), statistics, "training")
+        log_dataset(dataset, split, statistics, "training")
         run.picture(_picture_of_views(trainer, batches), "views.png")
 
         history: list[tuple[int, dict[str, float]]] = []
@@ -117,7 +117,7 @@ def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
                     run.folder(trainer.save, "training_state")
 
         run.picture(learning_curves(history), "learning_curves.png")
-        report_unreadable(run, images, plan.steps)
+        history.append((plan.steps, report_unreadable(run, images, plan.steps)))
         result = {name: value for _, metrics in history for name, value in metrics.items()}
         version = register(model_id, settings.model_name, tags, settings.alias)
         run.tags({"hpt.model": version})
@@ -201,14 +201,6 @@ def _params(
     return asdict(settings) | plan.as_params() | resolved
 
 
-def _image_counts(split: Split, images: Images) -> dict[str, int]:
-    return {
-        "images_seen": len(images.indices),
-        "images_unreadable": len(images.unreadable),
-        "images_kept_for_test": len(split.test),
-    }
-
-
 def _picture_of_views(trainer: Trainer, batches: ViewBatches) -> Image.Image:
     """The first images as they are cropped, and the two views of each."""
     crops = batches[0].crops[:, :GRID_IMAGES].to(trainer.device)
@@ -234,9 +226,11 @@ def _neighbour_accuracy(
     return {"knn/val_accuracy": float((answers == labels[asked]).mean())}
 
 
-def report_unreadable(run: StageRun, images: Images, step: int) -> None:
-    """Name the images that were skipped."""
-    run.metrics({"data/unreadable_images": len(images.unreadable)}, step)
+def report_unreadable(run: StageRun, images: Images, step: int) -> dict[str, float]:
+    """Count the images that were skipped, and name them in a table of the run."""
+    count = {"data/unreadable_images": float(len(images.unreadable))}
+    run.metrics(count, step)
     if images.unreadable:
         names = [str(images.dataset.names[i]) for i in images.unreadable]
         run.table({"image": names, "reason": list(images.unreadable.values())}, "unreadable_images.json")
+    return count

@@ -10,6 +10,7 @@ from mlflow.data.dataset import Dataset as MlflowDataset
 from mlflow.data.dataset_source import DatasetSource
 
 from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics
 
 
@@ -50,15 +51,13 @@ class UriSource(DatasetSource):
 class ImageDataset(MlflowDataset):
     """Name, digest, sizes and channel statistics of a dataset of images."""
 
-    def __init__(self, dataset: Dataset, image_counts: dict[str, int], statistics: ChannelStatistics) -> None:
-        """
-        Args:
-            image_counts: number of images by part of the split.
-        """
+    def __init__(self, dataset: Dataset, split: Split, statistics: ChannelStatistics) -> None:
         super().__init__(source=UriSource(dataset.uri), name=dataset.name, digest=dataset.digest)
         self._profile = {
             "images": len(dataset),
-            **image_counts,
+            "train": len(split.train),
+            "validation": len(split.validation),
+            "test": len(split.test),
             "classes": len(dataset.classes),
             "channel_mean": list(statistics.mean),
             "channel_std": list(statistics.std),
@@ -82,10 +81,12 @@ class ImageDataset(MlflowDataset):
         return {**super().to_dict(), "profile": json.dumps(self._profile), "schema": json.dumps({"image": "uint8 RGB"})}
 
 
-def log_dataset(dataset: Dataset, image_counts: dict[str, int], statistics: ChannelStatistics, context: str) -> None:
+def log_dataset(dataset: Dataset, split: Split, statistics: ChannelStatistics, context: str) -> None:
     """Log a dataset as an input of the active run.
+
+    MLflow keeps one record for a name and digest, whichever run logged it first. So it says nothing of a stage.
 
     Args:
         context: what it is for: `training` or `evaluation`.
     """
-    mlflow.log_input(ImageDataset(dataset, image_counts, statistics), context=context)
+    mlflow.log_input(ImageDataset(dataset, split, statistics), context=context)
