@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Length of the demo's training stages, in optimiser steps.
-DEMO_BASE_STEPS ?= 200
-DEMO_ADAPT_STEPS ?= 80
+DEMO_BASE_STEPS ?= 120
+DEMO_ADAPT_STEPS ?= 50
 UI_PORT ?= 5000
 MLFLOW_RUN = PATH="$(CURDIR)/$(BIN):$$PATH" mlflow run . --env-manager local
 
