@@ -81,11 +81,11 @@ def bare_step(arch: str, image_size: int, batch_size: int, steps: int, precision
     shape = (batch_size, 3, image_size, image_size)
     views = [torch.randn(shape, device=target).to(memory_format=torch.channels_last) for _ in range(2)]
     for _ in range(3):
-        float(trainer.learn(*views).loss)
+        float(trainer.learn(*views).loss.detach())
     start = time.perf_counter()
     for _ in range(steps):
         output = trainer.learn(*views)
-    float(output.loss)  # waits for the device
+    float(output.loss.detach())  # waits for the device
     return steps * batch_size / (time.perf_counter() - start)
 
 
