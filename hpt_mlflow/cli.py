@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
@@ -99,15 +99,62 @@ def results() -> None:
             (one.model, one.chain, one.dataset, *(f"{one.figures[name]:.3f}" for name in COLUMNS))
             for one in evaluations()
         ]
-        header = ("model", "chain", "evaluated on", *COLUMNS)
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        for row in (header, tuple("-" * width for width in widths), *rows):
-            click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        _echo_table(("model", "chain", "evaluated on", *COLUMNS), rows)
+
+
+@hpt.command()
+def runs() -> None:
+    """List runs that were not finished, and the command that goes on with each."""
+    with _errors():
+        from hpt_mlflow.tracking.connection import connect
+        from hpt_mlflow.tracking.unfinished import unfinished_runs
+
+        connect()
+        found = unfinished_runs()
+        if not found:
+            click.echo("Every run is finished.")
+            return
+        _echo_table(("run", "name", "state", "training state", "last sign"), [run.cells for run in found])
+        click.echo("\nTo go on with one of them, type its command again:")
+        for run in found:
+            if not run.at_work:
+                click.echo(f"  {run.run_id}  {run.command}")
+
+
+@hpt.command()
+@click.option("--patience", default=30.0, show_default=True, help="Seconds to wait for a server that does not answer.")
+def sync(patience: float) -> None:
+    """Send to MLflow what trainings could not deliver, and mark runs KILLED whose process died without a word."""
+    with _errors():
+        from hpt_mlflow.tracking.connection import prepare
+        from hpt_mlflow.tracking.spool import spool_root
+        from hpt_mlflow.tracking.sync import sync_all
+
+        _log_to_stderr()
+        prepare()
+        outcomes = sync_all(patience)
+        for one in outcomes:
+            left = f", {one.left} are left in {one.folder}" if one.left else ""
+            click.echo(f"{one.run}: {one.delivered} entries delivered{left}" + (f" ({one.why})" if one.why else ""))
+        if not outcomes:
+            click.echo(f"Nothing waits in {spool_root()}.")
+        if any(one.left for one in outcomes):
+            raise HptError("some entries could not be delivered; they are kept, run hpt sync again")
+
+
+def _echo_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, tuple("-" * width for width in widths), *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
 
 
 def _run(stage: str, settings: dict[str, Any]) -> None:
     """Run a stage, and say in one line how it ended."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    _log_to_stderr()
     with _errors():
         # Checked before torch and MLflow are imported, which takes seconds.
         STAGES[stage](**settings)
@@ -125,5 +172,8 @@ def _errors() -> Iterator[None]:
     except HptError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
-        click.echo("Interrupted: a run that was started is marked KILLED, its metrics are kept.", err=True)
+        click.echo(
+            "Interrupted: a run that was started is KILLED and keeps its training state; the same command goes on.",
+            err=True,
+        )
         sys.exit(INTERRUPTED)

@@ -7,5 +7,11 @@ def one_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def printable(text: str) -> str:
+    """The text on one line of valid Unicode, as names of files need not be."""
+    escaped = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in escaped)
+
+
 class HptError(Exception):
     """Something the user can mend. Its text is one line: what is wrong, with which value, and what to do."""

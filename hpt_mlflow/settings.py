@@ -103,7 +103,14 @@ class TrainingSettings(Settings):
         "When to keep the backbone as a model: comma-separated steps or percentages; the last step always is.",
     )
     checkpoint_every: int = option(
-        1000, "Keep the training state as an artifact every so many steps; 0: never.", minimum=0
+        1000,
+        "Keep the training state as an artifact every so many steps; 0: only when the training is interrupted.",
+        minimum=0,
+    )
+    resume: str = option(
+        "auto",
+        "auto: go on with the newest unfinished run of the same settings, data and parent; never: start anew; or the "
+        "id of the run to go on with.",
     )
     model_name: str = option(DEFAULT_MODEL_NAME, "Name of the registered model that gets the result as a new version.")
     alias: str | None = option(None, "Alias that the new version gets, such as base, source or target.")
@@ -177,6 +184,11 @@ class MainSettings(Settings):
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:N or mps.")
     seed: int = option(0, "Seed of the training.", minimum=0)
     split_seed: int = option(0, "Seed of the split into train, validation and test.", minimum=0)
+    resume: str = option(
+        "auto",
+        "auto: go on with the newest unfinished run of the same settings, data and parent; never: start anew; or the "
+        "id of the run to go on with.",
+    )
     model_name: str = option(DEFAULT_MODEL_NAME, "Name of the registered model that gets the versions.")
 
 

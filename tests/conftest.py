@@ -21,6 +21,8 @@ def one_thread() -> None:
 @pytest.fixture(autouse=True)
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HPT_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("HPT_SPOOL", str(tmp_path_factory.mktemp("spool")))
+    monkeypatch.setenv("HPT_PATIENCE_SECONDS", "20")
 
 
 @pytest.fixture

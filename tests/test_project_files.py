@@ -17,7 +17,7 @@ MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 PROMISED = {
     "pretrain": """data root arch image_size small_stem preset steps batch_size learning_rate weight_decay key_momentum
         temperature queue_size bn_splits augment precision workers device seed split_seed milestones checkpoint_every
-        model_name alias strict""",
+        resume model_name alias strict""",
     "evaluate": "data root model seed split_seed workers device batch_size",
 }
 PROMISED["adapt"] = PROMISED["pretrain"] + " parent update"

@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     backbone, feature_size = build_backbone("resnet18", 16, small_stem=True)
     card = BackboneCard("resnet18", 16, True, feature_size, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), ("mnist",), 5)
     path = tmp_path_factory.mktemp("model")
-    save_backbone(path, backbone, card)
+    save_backbone(path, backbone.state_dict(), card)
     return path
 
 

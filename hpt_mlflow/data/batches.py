@@ -17,6 +17,7 @@ from hpt_mlflow.augment.views import crop_views
 from hpt_mlflow.data.decode import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.signals import WARNING
 
 
 class Batch(NamedTuple):
@@ -101,7 +102,9 @@ def default_workers(images: Images, device: torch.device) -> int:
 
 
 def _start_worker(worker: int) -> None:
-    """Leave Ctrl-C and termination to the training process, which ends its workers itself."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave signals to the training process, which ends its workers itself."""
+    for number in (signal.SIGINT, WARNING):
+        if number:
+            signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
-from torch import nn
+from torch import Tensor, nn
 
 from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.backbone import build_backbone
@@ -43,11 +44,19 @@ class BackboneCard:
     step: int = 0
 
 
-def save_backbone(folder: Path, backbone: nn.Module, card: BackboneCard) -> None:
-    """Write a backbone into a folder, which is made if need be."""
+def copy_to_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors, so that they can be written while the training goes on."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def save_backbone(folder: Path, weights: Mapping[str, Tensor], card: BackboneCard) -> None:
+    """Write a backbone into a folder, which is made if need be.
+
+    Args:
+        weights: its state, on the CPU (see `copy_to_cpu`).
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.state_dict().items()}
-    safetensors.torch.save_file(tensors, folder / WEIGHTS_FILE)
+    safetensors.torch.save_file(dict(weights), folder / WEIGHTS_FILE)
     (folder / CARD_FILE).write_text(json.dumps({"format": FORMAT, **asdict(card)}, indent=2) + "\n")
 
 

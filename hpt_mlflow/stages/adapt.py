@@ -10,7 +10,8 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import batch_norms, try_image_size
 from hpt_mlflow.settings import AdaptSettings
-from hpt_mlflow.stages.learn import Start, learn
+from hpt_mlflow.stages.learn import learn
+from hpt_mlflow.stages.planning import Start
 from hpt_mlflow.stages.result import StageResult
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.registry import find_model

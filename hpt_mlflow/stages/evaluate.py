@@ -66,7 +66,7 @@ def evaluate(**settings: Any) -> StageResult:
         )
         run.params(asdict(chosen) | {"model": found.uri, "arch": card.arch, "image_size": card.image_size})
         own_statistics = kept_channel_statistics(f"{dataset.digest}-all-{card.image_size}", images.sample)
-        log_dataset(dataset, split, own_statistics, "evaluation")
+        log_dataset(run.run_id, dataset, split, own_statistics, "evaluation")
 
         labels = Parts(*(all_labels[part] for part in (split.train, split.validation, split.test)))
         learned = judge(_features(reader, found.backbone, split), labels)

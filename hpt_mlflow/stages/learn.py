@@ -1,38 +1,43 @@
-"""What the two training stages do alike: train, show it, keep milestones, register the result."""
+"""What the two training stages do alike: train, show it, keep milestones and states, register the result."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from hpt_mlflow.augment.crop import smallest_useful_side
-from hpt_mlflow.augment.subset import parse_subset
 from hpt_mlflow.data.batches import ViewBatches, default_workers
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistics
-from hpt_mlflow.errors import HptError
+from hpt_mlflow.errors import HptError, printable
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.report.card import training_card
 from hpt_mlflow.report.figures import GRID_IMAGES, learning_curves, views_grid
-from hpt_mlflow.settings import AdaptSettings, TrainingSettings
+from hpt_mlflow.settings import TrainingSettings
+from hpt_mlflow.signals import signals_as_requests
 from hpt_mlflow.stages.device import resolve_device
 from hpt_mlflow.stages.milestones import parse_milestones
+from hpt_mlflow.stages.planning import Start, fit_plan, identify, make_plan
 from hpt_mlflow.stages.progress import ProgressDisplay
-from hpt_mlflow.stages.result import StageResult
+from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.tracking.dataset_input import log_dataset
-from hpt_mlflow.tracking.registry import check_names, log_backbone, register
-from hpt_mlflow.tracking.runs import StageRun, stage_run
+from hpt_mlflow.tracking.delivery import VERSION_PLACEHOLDER
+from hpt_mlflow.tracking.earlier import Earlier, earlier_run
+from hpt_mlflow.tracking.registry import check_names, log_backbone, milestone_name
+from hpt_mlflow.tracking.runs import StageRun, current_run_id, stage_run
+from hpt_mlflow.tracking.states import newest_state
 from hpt_mlflow.training.loop import Trainer
-from hpt_mlflow.training.plan import PRESETS, Plan
+from hpt_mlflow.training.plan import Plan
 from hpt_mlflow.training.precision import resolve_precision
 
 # Steps between two reports of metrics: at least 100 reports in a short training, at most 50 steps apart in a long one.
@@ -43,138 +48,164 @@ LONGEST_REPORT = 50
 NEIGHBOUR_SHARE = 0.03
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a stage starts from.
-
-    Attributes:
-        steps, learning_rate: length and peak learning rate of the stage where the user does not say.
-        chain: names of the datasets behind the backbone, oldest first.
-        parent: address of the model that it came from, or None for random weights.
-    """
-
-    backbone: nn.Module
-    feature_size: int
-    arch: str
-    image_size: int
-    small_stem: bool
-    steps: int
-    learning_rate: float
-    chain: tuple[str, ...] = ()
-    parent: str | None = None
-
-
 def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset) -> StageResult:
     """Train the backbone that a stage starts from on what it may see of a dataset; log, keep and register it.
 
-    Everything that can be refused is refused before the run is started.
+    Where an unfinished run of the same work is found, it goes on from that run's newest training state. Everything that
+    can be refused is refused before the run is started.
     """
     check_names(settings.model_name, settings.alias)
+    identity = identify(stage, settings, [dataset], start.parent)
+    with earlier_run(identity, settings.resume, current_run_id()) as earlier:
+        if earlier and earlier.finished:
+            return result_of(earlier)
+        work = _prepare(stage, settings, start, dataset, earlier)
+        with stage_run(work.run_name, identity, earlier) as run:
+            if earlier is None or "settings/precision" not in earlier.run.data.params:
+                _introduce(run, work)
+            if earlier:
+                _say_where_it_goes_on(run, work)
+            history = _train(run, work)
+            run.picture(learning_curves(history), "learning_curves.png")
+            result = {name: value for _, metrics in history for name, value in metrics.items()}
+            version = run.register(
+                milestone_name(work.plan.steps),
+                settings.model_name,
+                work.tags,
+                settings.alias,
+                work.describe(result, VERSION_PLACEHOLDER),
+            )
+            return StageResult(run.run_id, version, work.card.chain, result)
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a training needs, checked and ready.
+
+    Attributes:
+        settings: as the user gave them.
+        tags: of the run and of every model in it.
+        describe: the run's description, from its result and the address of the registered version.
+    """
+
+    title: str
+    run_name: str
+    settings: TrainingSettings
+    params: dict[str, object]
+    plan: Plan
+    milestones: frozenset[int]
+    workers: int
+    dataset: Dataset
+    split: Split
+    images: Images
+    statistics: ChannelStatistics
+    trainer: Trainer
+    batches: ViewBatches
+    card: BackboneCard
+    tags: dict[str, str]
+    describe: Callable[..., str]
+
+
+def _prepare(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset, earlier: Earlier | None) -> Work:
+    """Resolve and check everything, decode what fits into memory, and take up the training state of an earlier run."""
     device = resolve_device(settings.device)
     split = dataset.split(settings.split_seed)
-    plan = _plan(settings, start)
+    plan = make_plan(settings, start)
     milestones = parse_milestones(settings.milestones, plan.steps)
     smallest_side = smallest_useful_side(start.image_size, plan.strengths.crop_scale)
     images = Images(dataset, split.seen, smallest_side, settings.strict)
-    plan = _fit(plan, settings, images)
-    precision = resolve_precision(plan.precision, start.backbone, start.image_size, plan.batch_size, device)
+    plan = fit_plan(plan, settings, images)
+    # A trial might choose another arithmetic than the training began with.
+    began_with = earlier.run.data.params.get("settings/precision") if earlier else None
+    precision = resolve_precision(
+        began_with or plan.precision, start.backbone, start.image_size, plan.batch_size, device
+    )
     plan = replace(plan, precision=precision)
     statistics = kept_channel_statistics(f"{dataset.digest}-{settings.split_seed}-{smallest_side}", images.sample)
     workers = default_workers(images, device) if settings.workers is None else settings.workers
 
     chain = (*start.chain, dataset.name)
-    card = BackboneCard(
-        start.arch, start.image_size, start.small_stem, start.feature_size, statistics.mean, statistics.std, chain
-    )
-    tags = _tags(stage, chain, plan, start, dataset)
-    describe = partial(training_card, chain, dataset, split, plan, start.arch, start.image_size, start.parent)
     trainer = Trainer(start.backbone, start.feature_size, plan, statistics, device)
-    batches = ViewBatches(images, plan.batch_size, start.image_size, plan.subset, plan.strengths, plan.seed)
-
-    with stage_run(_run_name(stage, dataset, start)) as run:
-        run.tags(tags)
-        run.describe(describe())
-        run.params(_params(settings, plan, start, workers, device))
-        log_dataset(dataset, split, statistics, "training")
-        run.picture(_picture_of_views(trainer, batches), "views.png")
-
-        history: list[tuple[int, dict[str, float]]] = []
-        model_id = ""
-        with ProgressDisplay(f"{stage} {dataset.name}", plan.steps) as display:
-            for step, metrics in trainer.train(
-                batches, workers, report_every=max(1, min(LONGEST_REPORT, plan.steps // REPORTS))
-            ):
-                display.advance(step, metrics)
-                if metrics:
-                    run.metrics(metrics, step)
-                    history.append((step, metrics))
-                if step in milestones:
-                    model_id = log_backbone(trainer.moco.backbone, replace(card, step=step), tags)
-                    quality = _neighbour_accuracy(trainer, images, split, card, milestones)
-                    run.metrics(quality, step, model_id)
-                    history.append((step, quality))
-                if settings.checkpoint_every and step % settings.checkpoint_every == 0:
-                    run.folder(trainer.save, "training_state")
-
-        run.picture(learning_curves(history), "learning_curves.png")
-        history.append((plan.steps, report_unreadable(run, images, plan.steps)))
-        result = {name: value for _, metrics in history for name, value in metrics.items()}
-        version = register(model_id, settings.model_name, tags, settings.alias)
-        run.tags({"hpt.model": version})
-        run.describe(describe(result, version))
-        return StageResult(run.run_id, version, chain, result)
-
-
-def _plan(settings: TrainingSettings, start: Start) -> Plan:
-    """The preset's plan with what the user says put in its place."""
-    plan = PRESETS[settings.preset].plan
-    said = {
-        name: getattr(settings, name)
-        for name in (
-            "batch_size",
-            "weight_decay",
-            "key_momentum",
-            "temperature",
-            "queue_size",
-            "bn_splits",
-        )
-        if getattr(settings, name) is not None
-    }
-    return replace(
-        plan,
-        **said,
-        steps=settings.steps or start.steps,
-        learning_rate=settings.learning_rate or start.learning_rate,
-        subset=parse_subset(settings.augment),
-        update=settings.update if isinstance(settings, AdaptSettings) else "all",
-        precision=settings.precision,
-        seed=settings.seed,
+    if earlier and (state := newest_state(earlier.run.info.run_id)):
+        trainer.restore(state)
+        images.report_unreadable(state.unreadable.items())
+    return Work(
+        title=f"{stage} {dataset.name}",
+        run_name=f"{stage} {dataset.name}" + (f" < {start.chain[-1]}" if start.chain else ""),
+        settings=settings,
+        params=_params(settings, plan, start, workers, device),
+        plan=plan,
+        milestones=milestones,
+        workers=workers,
+        dataset=dataset,
+        split=split,
+        images=images,
+        statistics=statistics,
+        trainer=trainer,
+        batches=ViewBatches(images, plan.batch_size, start.image_size, plan.subset, plan.strengths, plan.seed),
+        card=BackboneCard(
+            start.arch, start.image_size, start.small_stem, start.feature_size, statistics.mean, statistics.std, chain
+        ),
+        tags=_tags(stage, chain, plan, start, dataset),
+        describe=partial(training_card, chain, dataset, split, plan, start.arch, start.image_size, start.parent),
     )
 
 
-def _fit(plan: Plan, settings: TrainingSettings, images: Images) -> Plan:
-    """The plan cut to what the dataset has. A batch that the user named is not cut, but refused."""
-    count = len(images.indices)
-    if count < 2:
-        raise HptError(f"data: {images.dataset.name} leaves {count} images to learn from; at least 2 are needed")
-    if settings.batch_size is not None and settings.batch_size > count:
-        raise HptError(
-            f"batch_size: {settings.batch_size} is more than the {count} images of {images.dataset.name} that training "
-            f"may see; lower it to {count} or less"
-        )
-    batch_size = min(plan.batch_size, count)
-    if settings.bn_splits is not None and 2 * settings.bn_splits > batch_size:
-        raise HptError(
-            f"bn_splits: {settings.bn_splits} parts of a batch of {batch_size} have fewer than 2 images each; "
-            f"lower it to {batch_size // 2} or less"
-        )
-    bn_splits = max(1, min(plan.bn_splits, batch_size // 2))
-    warmup_steps = min(plan.warmup_steps, plan.steps // 10)
-    return replace(plan, batch_size=batch_size, bn_splits=bn_splits, warmup_steps=warmup_steps).fit_to(count)
+def _introduce(run: StageRun, work: Work) -> None:
+    """Log what is known before the first step."""
+    run.tags(work.tags)
+    run.describe(work.describe())
+    run.params(work.params)
+    log_dataset(run.run_id, work.dataset, work.split, work.statistics, "training")
+    run.picture(_picture_of_views(work.trainer, work.batches), "views.png")
 
 
-def _run_name(stage: str, dataset: Dataset, start: Start) -> str:
-    return f"{stage} {dataset.name}" + (f" < {start.chain[-1]}" if start.chain else "")
+def _say_where_it_goes_on(run: StageRun, work: Work) -> None:
+    """Tell the user, and the run, from which step it is continued, and what is done a second time."""
+    step = work.trainer.step
+    repeated = max((logged for logged, _ in run.history), default=0) - step
+    again = f"; {repeated} steps are done again" if repeated > 0 else ""
+    print(f"{work.title}: goes on with run {run.run_id} at step {step} of {work.plan.steps}{again}", file=sys.stderr)
+    run.tags({"hpt.resumed_at": step})
+
+
+def _train(run: StageRun, work: Work) -> list[tuple[int, dict[str, float]]]:
+    """Train to the last step, keeping milestones and training states; gives all metrics of the run by step.
+
+    Raises:
+        KeyboardInterrupt: a signal asked to stop; the training state is kept.
+        HptError: the training cannot go on, or its result cannot be kept.
+    """
+    trainer, steps, every = work.trainer, work.plan.steps, work.settings.checkpoint_every
+    history = list(run.history)
+    report_every = max(1, min(LONGEST_REPORT, steps // REPORTS))
+    try:
+        with (
+            ProgressDisplay(work.title, steps, trainer.step) as display,
+            signals_as_requests() as requests,
+        ):
+            for step, metrics in trainer.train(work.batches, work.workers, report_every):
+                display.advance(step, metrics)
+                model = None
+                if step in work.milestones:
+                    model = milestone_name(step)
+                    kept = log_backbone(run, trainer.moco.backbone, replace(work.card, step=step), work.tags)
+                    metrics |= _neighbour_accuracy(work)
+                if metrics:
+                    run.metrics(metrics, step, model)
+                    history.append((step, metrics))
+                if step == steps:
+                    break
+                if requests.stop or requests.keep or (every and step % every == 0):
+                    run.tell("state", {"step": step}, trainer.state(work.images.unreadable).write)
+                    requests.keep = False
+                if requests.stop:
+                    raise KeyboardInterrupt
+    finally:
+        history.append((trainer.step, report_unreadable(run, work.images, trainer.step)))
+    if error := run.failure(kept):
+        raise HptError(f"the trained backbone cannot be kept: {error}; make room and run the same command again")
+    return history
 
 
 def _tags(stage: str, chain: tuple[str, ...], plan: Plan, start: Start, dataset: Dataset) -> dict[str, str]:
@@ -207,17 +238,16 @@ def _picture_of_views(trainer: Trainer, batches: ViewBatches) -> Image.Image:
     return views_grid(crops[0], [trainer.views(crop) for crop in crops], trainer.mean, trainer.std)
 
 
-def _neighbour_accuracy(
-    trainer: Trainer, images: Images, split: Split, card: BackboneCard, milestones: frozenset[int]
-) -> dict[str, float]:
+def _neighbour_accuracy(work: Work) -> dict[str, float]:
     """20-NN accuracy on validation images by train images, on so many of each as cost next to nothing."""
+    images, trainer, card = work.images, work.trainer, work.card
     labels = images.dataset.labels
-    known = np.intersect1d(split.train, images.indices)
-    asked = np.intersect1d(split.validation, images.indices)
+    known = np.intersect1d(work.split.train, images.indices)
+    asked = np.intersect1d(work.split.validation, images.indices)
     if labels is None or not len(known) or not len(asked):
         return {}
     rng = np.random.default_rng(0)
-    budget = int(NEIGHBOUR_SHARE * trainer.plan.steps * trainer.plan.batch_size / len(milestones))
+    budget = int(NEIGHBOUR_SHARE * work.plan.steps * work.plan.batch_size / len(work.milestones))
     known = np.sort(rng.permutation(known)[: max(64, budget * 2 // 3)])
     asked = np.sort(rng.permutation(asked)[: max(64, budget // 3)])
     reader = FeatureReader(images, card.image_size, ChannelStatistics(card.mean, card.std), trainer.device)
@@ -231,6 +261,6 @@ def report_unreadable(run: StageRun, images: Images, step: int) -> dict[str, flo
     count = {"data/unreadable_images": float(len(images.unreadable))}
     run.metrics(count, step)
     if images.unreadable:
-        names = [str(images.dataset.names[i]) for i in images.unreadable]
+        names = [printable(str(images.dataset.names[i])) for i in images.unreadable]
         run.table({"image": names, "reason": list(images.unreadable.values())}, "unreadable_images.json")
     return count

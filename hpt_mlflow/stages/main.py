@@ -9,10 +9,12 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.settings import MainSettings
 from hpt_mlflow.stages.adapt import adapt
 from hpt_mlflow.stages.evaluate import evaluate
+from hpt_mlflow.stages.planning import identify
 from hpt_mlflow.stages.pretrain import pretrain
-from hpt_mlflow.stages.result import StageResult
+from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.runs import stage_run
+from hpt_mlflow.tracking.earlier import earlier_run
+from hpt_mlflow.tracking.runs import current_run_id, stage_run
 
 
 def main(**settings: Any) -> StageResult:
@@ -31,14 +33,20 @@ def main(**settings: Any) -> StageResult:
     shared = {name: getattr(chosen, name) for name in ("root", "device", "split_seed")}
     training = shared | {name: getattr(chosen, name) for name in ("preset", "seed", "model_name")}
 
-    with stage_run(f"main {' > '.join(dataset.name for dataset in datasets)}") as run:
-        run.tags({"hpt.stage": "main", "hpt.chain": " > ".join(dataset.name for dataset in datasets)})
-        run.params(asdict(chosen))
-        result = pretrain(data=addresses[0], steps=chosen.base_steps, alias="base", **training)
-        for address, alias in zip(addresses[1:], ("source", "target")[-len(addresses) + 1 :], strict=True):
-            result = adapt(data=address, parent=result.model_uri, steps=chosen.adapt_steps, alias=alias, **training)
-        if datasets[-1].labels is not None:
-            result = evaluate(data=addresses[-1], model=result.model_uri, seed=chosen.seed, **shared)
-        run.metrics(result.metrics, 0)
-        run.tags({"hpt.model": result.model_uri})
-        return StageResult(run.run_id, result.model_uri, result.chain, result.metrics)
+    identity = identify("main", chosen, datasets)
+    with earlier_run(identity, chosen.resume, current_run_id()) as earlier:
+        if earlier and earlier.finished:
+            return result_of(earlier)
+        with stage_run(f"main {' > '.join(dataset.name for dataset in datasets)}", identity, earlier) as run:
+            if earlier is None:
+                run.tags({"hpt.stage": "main", "hpt.chain": " > ".join(dataset.name for dataset in datasets)})
+                run.params(asdict(chosen))
+            # Stages that this run has finished before give their result again; one that was interrupted goes on.
+            result = pretrain(data=addresses[0], steps=chosen.base_steps, alias="base", **training)
+            for address, alias in zip(addresses[1:], ("source", "target")[-len(addresses) + 1 :], strict=True):
+                result = adapt(data=address, parent=result.model_uri, steps=chosen.adapt_steps, alias=alias, **training)
+            if datasets[-1].labels is not None:
+                result = evaluate(data=addresses[-1], model=result.model_uri, seed=chosen.seed, **shared)
+            run.metrics(result.metrics, 0)
+            run.tags({"hpt.model": result.model_uri})
+            return StageResult(run.run_id, result.model_uri, result.chain, result.metrics)

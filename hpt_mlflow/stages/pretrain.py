@@ -9,7 +9,8 @@ import torch
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.settings import PretrainSettings
-from hpt_mlflow.stages.learn import Start, learn
+from hpt_mlflow.stages.learn import learn
+from hpt_mlflow.stages.planning import Start
 from hpt_mlflow.stages.result import StageResult
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.training.plan import PRESETS

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hpt_mlflow.tracking.earlier import Earlier
+
 
 @dataclass(frozen=True)
 class StageResult:
@@ -20,3 +22,10 @@ class StageResult:
     model_uri: str
     chain: tuple[str, ...]
     metrics: dict[str, float]
+
+
+def result_of(earlier: Earlier) -> StageResult:
+    """The result of a run that was finished before."""
+    run = earlier.run
+    chain = tuple(run.data.tags["hpt.chain"].split(" > "))
+    return StageResult(run.info.run_id, run.data.tags["hpt.model"], chain, dict(run.data.metrics))

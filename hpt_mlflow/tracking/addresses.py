@@ -8,6 +8,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.tracking.delivery import find_milestones
+
+MILESTONE = "step-"
 
 
 def concrete_uri(address: str, option: str, model_name: str) -> str:
@@ -60,18 +63,17 @@ def concrete_uri(address: str, option: str, model_name: str) -> str:
 
 def _last_milestone(run_id: str, option: str) -> str:
     """model_id of the last backbone that a run kept."""
+    client = MlflowClient()
     try:
-        run = mlflow.get_run(run_id)
+        experiment_id = client.get_run(run_id).info.experiment_id
     except MlflowException as error:
         raise HptError(f"{option}: there is no run {run_id!r}") from error
-    models = mlflow.search_logged_models(
-        experiment_ids=[run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'", output_format="list"
-    )
-    steps = {model.name: model for model in models if model.status == LoggedModelStatus.READY}
-    kept = [name for name in steps if name.startswith("step-")]
+    models = find_milestones(client, run_id, experiment_id)
+    ready = [name for name, model in models.items() if model.status == LoggedModelStatus.READY]
+    kept = [name for name in ready if name.startswith(MILESTONE)]
     if not kept:
         raise HptError(f"{option}: the run {run_id!r} has kept no model")
-    return steps[max(kept, key=lambda name: int(name.removeprefix("step-")))].model_id
+    return models[max(kept, key=lambda name: int(name.removeprefix(MILESTONE)))].model_id
 
 
 def model_id_of(uri: str) -> str | None:

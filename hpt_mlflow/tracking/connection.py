@@ -14,18 +14,24 @@ from mlflow.exceptions import MlflowException
 from hpt_mlflow.errors import HptError, one_line
 
 
+def prepare() -> None:
+    """Set what MLflow's client does where nothing else is asked for."""
+    # MLflow's own default is to try for four minutes before it says that nobody is there.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
+
+
 def connect() -> None:
     """Check that the tracking server answers, before any long work.
 
     Raises:
         HptError: it does not.
     """
-    # MLflow's own default is to try for four minutes before it says that nobody is there.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
+    prepare()
     with tracking_errors(f"tracking server {mlflow.get_tracking_uri()}"):
         mlflow.search_experiments(max_results=1)
 

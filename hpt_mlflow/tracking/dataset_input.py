@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import mlflow
 from mlflow.data.dataset import Dataset as MlflowDataset
 from mlflow.data.dataset_source import DatasetSource
+from mlflow.entities import DatasetInput, InputTag
+from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
@@ -81,12 +82,14 @@ class ImageDataset(MlflowDataset):
         return {**super().to_dict(), "profile": json.dumps(self._profile), "schema": json.dumps({"image": "uint8 RGB"})}
 
 
-def log_dataset(dataset: Dataset, split: Split, statistics: ChannelStatistics, context: str) -> None:
-    """Log a dataset as an input of the active run.
+def log_dataset(run_id: str, dataset: Dataset, split: Split, statistics: ChannelStatistics, context: str) -> None:
+    """Log a dataset as an input of a run; waits for the server.
 
     MLflow keeps one record for a name and digest, whichever run logged it first. So it says nothing of a stage.
 
     Args:
         context: what it is for: `training` or `evaluation`.
     """
-    mlflow.log_input(ImageDataset(dataset, split, statistics), context=context)
+    described = ImageDataset(dataset, split, statistics)._to_mlflow_entity()
+    tags = [InputTag("mlflow.data.context", context)]
+    MlflowClient().log_inputs(run_id, [DatasetInput(described, tags)])

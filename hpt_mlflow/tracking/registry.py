@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +12,14 @@ import mlflow
 import numpy as np
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.tracking import MlflowClient
 from mlflow.types.schema import Schema, TensorSpec
 from torch import nn
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.models.checkpoint import BackboneCard, load_backbone, save_backbone
-from hpt_mlflow.tracking.addresses import concrete_uri, model_id_of
+from hpt_mlflow.models.checkpoint import BackboneCard, copy_to_cpu, load_backbone, save_backbone
+from hpt_mlflow.tracking.addresses import MILESTONE, concrete_uri, model_id_of
 from hpt_mlflow.tracking.connection import reason, tracking_errors
+from hpt_mlflow.tracking.runs import StageRun
 
 LOADER_MODULE = "hpt_mlflow.serving"
 SERVING_PACKAGES = ("torch", "torchvision", "safetensors", "pillow", "numpy", "pandas", "click")
@@ -40,40 +41,38 @@ class FoundModel:
     model_id: str | None
 
 
-def log_backbone(backbone: nn.Module, card: BackboneCard, tags: dict[str, str]) -> str:
-    """Log a backbone as a LoggedModel of the active run.
+def log_backbone(run: StageRun, backbone: nn.Module, card: BackboneCard, tags: dict[str, str]) -> Future[str]:
+    """Keep a backbone as a LoggedModel of a run, under `milestone_name`.
 
     Returns:
-        Its model_id.
+        Something that fails with SpoolError where the backbone could not be written.
     """
+    weights = copy_to_cpu(backbone.state_dict())
     output = TensorSpec(np.dtype(np.float32), (-1, card.feature_size), name="embedding")
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "backbone"
-        save_backbone(folder, backbone, card)
-        info = mlflow.pyfunc.log_model(
-            name=f"step-{card.step}",
-            loader_module=LOADER_MODULE,
-            data_path=str(folder),
-            step=card.step,
-            params={"arch": card.arch, "image_size": str(card.image_size), "chain": " > ".join(card.chain)},
-            tags=tags,
-            # No schema of the input: arrays and encoded bytes are both welcome.
-            signature=ModelSignature(outputs=Schema([output])),
-            pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in SERVING_PACKAGES],
-        )
-    return str(info.model_id)
+
+    def fill(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            saved = Path(temporary) / "backbone"
+            save_backbone(saved, weights, card)
+            folder.rmdir()
+            mlflow.pyfunc.save_model(
+                str(folder),
+                loader_module=LOADER_MODULE,
+                data_path=str(saved),
+                # No schema of the input: arrays and encoded bytes are both welcome.
+                signature=ModelSignature(outputs=Schema([output])),
+                pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in SERVING_PACKAGES],
+            )
+
+    params = {"arch": card.arch, "image_size": str(card.image_size), "chain": " > ".join(card.chain)}
+    return run.tell(
+        "model", {"name": milestone_name(card.step), "step": card.step, "params": params, "tags": tags}, fill
+    )
 
 
-def register(model_id: str, model_name: str, tags: dict[str, str], alias: str | None) -> str:
-    """Make a LoggedModel a new version of a registered model.
-
-    Returns:
-        Its address, `models:/NAME/VERSION`.
-    """
-    version = mlflow.register_model(f"models:/{model_id}", model_name, tags=tags)
-    if alias:
-        MlflowClient().set_registered_model_alias(model_name, alias, version.version)
-    return f"models:/{model_name}/{version.version}"
+def milestone_name(step: int) -> str:
+    """What the LoggedModel of a step is called."""
+    return f"{MILESTONE}{step}"
 
 
 def check_names(model_name: str, alias: str | None) -> None:

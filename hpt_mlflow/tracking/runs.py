@@ -1,88 +1,91 @@
-"""A stage's run: started with its name and settings, fed with metrics in batches, and ended in its true state."""
+"""A stage's run: started or continued, told everything by way of its spool, and ended in its true state."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import re
-import signal
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import mlflow
+import pandas as pd
 from matplotlib.figure import Figure
-from mlflow.entities import Metric, Param, RunStatus, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from hpt_mlflow.tracking.connection import reason, tracking_errors
-from hpt_mlflow.tracking.last_word import leave_last_word
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.signals import end_with_parent, ignore_signals, termination_as_interrupt
+from hpt_mlflow.tracking.connection import tracking_errors
+from hpt_mlflow.tracking.courier import Courier
+from hpt_mlflow.tracking.delivery import Delivery
+from hpt_mlflow.tracking.earlier import Earlier, owner_here
+from hpt_mlflow.tracking.guard import Guard
+from hpt_mlflow.tracking.identity import Identity
+from hpt_mlflow.tracking.spool import Spool, SpoolError, spool_folder
+from hpt_mlflow.tracking.start import start
 
-FLUSH_SECONDS = 5.0
-FLUSH_METRICS = 500
-# MLflow's limit on metrics in a batch is 1000.
-BATCH = 900
-NAME_BY_MLFLOW = re.compile(r"[a-z]+-[a-z]+-\d+")
+# How long a run that ends waits for a server that does not answer: where all is done, and where somebody waits for it.
+PATIENCE_SECONDS = 60.0
+INTERRUPTED_SECONDS = 10.0
 
 log = logging.getLogger("hpt_mlflow")
+_current: ContextVar[str | None] = ContextVar("current_run", default=None)
+
+
+class NotDeliveredError(HptError):
+    """The work is done, but the tracking server has not taken all of it."""
 
 
 class StageRun:
-    """The MLflow run of a stage.
+    """The MLflow run of a stage. No method waits for the server, unless it says so.
 
     Attributes:
         run_id: MLflow's identifier.
+        history: metrics that were logged before this process went on with the run: steps, and values by name.
     """
 
-    def __init__(self, run_id: str, experiment_id: str) -> None:
+    def __init__(self, run_id: str, experiment_id: str, courier: Courier, history: list[tuple[int, dict[str, float]]]):
         self.run_id = run_id
         self.experiment_id = experiment_id
-        self._client = MlflowClient()
-        self._waiting: list[Metric] = []
-        self._flushed_at = time.monotonic()
-        self._failing = False
+        self.history = history
+        self._courier = courier
+        self._logged = {(step, name) for step, values in history for name in values}
 
-    def metrics(self, values: Mapping[str, float], step: int, model_id: str | None = None) -> None:
-        """Take metrics at a step; they go out in batches.
+    def tell(self, kind: str, payload: dict[str, Any], fill: Callable[[Path], None] | None = None) -> Future[str]:
+        """Hand over an entry; see `tracking.delivery.Delivery` for the kinds."""
+        return self._courier.put(kind, payload, fill)
+
+    def failure(self, answer: Future[str]) -> str:
+        """Why something that was told could not even be kept on the disk, or nothing; waits for the disk."""
+        self._courier.wait_until_written()
+        error = answer.exception() if answer.done() else None
+        return str(error) if isinstance(error, SpoolError) else ""
+
+    def metrics(self, values: Mapping[str, float], step: int, model: str | None = None) -> None:
+        """Take metrics at a step. What the run has at this step already, from before it was continued, stays.
 
         Args:
-            model_id: a LoggedModel that they belong to as well.
+            model: name or id of a LoggedModel that they belong to as well.
         """
         now = time.time_ns() // 1_000_000
-        self._waiting += [
-            Metric(key, float(value), now, step, model_id=model_id, run_id=self.run_id) for key, value in values.items()
+        new = [
+            (name, float(value), now, step, model) for name, value in values.items() if (step, name) not in self._logged
         ]
-        if time.monotonic() - self._flushed_at > FLUSH_SECONDS or len(self._waiting) > FLUSH_METRICS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Send what waits. Where the server does not answer, it goes on waiting, and training goes on."""
-        self._flushed_at = time.monotonic()
-        try:
-            while self._waiting:
-                self._client.log_batch(self.run_id, metrics=self._waiting[:BATCH])
-                del self._waiting[:BATCH]
-            self._failing = False
-        except (MlflowException, OSError) as error:
-            if not self._failing:
-                log.warning("metrics wait: %s", reason(error))
-            self._failing = True
+        if new:
+            self.tell("metrics", {"metrics": new})
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log settings as they were resolved, under a prefix apart from what `mlflow run` logs."""
-        params = [Param(f"settings/{name}", str(value)) for name, value in values.items()]
-        self._client.log_batch(self.run_id, params=params)
+        self.tell("params", {f"settings/{name}": str(value) for name, value in values.items()})
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags."""
-        self._client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in values.items()])
+        self.tell("tags", {name: str(value) for name, value in values.items()})
 
     def describe(self, markdown: str) -> None:
         """Set the description that the UI shows."""
@@ -90,79 +93,116 @@ class StageRun:
 
     def picture(self, image: Figure | Image.Image, file: str) -> None:
         """Log a picture as an artifact."""
-        if isinstance(image, Figure):
-            mlflow.log_figure(image, file)
-        else:
-            mlflow.log_image(image, file)
+
+        def fill(folder: Path) -> None:
+            image.savefig(folder / file) if isinstance(image, Figure) else image.save(folder / file)
+
+        self.tell("artifacts", {}, fill)
 
     def table(self, rows: Mapping[str, list[Any]], file: str) -> None:
         """Log a table, columns by name, as a JSON artifact that the UI shows as one."""
-        mlflow.log_table(dict(rows), file)
+        # As `mlflow.log_table` writes it, which however adds to a table that is there.
+        text = pd.DataFrame(dict(rows)).to_json(orient="split", index=False)
 
-    def folder(self, fill: Callable[[Path], None], name: str) -> None:
-        """Log a folder of files, written by `fill`, as the artifact folder `name`."""
-        with tempfile.TemporaryDirectory() as temporary:
-            fill(Path(temporary))
-            mlflow.log_artifacts(temporary, name)
+        def fill(folder: Path) -> None:
+            (folder / file).write_text(text)
+
+        self.tell("artifacts", {}, fill)
+        self.tags({"mlflow.loggedArtifacts": json.dumps([{"path": file, "type": "table"}])})
+
+    def register(self, model: str, model_name: str, tags: dict[str, str], alias: str | None, description: str) -> str:
+        """Make a milestone a version of a registered model, and wait for it.
+
+        Args:
+            model: name of the milestone.
+            description: of the run from now on; `VERSION_PLACEHOLDER` in it becomes the version's address.
+
+        Returns:
+            The address, `models:/NAME/VERSION`.
+
+        Raises:
+            NotDeliveredError: the server has not taken it in time.
+        """
+        payload = {"model": model, "model_name": model_name, "tags": tags, "alias": alias, "description": description}
+        answer = self.tell("version", payload)
+        left = self._courier.settle(_patience(PATIENCE_SECONDS))
+        if answer.done():
+            return answer.result()
+        raise NotDeliveredError(
+            f"the training is done, but MLflow has not taken its result ({self._courier.why(left)}); it is kept in "
+            f"{self._courier.spool.folder}, and `hpt sync` sends it and registers it as {model_name}"
+        )
+
+    def end(self, status: str, patience_seconds: float) -> str:
+        """End the run; gives why some of what it told was not delivered, or nothing."""
+        self.tell("end", {"status": status, "end_time": time.time_ns() // 1_000_000})
+        left = self._courier.close(patience_seconds)
+        spool = self._courier.spool
+        spool.close()
+        if not left:
+            return ""
+        waiting = "1 entry waits" if len(left) == 1 else f"{len(left)} entries wait"
+        return f"{waiting} in {spool.folder} ({self._courier.why(left)}); `hpt sync` tries again"
+
+
+def current_run_id() -> str | None:
+    """The run that a stage started now would be nested in."""
+    active = mlflow.active_run()
+    return _current.get() or (active.info.run_id if active else None)
 
 
 @contextmanager
-def stage_run(name: str) -> Iterator[StageRun]:
-    """Start a run, or go on with the one that `mlflow run` made, and end it in its true state.
+def stage_run(name: str, identity: Identity | None = None, earlier: Earlier | None = None) -> Iterator[StageRun]:
+    """Start a run, or go on with the one that `mlflow run` made or an earlier one, and end it in its true state.
 
-    FINISHED when the block ends, KILLED on Ctrl-C or SIGTERM, FAILED on any other exception. Waiting metrics are sent
-    on each of these ways.
+    FINISHED when the block ends, KILLED on Ctrl-C or SIGTERM, FAILED on any other exception. A guard sees to it where
+    this process cannot.
 
     Args:
         name: of the run, unless the user gave it one.
+        identity: what makes it the same work as another run.
+        earlier: the unfinished run to go on with.
+
+    Raises:
+        NotDeliveredError: the block is done, but the tracking server has not taken all of what it had to tell.
     """
-    # start_run goes on with the run of `mlflow run` and forgets that it did.
-    made_by_mlflow_run = "MLFLOW_RUN_ID" in os.environ
-    with _termination_as_interrupt():
+    with ExitStack() as stack:
+        stack.enter_context(termination_as_interrupt())
         with tracking_errors("cannot start a run"):
-            active = mlflow.start_run(
-                run_name=None if made_by_mlflow_run else name, nested=mlflow.active_run() is not None
-            )
-            run = StageRun(active.info.run_id, active.info.experiment_id)
-            if NAME_BY_MLFLOW.fullmatch(active.info.run_name or ""):
-                run.tags({"mlflow.runName": name})
-        status = RunStatus.FAILED
+            started = start(name, identity, earlier, current_run_id())
+        info = started.run.info
+        spool = earlier.spool if earlier else None
+        spool = spool or Spool.open(spool_folder(info.run_id), owner_here(started.run))
+        guard = Guard(spool.folder, started.mlflow_run_id)
+        if started.mlflow_run_id and not os.environ.get("HPT_DETACHED"):
+            stack.enter_context(end_with_parent())
+        courier = Courier(spool, Delivery(info.run_id, info.experiment_id), name)
+        run = StageRun(info.run_id, info.experiment_id, courier, started.history)
+        token = _current.set(info.run_id)
+        status = "FAILED"
         try:
             with tracking_errors("tracking"):
                 yield run
-            status = RunStatus.FINISHED
+            status = "FINISHED"
+        except NotDeliveredError:
+            status = "FINISHED"
+            raise
         except KeyboardInterrupt:
-            status = RunStatus.KILLED
+            status = "KILLED"
+            ignore_signals()
             raise
         finally:
-            _ignore_signals()
-            run.flush()
-            mlflow.end_run(RunStatus.to_string(status))
-            if made_by_mlflow_run and status == RunStatus.KILLED:
-                leave_last_word(run.run_id)
+            _current.reset(token)
+            left = run.end(status, _patience(PATIENCE_SECONDS if status == "FINISHED" else INTERRUPTED_SECONDS))
+            guard.tell(status)
+            if left:
+                log.warning("%s: %s", name, left)
+        if left:
+            raise NotDeliveredError(f"{name} is done, but {left}")
 
 
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does, and give both their old meaning back at the end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _ignore_signals() -> None:
-    """`mlflow run` answers Ctrl-C by terminating us as well: the run's last words must not be cut off by that."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _patience(seconds: float) -> float:
+    """HPT_PATIENCE_SECONDS where it is set."""
+    with suppress(ValueError):
+        return float(os.environ.get("HPT_PATIENCE_SECONDS", ""))
+    return seconds

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from hpt_mlflow.models.moco import MoCo, MoCoOutput, freeze
 from hpt_mlflow.training.diagnostics import effective_rank, embedding_std
 from hpt_mlflow.training.plan import Plan
 from hpt_mlflow.training.precision import DTYPES
-from hpt_mlflow.training.state import load_state, save_state
+from hpt_mlflow.training.state import TrainingState, put_state, take_state
 
 
 class Progress(NamedTuple):
@@ -52,6 +51,8 @@ class Trainer:
         self.plan = plan
         self.device = device
         self.step = 0
+        # Loss, top-1 and spread of the embeddings of each step since the last report.
+        self._gathered: list[Tensor] = []
         self.mean = torch.tensor(statistics.mean, device=device)
         self.std = torch.tensor(statistics.std, device=device)
 
@@ -69,7 +70,6 @@ class Trainer:
         Raises:
             HptError: the loss is no longer a finite number, or too many images turned out unreadable.
         """
-        outputs: list[tuple[Tensor, Tensor, Tensor]] = []
         start, started_at = self.step, time.perf_counter()
         for batch in iterate(batches, range(self.step, self.plan.steps), workers, self.device):
             batches.images.report_unreadable(batch.unreadable)
@@ -79,24 +79,31 @@ class Trainer:
                 self._refresh_statistics(crops)
             else:
                 output = self.learn(self.views(crops[0]), self.views(crops[1]))
-                outputs.append((output.loss.detach(), output.top1, embedding_std(output.queries)))
+                self._gathered.append(torch.stack((output.loss.detach(), output.top1, embedding_std(output.queries))))
             self.step += 1
             metrics = {}
             if self.step % report_every == 0 or self.step == self.plan.steps:
-                metrics = self._summarise(outputs)
+                metrics = self._summarise()
                 now = time.perf_counter()
                 metrics["train/images_per_second"] = (self.step - start) * self.plan.batch_size / (now - started_at)
                 start, started_at = self.step, now
-                outputs.clear()
+                self._gathered.clear()
             yield Progress(self.step, metrics)
 
-    def save(self, folder: Path) -> None:
-        """Keep the training state in a folder."""
-        save_state(folder, self.step, self.moco, self.optimizer, self.scaler)
+    def state(self, unreadable: Mapping[int, str]) -> TrainingState:
+        """A copy of all that an exact resume needs.
 
-    def restore(self, folder: Path) -> None:
-        """Go on from a training state."""
-        self.step = load_state(folder, self.moco, self.optimizer, self.scaler)
+        Args:
+            unreadable: images that turned out unreadable, to go with it.
+        """
+        gathered = torch.stack(self._gathered) if self._gathered else torch.empty(0, 3)
+        return take_state(self.step, self.moco, self.optimizer, self.scaler, gathered, unreadable)
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from a training state; raises HptError where it is of another training."""
+        gathered = put_state(state, self.moco, self.optimizer, self.scaler)
+        self._gathered = list(gathered.to(self.device))
+        self.step = state.step
 
     def learn(self, query_views: Tensor, key_views: Tensor) -> MoCoOutput:
         """One step of MoCo (algorithm 1 of its paper) on two views of the same images.
@@ -134,14 +141,14 @@ class Trainer:
         precision = self.plan.precision
         return torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "float32")
 
-    def _summarise(self, outputs: list[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
-        """Means over the last steps, and how many dimensions the keys use."""
-        if not outputs:
+    def _summarise(self) -> dict[str, float]:
+        """Means over the steps since the last report, and how many dimensions the keys use."""
+        if not self._gathered:
             return {}
-        loss, top1, std = (float(torch.stack(values).mean()) for values in zip(*outputs, strict=True))
+        loss, top1, std = torch.stack(self._gathered).mean(dim=0).tolist()
         if not math.isfinite(loss):
             raise HptError(
-                f"the loss became {loss} between steps {self.step - len(outputs) + 1} and {self.step}: lower "
+                f"the loss became {loss} between steps {self.step - len(self._gathered) + 1} and {self.step}: lower "
                 f"learning_rate (now {self.plan.learning_rate}), raise temperature (now {self.plan.temperature}), or "
                 f"use precision float32 (now {self.plan.precision})"
             )

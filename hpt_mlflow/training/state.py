@@ -6,69 +6,140 @@ step number stands for the place in the data and for all random generators.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.models.checkpoint import copy_to_cpu
 from hpt_mlflow.models.moco import MoCo
 
 TENSORS_FILE = "training_state.safetensors"
 JSON_FILE = "training_state.json"
-FORMAT = "hpt_mlflow.training_state/1"
+FORMAT = "hpt_mlflow.training_state/2"
+# Bytes read at a time.
+CHUNK = 1 << 20
 
 
-def save_state(
-    folder: Path, step: int, moco: MoCo, optimizer: torch.optim.Optimizer | None, scaler: torch.amp.GradScaler
-) -> None:
-    """Write the state after `step` steps. The JSON file is put in place last: without it the state is not there."""
-    folder.mkdir(parents=True, exist_ok=True)
+@dataclass(frozen=True)
+class TrainingState:
+    """A state, apart from the training that goes on.
+
+    Attributes:
+        step: steps behind it.
+        tensors: `moco/...`, `optimizer/...` and `report/...`, on the CPU.
+        scaler: state of the gradient scaler.
+        unreadable: index and reason of each image that turned out unreadable.
+    """
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    scaler: Mapping[str, Any]
+    unreadable: Mapping[int, str]
+
+    def write(self, folder: Path) -> None:
+        """Write two files. The JSON file holds the checksum of the other: only together are they a state."""
+        safetensors.torch.save_file(dict(self.tensors), folder / TENSORS_FILE)
+        description = {
+            "format": FORMAT,
+            "step": self.step,
+            "sha256": sha256(folder / TENSORS_FILE),
+            "scaler": self.scaler,
+            "unreadable": list(self.unreadable.items()),
+        }
+        (folder / JSON_FILE).write_text(json.dumps(description, indent=2) + "\n")
+
+    @staticmethod
+    def read(folder: Path) -> TrainingState:
+        """Read a state, checked against its checksum. Nothing in it is executed.
+
+        Raises:
+            HptError: it is not there, not complete, or damaged.
+        """
+        try:
+            description = read_description(folder)
+            if sha256(folder / TENSORS_FILE) != description["sha256"]:
+                raise ValueError("its checksum does not fit")
+            tensors = safetensors.torch.load_file(folder / TENSORS_FILE)
+            unreadable = {int(index): str(reason) for index, reason in description["unreadable"]}
+            return TrainingState(int(description["step"]), tensors, dict(description["scaler"]), unreadable)
+        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            raise HptError(f"{folder.name}: not a complete training state ({one_line(error)})") from error
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The JSON file of a state; raises OSError, ValueError or KeyError where it is none."""
+    description: dict[str, Any] = json.loads((folder / JSON_FILE).read_text())
+    if description["format"] != FORMAT:
+        raise ValueError(f"written by another version of hpt_mlflow; this one reads {FORMAT}")
+    return description
+
+
+def take_state(
+    step: int,
+    moco: MoCo,
+    optimizer: torch.optim.Optimizer | None,
+    scaler: torch.amp.GradScaler,
+    report: Tensor,
+    unreadable: Mapping[int, str],
+) -> TrainingState:
+    """Copy the state of a training, so that it can be written while the training goes on.
+
+    Args:
+        report: what the next report of metrics has gathered so far, float32 (steps, metrics).
+    """
     tensors = {f"moco/{name}": tensor for name, tensor in moco.state_dict().items()}
     for parameter, state in (optimizer.state_dict()["state"] if optimizer else {}).items():
         tensors |= {f"optimizer/{parameter}/{name}": value for name, value in state.items() if torch.is_tensor(value)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    safetensors.torch.save_file(tensors, folder / TENSORS_FILE)
-    description = {"format": FORMAT, "step": step, "scaler": scaler.state_dict()}
-    temporary = folder / (JSON_FILE + ".part")
-    temporary.write_text(json.dumps(description, indent=2) + "\n")
-    os.replace(temporary, folder / JSON_FILE)
+    tensors["report/gathered"] = report
+    return TrainingState(step, copy_to_cpu(tensors), scaler.state_dict(), dict(unreadable))
 
 
-def load_state(folder: Path, moco: MoCo, optimizer: torch.optim.Optimizer | None, scaler: torch.amp.GradScaler) -> int:
-    """Put a state back into the objects of a training that is set up in the same way.
+def put_state(
+    state: TrainingState, moco: MoCo, optimizer: torch.optim.Optimizer | None, scaler: torch.amp.GradScaler
+) -> Tensor:
+    """Put a state into the objects of a training that is set up in the same way.
 
     Returns:
-        The number of steps behind it.
+        What the next report of metrics had gathered.
 
     Raises:
-        HptError: there is no complete state, or it is of another training.
+        HptError: it is the state of another training.
     """
     try:
-        description: dict[str, Any] = json.loads((folder / JSON_FILE).read_text())
-        tensors = safetensors.torch.load_file(folder / TENSORS_FILE)
-        if description["format"] != FORMAT:
-            raise HptError(f"{folder}: made by another version of hpt_mlflow; this one reads {FORMAT}")
-        moco.load_state_dict({name[5:]: tensor for name, tensor in tensors.items() if name.startswith("moco/")})
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.items():
+        moco.load_state_dict({name[5:]: tensor for name, tensor in state.tensors.items() if name.startswith("moco/")})
+        momentum: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in state.tensors.items():
             if name.startswith("optimizer/"):
                 _, parameter, key = name.split("/")
-                state.setdefault(int(parameter), {})[key] = tensor
+                momentum.setdefault(int(parameter), {})[key] = tensor
         if optimizer:
-            _check_shapes(state, optimizer)
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-        scaler.load_state_dict(description["scaler"])
-        return int(description["step"])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
-        raise HptError(f"{folder}: not a training state of this training ({one_line(error)})") from error
+            _check_shapes(momentum, optimizer)
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": momentum})
+        scaler.load_state_dict(dict(state.scaler))
+        return state.tensors["report/gathered"]
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise HptError(f"step {state.step}: not a state of this training ({one_line(error)})") from error
 
 
-def _check_shapes(state: dict[int, dict[str, torch.Tensor]], optimizer: torch.optim.Optimizer) -> None:
+def sha256(file: Path) -> str:
+    """Checksum of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _check_shapes(state: dict[int, dict[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
     """Raise ValueError unless the state is one of the optimiser's own parameters: torch itself does not look."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for i, tensors in state.items():

@@ -10,7 +10,7 @@ from hpt_mlflow.tracking.dataset_input import log_dataset
 def test_a_run_shows_digest_sizes_and_statistics_of_its_dataset(store):
     dataset = open_dataset("builtin:digits")
     with mlflow.start_run() as run:
-        log_dataset(dataset, dataset.split(0), ChannelStatistics((0.3,) * 3, (0.4,) * 3), "training")
+        log_dataset(run.info.run_id, dataset, dataset.split(0), ChannelStatistics((0.3,) * 3, (0.4,) * 3), "training")
     (logged,) = mlflow.get_run(run.info.run_id).inputs.dataset_inputs
     assert (logged.dataset.name, logged.dataset.digest) == ("digits", dataset.digest)
     assert json.loads(logged.dataset.source) == {"uri": "builtin:digits"}

@@ -10,7 +10,8 @@ from mlflow.tracking import MlflowClient
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard
-from hpt_mlflow.tracking.registry import check_names, find_model, log_backbone, register
+from hpt_mlflow.tracking.registry import check_names, find_model, log_backbone
+from hpt_mlflow.tracking.runs import stage_run
 
 
 @pytest.fixture
@@ -26,11 +27,12 @@ def card(step=5):
 @pytest.fixture
 def registered(store, backbone):
     """A run with milestones at 2 and 5; 5 is version 1 with the alias base."""
-    with mlflow.start_run() as run:
-        log_backbone(backbone, card(2), {})
-        uri = register(log_backbone(backbone, card(5), {"hpt.stage": "pretrain"}), "hpt", {"hpt.chain": "cats"}, "base")
+    with stage_run("pretrain cats") as run:
+        log_backbone(run, backbone, card(2), {})
+        log_backbone(run, backbone, card(5), {"hpt.stage": "pretrain"})
+        uri = run.register("step-5", "hpt", {"hpt.chain": "cats"}, "base", "")
     assert uri == "models:/hpt/1"
-    return run.info.run_id
+    return run.run_id
 
 
 def equal(one, other):

@@ -6,9 +6,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from hpt_mlflow.errors import HptError
-from hpt_mlflow.tracking.last_word import have_last_word
-from hpt_mlflow.tracking.runs import stage_run
+from hpt_mlflow.tracking.guard import have_last_word
+from hpt_mlflow.tracking.runs import NotDeliveredError, stage_run
+from hpt_mlflow.tracking.spool import Spool, spool_folder
 
 
 def only_run():
@@ -62,17 +62,6 @@ def test_metrics_go_out_in_order_and_once(store):
     assert history("train/loss") == [(step, step / 2) for step in range(2000)]
 
 
-def test_metrics_wait_while_the_store_refuses_and_are_sent_later(store, caplog):
-    with stage_run("pretrain cats") as run:
-        run_id, run.run_id = run.run_id, "0" * 32
-        run.metrics({"train/loss": 1.0}, 1)
-        run.flush()
-        run.flush()
-        assert caplog.text.count("metrics wait") == 1
-        run.run_id = run_id
-    assert history("train/loss") == [(1, 1.0)]
-
-
 def test_the_run_that_mlflow_run_made_is_taken_over_and_named(store, monkeypatch):
     made = MlflowClient().create_run("0", run_name="gaudy-crab-123")
     monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
@@ -97,18 +86,19 @@ def test_a_stage_inside_a_run_is_nested(store):
 
 def test_settings_do_not_clash_with_what_mlflow_run_logged(store):
     with stage_run("pretrain cats") as run:
-        mlflow.log_param("arch", "''")
+        MlflowClient().log_param(run.run_id, "arch", "''")
         run.params({"arch": "resnet18"})
     assert only_run().data.params == {"arch": "''", "settings/arch": "resnet18"}
 
 
-def test_pictures_tables_and_folders_become_artifacts(store):
+def test_pictures_and_tables_become_artifacts(store):
     with stage_run("pretrain cats") as run:
         run.picture(Image.new("RGB", (4, 4)), "views.png")
         run.table({"image": ["a.png"], "reason": ["empty"]}, "unreadable_images.json")
-        run.folder(lambda folder: (folder / "state.json").write_text("{}"), "training_state")
     files = {file.path for file in MlflowClient().list_artifacts(run.run_id)}
-    assert files == {"views.png", "unreadable_images.json", "training_state"}
+    assert files == {"views.png", "unreadable_images.json"}
+    table = mlflow.load_table("unreadable_images.json", run_ids=[run.run_id])
+    assert table.to_dict("list") == {"image": ["a.png"], "reason": ["empty"]}
 
 
 def test_the_last_word_sets_failed_back_to_killed_and_keeps_the_end(store):
@@ -121,8 +111,17 @@ def test_the_last_word_sets_failed_back_to_killed_and_keeps_the_end(store):
     assert only_run().info.end_time == 12345
 
 
-def test_what_mlflow_refuses_inside_a_run_is_one_line(store):
-    with pytest.raises(HptError) as caught, stage_run("pretrain cats") as run:
-        run.tags({"": "no name"})
+def test_what_mlflow_refuses_is_kept_and_named_and_everything_else_is_delivered(store, caplog):
+    def stage():
+        with stage_run("pretrain cats") as run:
+            run.tags({"": "no name"})
+            run.metrics({"train/loss": 1.0}, 1)
+
+    with pytest.raises(NotDeliveredError, match="hpt sync") as caught:
+        stage()
     assert "\n" not in str(caught.value)
-    assert only_run().info.status == "FAILED"
+    assert only_run().info.status == "FINISHED"
+    assert history("train/loss") == [(1, 1.0)]
+    (entry,) = Spool.open(spool_folder(only_run().info.run_id)).entries()
+    assert (entry.kind, entry.payload) == ("tags", {"": "no name"})
+    assert caplog.text.count("MLflow refuses tags") == 1

@@ -16,7 +16,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import Plan
-from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE
+from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE, TrainingState
 
 PLAN = Plan(
     steps=6,
@@ -53,6 +53,11 @@ def train(trainer: Trainer, images, until: int) -> None:
             break
 
 
+def save(trainer: Trainer, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    trainer.state({}).write(folder)
+
+
 def all_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
     tensors = dict(trainer.moco.state_dict())
     if trainer.optimizer:
@@ -65,7 +70,7 @@ def all_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
 def saved(images, tmp_path):
     trainer = make_trainer(PLAN)
     train(trainer, images, until=3)
-    trainer.save(tmp_path / "state")
+    save(trainer, tmp_path / "state")
     return tmp_path / "state"
 
 
@@ -77,12 +82,12 @@ def test_resumed_training_ends_in_the_same_bits(images, tmp_path, update):
 
     interrupted = make_trainer(plan)
     train(interrupted, images, until=3)
-    interrupted.save(tmp_path)
+    save(interrupted, tmp_path)
     resumed = make_trainer(plan, seed=99)
     if update != "bn-stats":
         assert not torch.equal(resumed.moco.backbone[0].weight, straight.moco.backbone[0].weight)
     torch.manual_seed(1234)
-    resumed.restore(tmp_path)
+    resumed.restore(TrainingState.read(tmp_path))
     assert resumed.step == 3
     train(resumed, images, until=6)
 
@@ -95,18 +100,18 @@ def test_resumed_training_ends_in_the_same_bits(images, tmp_path, update):
 def test_restoring_brings_back_every_tensor(images, tmp_path):
     trainer = make_trainer(PLAN)
     train(trainer, images, until=3)
-    trainer.save(tmp_path)
+    save(trainer, tmp_path)
     restored = make_trainer(PLAN, seed=99)
-    restored.restore(tmp_path)
+    restored.restore(TrainingState.read(tmp_path))
     expected, got = all_tensors(trainer), all_tensors(restored)
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
 def test_state_before_the_first_step_can_be_restored(images, tmp_path):
-    make_trainer(PLAN).save(tmp_path)
+    save(make_trainer(PLAN), tmp_path)
     resumed, straight = make_trainer(PLAN, seed=99), make_trainer(PLAN)
-    resumed.restore(tmp_path)
+    resumed.restore(TrainingState.read(tmp_path))
     for trainer in (resumed, straight):
         train(trainer, images, until=2)
     expected, got = all_tensors(straight), all_tensors(resumed)
@@ -122,18 +127,17 @@ def test_state_is_safetensors_and_json(saved):
 def test_saving_again_replaces_the_state(images, saved):
     trainer = make_trainer(PLAN)
     train(trainer, images, until=5)
-    trainer.save(saved)
+    save(trainer, saved)
     restored = make_trainer(PLAN)
-    restored.restore(saved)
+    restored.restore(TrainingState.read(saved))
     assert restored.step == 5
     assert torch.equal(restored.moco.queue, trainer.moco.queue)
 
 
 def assert_refused(folder: Path, trainer: Trainer | None = None) -> None:
     with pytest.raises(HptError) as caught:
-        (trainer or make_trainer(PLAN)).restore(folder)
+        (trainer or make_trainer(PLAN)).restore(TrainingState.read(folder))
     assert "\n" not in str(caught.value)
-    assert str(folder) in str(caught.value)
 
 
 def test_missing_state_is_refused(tmp_path):
@@ -166,7 +170,7 @@ def test_pickle_in_place_of_tensors_is_never_executed(saved, tmp_path):
 
     (saved / TENSORS_FILE).write_bytes(pickle.dumps(Payload()))
     with pytest.raises(Exception):  # noqa: B017, PT011 - which one is the matter of another test
-        make_trainer(PLAN).restore(saved)
+        make_trainer(PLAN).restore(TrainingState.read(saved))
     assert not (tmp_path / "executed").exists()
 
 
@@ -174,7 +178,7 @@ def test_other_format_is_refused(saved):
     file = saved / JSON_FILE
     file.write_text(json.dumps(json.loads(file.read_text()) | {"format": "hpt_mlflow.training_state/999"}))
     with pytest.raises(HptError, match="another version of hpt_mlflow"):
-        make_trainer(PLAN).restore(saved)
+        make_trainer(PLAN).restore(TrainingState.read(saved))
 
 
 def test_state_of_another_network_is_refused(saved):

@@ -1,0 +1,112 @@
+"""From what the user says, the preset, the parent and the dataset to the plan of a training."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from torch import nn
+
+from hpt_mlflow.augment.subset import parse_subset
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.images import Images
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.settings import AdaptSettings, Settings, TrainingSettings
+from hpt_mlflow.tracking.identity import Identity
+from hpt_mlflow.training.plan import PRESETS, Plan
+
+# Settings that say where and how to work, not what comes of it.
+OPERATIONAL = ("data", "root", "workers", "device", "checkpoint_every", "resume", "strict")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a stage starts from.
+
+    Attributes:
+        steps, learning_rate: length and peak learning rate of the stage where the user does not say.
+        chain: names of the datasets behind the backbone, oldest first.
+        parent: address of the model that it came from, or None for random weights.
+    """
+
+    backbone: nn.Module
+    feature_size: int
+    arch: str
+    image_size: int
+    small_stem: bool
+    steps: int
+    learning_rate: float
+    chain: tuple[str, ...] = ()
+    parent: str | None = None
+
+
+def make_plan(settings: TrainingSettings, start: Start) -> Plan:
+    """The preset's plan with what the user says put in its place."""
+    plan = PRESETS[settings.preset].plan
+    said = {
+        name: getattr(settings, name)
+        for name in (
+            "batch_size",
+            "weight_decay",
+            "key_momentum",
+            "temperature",
+            "queue_size",
+            "bn_splits",
+        )
+        if getattr(settings, name) is not None
+    }
+    return replace(
+        plan,
+        **said,
+        steps=settings.steps or start.steps,
+        learning_rate=settings.learning_rate or start.learning_rate,
+        subset=parse_subset(settings.augment),
+        update=settings.update if isinstance(settings, AdaptSettings) else "all",
+        precision=settings.precision,
+        seed=settings.seed,
+    )
+
+
+def fit_plan(plan: Plan, settings: TrainingSettings, images: Images) -> Plan:
+    """The plan cut to what the dataset has. A batch that the user named is not cut, but refused."""
+    count = len(images.indices)
+    if count < 2:
+        raise HptError(f"data: {images.dataset.name} leaves {count} images to learn from; at least 2 are needed")
+    if settings.batch_size is not None and settings.batch_size > count:
+        raise HptError(
+            f"batch_size: {settings.batch_size} is more than the {count} images of {images.dataset.name} that training "
+            f"may see; lower it to {count} or less"
+        )
+    batch_size = min(plan.batch_size, count)
+    if settings.bn_splits is not None and 2 * settings.bn_splits > batch_size:
+        raise HptError(
+            f"bn_splits: {settings.bn_splits} parts of a batch of {batch_size} have fewer than 2 images each; "
+            f"lower it to {batch_size // 2} or less"
+        )
+    bn_splits = max(1, min(plan.bn_splits, batch_size // 2))
+    warmup_steps = min(plan.warmup_steps, plan.steps // 10)
+    return replace(plan, batch_size=batch_size, bn_splits=bn_splits, warmup_steps=warmup_steps).fit_to(count)
+
+
+def identify(stage: str, settings: Settings, datasets: list[Dataset], parent: str | None = None) -> Identity:
+    """What makes another run the same work: all settings that decide what comes of it, the data, and the parent.
+
+    Args:
+        parent: the address of the parent without `latest` or alias.
+    """
+    decisive = {name: value for name, value in asdict(settings).items() if name not in OPERATIONAL}
+    data = [[dataset.name, dataset.digest] for dataset in datasets]
+    named = {"parent": parent} if parent else {}
+    return Identity({"stage": stage, **decisive, **named, "data": data}, _command(stage, settings, named))
+
+
+def _command(stage: str, settings: Settings, named: dict[str, Any]) -> str:
+    """The command that does this work, without what is said by default."""
+    words = ["hpt", stage]
+    for field in fields(settings):
+        value = named.get(field.name, getattr(settings, field.name))
+        if value != field.default and field.name != "resume":
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            words += [f"--{field.name.replace('_', '-')}", text]
+    return shlex.join(words)

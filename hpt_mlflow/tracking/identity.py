@@ -1,0 +1,42 @@
+"""What makes two runs the same work, and the tags that say so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FINGERPRINT_TAG = "hpt.fingerprint"
+IDENTITY_TAG = "hpt.identity"
+CONTINUE_TAG = "hpt.continue"
+HOST_TAG = "hpt.host"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes two runs the same work: stage, settings that decide the result, data, parent.
+
+    Attributes:
+        fields: by name, as JSON can hold them.
+        command: what a user types to do the same work, and so to go on with it.
+    """
+
+    fields: Mapping[str, Any]
+    command: str
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that stand for all fields."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+    @property
+    def text(self) -> str:
+        """The fields as JSON."""
+        return json.dumps(self.fields, sort_keys=True)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a run says of it."""
+        return {FINGERPRINT_TAG: self.fingerprint, IDENTITY_TAG: self.text, CONTINUE_TAG: self.command}

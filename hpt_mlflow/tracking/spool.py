@@ -1,0 +1,206 @@
+"""What a run still has to tell MLflow, in order, on the local disk: it outlives the process and the server's absence.
+
+A spool is a folder named after its run. An entry is a JSON file, put in place last, and a folder of files where it has
+any. Whoever works on a spool holds its lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from filelock import FileLock, Timeout
+
+from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.signals import is_running
+
+OWNER_FILE = "run.json"
+LOCK_FILE = "lock"
+LIMIT_GIB = 20.0
+# The processes that a killed training leaves behind notice it within so long.
+LOCK_SECONDS = 30.0
+
+
+class SpoolError(HptError):
+    """An entry with files could not be written."""
+
+
+@dataclass
+class Entry:
+    """One thing to tell MLflow.
+
+    Attributes:
+        kind: a method of `tracking.delivery.Delivery`.
+        payload: what goes into JSON.
+        folder: its files, where it has any.
+        unwritten: why it could not be written to the disk, and is in memory only.
+    """
+
+    number: int
+    kind: str
+    payload: dict[str, Any]
+    folder: Path | None = None
+    unwritten: str = ""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose spool it is, and who writes it.
+
+    Attributes:
+        tracking_uri, registry_uri: the servers that the run belongs to.
+        pid, host: the process that trains.
+    """
+
+    run_id: str
+    experiment_id: str
+    name: str
+    tracking_uri: str
+    registry_uri: str
+    pid: int
+    host: str
+
+
+class Spool:
+    """An open spool, locked against all others."""
+
+    def __init__(self, folder: Path, lock: FileLock, owner: Owner | None) -> None:
+        self.folder = folder
+        self.owner = owner
+        self._lock = lock
+        self._next = max((entry.number for entry in self.entries()), default=-1) + 1
+
+    @staticmethod
+    def open(folder: Path, owner: Owner | None = None, wait_seconds: float = LOCK_SECONDS) -> Spool:
+        """Lock a spool, making it first where there is an owner for it.
+
+        Args:
+            owner: who works on it from now on; None to read who did.
+            wait_seconds: how long to wait for what a process that is gone has left running.
+
+        Raises:
+            SpoolBusyError: somebody else works on it.
+            HptError: the folder cannot be made.
+        """
+        try:
+            if owner is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / LOCK_FILE, thread_local=False)
+            lock.acquire(timeout=wait_seconds if not _is_at_work(read_owner(folder)) else 0)
+            if owner is not None:
+                write_in_one_step(folder / OWNER_FILE, json.dumps(vars(owner)))
+        except Timeout as error:
+            raise SpoolBusyError(f"{folder}: another process works on it") from error
+        except OSError as error:
+            raise HptError(
+                f"cannot keep anything in {folder} ({one_line(error)}); set HPT_SPOOL to a folder that can be written"
+            ) from error
+        return Spool(folder, lock, owner or read_owner(folder))
+
+    def add(self, kind: str, payload: dict[str, Any], fill: Callable[[Path], None] | None = None) -> Entry:
+        """Keep something to be told.
+
+        Args:
+            fill: writes its files into a folder.
+
+        Raises:
+            SpoolError: the files could not be written. What has no files is kept in memory then.
+        """
+        entry = Entry(self._next, kind, payload, self.folder / f"{self._next:09d}" if fill else None)
+        self._next += 1
+        try:
+            if fill and entry.folder:
+                self._check_room()
+                entry.folder.mkdir()
+                fill(entry.folder)
+            write_in_one_step(self._file(entry), json.dumps({"kind": kind, "payload": payload}))
+        # safetensors has errors of its own for a full disk.
+        except Exception as error:
+            self.remove(entry)
+            if fill:
+                raise SpoolError(one_line(error)) from error
+            entry.unwritten = one_line(error)
+        return entry
+
+    def entries(self) -> list[Entry]:
+        """What is on the disk, oldest first. What cannot be read was not finished, and is left out."""
+        found = []
+        for file in sorted(self.folder.glob("[0-9]*.json")):
+            try:
+                written = json.loads(file.read_text())
+                folder = file.with_suffix("")
+                found.append(
+                    Entry(int(file.stem), written["kind"], written["payload"], folder if folder.is_dir() else None)
+                )
+            except (OSError, ValueError, KeyError):
+                continue
+        return found
+
+    def remove(self, entry: Entry) -> None:
+        """Forget an entry."""
+        self._file(entry).unlink(missing_ok=True)
+        if entry.folder:
+            shutil.rmtree(entry.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Give the lock back, and remove the folder where nothing is left in it."""
+        if not self.entries():
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()
+
+    def _file(self, entry: Entry) -> Path:
+        return self.folder / f"{entry.number:09d}.json"
+
+    def _check_room(self) -> None:
+        limit = float(os.environ.get("HPT_SPOOL_GIB") or LIMIT_GIB) * 2**30
+        used = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+        if used > limit:
+            raise OSError(f"{used / 2**30:.1f} GiB wait there already, HPT_SPOOL_GIB allows {limit / 2**30:g}")
+
+
+class SpoolBusyError(HptError):
+    """Another process works on the spool."""
+
+
+def spool_root() -> Path:
+    """Where spools are: HPT_SPOOL, or the user's folder for applications."""
+    return Path(os.environ.get("HPT_SPOOL") or Path(click.get_app_dir("hpt_mlflow")) / "spool")
+
+
+def spool_folder(run_id: str) -> Path:
+    """The spool of a run."""
+    return spool_root() / run_id
+
+
+def read_owner(folder: Path) -> Owner | None:
+    """Whose spool it is, where that can be read."""
+    try:
+        return Owner(**json.loads((folder / OWNER_FILE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def is_at_work(run_id: str) -> bool:
+    """Whether a process of this machine works on the run."""
+    return _is_at_work(read_owner(spool_folder(run_id)))
+
+
+def write_in_one_step(file: Path, text: str) -> None:
+    """Write a file so that nobody ever sees half of it."""
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_at_work(owner: Owner | None) -> bool:
+    return owner is not None and owner.host == socket.gethostname() and is_running(owner.pid)
