@@ -89,7 +89,9 @@ def end_with_parent() -> Iterator[None]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is a process of this number on this machine (a zombie is none)."""
+    """Whether there is a process of this number on this machine (a zombie is none). Windows cannot be asked: never."""
+    if os.name == "nt":
+        return False
     try:
         os.kill(pid, 0)
     except PermissionError:

@@ -7,9 +7,12 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import mlflow
+from filelock import FileLock
 from mlflow.exceptions import MlflowException
+from sqlalchemy import make_url
 
 from hpt_mlflow.errors import HptError, one_line
 
@@ -32,8 +35,25 @@ def connect() -> None:
         HptError: it does not.
     """
     prepare()
-    with tracking_errors(f"tracking server {mlflow.get_tracking_uri()}"):
-        mlflow.search_experiments(max_results=1)
+    uri = mlflow.get_tracking_uri()
+    try:
+        with _alone_with_database(uri):
+            mlflow.search_experiments(max_results=1)
+    # Databases raise errors of their own, such as those of a migration that broke off.
+    except Exception as error:
+        raise HptError(f"tracking server {uri}: {reason(error)}") from error
+
+
+@contextmanager
+def _alone_with_database(uri: str) -> Iterator[None]:
+    """Wait for each other where several processes open one sqlite file: MLflow makes its tables at the first call."""
+    file = make_url(uri).database if uri.startswith("sqlite:") else None
+    folder = Path(file).parent if file else None
+    if not file or not folder or not os.access(folder, os.W_OK):
+        yield
+        return
+    with FileLock(folder / f".{Path(file).name}.lock"):
+        yield
 
 
 @contextmanager

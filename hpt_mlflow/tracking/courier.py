@@ -63,6 +63,7 @@ class Courier:
         self._hurry = False
         self._closed = False
         self._away = ""
+        self._sending: Parcel | None = None
         self._warned: set[str] = set()
         self._sent_at = time.monotonic()
         for work in (self._write_all, self._send_all):
@@ -87,8 +88,8 @@ class Courier:
                 )
             with self._changed:
                 self._parcels.append(parcel)
-                if kind == "state":
-                    self._drop_old_states()
+            if kind == "state":
+                self.drop_states(keep=STATES_KEPT)
 
         with self._changed:
             self._orders_open += 1
@@ -99,6 +100,17 @@ class Courier:
         """Wait until all that was handed over is in the spool, or has failed to get there."""
         with self._changed:
             self._changed.wait_for(lambda: not self._orders_open)
+
+    def drop_states(self, keep: int) -> None:
+        """Forget training states that wait, but for the newest ones and the one that may be on its way just now."""
+        with self._changed:
+            states = [
+                parcel for parcel in self._parcels if parcel.entry.kind == "state" and parcel is not self._sending
+            ]
+            for parcel in states[: len(states) - keep]:
+                self.spool.remove(parcel.entry)
+                self._parcels.remove(parcel)
+                parcel.answer.set_exception(HptError("a newer training state took its place"))
 
     def settle(self, patience_seconds: float) -> list[Parcel]:
         """Deliver all that waits, now; gives what could not be delivered within the time, or was refused."""
@@ -178,6 +190,10 @@ class Courier:
 
     def _send(self, parcels: list[Parcel]) -> bool:
         """Deliver; False where the server does not answer."""
+        with self._changed:
+            if not set(parcels) <= set(self._parcels):
+                return True
+            self._sending = parcels[0]
         try:
             answer = self._delivery.deliver([parcel.entry for parcel in parcels])
         # Whatever happens on the way: tracking never ends a training.
@@ -219,14 +235,6 @@ class Courier:
         with self._changed:
             self._parcels = [parcel for parcel in self._parcels if parcel not in parcels]
             self._changed.notify_all()
-
-    def _drop_old_states(self) -> None:
-        states = [parcel for parcel in self._parcels if parcel.entry.kind == "state"]
-        # The first may be on its way just now.
-        for parcel in states[1:-STATES_KEPT]:
-            self.spool.remove(parcel.entry)
-            self._parcels.remove(parcel)
-            parcel.answer.set_exception(HptError("a newer training state took its place"))
 
     def _beat(self) -> None:
         if time.monotonic() - self._sent_at < HEARTBEAT_SECONDS:

@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+LOG_FILE = "guard.log"
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
 GOODBYE_SECONDS = 5.0
@@ -29,14 +30,16 @@ class Guard:
         Args:
             mlflow_run_id: the run that `mlflow run` made for this process, or nothing.
         """
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(spool_folder), mlflow_run_id],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            # What kills the process group of the training must not kill the guard.
-            start_new_session=True,
-        )
+        with open(spool_folder / LOG_FILE, "wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(spool_folder), mlflow_run_id],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                # What goes wrong where nobody sees it.
+                stderr=log,
+                # What kills the process group of the training must not kill the guard.
+                start_new_session=True,
+            )
 
     def tell(self, status: str) -> None:
         """Say how the run ended. Where nothing is left to do, the guard ends at once."""
@@ -69,10 +72,12 @@ def have_last_word(run_id: str) -> None:
     client = MlflowClient()
     end = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < end:
-        run = client.get_run(run_id)
-        if run.info.status == "FAILED":
-            client.set_terminated(run_id, "KILLED", run.info.end_time)
-            return
+        # The server may be away for a moment.
+        with suppress(Exception):
+            run = client.get_run(run_id)
+            if run.info.status == "FAILED":
+                client.set_terminated(run_id, "KILLED", run.info.end_time)
+                return
         time.sleep(POLL_SECONDS)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
+from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from hpt_mlflow.errors import HptError
@@ -110,6 +111,11 @@ class StageRun:
         self.tell("artifacts", {}, fill)
         self.tags({"mlflow.loggedArtifacts": json.dumps([{"path": file, "type": "table"}])})
 
+    def settle(self, patience_seconds: float = PATIENCE_SECONDS) -> str:
+        """Wait until the server has taken all that was told; gives why it has not, or nothing."""
+        left = self._courier.settle(patience_seconds)
+        return self._courier.why(left) if left else ""
+
     def register(self, model: str, model_name: str, tags: dict[str, str], alias: str | None, description: str) -> str:
         """Make a milestone a version of a registered model, and wait for it.
 
@@ -136,6 +142,9 @@ class StageRun:
     def end(self, status: str, patience_seconds: float) -> str:
         """End the run; gives why some of what it told was not delivered, or nothing."""
         self.tell("end", {"status": status, "end_time": time.time_ns() // 1_000_000})
+        if status == "FINISHED":
+            # There is nothing left to resume.
+            self._courier.drop_states(keep=0)
         left = self._courier.close(patience_seconds)
         spool = self._courier.spool
         spool.close()
@@ -171,9 +180,13 @@ def stage_run(name: str, identity: Identity | None = None, earlier: Earlier | No
         with tracking_errors("cannot start a run"):
             started = start(name, identity, earlier, current_run_id())
         info = started.run.info
-        spool = earlier.spool if earlier else None
-        spool = spool or Spool.open(spool_folder(info.run_id), owner_here(started.run))
-        guard = Guard(spool.folder, started.mlflow_run_id)
+        try:
+            spool = earlier.spool if earlier else None
+            spool = spool or Spool.open(spool_folder(info.run_id), owner_here(started.run))
+            guard = Guard(spool.folder, started.mlflow_run_id)
+        except Exception:
+            MlflowClient().set_terminated(info.run_id, "FAILED")
+            raise
         if started.mlflow_run_id and not os.environ.get("HPT_DETACHED"):
             stack.enter_context(end_with_parent())
         courier = Courier(spool, Delivery(info.run_id, info.experiment_id), name)

@@ -1,0 +1,167 @@
+"""What tracking, training states and the spool cost: a training with them beside the same training without.
+
+    make bench
+    python benchmarks/tracking_cost.py --pairs 5
+
+Blocks of steps with and without take turns within one training, against a sqlite store and against `mlflow server` on
+loopback. A block with tracking has what a block of a long stage has by default: metrics every 50 steps, one training
+state, one milestone. Its time ends when MLflow has taken everything, so that no cost hides in the block after it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import mlflow
+import numpy as np
+import requests
+import torch
+from training_speed import CLIPART, processor
+
+from hpt_mlflow.augment.crop import smallest_useful_side
+from hpt_mlflow.data.batches import ViewBatches
+from hpt_mlflow.data.images import Images
+from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.data.statistics import channel_statistics
+from hpt_mlflow.models.backbone import build_backbone
+from hpt_mlflow.models.checkpoint import BackboneCard
+from hpt_mlflow.stages.device import resolve_device
+from hpt_mlflow.stages.learn import LONGEST_REPORT
+from hpt_mlflow.tracking.connection import connect
+from hpt_mlflow.tracking.registry import log_backbone
+from hpt_mlflow.tracking.runs import StageRun, stage_run
+from hpt_mlflow.training.loop import Progress, Trainer
+from hpt_mlflow.training.plan import PRESETS
+from hpt_mlflow.training.precision import resolve_precision
+
+WARM_UP_STEPS = 20
+
+
+@click.command()
+@click.option("--data", default=str(CLIPART) if CLIPART.is_dir() else "builtin:mnist", show_default=True)
+@click.option("--arch", default="resnet18", show_default=True)
+@click.option("--image-size", default=32, show_default=True)
+@click.option("--batch-size", default=64, show_default=True)
+@click.option("--block", default=1000, show_default=True, help="Steps of a block: the default of checkpoint_every.")
+@click.option("--pairs", default=3, show_default=True, help="Blocks with, and blocks without, against each store.")
+@click.option("--device", default="auto", show_default=True)
+def main(data: str, arch: str, image_size: int, batch_size: int, block: int, pairs: int, device: str) -> None:
+    """Print seconds a step without and with tracking, and their ratio, for each store."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"HPT_SPOOL": f"{folder}/spool", "HPT_CACHE": f"{folder}/cache"}
+        trainer, batches, card = set_up(data, arch, image_size, batch_size, resolve_device(device))
+        # Two stores, pairs of blocks in each, and steps before the first.
+        trainer.plan = replace(trainer.plan, steps=WARM_UP_STEPS + 4 * pairs * block)
+        steps = trainer.train(batches, 0, LONGEST_REPORT)
+        for _ in range(WARM_UP_STEPS):
+            next(steps)
+        for name, store in (("sqlite", sqlite_store), ("mlflow server on loopback", server_on_loopback)):
+            with store(Path(folder)) as uri:
+                mlflow.set_tracking_uri(uri)
+                connect()
+                with stage_run("bench") as run:
+                    times = [measure(steps, block, run, trainer, card) for _ in range(pairs)]
+            rows.append((name, times))
+    print(f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {trainer.device}")
+    precision = trainer.plan.precision
+    print(f"{arch}, {image_size} px, batch {batch_size}, {precision}, {data}; {pairs} pairs of {block} steps\n")
+    print("| store | ms/step without | ms/step with | with / without |\n|---|---|---|---|")
+    for name, times in rows:
+        without, with_ = (1000 * statistics.median(side) / block for side in zip(*times, strict=True))
+        ratios = [b / a for a, b in times]
+        spread = f"{statistics.median(ratios):.4f} ({min(ratios):.4f} to {max(ratios):.4f})"
+        print(f"| {name} | {without:.2f} | {with_:.2f} | {spread} |")
+
+
+def set_up(
+    data: str, arch: str, image_size: int, batch_size: int, device: torch.device
+) -> tuple[Trainer, ViewBatches, BackboneCard]:
+    """A training as a stage sets it up."""
+    dataset = open_dataset(data)
+    backbone, feature_size = build_backbone(arch, image_size)
+    plan = replace(PRESETS["quick"].plan, batch_size=batch_size)
+    plan = replace(plan, precision=resolve_precision("auto", backbone, image_size, batch_size, device))
+    images = Images(dataset, np.arange(len(dataset)), smallest_useful_side(image_size, plan.strengths.crop_scale))
+    plan = plan.fit_to(len(images.indices))
+    seen = channel_statistics(images.sample)
+    card = BackboneCard(arch, image_size, False, feature_size, seen.mean, seen.std, (dataset.name,))
+    batches = ViewBatches(images, batch_size, image_size, plan.subset, plan.strengths, plan.seed)
+    return Trainer(backbone, feature_size, plan, seen, device), batches, card
+
+
+def measure(
+    steps: Iterator[Progress], block: int, run: StageRun, trainer: Trainer, card: BackboneCard
+) -> tuple[float, float]:
+    """Seconds of a block without, and of a block with tracking."""
+    start = time.perf_counter()
+    for _ in range(block):
+        next(steps)
+    middle = time.perf_counter()
+    for i in range(block):
+        step, metrics = next(steps)
+        if metrics:
+            run.metrics(metrics, step)
+        if i == block // 2:
+            log_backbone(run, trainer.moco.backbone, replace(card, step=step), {})
+            run.tell("state", {"step": step}, trainer.state({}).write)
+    left = run.settle()
+    assert not left, left
+    return middle - start, time.perf_counter() - middle
+
+
+@contextmanager
+def sqlite_store(folder: Path) -> Iterator[str]:
+    """A store in a file."""
+    uri = f"sqlite:///{folder}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    mlflow.create_experiment("bench", artifact_location=f"{folder}/artifacts")
+    mlflow.set_experiment("bench")
+    yield uri
+
+
+@contextmanager
+def server_on_loopback(folder: Path) -> Iterator[str]:
+    """A server with a store of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    mlflow_command = shutil.which("mlflow", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    words = [mlflow_command, "server", "--port", str(port), "--workers", "1"]
+    words += ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/served"]
+    with open(folder / "server.txt", "w") as log:
+        server = subprocess.Popen(words, stdout=log, stderr=log)
+    try:
+        while not is_up(uri):
+            time.sleep(0.5)
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_experiment("bench")
+        yield uri
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def is_up(uri: str) -> bool:
+    """Whether a server answers."""
+    try:
+        return requests.get(f"{uri}/health", timeout=1).ok
+    except requests.RequestException:
+        return False
+
+
+if __name__ == "__main__":
+    main()
