@@ -59,12 +59,9 @@ def _option(stage: str, field: dataclasses.Field[Any]) -> click.Option:
     default = default_text(stage, field)
     text = field.metadata["help"] + (f"  [default: {default}]" if default else "")
     # A switch may stand alone: --strict means --strict true.
+    alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if kind is bool else {}
     return click.Option(
-        [f"--{field.name.replace('_', '-')}"],
-        type=Value(kind, field.metadata["choices"]),
-        help=text,
-        is_flag=False,
-        flag_value="true" if kind is bool else None,
+        [f"--{field.name.replace('_', '-')}"], type=Value(kind, field.metadata["choices"]), help=text, **alone
     )
 
 
@@ -115,10 +112,11 @@ def runs() -> None:
             click.echo("Every run is finished.")
             return
         _echo_table(("run", "name", "state", "training state", "last sign"), [run.cells for run in found])
-        click.echo("\nTo go on with one of them, type its command again:")
-        for run in found:
-            if not run.at_work:
-                click.echo(f"  {run.run_id}  {run.command}")
+        continuable = [run for run in found if run.command]
+        if continuable:
+            click.echo("\nTo go on with one of them, type its command again:")
+        for run in continuable:
+            click.echo(f"  {run.run_id}  {run.command}")
 
 
 @hpt.command()

@@ -7,10 +7,15 @@ def one_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def valid_unicode(text: str) -> str:
+    """The text as Unicode that can be sent and stored, as names of files need not be."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def printable(text: str) -> str:
-    """The text on one line of valid Unicode, as names of files need not be."""
-    escaped = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in escaped)
+    """The text as valid Unicode on one line."""
+    valid = valid_unicode(text)
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in valid)
 
 
 class HptError(Exception):

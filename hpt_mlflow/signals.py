@@ -36,9 +36,12 @@ class Requests:
 def signals_as_requests() -> Iterator[Requests]:
     """Take signals as requests that the block looks at when it suits. A second Ctrl-C does not wait for that."""
     requests = Requests()
+    interrupts = 0
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if requests.stop and number == signal.SIGINT:
+        nonlocal interrupts
+        interrupts += number == signal.SIGINT
+        if interrupts > 1:
             raise KeyboardInterrupt
         requests.stop = True
 

@@ -1,4 +1,7 @@
 import dataclasses
+import os
+import signal
+import socket
 import subprocess
 import sys
 
@@ -109,3 +112,137 @@ def test_nothing_is_left_behind_by_a_refused_stage(store, tmp_path):
 
     run("pretrain", "--data", "builtin:digits", "--batch-size", "5000")
     assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []
+
+
+def killed_run():
+    from hpt_mlflow.tracking.identity import Identity
+    from hpt_mlflow.tracking.runs import stage_run
+
+    def stage():
+        identity = Identity({"stage": "pretrain"}, "hpt pretrain --data 'my cats'")
+        with stage_run("pretrain cats", identity) as run:
+            run.metrics({"train/loss": 2.0}, 1)
+            ids.append(run.run_id)
+            raise KeyboardInterrupt
+
+    ids = []
+    with pytest.raises(KeyboardInterrupt):
+        stage()
+    return ids[0]
+
+
+def test_runs_says_when_every_run_is_finished(store):
+    result = run("runs")
+    assert (result.exit_code, result.output) == (0, "Every run is finished.\n")
+
+
+def test_runs_lists_a_killed_run_with_the_command_that_goes_on(store):
+    run_id = killed_run()
+    result = run("runs")
+    assert result.exit_code == 0
+    header, _, row, _, _, last = result.output.splitlines()
+    assert header.split() == ["run", "name", "state", "training", "state", "last", "sign"]
+    assert row.startswith(f"{run_id}  pretrain cats  interrupted  none ")
+    assert last == f"  {run_id}  hpt pretrain --data 'my cats'"
+
+
+def test_runs_gives_no_command_for_a_run_at_work(store):
+    from hpt_mlflow.tracking.identity import Identity
+    from hpt_mlflow.tracking.runs import stage_run
+
+    with stage_run("pretrain cats", Identity({"stage": "pretrain"}, "hpt pretrain --seed 77")) as stage:
+        result = run("runs")
+    assert stage.run_id in result.output
+    assert "at work on" in result.output
+    assert "--seed 77" not in result.output
+
+
+def test_runs_and_sync_are_in_the_help():
+    lines = run("--help").output.splitlines()
+    assert any(line.split()[:2] == ["runs", "List"] for line in lines)
+    assert any(line.split()[:2] == ["sync", "Send"] for line in lines)
+
+
+@pytest.mark.parametrize(("command", "words"), [("runs", "goes on"), ("sync", "--patience"), ("sync", "KILLED")])
+def test_help_says_what_runs_and_sync_do(command, words):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert words in " ".join(result.output.split())
+
+
+def test_sync_says_when_nothing_waits(store):
+    result = run("sync")
+    assert result.exit_code == 0
+    assert result.output == f"Nothing waits in {os.environ['HPT_SPOOL']}.\n"
+
+
+def keep_tags(run_id, tracking_uri):
+    """What a process that is gone could not tell."""
+    from hpt_mlflow.tracking.spool import Owner, Spool, spool_folder
+
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    owner = Owner(run_id, "0", "pretrain cats", tracking_uri, tracking_uri, process.pid, socket.gethostname())
+    spool = Spool.open(spool_folder(run_id), owner)
+    spool.add("tags", {"hpt.chain": "cats"})
+    spool.close()
+    return spool.folder
+
+
+@pytest.fixture
+def servers_are_forgotten(monkeypatch):
+    """`hpt sync` speaks to the servers of the spools."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "")
+    yield
+    mlflow.set_registry_uri(None)
+    mlflow.set_tracking_uri(None)
+
+
+def test_sync_delivers_what_waits(store, servers_are_forgotten):
+    import mlflow
+
+    run_id = killed_run()
+    folder = keep_tags(run_id, store)
+    result = run("sync")
+    assert (result.exit_code, result.output) == (0, f"pretrain cats ({run_id}): 1 entries delivered\n")
+    assert mlflow.get_run(run_id).data.tags["hpt.chain"] == "cats"
+    assert not folder.exists()
+
+
+def test_sync_fails_where_something_is_left_and_keeps_it(unused_port, monkeypatch, servers_are_forgotten):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    folder = keep_tags("0" * 32, f"http://127.0.0.1:{unused_port}")
+    result = run("sync", "--patience", "0.5")
+    assert_one_line_error(result, "some entries could not be delivered", "hpt sync again")
+    assert f"are left in {folder}" in result.output
+    assert "nobody answers" in result.output
+    assert len(list(folder.glob("[0-9]*.json"))) == 2
+
+
+def test_an_interrupted_stage_says_so_and_ends_as_shells_expect(store, monkeypatch):
+    import mlflow
+
+    from hpt_mlflow.stages.progress import ProgressDisplay
+
+    monkeypatch.setattr(ProgressDisplay, "advance", lambda self, step, metrics: os.kill(os.getpid(), signal.SIGINT))
+    settings = {"data": "builtin:digits", "arch": "shufflenet_v2_x0_5", "image-size": 16, "batch-size": 32, "steps": 9}
+    result = run("pretrain", *(word for name, value in settings.items() for word in (f"--{name}", value)))
+    assert result.exit_code == 130
+    assert "Traceback" not in result.output
+    assert result.output.splitlines()[-1] == (
+        "Interrupted: a run that was started is KILLED and keeps its training state; the same command goes on."
+    )
+    (one,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert one.info.status == "KILLED"
+    assert "step 1 of 9" in run("runs").output
+
+
+def test_a_run_that_cannot_be_gone_on_with_is_refused(store):
+    assert_one_line_error(run("pretrain", "--data", "builtin:digits", "--resume", "nowhere"), "resume", "'nowhere'")
+
+
+@pytest.mark.parametrize("words", [["--steps", "--seed", "3"], ["--resume"]])
+def test_only_a_switch_may_stand_without_its_value(words):
+    assert CliRunner().invoke(hpt, ["pretrain", *words]).exit_code == 2

@@ -80,18 +80,21 @@ class ViewBatches(Dataset[Batch]):
 
 def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.device) -> Iterator[Batch]:
     """The batches of these steps in order, loaded by `workers` processes, or by this one where `workers` is 0."""
-    return iter(
-        DataLoader(
-            batches,
-            batch_size=None,
-            sampler=steps,
-            num_workers=workers,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=_start_worker,
-            persistent_workers=False,
-            prefetch_factor=4 if workers else None,
-        )
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=steps,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_start_worker,
+        persistent_workers=False,
+        prefetch_factor=4 if workers else None,
     )
+    try:
+        yield from loader
+    except HptError as error:
+        # A worker's error comes with its traceback; what it says stands at the end.
+        raise HptError(str(error).rstrip().rpartition("HptError: ")[2]) from None
 
 
 def default_workers(images: Images, device: torch.device) -> int:

@@ -54,7 +54,7 @@ def files_digest(names: Sequence[str], files: Sequence[Path], labels: np.ndarray
     for i, (name, file) in enumerate(zip(names, files, strict=True)):
         try:
             size = os.stat(file).st_size
-        except OSError:
+        except (OSError, ValueError):  # it is not there, or no file can have this name
             size = -1
         label = "" if labels is None else labels[i]
         digest.update(f"{name}\0{size}\0{label}\n".encode(errors="surrogateescape"))

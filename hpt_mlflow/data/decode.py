@@ -3,18 +3,40 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from hpt_mlflow.errors import one_line
+from hpt_mlflow.errors import one_line, printable
 
 # A picture as a dataset may hold it.
 Encoded = Path | bytes | np.ndarray | Image.Image
 
+# Files with these suffixes are taken for pictures.
+SUFFIXES = ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .tga .tif .tiff .webp"
+# What they stand for, and nothing else: for EPS, whatever the file is called, Pillow would run Ghostscript.
+FORMATS = sorted({kind for suffix, kind in Image.registered_extensions().items() if suffix in SUFFIXES.split()})
 # More pixels than any camera gives; Pillow's own bound against decompression bombs only warns below twice this.
 MOST_PIXELS = 180_000_000
+# What Pillow keeps of one, so that this is what the largest picture takes.
+BYTES_PER_PIXEL = 4
+MOST_BYTES = BYTES_PER_PIXEL * MOST_PIXELS
+TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT = 322, 323
+# A strip is kept as so many squares of the smallest side: longer ones would fill the memory with what no crop shows.
+LONGEST_STRIP = 64
+ROWS_AT_ONCE = 64
+
+# Pillow warns of sizes that are allowed here, and of oddities without saying in which file.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+# Large pictures are held in blocks of 64 MiB, which glibc gives back at once; each thread would keep Pillow's 16 MiB.
+Image.core.set_block_size(1 << 26)
 
 
 class UnreadableImageError(Exception):
@@ -27,29 +49,28 @@ def decode(picture: Encoded, smallest_side: int | None = None) -> np.ndarray:
     Args:
         picture: a file, its bytes, an array (height, width) or (height, width, 1, 3 or 4) of uint8 or uint16, or an
             open Pillow image.
-        smallest_side: reduce the picture so that its shorter side has at most this many pixels.
+        smallest_side: reduce the picture so that its shorter side has at most this many pixels; of a very long strip,
+            keep the middle.
 
     Returns:
         uint8 (height, width, 3).
 
     Raises:
-        UnreadableImageError: it is no picture, is damaged, or has more than `MOST_PIXELS` pixels.
+        UnreadableImageError: it is no picture, is damaged, has more than `MOST_PIXELS` pixels, or is a file of more
+            than `MOST_BYTES` or no regular file.
     """
     try:
-        with _open(picture) as image:
-            if not image.width * image.height:
-                raise UnreadableImageError("it has no pixels")
-            if image.width * image.height > MOST_PIXELS:
-                raise UnreadableImageError(f"{image.width} x {image.height} pixels are too many")
+        with _open(picture) as image, _room.for_bytes(BYTES_PER_PIXEL * _checked_pixels(image)):
+            if image is picture:
+                image = image.copy()
             if smallest_side and image.format == "JPEG":
                 image.draft(None, (smallest_side, smallest_side))
-            image = _reduce(to_rgb(_upright(image)), smallest_side)
-            return np.asarray(image)
+            return np.asarray(_reduce(to_rgb(_upright(image)), smallest_side))
     except UnreadableImageError:
         raise
     # Pillow's decoders raise almost anything on damaged data.
     except Exception as error:
-        raise UnreadableImageError(f"{type(error).__name__}: {one_line(error)}") from error
+        raise UnreadableImageError(f"{type(error).__name__}: {printable(one_line(error))}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -61,31 +82,90 @@ def to_rgb(image: Image.Image) -> Image.Image:
             shown = np.where(values == image.info["transparency"], np.uint8(255), shown)
         return Image.fromarray(shown).convert("RGB")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(background, image).convert("RGB")
-    return image.convert("RGB")
+        image = _in_mode("RGBA", image)
+        background = Image.new("RGB", image.size, "white")
+        background.paste(image, mask=image)
+        return background
+    return _in_mode("RGB", image)
 
 
-def _open(picture: Encoded) -> Image.Image:
+class _Room:
+    """Memory that threads share for decoding: enough for the largest picture, or for many small ones at once."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.clear()
+        if hasattr(os, "register_at_fork"):
+            # A worker process has no part in what the threads of its parent were decoding.
+            os.register_at_fork(after_in_child=self.clear)
+
+    def clear(self) -> None:
+        self._free = self.size
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def for_bytes(self, count: int) -> Iterator[None]:
+        """Wait until so much room is free, and hold it; all of it for what is larger than that."""
+        count = min(count, self.size)
+        with self._changed:
+            self._changed.wait_for(lambda: count <= self._free)
+            self._free -= count
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += count
+                self._changed.notify_all()
+
+
+_room = _Room(MOST_BYTES)
+
+
+def _open(picture: Encoded) -> AbstractContextManager[Image.Image]:
     if isinstance(picture, Image.Image):
-        return picture.copy()
+        return nullcontext(picture)
     if isinstance(picture, bytes):
-        return Image.open(io.BytesIO(picture))
+        return Image.open(io.BytesIO(picture), formats=FORMATS)
     if isinstance(picture, np.ndarray):
         if picture.ndim == 3 and picture.shape[2] == 1:
             picture = picture[:, :, 0]
         return Image.fromarray(picture if picture.dtype == np.uint8 else _to_8_bits(picture))
-    return Image.open(picture)
+    status = os.stat(picture)
+    # Opening a FIFO waits for ever, and a device may not end.
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImageError("it is not a regular file")
+    if status.st_size > MOST_BYTES:
+        raise UnreadableImageError(f"{status.st_size} bytes are too many")
+    # Of some formats, opening reads the whole file.
+    with _room.for_bytes(status.st_size):
+        return Image.open(picture, formats=FORMATS)
+
+
+def _checked_pixels(image: Image.Image) -> int:
+    """How many pixels decoding takes: of a TIFF, a single tile may be far larger than the picture."""
+    pixels = image.width * image.height
+    if not pixels:
+        raise UnreadableImageError("it has no pixels")
+    tags = getattr(image, "tag_v2", {})
+    tile_width, tile_height = tags.get(TIFF_TILE_WIDTH, 0), tags.get(TIFF_TILE_HEIGHT, 0)
+    if max(pixels, tile_width * tile_height) > MOST_PIXELS:
+        tiles = f" in tiles of {tile_width} x {tile_height}" if tile_width else ""
+        raise UnreadableImageError(f"{image.width} x {image.height} pixels{tiles} are too many")
+    return max(pixels, tile_width * tile_height)
+
+
+def _in_mode(mode: str, image: Image.Image) -> Image.Image:
+    """Converted, but not copied where nothing is to be done."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF data says; damage in what is only said about a picture does not make it unreadable."""
+    """Turned in place as its EXIF data says; damage in what is only said about a picture leaves it readable."""
     try:
-        return ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
     except (SyntaxError, ValueError, TypeError, KeyError, OSError):
         image.load()
-        return image
+    return image
 
 
 def _to_8_bits(values: np.ndarray) -> np.ndarray:
@@ -93,20 +173,32 @@ def _to_8_bits(values: np.ndarray) -> np.ndarray:
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
     if not np.isfinite(low + high):
         raise UnreadableImageError("it holds numbers that are not finite")
-    if (values.dtype.kind == "u" and values.dtype.itemsize == 2) or (low >= 0 and 255 < high <= 65535):
-        scaled = values / 257
-    elif values.dtype.kind == "f" and low >= 0 and high <= 1:
-        scaled = values * 255.0
-    elif low >= 0 and high <= 255:
-        scaled = values
-    else:
-        scaled = (values - low) * (255 / (high - low))
-    return np.round(scaled).astype(np.uint8)
+    shown = np.empty(values.shape, np.uint8)
+    # All at once, the fractions would take eight times the memory.
+    for start in range(0, len(values), ROWS_AT_ONCE):
+        rows = values[start : start + ROWS_AT_ONCE]
+        if (values.dtype.kind == "u" and values.dtype.itemsize == 2) or (low >= 0 and 255 < high <= 65535):
+            scaled = rows / 257
+        elif values.dtype.kind == "f" and low >= 0 and high <= 1:
+            scaled = rows * 255.0
+        elif low >= 0 and high <= 255:
+            scaled = rows
+        else:
+            scaled = (rows - low) * (255 / (high - low))
+        shown[start : start + ROWS_AT_ONCE] = np.round(scaled)
+    return shown
 
 
 def _reduce(image: Image.Image, smallest_side: int | None) -> Image.Image:
     shorter = min(image.size)
-    if not smallest_side or shorter <= smallest_side:
+    if not smallest_side:
+        return image
+    kept = min(shorter, smallest_side)
+    longest = LONGEST_STRIP * smallest_side**2 * shorter // kept**2
+    left, top = max(0, image.width - longest) // 2, max(0, image.height - longest) // 2
+    if left or top:
+        image = image.crop((left, top, image.width - left, image.height - top))
+    if shorter <= smallest_side:
         return image
     scale = smallest_side / shorter
     size = (max(smallest_side, round(image.width * scale)), max(smallest_side, round(image.height * scale)))

@@ -37,13 +37,14 @@ class Images:
         indices: np.ndarray,
         smallest_side: int,
         strict: bool = False,
-        memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+        memory_limit_bytes: int | None = None,
     ) -> None:
         """
         Args:
             indices: which images of the dataset.
             smallest_side: images are kept reduced so that their shorter side has at most so many pixels.
             strict: refuse any unreadable image instead of up to `UNREADABLE_LIMIT` of them.
+            memory_limit_bytes: how much may be kept decoded; `MEMORY_LIMIT_BYTES` where it is None.
 
         Raises:
             HptError: too many images are unreadable.
@@ -58,7 +59,8 @@ class Images:
         sample_indices = indices[np.unique(spread)]
         sample = self._decode_all(sample_indices)
         mean_bytes = sum(image.nbytes for image in sample.values()) / max(1, len(sample))
-        self.in_memory = mean_bytes * len(indices) <= memory_limit_bytes
+        limit = MEMORY_LIMIT_BYTES if memory_limit_bytes is None else memory_limit_bytes
+        self.in_memory = mean_bytes * len(indices) <= limit
         if self.in_memory:
             sample |= self._decode_all(np.setdiff1d(indices, sample_indices))
             self._keep(sample)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -9,15 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from hpt_mlflow.data.dataset import Dataset, content_digest, files_digest
+from hpt_mlflow.data.decode import SUFFIXES
 from hpt_mlflow.data.torchvision_source import open_torchvision
-from hpt_mlflow.errors import HptError
+from hpt_mlflow.errors import HptError, printable
 
-SUFFIXES = ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .tga .tif .tiff .webp"
 WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 NO_CLASSES: tuple[str, ...] = ()
 TRAIN_FOLDERS = frozenset({"train", "training"})
 VALIDATION_FOLDERS = frozenset({"val", "valid", "validation", "dev"})
 TEST_FOLDERS = frozenset({"test", "testing"})
+
+log = logging.getLogger("hpt_mlflow")
 
 
 def open_dataset(uri: str, root: str | None = None) -> Dataset:
@@ -51,13 +54,13 @@ def open_dataset(uri: str, root: str | None = None) -> Dataset:
 def _open_folder(path: str, root: str | None) -> Dataset:
     """A folder of class folders, of train/val/test folders of class folders, or of images without classes."""
     folder = _resolve(path, root)
-    if not folder.is_dir():
-        raise HptError(f"data: there is no folder {folder}")
-    files = _image_files(folder)
-    if not files:
-        raise HptError(f"data: no images in {folder} (looked for {SUFFIXES}, at any depth)")
-    parts = [file.relative_to(folder).parts for file in files]
-    names = ["/".join(part) for part in parts]
+    if not os.path.isdir(folder):
+        raise HptError(f"data: there is no folder {printable(str(folder))}")
+    names = _image_names(folder)
+    if not names:
+        raise HptError(f"data: no images in {printable(str(folder))} (looked for {SUFFIXES}, at any depth)")
+    files = [folder / name for name in names]
+    parts = [name.split("/") for name in names]
 
     part_folders = {part[0].lower() for part in parts if len(part) > 1}
     known = TRAIN_FOLDERS | VALIDATION_FOLDERS | TEST_FOLDERS
@@ -73,7 +76,7 @@ def _open_folder(path: str, root: str | None) -> Dataset:
     if all(len(part) > 1 for part in parts):
         labels, classes = _number([part[0] for part in parts])
     return Dataset(
-        name=folder.resolve().name,
+        name=printable(folder.resolve().name),
         uri=f"folder:{folder.resolve()}",
         pictures=files,
         names=names,
@@ -90,23 +93,27 @@ def _open_list(path: str, root: str | None) -> Dataset:
     Relative paths start from `root`, or from the folder of the list where there is no root.
     """
     file = _resolve(path, root)
-    if not file.is_file():
-        raise HptError(f"data: there is no list file {file}")
-    lines = [line.rstrip("\r\n") for line in file.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")]
-    lines = [line for line in lines if line.strip()]
+    shown = printable(str(file))
+    if not os.path.isfile(file):
+        raise HptError(f"data: there is no list file {shown}")
+    try:
+        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise HptError(f"data: cannot read the list {shown}: {error.strerror}") from error
+    lines = [line.rstrip("\r\n") for line in text.split("\n") if line.strip()]
     if not lines:
-        raise HptError(f"data: the list {file} names no images")
+        raise HptError(f"data: the list {shown} names no images")
     entries = [_list_entry(line) for line in lines]
     names = [name for name, _ in entries]
     given = [label for _, label in entries if label is not None]
     if given and len(given) < len(entries):
         first = next(i for i, (_, label) in enumerate(entries) if label is None)
-        raise HptError(f"data: {file} has labels, but not for {names[first]!r}; give every line one, or none")
+        raise HptError(f"data: {shown} has labels, but not for {names[first]!r}; give every line one, or none")
     labels, classes = _number(given) if given else (None, NO_CLASSES)
-    folder = Path(root).expanduser() if root else file.parent
+    folder = Path(os.path.expanduser(root)) if root else file.parent
     files = [folder / name for name in names]
     return Dataset(
-        name=file.stem,
+        name=printable(file.stem),
         uri=f"list:{file.resolve()}",
         pictures=files,
         names=names,
@@ -153,33 +160,58 @@ def _open_builtin(name: str, root: str | None) -> Dataset:
 
 
 def _resolve(path: str, root: str | None) -> Path:
-    expanded = Path(path).expanduser()
-    return expanded if root is None or expanded.is_absolute() else Path(root).expanduser() / expanded
+    expanded = Path(os.path.expanduser(path))
+    return expanded if root is None or expanded.is_absolute() else Path(os.path.expanduser(root)) / expanded
 
 
-def _image_files(folder: Path) -> list[Path]:
-    """Image files at any depth in the order of their names; hidden ones left out, links to folders followed once."""
+def _image_names(folder: Path) -> list[str]:
+    """Names of the image files at any depth, relative to the folder, parts joined by `/`, in the order of their parts.
+
+    Hidden ones are left out, links to folders are followed once, and so is a folder that cannot be listed, which is
+    logged. What has the name of an image and is none, such as a broken link, is for `decode` to refuse.
+    """
     suffixes = frozenset(SUFFIXES.split())
-    found, seen = [], set()
-    for path, folders, files in os.walk(folder, followlinks=True):
-        status = os.stat(path)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    # What is still to be looked at, the next one last; names of folders end with a slash. No recursion: a tree may be
+    # nested deeper than Python calls functions.
+    waiting = [""]
+    while waiting:
+        name = waiting.pop()
+        if name and not name.endswith("/"):
+            found.append(name)
             continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
-        found += [
-            Path(path, name)
-            for name in files
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
-        ]
-    return sorted(found)
+        try:
+            status = os.stat(folder / name)
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(folder / name) as entries:
+                inside = sorted((entry.name, _is_folder(entry)) for entry in entries if entry.name[0] != ".")
+        except OSError as error:
+            if not name:
+                raise HptError(f"data: cannot look into {printable(str(folder))}: {error.strerror}") from error
+            log.warning("data: left out %r, which cannot be looked into: %s", str(folder / name), error.strerror)
+            continue
+        for inner, is_folder in reversed(inside):
+            if is_folder and not inner.startswith("__MACOSX"):
+                waiting.append(f"{name}{inner}/")
+            elif not is_folder and os.path.splitext(inner)[1].lower() in suffixes:
+                waiting.append(name + inner)
+    return found
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere, or to where one may not look
+        return False
 
 
 def _number(values: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as int64 (N,) and the class names; whole numbers are ordered as numbers."""
+    """Labels as int64 (N,) and the class names, as they can be shown; whole numbers are ordered as numbers."""
     classes = sorted(set(values))
     if all(map(WHOLE_NUMBER.fullmatch, values)):
         classes.sort(key=int)
     index = {name: i for i, name in enumerate(classes)}
-    return np.array([index[value] for value in values], dtype=np.int64), tuple(classes)
+    return np.array([index[value] for value in values], dtype=np.int64), tuple(map(printable, classes))

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torchvision
-from PIL import Image
+from PIL import EpsImagePlugin
 
 from hpt_mlflow.data.dataset import Dataset, content_digest, files_digest
-from hpt_mlflow.data.decode import UnreadableImageError
-from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.data.decode import Encoded, UnreadableImageError
+from hpt_mlflow.errors import HptError, one_line, printable
 
 # How constructors name their parts: (argument, values that are not test, the value that is test).
 PARTS: tuple[tuple[str, tuple[Any, ...], Any], ...] = (
@@ -32,11 +32,12 @@ CANNOT_OPEN = (RuntimeError, ValueError, OSError, TypeError, ImportError)
 FILE_ATTRIBUTES = ("samples", "imgs", "_samples", "_image_files", "_images", "images")
 
 
-class TorchvisionImages(Sequence[Image.Image]):
-    """The pictures of several torchvision datasets in a row, decoded when asked for."""
+class TorchvisionImages(Sequence[Encoded]):
+    """The pictures of several torchvision datasets in a row: as files where these are known, or else as they decode."""
 
     def __init__(self, parts: list[Any]) -> None:
         self.parts = parts
+        self.files = [_files(part) for part in parts]
         self.starts = np.cumsum([0, *(len(part) for part in parts)])
 
     def __len__(self) -> int:
@@ -46,10 +47,14 @@ class TorchvisionImages(Sequence[Image.Image]):
         if not 0 <= i < len(self):
             raise IndexError(i)
         part = int(np.searchsorted(self.starts, i, side="right")) - 1
+        position = int(i - self.starts[part])
+        if self.files[part]:
+            return self.files[part][position]
         try:
-            return self.parts[part][int(i - self.starts[part])][0]
-        except (OSError, ValueError, SyntaxError) as error:
-            raise UnreadableImageError(f"{type(error).__name__}: {one_line(error)}") from error
+            return self.parts[part][position][0]
+        # As in `decode`, damaged data may raise almost anything.
+        except Exception as error:
+            raise UnreadableImageError(f"{type(error).__name__}: {printable(one_line(error))}") from error
 
 
 def open_torchvision(name: str, root: str | None) -> Dataset:
@@ -66,6 +71,8 @@ def open_torchvision(name: str, root: str | None) -> Dataset:
         close = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see the documentation of torchvision.datasets"
         raise HptError(f"data: torchvision has no dataset {name!r}; {hint}")
+    # Some datasets open their files themselves. For EPS, whatever it is called, Pillow would run Ghostscript.
+    EpsImagePlugin.gs_binary = False
     build = getattr(torchvision.datasets, name)
     parameters = inspect.signature(build).parameters
     if "root" in parameters and parameters["root"].default is inspect.Parameter.empty and not root:
@@ -122,15 +129,22 @@ def _digest(name: str, parts: list[Any], labels: np.ndarray) -> str:
     """Digest of name, labels, and the pictures where the parts show them: as files by name and size, or as an array."""
     seen: list[np.ndarray] = [labels, np.frombuffer(name.encode(), dtype=np.uint8)]
     for part in parts:
-        files = next(filter(None, (getattr(part, key, None) for key in FILE_ATTRIBUTES)), None)
+        files = _files(part)
         pixels = getattr(part, "data", None)
-        if files is not None:
-            paths = [Path(entry[0] if isinstance(entry, tuple) else entry) for entry in files]
-            digest = files_digest([path.name for path in paths], paths, None)
+        if files:
+            digest = files_digest([file.name for file in files], files, None)
             seen.append(np.frombuffer(digest.encode(), dtype=np.uint8))
         elif pixels is not None:
             seen.append(np.asarray(pixels))
     return content_digest(*seen)
+
+
+def _files(part: Any) -> list[Path]:
+    """The files of a part's pictures, or nothing where it does not say which they are."""
+    entries = next(filter(None, (getattr(part, key, None) for key in FILE_ATTRIBUTES)), ())
+    names = [entry[0] if isinstance(entry, tuple) else entry for entry in entries]
+    are_all = len(names) == len(part) and all(isinstance(name, str | Path) for name in names)
+    return [Path(name) for name in names] if are_all else []
 
 
 def _labels(name: str, part: Any) -> np.ndarray:

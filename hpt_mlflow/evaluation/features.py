@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from hpt_mlflow.augment.crop import centre_crop
 from hpt_mlflow.augment.views import normalise
+from hpt_mlflow.data.decode import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import batch_norms
 
 
@@ -54,16 +56,25 @@ class FeatureReader:
     def features(self, backbone: nn.Module, indices: np.ndarray) -> np.ndarray:
         """Features of the images at `indices` by a backbone on the device, as it is in evaluation mode.
 
-        The backbone's own mode is restored.
+        The backbone's own mode is restored. Images that cannot be read any more are reported to `images`.
 
         Returns:
-            float32 (N, feature size).
+            float32 (N, feature size); zero for an image that cannot be read, which is then nobody's neighbour.
+
+        Raises:
+            HptError: too many images cannot be read any more.
         """
         training = backbone.training
         backbone.eval()
-        features = [backbone(batch).flatten(1).float().cpu() for batch in self._batches(indices)]
+        features, read = [], []
+        for batch, positions in self._batches(indices):
+            features.append(backbone(batch).flatten(1).float().cpu())
+            read += positions
         backbone.train(training)
-        return torch.cat(features).numpy()
+        if not features:
+            raise HptError(f"data: none of {len(indices)} images of {self.images.dataset.name} can be read any more")
+        found = torch.cat(features)
+        return torch.zeros(len(indices), found.shape[1]).index_copy_(0, torch.tensor(read), found).numpy()
 
     @torch.no_grad()
     def refresh_batch_norm(self, backbone: nn.Module, indices: np.ndarray) -> None:
@@ -73,14 +84,28 @@ class FeatureReader:
             layer.reset_running_stats()
             layer.momentum = None
         backbone.train()
-        for batch in self._batches(indices):
+        for batch, _ in self._batches(indices):
             # One image alone may have no variance that BatchNorm could measure.
             if len(batch) > 1:
                 backbone(batch)
 
-    def _batches(self, indices: np.ndarray) -> Iterator[Tensor]:
+    def _batches(self, indices: np.ndarray) -> Iterator[tuple[Tensor, list[int]]]:
+        """The images that can be read, as a network wants them, and their positions in `indices`."""
         with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) if self.threads is None else self.threads)) as pool:
             for start in range(0, len(indices), self.batch_size):
-                decoded = list(pool.map(self.images.__getitem__, indices[start : start + self.batch_size]))
-                batch = prepare(decoded, self.image_size, self.statistics)
-                yield batch.to(self.device, memory_format=torch.channels_last)
+                chosen = indices[start : start + self.batch_size].tolist()
+                results = list(pool.map(self._read, chosen))
+                self.images.report_unreadable(
+                    (i, r) for i, r in zip(chosen, results, strict=True) if isinstance(r, str)
+                )
+                decoded = {start + i: r for i, r in enumerate(results) if not isinstance(r, str)}
+                if decoded:
+                    batch = prepare(list(decoded.values()), self.image_size, self.statistics)
+                    yield batch.to(self.device, memory_format=torch.channels_last), list(decoded)
+
+    def _read(self, index: int) -> np.ndarray | str:
+        """The image, or why there is none any more."""
+        try:
+            return self.images[index]
+        except UnreadableImageError as error:
+            return str(error)

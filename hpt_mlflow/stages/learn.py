@@ -54,7 +54,7 @@ def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
                 _introduce(run, work)
             if earlier:
                 _say_where_it_goes_on(run, work)
-            history = _train(run, work)
+            history, stop = _train(run, work)
             run.picture(learning_curves(history), "learning_curves.png")
             result = {name: value for _, metrics in history for name, value in metrics.items()}
             version = run.register(
@@ -64,7 +64,10 @@ def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
                 settings.alias,
                 work.describe(result, VERSION_PLACEHOLDER),
             )
-            return StageResult(run.run_id, version, work.card.chain, result)
+        # A signal that came during the last step has nothing left to stop here, but in the run around this one.
+        if stop and current_run_id():
+            raise KeyboardInterrupt
+        return StageResult(run.run_id, version, work.card.chain, result)
 
 
 def _introduce(run: StageRun, work: Work) -> None:
@@ -85,8 +88,11 @@ def _say_where_it_goes_on(run: StageRun, work: Work) -> None:
     run.tags({"hpt.resumed_at": step})
 
 
-def _train(run: StageRun, work: Work) -> list[tuple[int, dict[str, float]]]:
-    """Train to the last step, keeping milestones and training states; gives all metrics of the run by step.
+def _train(run: StageRun, work: Work) -> tuple[list[tuple[int, dict[str, float]]], bool]:
+    """Train to the last step, keeping milestones and training states.
+
+    Returns:
+        All metrics of the run by step, and whether a signal asked to stop when all was done.
 
     Raises:
         KeyboardInterrupt: a signal asked to stop; the training state is kept.
@@ -120,7 +126,7 @@ def _train(run: StageRun, work: Work) -> list[tuple[int, dict[str, float]]]:
         history.append((trainer.step, report_unreadable(run, work.images, trainer.step)))
     if error := run.failure(kept):
         raise HptError(f"the trained backbone cannot be kept: {error}; make room and run the same command again")
-    return history
+    return history, requests.stop
 
 
 def _picture_of_views(trainer: Trainer, batches: ViewBatches) -> Image.Image:
@@ -144,7 +150,8 @@ def _neighbour_accuracy(work: Work) -> dict[str, float]:
     reader = FeatureReader(images, card.image_size, ChannelStatistics(card.mean, card.std), trainer.device)
     bank, queries = (reader.features(trainer.moco.backbone, part) for part in (known, asked))
     answers = nearest_neighbour_classes(bank, labels[known], queries)
-    return {"knn/val_accuracy": float((answers == labels[asked]).mean())}
+    still_there = ~np.isin(asked, list(images.unreadable))
+    return {"knn/val_accuracy": float((answers == labels[asked])[still_there].mean())}
 
 
 def report_unreadable(run: StageRun, images: Images, step: int) -> dict[str, float]:

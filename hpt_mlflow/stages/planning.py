@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import nn
@@ -12,12 +12,14 @@ from hpt_mlflow.augment.subset import parse_subset
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.settings import AdaptSettings, Settings, TrainingSettings
+from hpt_mlflow.settings import AdaptSettings, Settings, TrainingSettings, value_type
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.training.plan import PRESETS, Plan
 
 # Settings that say where and how to work, not what comes of it.
-OPERATIONAL = ("data", "root", "workers", "device", "checkpoint_every", "resume", "strict")
+OPERATIONAL = frozenset(
+    ["data", "root", "base", "source", "target", "workers", "device", "checkpoint_every", "resume", "strict"]
+)
 
 
 @dataclass(frozen=True)
@@ -95,17 +97,26 @@ def identify(stage: str, settings: Settings, datasets: list[Dataset], parent: st
     Args:
         parent: the address of the parent without `latest` or alias.
     """
-    decisive = {name: value for name, value in asdict(settings).items() if name not in OPERATIONAL}
+    said = {field.name: _as_written(settings, field.name) for field in fields(settings)}
+    decisive = {name: value for name, value in said.items() if name not in OPERATIONAL}
     data = [[dataset.name, dataset.digest] for dataset in datasets]
     named = {"parent": parent} if parent else {}
-    return Identity({"stage": stage, **decisive, **named, "data": data}, _command(stage, settings, named))
+    return Identity({"stage": stage, **decisive, **named, "data": data}, _command(stage, settings, said | named))
 
 
-def _command(stage: str, settings: Settings, named: dict[str, Any]) -> str:
+def _as_written(settings: Settings, name: str) -> Any:
+    """The value of a setting in the one form that a command line reads back."""
+    value = getattr(settings, name)
+    if name == "milestones":
+        return value or "100%"
+    return float(value) if value is not None and value_type(settings, name) is float else value
+
+
+def _command(stage: str, settings: Settings, values: dict[str, Any]) -> str:
     """The command that does this work, without what is said by default."""
     words = ["hpt", stage]
     for field in fields(settings):
-        value = named.get(field.name, getattr(settings, field.name))
+        value = values[field.name]
         if value != field.default and field.name != "resume":
             text = str(value).lower() if isinstance(value, bool) else str(value)
             words += [f"--{field.name.replace('_', '-')}", text]

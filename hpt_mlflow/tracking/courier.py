@@ -27,6 +27,7 @@ HEARTBEAT_SECONDS = 30.0
 LONGEST_BACKOFF_SECONDS = 30.0
 # A server that answers, but refuses an entry, is asked again after so long.
 REFUSED_SECONDS = 60.0
+GOODBYE_SECONDS = 5.0
 # How many training states wait at most; older ones are of no use any more.
 STATES_KEPT = 2
 
@@ -40,12 +41,14 @@ class Parcel:
     Attributes:
         answer: what the delivery gives back.
         again_at: when it is tried again after it was refused.
+        alone: whether it goes by itself, since a batch that it was in was refused.
         refusal: why it was.
     """
 
     entry: Entry
     answer: Future[str] = field(default_factory=Future)
     again_at: float = 0.0
+    alone: bool = False
     refusal: str = ""
 
 
@@ -66,8 +69,12 @@ class Courier:
         self._sending: Parcel | None = None
         self._warned: set[str] = set()
         self._sent_at = time.monotonic()
-        for work in (self._write_all, self._send_all):
-            threading.Thread(target=work, name=f"hpt{work.__name__}", daemon=True).start()
+        self._threads = [
+            threading.Thread(target=work, name=f"hpt{work.__name__}", daemon=True)
+            for work in (self._write_all, self._send_all)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def put(self, kind: str, payload: dict[str, Any], fill: Callable[[Path], None] | None = None) -> Future[str]:
         """Hand over something to be told; see `Spool.add`. Returns at once."""
@@ -77,7 +84,8 @@ class Courier:
             try:
                 parcel = Parcel(self.spool.add(kind, payload, fill), answer)
             except SpoolError as error:
-                self._warn(kind, f"{self._title}: cannot keep a {kind} in {self.spool.folder} ({error}); it goes on")
+                named = _named(Entry(0, kind, payload))
+                self._warn(kind, f"{self._title}: cannot keep {named} in {self.spool.folder} ({error}); it goes on")
                 answer.set_exception(error)
                 return
             if parcel.entry.unwritten:
@@ -133,6 +141,9 @@ class Courier:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        # What is on its way now must not overlap with who comes next.
+        for thread in self._threads:
+            thread.join(GOODBYE_SECONDS)
         return left
 
     def why(self, left: list[Parcel]) -> str:
@@ -140,7 +151,12 @@ class Courier:
         return self._away or next((parcel.refusal for parcel in left if parcel.refusal), "it takes too long")
 
     def _is_settled(self) -> bool:
-        return not self._orders_open and all(parcel.refusal for parcel in self._parcels)
+        return not self._orders_open and all(parcel.refusal or self._is_held(parcel) for parcel in self._parcels)
+
+    def _is_held(self, parcel: Parcel) -> bool:
+        """Whether a parcel waits for others to be delivered first, whatever happens."""
+        kind = parcel.entry.payload.get("after") if parcel.entry.kind == "end" else None
+        return kind is not None and any(other.entry.kind == kind for other in self._parcels)
 
     def _write_all(self) -> None:
         while (write := self._orders.get()) is not None:
@@ -175,14 +191,14 @@ class Courier:
     def _due(self) -> list[Parcel]:
         """What is to be delivered next: one entry, or all metrics up to the next entry that is none."""
         now = time.monotonic()
-        waiting = [parcel for parcel in self._parcels if parcel.again_at <= now]
-        if not waiting or waiting[0].entry.kind != "metrics":
+        waiting = [parcel for parcel in self._parcels if parcel.again_at <= now and not self._is_held(parcel)]
+        if not waiting or waiting[0].entry.kind != "metrics" or waiting[0].alone:
             return waiting[:1]
         metrics: list[Parcel] = []
         count = 0
         for parcel in waiting:
             count += len(parcel.entry.payload.get("metrics", ()))
-            if parcel.entry.kind != "metrics" or (metrics and count > BATCH):
+            if parcel.entry.kind != "metrics" or parcel.alone or (metrics and count > BATCH):
                 break
             metrics.append(parcel)
         is_time = self._hurry or len(metrics) < len(waiting) or now - self._sent_at > PAUSE_SECONDS
@@ -199,6 +215,9 @@ class Courier:
         # Whatever happens on the way: tracking never ends a training.
         except Exception as error:
             return self._note_failure(parcels, error)
+        finally:
+            with self._changed:
+                self._sending = None
         self._sent_at = time.monotonic()
         if self._away:
             log.warning("%s: the tracking server answers again", self._title)
@@ -220,10 +239,14 @@ class Courier:
                 )
             self._away = reason(error)
             return False
-        kind = parcels[0].entry.kind
-        self._warn(
-            f"refused {kind}", f"{self._title}: MLflow refuses {_named(parcels[0])} ({reason(error)}); it goes on"
-        )
+        if len(parcels) > 1:
+            # Perhaps it is one of them that is refused.
+            for parcel in parcels:
+                parcel.alone = True
+            return True
+        refused = parcels[0].entry
+        text = f"{self._title}: MLflow refuses {_named(refused)} ({reason(error)}); it goes on"
+        self._warn(f"refused {refused.kind}", text)
         with self._changed:
             for parcel in parcels:
                 parcel.refusal = reason(error)
@@ -253,15 +276,13 @@ class Courier:
             log.warning("%s", text)
 
 
-def _named(parcel: Parcel) -> str:
-    entry = parcel.entry
+def _named(entry: Entry) -> str:
+    """What an entry is called in a message."""
+    payload = entry.payload
     return {
-        "metrics": "metrics",
-        "params": "params",
-        "tags": "tags",
-        "artifacts": f"the files {', '.join(sorted(f.name for f in entry.folder.iterdir())) if entry.folder else ''}",
-        "state": f"the training state of step {entry.payload.get('step')}",
-        "model": f"the model {entry.payload.get('name')}",
-        "version": f"a version of {entry.payload.get('model_name')}",
-        "end": f"the end as {entry.payload.get('status')}",
-    }[entry.kind]
+        "artifacts": f"the files {', '.join(payload.get('files', ['']))}",
+        "state": f"the training state of step {payload.get('step')}",
+        "model": f"the model {payload.get('name')}",
+        "version": f"a version of {payload.get('model_name')}",
+        "end": f"the end as {payload.get('status')}",
+    }.get(entry.kind, entry.kind)

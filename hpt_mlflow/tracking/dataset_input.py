@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.errors import valid_unicode
 
 
 class UriSource(DatasetSource):
@@ -41,7 +42,7 @@ class UriSource(DatasetSource):
 
     def to_dict(self) -> dict[str, str]:
         """As JSON."""
-        return {"uri": self.uri}
+        return {"uri": valid_unicode(self.uri)}
 
     @classmethod
     def from_dict(cls, source_dict: dict[str, str]) -> UriSource:

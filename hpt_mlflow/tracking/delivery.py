@@ -56,6 +56,9 @@ class Delivery:
         """Whether the server answers at all."""
         try:
             self._client.get_run(self.run_id)
+        except MlflowException as error:
+            # That there is no such run any more is an answer.
+            return error.error_code == "RESOURCE_DOES_NOT_EXIST"
         except Exception:
             return False
         return True
@@ -132,7 +135,9 @@ class Delivery:
         return address
 
     def end(self, entry: Entry) -> None:
-        """End the run in the state that it came to."""
+        """End the run in the state that it came to; `if_running`: unless it has ended already."""
+        if entry.payload.get("if_running") and self.status() != "RUNNING":
+            return
         self._client.set_terminated(self.run_id, entry.payload["status"], entry.payload["end_time"])
 
     def _register(self, model_id: str, model_name: str, tags: dict[str, str]) -> str:
@@ -163,7 +168,14 @@ class Delivery:
 
 def find_milestones(client: MlflowClient, run_id: str, experiment_id: str) -> dict[str, LoggedModel]:
     """The models that a run has kept, complete or not, by name; a complete one where there are several."""
-    models = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'")
+    models: list[LoggedModel] = []
+    page_token: str | None = None
+    while True:
+        page = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'", page_token=page_token)
+        models += page
+        page_token = page.token
+        if not page_token:
+            break
     return {model.name: model for model in sorted(models, key=lambda model: model.status == LoggedModelStatus.READY)}
 
 

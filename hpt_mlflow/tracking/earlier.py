@@ -20,8 +20,8 @@ from mlflow.tracking.fluent import _get_experiment_id
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery import HEARTBEAT_TAG
-from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, HOST_TAG, IDENTITY_TAG, Identity
-from hpt_mlflow.tracking.spool import Owner, Spool, SpoolBusyError, is_at_work, spool_folder
+from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, HOST_TAG, IDENTITY_TAG, PARENT_TAG, Identity
+from hpt_mlflow.tracking.spool import Owner, Spool, SpoolBusyError, is_at_work, read_owner, spool_folder
 from hpt_mlflow.tracking.sync import drain
 
 # A run without a heartbeat for so long is not being worked on.
@@ -73,11 +73,11 @@ def earlier_run(identity: Identity, resume: str, parent_run_id: str | None) -> I
 
 
 def is_alive(run: Run) -> bool:
-    """Whether some process works on a run: on this machine by its process, elsewhere by its heartbeat."""
+    """Whether some process works on a run: by its process where this machine has its spool, else by its heartbeat."""
     if run.info.status != "RUNNING":
         return False
-    if run.data.tags.get(HOST_TAG) == socket.gethostname():
-        return is_at_work(run.info.run_id)
+    if _has_spool_here(run):
+        return is_at_work(spool_folder(run.info.run_id))
     return heartbeat_age_seconds(run) < STALE_SECONDS
 
 
@@ -94,7 +94,7 @@ def _find(identity: Identity, parent: str | None) -> Earlier | None:
         order_by=["attributes.start_time DESC"],
     )
     for run in runs:
-        if run.data.tags.get("mlflow.parentRunId") != parent:
+        if run.data.tags.get(PARENT_TAG) != parent:
             continue
         # What was done once is not taken up again from an older attempt.
         if run.info.status == "FINISHED":
@@ -123,10 +123,16 @@ def _named(identity: Identity, run_id: str) -> Earlier:
     theirs = run.data.tags.get(IDENTITY_TAG)
     if theirs is None:
         raise HptError(f"resume: {run_id} is no run of pretrain, adapt or main")
+    try:
+        there, here = json.loads(theirs), json.loads(identity.text)
+    except ValueError as error:
+        raise HptError(
+            f"resume: the tag {IDENTITY_TAG} of {run_id} is damaged; start anew with resume=never"
+        ) from error
     different = [
-        f"{name} {value!r} instead of {json.loads(theirs).get(name)!r}"
-        for name, value in json.loads(identity.text).items()
-        if value != json.loads(theirs).get(name)
+        f"{name} {here.get(name)!r} instead of {there.get(name)!r}"
+        for name in {**here, **there}
+        if here.get(name) != there.get(name)
     ]
     if different:
         raise HptError(f"resume: {run_id} did other work; here {', '.join(different)}")
@@ -138,10 +144,10 @@ def _named(identity: Identity, run_id: str) -> Earlier:
 
 
 def _is_alive_still(client: MlflowClient, run: Run) -> bool:
-    """As `is_alive`; a run of another machine is watched for a while, since machines are taken away without a word."""
+    """As `is_alive`; a run without a spool here is watched for a while: machines are taken away without a word."""
     if not is_alive(run):
         return False
-    if run.data.tags.get(HOST_TAG) == socket.gethostname():
+    if _has_spool_here(run):
         return True
     last = run.data.tags.get(HEARTBEAT_TAG)
     log.warning("the run %s was at work on %s a moment ago; waiting to see", run.info.run_id, run.data.tags[HOST_TAG])
@@ -166,6 +172,11 @@ def _take(client: MlflowClient, run: Run) -> Earlier:
         spool.close()
         return Earlier(run, None)
     return Earlier(run, spool)
+
+
+def _has_spool_here(run: Run) -> bool:
+    owner = read_owner(spool_folder(run.info.run_id))
+    return owner is not None and owner.host == socket.gethostname()
 
 
 def experiment_id_here() -> str:

@@ -77,8 +77,8 @@ def milestone_name(step: int) -> str:
 
 def check_names(model_name: str, alias: str | None) -> None:
     """Raise HptError where MLflow would refuse these names at the end of a training."""
-    if not model_name or any(character in model_name for character in "/:"):
-        raise HptError(f"model_name: {model_name!r} cannot name a registered model; leave out / and :")
+    if not model_name or any(character in model_name for character in "/:'"):
+        raise HptError(f"model_name: {model_name!r} cannot name a registered model; leave out / : and '")
     if alias is not None and (not alias.replace("-", "").replace("_", "").isalnum() or alias.lower() == "latest"):
         raise HptError(f"alias: {alias!r} cannot be an alias; use letters, digits, - and _, and not latest")
     if alias is not None and alias[0] in "vV" and alias[1:].isdigit():

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from hpt_mlflow.errors import HptError
+from hpt_mlflow.errors import HptError, valid_unicode
 from hpt_mlflow.signals import end_with_parent, ignore_signals, termination_as_interrupt
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.courier import Courier
@@ -82,11 +82,11 @@ class StageRun:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log settings as they were resolved, under a prefix apart from what `mlflow run` logs."""
-        self.tell("params", {f"settings/{name}": str(value) for name, value in values.items()})
+        self.tell("params", {f"settings/{name}": valid_unicode(str(value)) for name, value in values.items()})
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags."""
-        self.tell("tags", {name: str(value) for name, value in values.items()})
+        self.tell("tags", {name: valid_unicode(str(value)) for name, value in values.items()})
 
     def describe(self, markdown: str) -> None:
         """Set the description that the UI shows."""
@@ -98,7 +98,7 @@ class StageRun:
         def fill(folder: Path) -> None:
             image.savefig(folder / file) if isinstance(image, Figure) else image.save(folder / file)
 
-        self.tell("artifacts", {}, fill)
+        self.tell("artifacts", {"files": [file]}, fill)
 
     def table(self, rows: Mapping[str, list[Any]], file: str) -> None:
         """Log a table, columns by name, as a JSON artifact that the UI shows as one."""
@@ -108,7 +108,7 @@ class StageRun:
         def fill(folder: Path) -> None:
             (folder / file).write_text(text)
 
-        self.tell("artifacts", {}, fill)
+        self.tell("artifacts", {"files": [file]}, fill)
         self.tags({"mlflow.loggedArtifacts": json.dumps([{"path": file, "type": "table"}])})
 
     def settle(self, patience_seconds: float = PATIENCE_SECONDS) -> str:
@@ -141,15 +141,23 @@ class StageRun:
 
     def end(self, status: str, patience_seconds: float) -> str:
         """End the run; gives why some of what it told was not delivered, or nothing."""
-        self.tell("end", {"status": status, "end_time": time.time_ns() // 1_000_000})
+        end = {"end_time": time.time_ns() // 1_000_000}
+        # A stage is not finished before its version is registered.
+        self.tell("end", {"status": status, "after": "version", **end})
         if status == "FINISHED":
             # There is nothing left to resume.
             self._courier.drop_states(keep=0)
+            left = self._courier.settle(patience_seconds)
+            if any(parcel.entry.kind == "version" and parcel.refusal for parcel in left):
+                self.tell("end", {"status": "FAILED", **end})
         left = self._courier.close(patience_seconds)
         spool = self._courier.spool
         spool.close()
         if not left:
             return ""
+        if all(parcel.entry.unwritten for parcel in left):
+            why = self._courier.why(left)
+            return f"{len(left)} entries are lost: neither {spool.folder} nor MLflow took them ({why})"
         waiting = "1 entry waits" if len(left) == 1 else f"{len(left)} entries wait"
         return f"{waiting} in {spool.folder} ({self._courier.why(left)}); `hpt sync` tries again"
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ class Spool:
         self.folder = folder
         self.owner = owner
         self._lock = lock
+        self._remove_halves()
         self._next = max((entry.number for entry in self.entries()), default=-1) + 1
 
     @staticmethod
@@ -139,18 +141,21 @@ class Spool:
                 found.append(
                     Entry(int(file.stem), written["kind"], written["payload"], folder if folder.is_dir() else None)
                 )
-            except (OSError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError, TypeError):
                 continue
         return found
 
     def remove(self, entry: Entry) -> None:
         """Forget an entry."""
-        self._file(entry).unlink(missing_ok=True)
+        with suppress(OSError):
+            self._file(entry).unlink(missing_ok=True)
         if entry.folder:
             shutil.rmtree(entry.folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Give the lock back, and remove the folder where nothing is left in it."""
+        """Give the lock back, and remove the folder where nothing is left in it. A second time, nothing is done."""
+        if not self._lock.is_locked:
+            return
         if not self.entries():
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
@@ -158,9 +163,21 @@ class Spool:
     def _file(self, entry: Entry) -> Path:
         return self.folder / f"{entry.number:09d}.json"
 
+    def _remove_halves(self) -> None:
+        """Remove what a killed process had not finished to write, or to remove."""
+        whole = {entry.number for entry in self.entries()}
+        for path in self.folder.iterdir():
+            if path.is_dir() and not (path.name.isdigit() and int(path.name) in whole):
+                shutil.rmtree(path, ignore_errors=True)
+
     def _check_room(self) -> None:
         limit = float(os.environ.get("HPT_SPOOL_GIB") or LIMIT_GIB) * 2**30
-        used = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+        used = 0
+        for folder, _, names in os.walk(self.folder):
+            for name in names:
+                # What is delivered goes away meanwhile.
+                with suppress(OSError):
+                    used += os.stat(os.path.join(folder, name)).st_size
         if used > limit:
             raise OSError(f"{used / 2**30:.1f} GiB wait there already, HPT_SPOOL_GIB allows {limit / 2**30:g}")
 
@@ -187,9 +204,17 @@ def read_owner(folder: Path) -> Owner | None:
         return None
 
 
-def is_at_work(run_id: str) -> bool:
-    """Whether a process of this machine works on the run."""
-    return _is_at_work(read_owner(spool_folder(run_id)))
+def is_at_work(folder: Path) -> bool:
+    """Whether a process of this machine works on a spool: its process runs, and holds the lock (numbers come again)."""
+    if not _is_at_work(read_owner(folder)):
+        return False
+    lock = FileLock(folder / LOCK_FILE, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 def write_in_one_step(file: Path, text: str) -> None:

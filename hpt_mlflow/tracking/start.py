@@ -14,11 +14,10 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from hpt_mlflow.tracking.delivery import HEARTBEAT_TAG
 from hpt_mlflow.tracking.earlier import Earlier, experiment_id_here
-from hpt_mlflow.tracking.identity import HOST_TAG, Identity
+from hpt_mlflow.tracking.identity import HOST_TAG, PARENT_TAG, Identity
 
 NAME_BY_MLFLOW = re.compile(r"[a-z]+-[a-z]+-\d+")
 MADE_BY_MLFLOW_RUN = "mlflow.project.entryPoint"
-PARENT_TAG = "mlflow.parentRunId"
 
 
 @dataclass(frozen=True)

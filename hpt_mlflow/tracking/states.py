@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery import STATE_FOLDERS, state_step
-from hpt_mlflow.training.state import TrainingState
+from hpt_mlflow.training.state import JSON_FILE, TrainingState
 
 log = logging.getLogger("hpt_mlflow")
 
@@ -34,4 +34,13 @@ def newest_state(run_id: str) -> TrainingState | None:
                     return TrainingState.read(Path(downloaded))
                 except HptError as error:
                     log.warning("the training state of step %s is damaged: %s", steps[folder], error)
+                    _retire(client, run_id, folder)
     return None
+
+
+def _retire(client: MlflowClient, run_id: str, folder: str) -> None:
+    """Make a damaged state the first to be replaced: as it stands, it looks newer than those that come now."""
+    with tempfile.TemporaryDirectory() as temporary:
+        description = Path(temporary) / JSON_FILE
+        description.write_text("{}\n")
+        client.log_artifact(run_id, str(description), folder)

@@ -53,7 +53,7 @@ def deliver_rest(spool: Spool, owner: Owner, patience_seconds: float) -> Synced:
     delivery = Delivery(owner.run_id, owner.experiment_id)
     waiting = spool.entries()
     if not any(entry.kind == "end" for entry in waiting) and _is_running(delivery):
-        spool.add("end", {"status": "KILLED", "end_time": time.time_ns() // 1_000_000})
+        spool.add("end", {"status": "KILLED", "end_time": time.time_ns() // 1_000_000, "if_running": True})
         waiting = spool.entries()
     courier = Courier(spool, delivery, owner.name)
     left = courier.close(patience_seconds)

@@ -10,8 +10,8 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery import STATE_FOLDERS, state_step
-from hpt_mlflow.tracking.earlier import heartbeat_age_seconds, is_alive
-from hpt_mlflow.tracking.identity import CONTINUE_TAG, FINGERPRINT_TAG, HOST_TAG
+from hpt_mlflow.tracking.earlier import experiment_id_here, heartbeat_age_seconds, is_alive
+from hpt_mlflow.tracking.identity import CONTINUE_TAG, FINGERPRINT_TAG, HOST_TAG, PARENT_TAG
 
 UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 
@@ -24,7 +24,7 @@ class UnfinishedRun:
         state: `at work on HOST`, `interrupted`, `failed`, or `died` where its process is gone without a word.
         kept: its newest training state, `step 2000 of 5000`.
         last_sign: how long ago its process last gave a sign of life.
-        command: what goes on with it.
+        command: what goes on with it; nothing where it is at work, or where the run around it goes on with it.
     """
 
     run_id: str
@@ -33,7 +33,6 @@ class UnfinishedRun:
     kept: str
     last_sign: str
     command: str
-    at_work: bool
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -67,9 +66,14 @@ def _describe(client: MlflowClient, run: Run) -> UnfinishedRun:
         f"at work on {host}" if at_work else state,
         f"step {step} of {steps}" if step >= 0 else "none",
         _ago(heartbeat_age_seconds(run)),
-        run.data.tags.get(CONTINUE_TAG, ""),
-        at_work,
+        "" if at_work or PARENT_TAG in run.data.tags else _command(run),
     )
+
+
+def _command(run: Run) -> str:
+    experiment_id = run.info.experiment_id
+    elsewhere = "" if experiment_id == experiment_id_here() else f"MLFLOW_EXPERIMENT_ID={experiment_id} "
+    return elsewhere + run.data.tags.get(CONTINUE_TAG, "")
 
 
 def _ago(seconds: float) -> str:

@@ -118,6 +118,11 @@ def test_sixteen_bits_are_scaled_to_eight(kind):
     assert (decoded == decoded[:, :, :1]).all()
 
 
+def test_all_rows_of_a_high_picture_of_sixteen_bits_are_scaled():
+    values = np.arange(200).reshape(200, 1)
+    np.testing.assert_array_equal(decode(encode(deep_grey(values * 257)))[:, :, 0], values)
+
+
 def test_a_dark_image_of_sixteen_bits_stays_dark():
     assert decode(encode(deep_grey([[0, 100, 200, 255]]))).max() == 1
 

@@ -3,6 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
+from hpt_mlflow.data import images as images_module
 from hpt_mlflow.data.decode import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.errors import HptError
@@ -158,3 +159,28 @@ def test_images_can_be_sent_to_another_process(dataset_of, arrays, limit):
     for i in range(5):
         np.testing.assert_array_equal(sent[i], images[i])
         np.testing.assert_array_equal(sent.sample[i], images.sample[i])
+
+
+def test_how_much_is_kept_may_be_said_for_all(dataset_of, arrays, monkeypatch):
+    assert Images(dataset_of(arrays), np.arange(5), smallest_side=8).in_memory
+    monkeypatch.setattr(images_module, "MEMORY_LIMIT_BYTES", 0)
+    assert not Images(dataset_of(arrays), np.arange(5), smallest_side=8).in_memory
+
+
+def test_a_strip_is_kept_at_a_bounded_size(dataset_of):
+    strips = [np.zeros(shape, np.uint8) for shape in ((1, 500_000, 3), (500_000, 1, 3), (4, 500_000, 3))]
+    images = Images(dataset_of(strips), np.arange(3), smallest_side=8)
+    assert max(image.nbytes for image in images.sample) <= 64 * 8 * 8 * 3
+
+
+def test_a_file_that_vanishes_is_read_no_more_once_it_is_reported(dataset_of, plain_files):
+    files = plain_files(200)
+    images = Images(dataset_of(files), np.arange(200), smallest_side=8, memory_limit_bytes=0)
+    whole = files[7].read_bytes()
+    files[7].unlink()
+    with pytest.raises(UnreadableImageError, match="FileNotFoundError") as caught:
+        images[7]
+    images.report_unreadable([(7, str(caught.value))])
+    files[7].write_bytes(whole)
+    with pytest.raises(UnreadableImageError, match="FileNotFoundError"):
+        images[7]

@@ -1,11 +1,13 @@
+import logging
 import os
 import shutil
+import sys
 import unicodedata
 
 import numpy as np
 import pytest
 
-from hpt_mlflow.data.decode import decode
+from hpt_mlflow.data.decode import UnreadableImageError, decode
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 
@@ -238,6 +240,121 @@ def test_a_link_to_nowhere_stops_nothing(tree):
     assert open_dataset(str(folder)).names == ["cat/1.png", "cat/2.png"]
 
 
+@pytest.fixture
+def nested(tmp_path, write_image):
+    """A picture 1,500 folders deep. They are taken away again, as pytest could not."""
+    made = [tmp_path / "data"]
+    made[0].mkdir()
+    for _ in range(1500):
+        made.append(made[-1] / "d")
+        made[-1].mkdir()
+    yield write_image(made[-1] / "1.png")
+    (made[-1] / "1.png").unlink()
+    for folder in reversed(made):
+        folder.rmdir()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="paths are not that long there")
+def test_folders_may_be_nested_deeper_than_python_calls_functions(nested, tmp_path):
+    dataset = open_dataset(str(tmp_path / "data"))
+    assert dataset.pictures == [nested]
+    assert decode(dataset.pictures[0]).shape == (5, 6, 3)
+
+
+def test_pictures_are_in_the_order_of_the_parts_of_their_names(tree):
+    folder = tree("b/1.png", "a/b/2.png", "a/b.png", "a-b/1.png", "a.png", "a/b-c/0.png", "B.png")
+    names = ["B.png", "a/b/2.png", "a/b-c/0.png", "a/b.png", "a-b/1.png", "a.png", "b/1.png"]
+    assert open_dataset(str(folder)).names == names
+    assert [folder / name for name in names] == sorted(folder / name for name in names)
+
+
+def test_of_two_ways_to_a_folder_the_first_by_name_is_taken(tree):
+    folder = tree("b/1.png")
+    (folder / "a").symlink_to(folder / "b", target_is_directory=True)
+    assert open_dataset(str(folder)).names == ["a/1.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are none")
+def test_what_is_only_named_like_a_picture_is_left_to_be_refused_later(tree):
+    folder = tree("a.png", "folder.jpg/inside.png")
+    os.mkfifo(folder / "queue.jpg")
+    (folder / "itself.png").symlink_to(folder / "itself.png")
+    (folder / "endless.jpg").symlink_to("/dev/zero")
+    names = ["a.png", "endless.jpg", "folder.jpg/inside.png", "itself.png", "queue.jpg"]
+    assert open_dataset(str(folder)).names == names
+
+
+@pytest.fixture
+def forbid(monkeypatch):
+    """Let a folder not be listed, as others' folders are not; root may list them all."""
+
+    def forbid_one(folder):
+        scandir = os.scandir
+
+        def scandir_of_others(path):
+            if path == folder:
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", scandir_of_others)
+
+    return forbid_one
+
+
+def test_a_folder_that_cannot_be_listed_is_left_out_and_named(tree, forbid, caplog):
+    folder = tree("cat/1.png", "dog/1.png", "lost+found/1.png")
+    forbid(folder / "lost+found")
+    with caplog.at_level(logging.WARNING):
+        assert open_dataset(str(folder)).classes == ("cat", "dog")
+    (record,) = caplog.records
+    assert "lost+found" in record.getMessage()
+    assert "Permission denied" in record.getMessage()
+
+
+def test_a_folder_that_cannot_be_listed_at_all_is_refused(tree, forbid):
+    folder = tree("1.png")
+    forbid(folder)
+    assert_refused(str(folder), "cannot look into", folder, "Permission denied")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may look everywhere")
+def test_without_permission_there_is_nothing(tree, list_file):
+    folder = tree("cat/1.png", "dog/1.png", "dog/inner/1.png")
+    (folder / "out.png").symlink_to(folder / "dog" / "inner" / "1.png")
+    file = list_file("a.png")
+    for path in (folder / "dog" / "inner", file):
+        path.chmod(0)
+    try:
+        assert open_dataset(str(folder)).names == ["cat/1.png", "dog/1.png", "out.png"]
+        assert_refused(str(folder / "dog" / "inner"), "cannot look into")
+        assert_refused(str(folder / "dog" / "inner" / "deeper"), "there is no folder")
+        assert_refused(f"list:{file}", "cannot read the list", file)
+    finally:
+        (folder / "dog" / "inner").chmod(0o700)
+
+
+def test_names_that_no_folder_can_have_are_refused():
+    for name in ("~nobody-of-this-name/images", "no\0thing", "n" * 5000):
+        assert_refused(name, "there is no folder")
+        assert_refused(f"list:{name}", "there is no list file")
+
+
+def test_names_that_are_no_utf_8_or_of_two_lines_can_be_shown(tmp_path, write_image):
+    folder = tmp_path / os.fsdecode(b"caf\xe9\nbar")
+    try:
+        for name in (b"c\xe9t", b"d\nog"):
+            write_image(folder / os.fsdecode(name) / "1.png")
+    except OSError:
+        pytest.skip("this file system has UTF-8 names only")
+    dataset = open_dataset(str(folder))
+    assert dataset.name == r"caf\udce9\nbar"
+    assert set(dataset.classes) == {r"c\udce9t", r"d\nog"}
+    assert all(decode(picture).shape == (5, 6, 3) for picture in dataset.pictures)
+    with pytest.raises(HptError) as caught:
+        open_dataset(str(folder / "nothing"))
+    assert str(caught.value).isprintable()
+
+
 def test_a_missing_folder_is_refused(tmp_path):
     assert_refused(str(tmp_path / "nothing"), tmp_path / "nothing")
     assert_refused(f"folder:{tmp_path}/nothing", tmp_path / "nothing")
@@ -325,6 +442,16 @@ def test_a_list_that_is_no_utf_8_names_files_all_the_same(open_list, tmp_path, w
         pytest.skip("this file system has UTF-8 names only")
     dataset = open_list(name + b" 0")
     assert decode(dataset.pictures[0]).shape == (5, 6, 3)
+
+
+@pytest.mark.parametrize("name", ["gone.png", "no\0thing.png", "n" * 5000, "."])
+def test_a_list_may_name_what_is_not_there(tree, open_list, name):
+    tree("a.png")
+    dataset = open_list(f"data/a.png\n{name}\n")
+    assert dataset.names == ["data/a.png", name]
+    assert decode(dataset.pictures[0]).shape == (5, 6, 3)
+    with pytest.raises(UnreadableImageError):
+        decode(dataset.pictures[1])
 
 
 @pytest.mark.parametrize("text", ["a.png 0\nb.png\nc.png 1\n", "a.png\tcat\nb.png\n"])

@@ -1,11 +1,12 @@
+import os
 import struct
 import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
-from hpt_mlflow.data.decode import decode
+from hpt_mlflow.data.decode import UnreadableImageError, decode
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
@@ -87,6 +88,39 @@ def test_a_damaged_picture_of_torchvision_is_skipped(eurosat_root):
     (eurosat_root / "eurosat/2750/Forest/Forest_007.png").write_bytes(b"damaged")
     images = Images(open_dataset("torchvision:EuroSAT", str(eurosat_root)), np.arange(200), smallest_side=8)
     assert list(images.unreadable) == [7]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are none")
+def test_what_is_only_named_like_a_picture_does_not_block(eurosat_root):
+    forest = eurosat_root / "eurosat/2750/Forest"
+    (forest / "Forest_007.png").unlink()
+    os.mkfifo(forest / "Forest_007.png")
+    images = Images(open_dataset("torchvision:EuroSAT", str(eurosat_root)), np.arange(200), smallest_side=8)
+    assert images.unreadable == {7: "it is not a regular file"}
+
+
+@pytest.mark.parametrize(
+    ("name", "folders"),
+    # Of Caltech256, torchvision does not say which file is which picture, and opens them itself.
+    [("EuroSAT", "eurosat/2750/{}"), ("Caltech256", "caltech256/256_ObjectCategories/{}")],
+)
+def test_no_program_is_run_for_a_picture(tmp_path, monkeypatch, name, folders):
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch '{tmp_path}/trace'\n")
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    for number, kind in (("001", "001.cat"), ("002", "002.dog")):
+        folder = tmp_path / folders.format(kind)
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / f"{number}_0001.jpg", "EPS")
+    pictures = open_dataset(f"torchvision:{name}", str(tmp_path)).pictures
+    assert len(pictures) == 2
+    for i in range(2):
+        with pytest.raises(UnreadableImageError):
+            decode(pictures[i])
+    assert not (tmp_path / "trace").exists()
 
 
 @pytest.mark.parametrize(

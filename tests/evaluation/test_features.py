@@ -7,7 +7,10 @@ from PIL import Image
 from torch import nn
 from torchvision import transforms
 
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader, prepare
 from hpt_mlflow.models.backbone import build_backbone
 
@@ -114,3 +117,53 @@ def test_refreshing_changes_no_weight(open_images):
     before = [parameter.detach().clone() for parameter in backbone.parameters()]
     reader_of(open_images(pictures(*[(16, 16)] * 4))).refresh_batch_norm(backbone, np.arange(4))
     assert all(torch.equal(a, b) for a, b in zip(before, backbone.parameters(), strict=True))
+
+
+@pytest.fixture
+def vanishing(tmp_path):
+    """200 files that are read each time, and their images."""
+    files = []
+    for i, array in enumerate(pictures(*[(16, 16)] * 200)):
+        files.append(tmp_path / f"{i}.png")
+        Image.fromarray(array).save(files[-1])
+    dataset = Dataset("files", "test:files", files, [file.name for file in files], None, (), "0" * 16)
+    return files, Images(dataset, np.arange(200), smallest_side=16, memory_limit_bytes=0)
+
+
+def test_an_image_that_vanished_has_no_features_and_is_reported(vanishing):
+    files, images = vanishing
+    backbone, indices = convolutions(), np.arange(20, 26)
+    whole = reader_of(images).features(backbone, indices)
+    for i in (22, 23):  # a whole batch
+        files[i].unlink()
+    features = reader_of(images).features(backbone, indices)
+    assert set(images.unreadable) == {22, 23}
+    assert not features[2:4].any()
+    np.testing.assert_array_equal(features[[0, 1, 4, 5]], whole[[0, 1, 4, 5]])
+    # And so it stays, without a second look.
+    np.testing.assert_array_equal(reader_of(images).features(backbone, indices), features)
+
+
+def test_images_that_vanished_do_not_refresh_statistics(vanishing):
+    files, images = vanishing
+    once, again = convolutions(), convolutions()
+    files[0].unlink()
+    reader_of(images, batch_size=3).refresh_batch_norm(once, np.arange(3))
+    reader_of(images, batch_size=3).refresh_batch_norm(again, np.arange(1, 3))
+    torch.testing.assert_close(once[1].running_var, again[1].running_var)
+
+
+def test_too_many_vanished_images_are_refused(vanishing):
+    files, images = vanishing
+    for file in files[:3]:
+        file.unlink()
+    with pytest.raises(HptError, match="3 of 200"):
+        reader_of(images, batch_size=8).features(convolutions(), np.arange(8))
+
+
+def test_features_of_nothing_but_vanished_images_are_refused(vanishing):
+    files, images = vanishing
+    for file in files[:2]:
+        file.unlink()
+    with pytest.raises(HptError, match="none of 2 images of files"):
+        reader_of(images).features(convolutions(), np.arange(2))

@@ -20,12 +20,12 @@ def test_training_goes_on_while_the_disk_of_the_spool_is_full(workplace, small_d
         training = workplace.pretrain(steps=120, checkpoint_every=10, milestones="100%")
         wait_for(lambda: workplace.spooled_step() >= 4, training)
         ballast = fill(small_disk)
-        wait_for(lambda: "cannot keep a state" in workplace.said(), training)
+        wait_for(lambda: "cannot keep the training state" in workplace.said(), training)
         ballast.unlink()
         assert workplace.finish(training) == 0
         (run,) = workplace.runs()
         count.lost = 120 - len(workplace.loss_curve(run))
-    assert workplace.said().count("cannot keep a state") == 1
+    assert workplace.said().count("cannot keep the training state") == 1
     assert [step for step, _ in workplace.loss_curve(run)] == list(range(1, 121))
     assert run.info.status == "FINISHED"
 

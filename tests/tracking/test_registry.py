@@ -138,7 +138,8 @@ def test_nothing_in_a_registered_backbone_is_pickled_or_code(registered):
 
 
 @pytest.mark.parametrize(
-    ("model_name", "alias"), [("a/b", None), ("", None), ("a:b", None), ("hpt", "latest"), ("hpt", "v1")]
+    ("model_name", "alias"),
+    [("a/b", None), ("", None), ("a:b", None), ("cat's", None), ("hpt", "latest"), ("hpt", "v1")],
 )
 def test_names_that_mlflow_refuses_are_refused_before(model_name, alias):
     with pytest.raises(HptError):

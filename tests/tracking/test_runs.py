@@ -1,14 +1,35 @@
 import os
+import shutil
 import signal
+from contextlib import contextmanager, suppress
 
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
-from hpt_mlflow.tracking.guard import have_last_word
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.tracking.earlier import earlier_run
+from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.runs import NotDeliveredError, stage_run
 from hpt_mlflow.tracking.spool import Spool, spool_folder
+
+CATS = Identity({"data": "cats"}, "hpt pretrain cats")
+
+
+def interrupted(*steps):
+    """The id of a run that broke off after it had logged a loss at these steps."""
+    with suppress(RuntimeError), stage_run("pretrain cats", CATS) as run:
+        for step in steps:
+            run.metrics({"train/loss": step / 2}, step)
+        raise RuntimeError("broken")
+    return run.run_id
+
+
+@contextmanager
+def continued():
+    with earlier_run(CATS, "auto", None) as earlier, stage_run("pretrain cats", CATS, earlier) as run:
+        yield run
 
 
 def only_run():
@@ -101,16 +122,6 @@ def test_pictures_and_tables_become_artifacts(store):
     assert table.to_dict("list") == {"image": ["a.png"], "reason": ["empty"]}
 
 
-def test_the_last_word_sets_failed_back_to_killed_and_keeps_the_end(store):
-    with stage_run("pretrain cats") as run:
-        pass
-    client = MlflowClient()
-    client.set_terminated(run.run_id, "FAILED", 12345)
-    have_last_word(run.run_id)
-    assert only_run().info.status == "KILLED"
-    assert only_run().info.end_time == 12345
-
-
 def test_what_mlflow_refuses_is_kept_and_named_and_everything_else_is_delivered(store, caplog):
     def stage():
         with stage_run("pretrain cats") as run:
@@ -125,3 +136,124 @@ def test_what_mlflow_refuses_is_kept_and_named_and_everything_else_is_delivered(
     (entry,) = Spool.open(spool_folder(only_run().info.run_id)).entries()
     assert (entry.kind, entry.payload) == ("tags", {"": "no name"})
     assert caplog.text.count("MLflow refuses tags") == 1
+
+
+def test_a_continued_run_is_the_same_run_and_ends_finished(store):
+    broken = interrupted(1)
+    assert only_run().info.status == "FAILED"
+    with continued() as run:
+        assert only_run().info.status == "RUNNING"
+    assert run.run_id == broken
+    assert only_run().info.status == "FINISHED"
+
+
+def test_a_continued_run_knows_its_metrics_in_the_order_of_steps(store):
+    interrupted(3, 1, 2)
+    with continued() as run:
+        assert run.history == [(step, {"train/loss": step / 2}) for step in (1, 2, 3)]
+
+
+def test_a_new_run_has_no_history(store):
+    with stage_run("pretrain cats", CATS) as run:
+        assert run.history == []
+
+
+def test_steps_that_are_done_again_are_not_told_again(store):
+    interrupted(1, 2)
+    with continued() as run:
+        for step in (2, 3):
+            run.metrics({"train/loss": 99.0, "train/speed": 5.0}, step)
+    assert history("train/loss") == [(1, 0.5), (2, 1.0), (3, 99.0)]
+    assert history("train/speed") == [(2, 5.0), (3, 5.0)]
+
+
+def test_what_this_process_tells_twice_stays_twice(store):
+    with stage_run("pretrain cats") as run:
+        for value in (1.0, 2.0):
+            run.metrics({"train/loss": value}, 1)
+    assert history("train/loss") == [(1, 1.0), (1, 2.0)]
+
+
+def test_stages_one_after_the_other_are_nested_in_the_same_run(store):
+    with stage_run("main") as outer:
+        inner = []
+        for name in ("pretrain cats", "adapt dogs"):
+            with stage_run(name) as run:
+                inner.append(run.run_id)
+    parents = [mlflow.get_run(run_id).data.tags.get("mlflow.parentRunId") for run_id in (outer.run_id, *inner)]
+    assert parents == [None, outer.run_id, outer.run_id]
+
+
+def test_a_stage_inside_a_stage_inside_a_stage(store):
+    with stage_run("main") as outer, stage_run("pretrain cats") as middle, stage_run("evaluate") as inner:
+        pass
+    assert mlflow.get_run(middle.run_id).data.tags["mlflow.parentRunId"] == outer.run_id
+    assert mlflow.get_run(inner.run_id).data.tags["mlflow.parentRunId"] == middle.run_id
+
+
+def test_a_stage_inside_a_run_of_mlflow_is_nested_and_leaves_it_active(store):
+    with mlflow.start_run() as outer:
+        with stage_run("pretrain cats") as run:
+            pass
+        assert mlflow.active_run().info.run_id == outer.info.run_id
+    assert mlflow.get_run(run.run_id).data.tags["mlflow.parentRunId"] == outer.info.run_id
+
+
+def test_a_stage_that_fails_does_not_end_the_one_around_it(store):
+    with stage_run("main") as outer:
+        with suppress(RuntimeError), stage_run("pretrain cats") as inner:
+            raise RuntimeError("broken")
+        with stage_run("adapt dogs") as later:
+            pass
+    states = [mlflow.get_run(run.run_id).info.status for run in (outer, inner, later)]
+    assert states == ["FINISHED", "FAILED", "FINISHED"]
+    assert mlflow.get_run(later.run_id).data.tags["mlflow.parentRunId"] == outer.run_id
+
+
+@pytest.mark.parametrize("by_mlflow_run", [True, False])
+def test_the_run_that_mlflow_run_made_becomes_a_note_below_the_one_that_goes_on(store, monkeypatch, by_mlflow_run):
+    broken = interrupted(1)
+    tags = {"mlflow.project.entryPoint": "pretrain"} if by_mlflow_run else {}
+    made = MlflowClient().create_run("0", run_name="gaudy-crab-123", tags=tags).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", made)
+    with continued() as run:
+        assert run.run_id == broken
+    note = mlflow.get_run(made)
+    assert note.info.run_name == "goes on: pretrain cats"
+    assert note.data.tags["mlflow.parentRunId"] == note.data.tags["hpt.continues"] == broken
+    assert broken in note.data.tags["mlflow.note.content"]
+    assert "hpt.fingerprint" not in note.data.tags
+    assert mlflow.get_run(broken).info.run_name == "pretrain cats"
+    assert mlflow.get_run(broken).info.status == "FINISHED"
+
+
+def test_the_run_that_mlflow_run_made_is_for_the_first_stage_only(store, monkeypatch):
+    made = MlflowClient().create_run("0", run_name="gaudy-crab-123").info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", made)
+    with stage_run("main") as outer, stage_run("pretrain cats") as inner:
+        pass
+    assert outer.run_id == made
+    assert inner.run_id != made
+
+
+def test_a_run_whose_spool_cannot_be_made_is_not_left_running(store, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HPT_SPOOL", str(tmp_path / "file"))
+    with pytest.raises(HptError, match="HPT_SPOOL"), stage_run("pretrain cats"):
+        pass
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert [run.info.status for run in runs if run.info.status == "RUNNING"] == []
+
+
+def test_what_was_in_memory_only_is_not_said_to_wait_on_the_disk(store, monkeypatch):
+    monkeypatch.setenv("HPT_PATIENCE_SECONDS", "0.5")
+
+    def stage():
+        with stage_run("pretrain cats") as run:
+            shutil.rmtree(spool_folder(run.run_id))
+            run.tags({"": "no name"})
+
+    with pytest.raises(NotDeliveredError) as caught:
+        stage()
+    assert not spool_folder(only_run().info.run_id).exists()
+    assert "waits in" not in str(caught.value)

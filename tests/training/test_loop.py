@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -254,3 +255,77 @@ def test_bfloat16_refreshes_float32_statistics(images):
     exact, _ = run(images, replace(PLAN, update="bn-stats"))
     for layer, other in zip(batch_norms(refreshed.moco.backbone), batch_norms(exact.moco.backbone), strict=True):
         torch.testing.assert_close(layer.running_mean, other.running_mean, atol=0.02, rtol=0)
+
+
+def resumed_after(images, plan: Plan, step: int, report_every: int) -> tuple[list, Trainer]:
+    """Progress of a training that goes on from a copy of its state after a step, in another trainer."""
+    first, second = make_trainer(plan), make_trainer(plan)
+    progress = []
+    for one in first.train(make_batches(images, plan), workers=0, report_every=report_every):
+        progress.append(one)
+        if one.step == step:
+            break
+    second.restore(first.state({}))
+    progress += second.train(make_batches(images, plan), workers=0, report_every=report_every)
+    return progress, second
+
+
+def without_speed(progress: list) -> list:
+    return [
+        (step, {name: value for name, value in metrics.items() if name != "train/images_per_second"})
+        for step, metrics in progress
+    ]
+
+
+@pytest.mark.parametrize("update", ["all", "bn", "bn-stats"])
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 6])
+def test_a_resume_anywhere_in_a_window_changes_no_bit_of_a_report(images, update, step):
+    plan = replace(PLAN, steps=7, update=update)
+    expected, progress = run(images, plan, report_every=3)
+    resumed, trainer = resumed_after(images, plan, step, report_every=3)
+    assert without_speed(resumed) == without_speed(progress)
+    assert [step for step, metrics in resumed if metrics] == [3, 6, 7]
+    after = expected.moco.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in trainer.moco.state_dict().items())
+
+
+def test_a_resumed_training_reports_the_speed_of_its_own_steps(images):
+    plan = replace(PLAN, steps=400, subset=("crop",))
+    trainer, other = make_trainer(plan), make_trainer(plan)
+    trainer.step = 399
+    other.restore(trainer.state({}))
+    began = time.perf_counter()
+    ((step, metrics),) = other.train(make_batches(images, plan), workers=0, report_every=400)
+    assert step == 400
+    # 400 steps in the time of one would be four times as many.
+    assert metrics["train/images_per_second"] < 100 * plan.batch_size / (time.perf_counter() - began)
+
+
+def test_a_training_that_is_done_has_no_steps_left(images):
+    trainer, _ = run(images, PLAN)
+    other = make_trainer(PLAN)
+    other.restore(trainer.state({}))
+    assert list(other.train(make_batches(images, PLAN), workers=0, report_every=1)) == []
+
+
+@pytest.mark.parametrize(("step", "gathered"), [(1, 1), (2, 2), (3, 0), (4, 1)])
+def test_a_state_holds_what_the_next_report_has_gathered(images, step, gathered):
+    trainer = make_trainer(PLAN)
+    for one in trainer.train(make_batches(images, PLAN), workers=0, report_every=3):
+        if one.step == step:
+            break
+    state = trainer.state({5: "no picture"})
+    # The last step reports.
+    assert state.tensors["report/gathered"].shape == (gathered if step < PLAN.steps else 0, 3)
+    assert (state.step, state.unreadable) == (step, {5: "no picture"})
+
+
+def test_a_loss_that_is_no_number_is_noticed_though_the_training_was_resumed_in_between(images):
+    plan = replace(PLAN, steps=8, learning_rate=1e30)
+    first, second = make_trainer(plan), make_trainer(plan)
+    for step, _ in first.train(make_batches(images, plan), workers=0, report_every=100):
+        if step == 6:
+            break
+    second.restore(first.state({}))
+    with pytest.raises(HptError, match="between steps 1 and 8"):
+        list(second.train(make_batches(images, plan), workers=0, report_every=100))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,17 +46,17 @@ def images(open_images):
     return open_images(list(np.random.default_rng(0).integers(0, 256, (10, 20, 24, 3), dtype=np.uint8)))
 
 
-def train(trainer: Trainer, images, until: int) -> None:
+def train(trainer: Trainer, images, until: int, workers: int = 0) -> None:
     plan = trainer.plan
     batches = ViewBatches(images, plan.batch_size, 16, plan.subset, plan.strengths, plan.seed)
-    for step, _ in trainer.train(batches, workers=0, report_every=2):
+    for step, _ in trainer.train(batches, workers, report_every=2):
         if step == until:
             break
 
 
-def save(trainer: Trainer, folder: Path) -> None:
+def save(trainer: Trainer, folder: Path, unreadable: Mapping[int, str] | None = None) -> None:
     folder.mkdir(exist_ok=True)
-    trainer.state({}).write(folder)
+    trainer.state(unreadable or {}).write(folder)
 
 
 def all_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -118,6 +119,71 @@ def test_state_before_the_first_step_can_be_restored(images, tmp_path):
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_number_of_workers_may_change_at_a_resume(images, tmp_path, workers):
+    straight = make_trainer(PLAN)
+    train(straight, images, until=6)
+
+    interrupted = make_trainer(PLAN)
+    train(interrupted, images, until=3, workers=workers)
+    save(interrupted, tmp_path)
+    resumed = make_trainer(PLAN, seed=99)
+    resumed.restore(TrainingState.read(tmp_path))
+    train(resumed, images, until=6, workers=3 - workers)
+
+    expected, got = all_tensors(straight), all_tensors(resumed)
+    assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
+
+
+def test_training_on_does_not_change_a_state_that_was_taken(images, tmp_path):
+    trainer = make_trainer(PLAN)
+    train(trainer, images, until=3)
+    state, at_3 = trainer.state({}), {name: tensor.clone() for name, tensor in all_tensors(trainer).items()}
+    train(trainer, images, until=6)
+    assert not torch.equal(trainer.moco.queue, at_3["queue"])
+
+    state.write(tmp_path)
+    restored = make_trainer(PLAN, seed=99)
+    restored.restore(TrainingState.read(tmp_path))
+    got = all_tensors(restored)
+    assert restored.step == 3
+    assert all(torch.equal(tensor, got[name]) for name, tensor in at_3.items())
+
+
+def test_unreadable_images_are_remembered(images, tmp_path):
+    unreadable = {7: "truncated", 2: "no picture: 'é'"}
+    trainer = make_trainer(PLAN)
+    train(trainer, images, until=1)
+    save(trainer, tmp_path, unreadable)
+    unreadable[3] = "found later"
+    assert list(TrainingState.read(tmp_path).unreadable.items()) == [(7, "truncated"), (2, "no picture: 'é'")]
+
+
+def test_scale_of_float16_is_remembered(images, tmp_path):
+    plan = replace(PLAN, precision="float16")
+    straight = make_trainer(plan)
+    straight.scaler.set_growth_interval(2)
+    train(straight, images, until=6)
+
+    interrupted = make_trainer(plan)
+    interrupted.scaler.set_growth_interval(2)
+    train(interrupted, images, until=3)
+    assert interrupted.scaler.get_scale() != make_trainer(plan).scaler.get_scale()
+    save(interrupted, tmp_path)
+    resumed = make_trainer(plan, seed=99)
+    resumed.restore(TrainingState.read(tmp_path))
+    assert resumed.scaler.state_dict() == interrupted.scaler.state_dict()
+    train(resumed, images, until=6)
+
+    assert resumed.scaler.state_dict() == straight.scaler.state_dict()
+    expected, got = all_tensors(straight), all_tensors(resumed)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_state_without_a_scale_is_refused_by_float16(saved):
+    assert_refused(saved, make_trainer(replace(PLAN, precision="float16")))
+
+
 def test_state_is_safetensors_and_json(saved):
     assert sorted(file.name for file in saved.iterdir()) == [JSON_FILE, TENSORS_FILE]
     assert json.loads((saved / JSON_FILE).read_text())["step"] == 3
@@ -161,6 +227,57 @@ def test_truncated_tensors_are_refused(saved, cut):
     file = saved / TENSORS_FILE
     file.write_bytes(file.read_bytes()[:-cut])
     assert_refused(saved)
+
+
+@pytest.mark.parametrize("place", [100, -1, -1000])
+def test_one_flipped_bit_in_the_tensors_is_refused(saved, place):
+    file = saved / TENSORS_FILE
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(HptError, match="checksum does not fit"):
+        TrainingState.read(saved)
+
+
+def test_tensors_of_another_step_are_refused(images, saved, tmp_path):
+    trainer = make_trainer(PLAN)
+    train(trainer, images, until=4)
+    save(trainer, tmp_path / "later")
+    (tmp_path / "later" / TENSORS_FILE).replace(saved / TENSORS_FILE)
+    with pytest.raises(HptError, match="checksum does not fit"):
+        TrainingState.read(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sha256": None},
+        {"step": "three"},
+        {"step": None},
+        {"scaler": 3},
+        {"unreadable": 3},
+        {"unreadable": [[1]]},
+        {"unreadable": [["one", "no picture"]]},
+    ],
+)
+def test_a_description_that_makes_no_sense_is_refused(saved, change):
+    file = saved / JSON_FILE
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert_refused(saved)
+
+
+@pytest.mark.parametrize("key", ["format", "step", "sha256", "scaler", "unreadable"])
+def test_a_description_that_lacks_something_is_refused(saved, key):
+    file = saved / JSON_FILE
+    file.write_text(json.dumps({name: value for name, value in json.loads(file.read_text()).items() if name != key}))
+    assert_refused(saved)
+
+
+def test_state_without_what_was_gathered_is_refused(saved):
+    state = TrainingState.read(saved)
+    rest = {name: tensor for name, tensor in state.tensors.items() if name != "report/gathered"}
+    with pytest.raises(HptError, match="not a state of this training"):
+        make_trainer(PLAN).restore(replace(state, tensors=rest))
 
 
 def test_pickle_in_place_of_tensors_is_never_executed(saved, tmp_path):
