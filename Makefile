@@ -1,4 +1,5 @@
-# make setup: an environment in .venv; make demo: the three stages on small real images; make test: the tests.
+# make setup: an environment in .venv; make demo: the three stages on small real images; make test: the tests; make soak:
+# the slow ones, which break trainings, servers and disks, and end in a table.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -44,6 +45,7 @@ format: setup
 
 bench: setup
 	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/tracking_cost.py
 
 results: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/chain_results.py
