@@ -10,7 +10,7 @@ DEMO_ADAPT_STEPS ?= 50
 UI_PORT ?= 5000
 MLFLOW_RUN = PATH="$(CURDIR)/$(BIN):$$PATH" mlflow run . --env-manager local
 
-.PHONY: setup demo test soak bench results lint format ui clean
+.PHONY: setup demo test slow soak bench results lint format ui clean
 
 setup: $(INSTALLED)
 
@@ -28,10 +28,13 @@ demo: setup
 	@echo; echo "See the runs, their figures and models:  $(BIN)/mlflow ui --port $(UI_PORT)"
 
 test: setup lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not soak"
+
+slow: setup
+	$(BIN)/python -m pytest -m slow
 
 soak: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow or soak"
 
 lint: setup
 	$(BIN)/ruff check .

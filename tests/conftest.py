@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import os
 import shutil
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import mlflow
@@ -24,6 +25,14 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     monkeypatch.setenv("HPT_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("HPT_SPOOL", str(tmp_path_factory.mktemp("spool")))
     monkeypatch.setenv("HPT_PATIENCE_SECONDS", "20")
+
+
+@pytest.fixture(autouse=True)
+def no_registry_left_behind() -> Iterator[None]:
+    """`mlflow.set_registry_uri`, which delivering calls, sets a variable of the process."""
+    yield
+    mlflow.set_registry_uri("")
+    os.environ.pop("MLFLOW_REGISTRY_URI", None)
 
 
 @pytest.fixture

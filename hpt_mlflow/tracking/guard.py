@@ -20,6 +20,7 @@ LOG_FILE = "guard.log"
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
 GOODBYE_SECONDS = 5.0
+LOCK_SECONDS = 10.0
 
 
 class Guard:
@@ -60,7 +61,8 @@ def watch(spool_folder: Path, mlflow_run_id: str, word: str) -> None:
         from hpt_mlflow.tracking.sync import sync
 
         prepare()
-        sync(spool_folder, PATIENCE_SECONDS)
+        # A process that is killed closes the pipe and the lock in an order of its own.
+        sync(spool_folder, PATIENCE_SECONDS, LOCK_SECONDS)
     if mlflow_run_id and word in ("", "KILLED"):
         have_last_word(mlflow_run_id)
 

@@ -33,10 +33,14 @@ def sync_all(patience_seconds: float) -> list[Synced]:
     return [sync(folder, patience_seconds) for folder in folders]
 
 
-def sync(folder: Path, patience_seconds: float) -> Synced:
-    """Deliver one spool."""
+def sync(folder: Path, patience_seconds: float, lock_seconds: float = 0.0) -> Synced:
+    """Deliver one spool.
+
+    Args:
+        lock_seconds: how long to wait for a process that is just ending.
+    """
     try:
-        spool = Spool.open(folder, wait_seconds=0)
+        spool = Spool.open(folder, wait_seconds=lock_seconds)
     except SpoolBusyError:
         return Synced(folder, folder.name, 0, 0, "its process is at work and delivers by itself")
     owner = spool.owner

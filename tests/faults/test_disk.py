@@ -1,6 +1,9 @@
 """A disk that fills up costs a warning, not the training."""
 
+import pytest
 from workplace import equal, wait_for
+
+pytestmark = pytest.mark.slow
 
 
 def fill(disk):

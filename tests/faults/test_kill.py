@@ -20,7 +20,7 @@ def go_on(workplace, process):
     return int(said[1]), int(said[2] or 0)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
 def test_a_training_killed_again_and_again_ends_in_the_same_bits(workplace, fault, kills):
     steps = kills * 15 + EVERY
     assert workplace.finish(workplace.pretrain(steps=steps, checkpoint_every=EVERY)) == 0

@@ -1,9 +1,11 @@
 """Nothing that comes from a registry or from a run's artifacts is executed."""
 
 import pickle
+import re
 from pathlib import Path
 
 import mlflow
+import pytest
 from workplace import wait_for
 
 
@@ -59,6 +61,7 @@ def test_a_pickle_as_parent_is_refused_in_one_line_and_not_executed(workplace, f
             assert not evidence.exists()
 
 
+@pytest.mark.slow
 def test_a_pickle_in_place_of_the_newest_training_state_is_passed_over(workplace, fault):
     evidence = workplace.folder / "executed"
     options = {"steps": 60, "checkpoint_every": 10}
@@ -75,8 +78,8 @@ def test_a_pickle_in_place_of_the_newest_training_state_is_passed_over(workplace
         training = workplace.pretrain(**options)
         assert workplace.finish(training) == 0
         assert "is damaged" in workplace.said()
-        assert "at step 20 of 60" in workplace.said() or "at step 30 of 60" in workplace.said()
-        count.steps_again = 10
+        (again,) = re.findall(r"at step [12]0 of 60; (\d+) steps are done again", workplace.said())
+        count.steps_again = int(again)
     assert not evidence.exists()
     (run,) = workplace.runs()
     assert run.info.status == "FINISHED"

@@ -1,5 +1,7 @@
 """Several trainings share a store that is not there yet, a model name, an alias and a cache."""
 
+import pytest
+
 
 def test_trainings_that_start_together_each_register_a_version(workplace, fault):
     with fault("three trainings start at once on an empty store"):
@@ -15,6 +17,7 @@ def test_trainings_that_start_together_each_register_a_version(workplace, fault)
     assert len(list((workplace.folder / "cache" / "channel-statistics").glob("*"))) == 1
 
 
+@pytest.mark.slow
 def test_the_same_command_twice_at_once_makes_two_runs(workplace, fault):
     with fault("the same command twice at once"):
         first = workplace.pretrain(steps=40)

@@ -322,4 +322,3 @@ def test_a_result_that_the_registry_refuses_is_registered_by_the_same_command(st
     result = hpt_mlflow.pretrain(**PRETRAIN)
     assert (result.run_id, result.model_uri) == (failed.info.run_id, "models:/hpt/1")
     assert mlflow.get_run(result.run_id).info.status == "FINISHED"
-    mlflow.set_registry_uri("")
