@@ -6,6 +6,10 @@
 Blocks of steps with and without take turns within one training, against a sqlite store and against `mlflow server` on
 loopback. A block with tracking has what a block of a long stage has by default: metrics every 50 steps, one training
 state, one milestone. Its time ends when MLflow has taken everything, so that no cost hides in the block after it.
+
+The ratio is what counts, but needs a quiet machine and many pairs: it is the difference of two long times. So the time
+that the training itself spends on telling, and the processor time of the two threads that write and deliver, are
+printed as well, as shares of the block. Their sum is what tracking can cost at most, the server's own work aside.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,17 +78,18 @@ def main(data: str, arch: str, image_size: int, batch_size: int, block: int, pai
                 mlflow.set_tracking_uri(uri)
                 connect()
                 with stage_run("bench") as run:
-                    times = [measure(steps, block, run, trainer, card) for _ in range(pairs)]
-            rows.append((name, times))
+                    blocks = [measure(steps, block, run, trainer, card) for _ in range(pairs)]
+            rows.append((name, blocks))
     print(f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {trainer.device}")
     precision = trainer.plan.precision
     print(f"{arch}, {image_size} px, batch {batch_size}, {precision}, {data}; {pairs} pairs of {block} steps\n")
-    print("| store | ms/step without | ms/step with | with / without |\n|---|---|---|---|")
-    for name, times in rows:
-        without, with_ = (1000 * statistics.median(side) / block for side in zip(*times, strict=True))
-        ratios = [b / a for a, b in times]
+    print("| store | ms/step without | ms/step with | with / without | telling | threads |\n|---|---|---|---|---|---|")
+    for name, blocks in rows:
+        without, with_, telling, threads = (statistics.median(column) for column in zip(*blocks, strict=True))
+        ratios = [block_with / block_without for block_without, block_with, _, _ in blocks]
         spread = f"{statistics.median(ratios):.4f} ({min(ratios):.4f} to {max(ratios):.4f})"
-        print(f"| {name} | {without:.2f} | {with_:.2f} | {spread} |")
+        shares = f"{telling / with_:.2%} | {threads / with_:.2%}"
+        print(f"| {name} | {1000 * without / block:.2f} | {1000 * with_ / block:.2f} | {spread} | {shares} |")
 
 
 def set_up(
@@ -104,22 +110,35 @@ def set_up(
 
 def measure(
     steps: Iterator[Progress], block: int, run: StageRun, trainer: Trainer, card: BackboneCard
-) -> tuple[float, float]:
-    """Seconds of a block without, and of a block with tracking."""
+) -> tuple[float, float, float, float]:
+    """Seconds of a block without and of one with tracking; of the latter, spent on telling, and by the two threads."""
     start = time.perf_counter()
     for _ in range(block):
         next(steps)
     middle = time.perf_counter()
+    telling, threads = 0.0, -threads_seconds()
     for i in range(block):
         step, metrics = next(steps)
+        told_from = time.perf_counter()
         if metrics:
             run.metrics(metrics, step)
         if i == block // 2:
             log_backbone(run, trainer.moco.backbone, replace(card, step=step), {})
             run.tell("state", {"step": step}, trainer.state({}).write)
+        telling += time.perf_counter() - told_from
     left = run.settle()
     assert not left, left
-    return middle - start, time.perf_counter() - middle
+    return middle - start, time.perf_counter() - middle, telling, threads + threads_seconds()
+
+
+def threads_seconds() -> float:
+    """Processor time of the threads that write and deliver, so far."""
+    ticks = 0
+    for thread in threading.enumerate():
+        if thread.name.startswith("hpt_"):
+            fields = Path(f"/proc/self/task/{thread.native_id}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -6,8 +6,6 @@ import signal
 import pytest
 from workplace import wait_for
 
-# Seconds that the server is away; a soak of hours may ask for more.
-OUTAGE_SECONDS = float(os.environ.get("SOAK_OUTAGE_SECONDS", "5"))
 STEPS = 400
 
 
