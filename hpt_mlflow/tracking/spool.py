@@ -29,6 +29,10 @@ LIMIT_GIB = 20.0
 LOCK_SECONDS = 30.0
 
 
+class SpoolBusyError(HptError):
+    """Another process works on the spool."""
+
+
 class SpoolError(HptError):
     """An entry with files could not be written."""
 
@@ -180,10 +184,6 @@ class Spool:
                     used += os.stat(os.path.join(folder, name)).st_size
         if used > limit:
             raise OSError(f"{used / 2**30:.1f} GiB wait there already, HPT_SPOOL_GIB allows {limit / 2**30:g}")
-
-
-class SpoolBusyError(HptError):
-    """Another process works on the spool."""
 
 
 def spool_root() -> Path:

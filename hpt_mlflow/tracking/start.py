@@ -43,14 +43,15 @@ def start(name: str, identity: Identity | None, earlier: Earlier | None, parent_
     client = MlflowClient()
     tags = {HOST_TAG: socket.gethostname(), HEARTBEAT_TAG: str(int(time.time()))} | (identity.tags if identity else {})
     made = os.environ.pop("MLFLOW_RUN_ID", "")
-    by_mlflow_run = bool(made) and MADE_BY_MLFLOW_RUN in client.get_run(made).data.tags
+    made_run = client.get_run(made) if made else None
+    by_mlflow_run = made_run is not None and MADE_BY_MLFLOW_RUN in made_run.data.tags
     if earlier:
         run_id = earlier.run.info.run_id
         if made and made != run_id:
             _mark_as_attempt(client, made, earlier.run)
-    elif made:
+    elif made_run:
         run_id = made
-        if NAME_BY_MLFLOW.fullmatch(client.get_run(made).info.run_name or ""):
+        if NAME_BY_MLFLOW.fullmatch(made_run.info.run_name or ""):
             client.update_run(made, name=name)
     else:
         nesting = {PARENT_TAG: parent_run_id} if parent_run_id else {}
