@@ -23,8 +23,9 @@ class Dataset:
         uri: the address that opens it again.
         pictures: N pictures as files, arrays or Pillow images, decoded only when read.
         names: N short names, such as paths relative to the dataset.
-        labels: int64 (N,) indices into `classes`, or None.
-        classes: names of the classes in the order of their labels.
+        labels: int64 (N,) indices into `classes`; or, of a multi-label dataset, uint8 (N, L) with a column for each of
+            `classes`, 1 where the image has that label; or None.
+        classes: names of the classes in the order of their labels, or of the labels in the order of their columns.
         digest: 16 hexadecimal digits that change with the names, sizes and labels of the pictures.
         test: indices of the test part where the dataset comes with its own.
     """
@@ -40,6 +41,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether an image may have several labels, or none, at once."""
+        return self.labels is not None and self.labels.ndim == 2
 
     def split(self, seed: int) -> Split:
         """The split into train, validation and test that every stage with this seed keeps to."""

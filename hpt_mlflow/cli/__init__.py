@@ -1,0 +1,29 @@
+"""The `hpt` command."""
+
+from __future__ import annotations
+
+import click
+
+from hpt_mlflow.cli.runs import results, runs, sync
+from hpt_mlflow.cli.stages import stage_command
+from hpt_mlflow.reference import STAGES, reference_page
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="hpt_mlflow")
+def hpt() -> None:
+    """Hierarchical PreTraining: self-supervised training on a large Base set, then on sets nearer and nearer to yours.
+
+    Each stage starts from the registered model of the one before. Runs, models and figures are kept by MLflow, wherever
+    MLFLOW_TRACKING_URI says (default: mlflow.db in this folder).
+    """
+
+
+@hpt.command()
+def reference() -> None:
+    """Print docs/reference.md: every setting of every stage."""
+    click.echo(reference_page(), nl=False)
+
+
+for _command in (*map(stage_command, STAGES), results, runs, sync):
+    hpt.add_command(_command)

@@ -1,0 +1,42 @@
+"""How commands speak: tables, warnings, and errors in one line."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import click
+
+from hpt_mlflow.errors import HptError
+
+# What shells report of a program that Ctrl-C ended.
+INTERRUPTED = 130
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """Errors as one line, and the exit codes of a shell."""
+    try:
+        yield
+    except HptError as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        click.echo(
+            "Interrupted: a run that was started is KILLED and keeps its training state; the same command goes on.",
+            err=True,
+        )
+        sys.exit(INTERRUPTED)
+
+
+def echo_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows below their header, columns aligned."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, tuple("-" * width for width in widths), *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def log_to_stderr() -> None:
+    """Show warnings of the package."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)

@@ -1,0 +1,64 @@
+"""Commands about runs: what they found, which are unfinished, what they could not deliver."""
+
+from __future__ import annotations
+
+import click
+
+from hpt_mlflow.cli.output import echo_table, errors, log_to_stderr
+from hpt_mlflow.errors import HptError
+
+
+@click.command()
+def results() -> None:
+    """Print the figures of all finished evaluations, side by side."""
+    with errors():
+        from hpt_mlflow.tracking.connection import connect
+        from hpt_mlflow.tracking.results import COLUMNS, evaluations
+
+        connect()
+        rows = [
+            (one.model, one.chain, one.dataset, *(f"{one.figures[name]:.3f}" for name in COLUMNS))
+            for one in evaluations()
+        ]
+        echo_table(("model", "chain", "evaluated on", *COLUMNS), rows)
+
+
+@click.command()
+def runs() -> None:
+    """List runs that were not finished, and the command that goes on with each."""
+    with errors():
+        from hpt_mlflow.tracking.connection import connect
+        from hpt_mlflow.tracking.unfinished import unfinished_runs
+
+        connect()
+        found = unfinished_runs()
+        if not found:
+            click.echo("Every run is finished.")
+            return
+        echo_table(("run", "name", "state", "training state", "last sign"), [run.cells for run in found])
+        continuable = [run for run in found if run.command]
+        if continuable:
+            click.echo("\nTo go on with one of them, type its command again:")
+        for run in continuable:
+            click.echo(f"  {run.run_id}  {run.command}")
+
+
+@click.command()
+@click.option("--patience", default=30.0, show_default=True, help="Seconds to wait for a server that does not answer.")
+def sync(patience: float) -> None:
+    """Send to MLflow what trainings could not deliver, and mark runs KILLED whose process died without a word."""
+    with errors():
+        from hpt_mlflow.tracking.connection import prepare
+        from hpt_mlflow.tracking.spool import spool_root
+        from hpt_mlflow.tracking.sync import sync_all
+
+        log_to_stderr()
+        prepare()
+        outcomes = sync_all(patience)
+        for one in outcomes:
+            left = f", {one.left} are left in {one.folder}" if one.left else ""
+            click.echo(f"{one.run}: {one.delivered} entries delivered{left}" + (f" ({one.why})" if one.why else ""))
+        if not outcomes:
+            click.echo(f"Nothing waits in {spool_root()}.")
+        if any(one.left for one in outcomes):
+            raise HptError("some entries could not be delivered; they are kept, run hpt sync again")

@@ -1,0 +1,71 @@
+"""One command for each stage, with one option for each of its settings."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import import_module
+from typing import Any
+
+import click
+
+from hpt_mlflow.cli.output import errors, log_to_stderr
+from hpt_mlflow.reference import STAGES, TYPE_NAMES, default_text, settings_of
+from hpt_mlflow.settings import value_type
+
+
+class Value(click.ParamType):
+    """The value of a setting. An empty one means that it is not given: MLproject cannot say so in another way."""
+
+    def __init__(self, kind: type, choices: tuple[str, ...] | None) -> None:
+        self.kind = kind
+        self.choices = choices
+        self.name = TYPE_NAMES[kind]
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """What help shows in place of a value."""
+        if self.choices:
+            return f"[{'|'.join(self.choices)}]"
+        return {int: "N", float: "X", bool: "[true|false]", str: "TEXT"}[self.kind]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """From text to the type of the setting."""
+        if value is None or value == "":
+            return None
+        try:
+            return click.BOOL.convert(value, param, ctx) if self.kind is bool else self.kind(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a {self.name}", param, ctx)
+
+
+def _option(stage: str, field: dataclasses.Field[Any]) -> click.Option:
+    kind = value_type(STAGES[stage], field.name)
+    default = default_text(stage, field)
+    text = field.metadata["help"] + (f"  [default: {default}]" if default else "")
+    # A switch may stand alone: --strict means --strict true.
+    alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if kind is bool else {}
+    return click.Option(
+        [f"--{field.name.replace('_', '-')}"], type=Value(kind, field.metadata["choices"]), help=text, **alone
+    )
+
+
+def stage_command(stage: str) -> click.Command:
+    """The command that runs a stage."""
+
+    def run(**given: Any) -> None:
+        _run(stage, {name: value for name, value in given.items() if value is not None})
+
+    return click.Command(
+        stage, callback=run, params=[_option(stage, field) for field in settings_of(stage)], help=STAGES[stage].__doc__
+    )
+
+
+def _run(stage: str, settings: dict[str, Any]) -> None:
+    """Run a stage, and say in one line how it ended."""
+    log_to_stderr()
+    with errors():
+        # Checked before torch and MLflow are imported, which takes seconds.
+        STAGES[stage](**settings)
+        result = getattr(import_module(f"hpt_mlflow.stages.{stage}"), stage)(**settings)
+    click.echo(f"{stage}: run {result.run_id}, model {result.model_uri} ({' > '.join(result.chain)})")
+    for name, value in result.metrics.items():
+        click.echo(f"  {name:28} {value:.4g}")

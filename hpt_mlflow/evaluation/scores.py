@@ -1,0 +1,44 @@
+"""How good probabilities are: accuracy for classes, AUROC for labels that stand each on its own."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
+
+
+def is_multilabel(truth: np.ndarray) -> bool:
+    """Whether truth is uint8 (N, C), one column a label, and not int64 (N,), one class an image."""
+    return truth.ndim == 2
+
+
+def primary_name(truth: np.ndarray) -> str:
+    """The figure that models are chosen by: `accuracy` (top-1), or `auroc` (the mean over the labels)."""
+    return "auroc" if is_multilabel(truth) else "accuracy"
+
+
+def primary_score(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    """The figure that `primary_name` names, in [0, 1].
+
+    Args:
+        truth: int64 (N,) classes, or uint8 (N, C) labels.
+        probabilities: float32 (N, C).
+    """
+    if is_multilabel(truth):
+        return float(np.nanmean(label_aurocs(truth, probabilities)))
+    return float(accuracy_score(truth, probabilities.argmax(axis=1)))
+
+
+def balanced_accuracy(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean over the classes of the share of each that is found."""
+    return float(balanced_accuracy_score(truth, probabilities.argmax(axis=1)))
+
+
+def label_aurocs(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve of each label, float64 (C,); NaN for a label that all images have, or none."""
+    both = (truth.min(axis=0) == 0) & (truth.max(axis=0) == 1)
+    return np.array(
+        [
+            roc_auc_score(truth[:, label], probabilities[:, label]) if both[label] else np.nan
+            for label in range(truth.shape[1])
+        ]
+    )
