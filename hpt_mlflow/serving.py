@@ -1,4 +1,4 @@
-"""A registered backbone as an MLflow pyfunc model: images in, embeddings out.
+"""Registered models as MLflow pyfunc models: images in, embeddings out; of a classifier, labels and probabilities.
 
 MLflow imports this module by the name in the model's MLmodel file. It comes with the installed package, not with the
 model, so that loading a model runs no code that came along with it.
@@ -22,18 +22,29 @@ from hpt_mlflow.data.decode import Encoded, UnreadableImageError, decode
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import prepare
+from hpt_mlflow.evaluation.head import LinearHead
 from hpt_mlflow.models.checkpoint import BackboneCard, load_backbone
+from hpt_mlflow.models.classifier import ClassifierCard, load_classifier
 
 BATCH_SIZE = 64
+# A label that stands on its own is given from this probability on.
+LABEL_THRESHOLD = 0.5
 
 
 class EmbeddingModel:
-    """What `mlflow.pyfunc.load_model(...)` wraps."""
+    """What `mlflow.pyfunc.load_model(...)` wraps for a backbone."""
 
-    def __init__(self, backbone: nn.Module, card: BackboneCard) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(
+        self,
+        backbone: nn.Module,
+        card: BackboneCard,
+        device: torch.device | None = None,
+        resize_to: int | None = None,
+    ) -> None:
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.backbone = backbone.to(self.device).eval()
         self.card = card
+        self.resize_to = resize_to
 
     @torch.inference_mode()
     def predict(self, images: Any, params: dict[str, Any] | None = None) -> np.ndarray:
@@ -55,14 +66,78 @@ class EmbeddingModel:
         embeddings = []
         for start in range(0, len(pictures), BATCH_SIZE):
             decoded = [_decode(picture, start + i) for i, picture in enumerate(pictures[start : start + BATCH_SIZE])]
-            batch = prepare(decoded, self.card.image_size, statistics).to(self.device)
+            batch = prepare(decoded, self.card.image_size, statistics, self.resize_to).to(self.device)
             embeddings.append(self.backbone(batch).flatten(1).float().cpu())
         return torch.cat(embeddings).numpy() if embeddings else np.empty((0, self.card.feature_size), np.float32)
 
 
-def _load_pyfunc(path: str) -> EmbeddingModel:
+class ClassifierModel:
+    """What `mlflow.pyfunc.load_model(...)` wraps for a classifier."""
+
+    def __init__(self, embedding: EmbeddingModel, head: LinearHead, card: ClassifierCard) -> None:
+        self.embedding = embedding
+        self.head = head
+        self.card = card
+
+    def predict(self, images: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Classify images.
+
+        Args:
+            images: as for `EmbeddingModel.predict`.
+            params: not used.
+
+        Returns:
+            One row an image: `label` and its `probability`, or, where labels stand each on its own, `labels`, those of
+            at least 0.5; and `probabilities` of all by name.
+
+        Raises:
+            HptError: an image cannot be read; says which.
+        """
+        return answers(self.probabilities(images), self.card)
+
+    def probabilities(self, images: Any) -> np.ndarray:
+        """Probabilities of all classes or labels, float32 (N, C); of images as for `EmbeddingModel.predict`."""
+        return self.head.probabilities(self.embedding.predict(images))
+
+
+def answers(probabilities: np.ndarray, card: ClassifierCard) -> pd.DataFrame:
+    """What a classifier says, from its probabilities, float32 (N, C)."""
+    by_name = [dict(zip(card.classes, map(float, row), strict=True)) for row in probabilities]
+    if card.multilabel:
+        labels = [[name for name, share in row.items() if share >= LABEL_THRESHOLD] for row in by_name]
+        return pd.DataFrame({"labels": labels, "probabilities": by_name})
+    best = probabilities.argmax(axis=1) if len(probabilities) else []
+    return pd.DataFrame(
+        {
+            "label": [card.classes[i] for i in best],
+            "probability": [float(row[i]) for row, i in zip(probabilities, best, strict=True)],
+            "probabilities": by_name,
+        }
+    )
+
+
+def load_served(folder: Path, name: str, device: torch.device | None = None) -> EmbeddingModel | ClassifierModel:
+    """The model in a folder: a classifier where there is a head, else its backbone.
+
+    Args:
+        name: how errors call it.
+        device: where it computes; None for a GPU where there is one.
+
+    Raises:
+        HptError: there is none, or its files are damaged or do not fit together.
+    """
+    backbone, card = load_backbone(folder, name)
+    classifier = load_classifier(folder, name, card.feature_size)
+    if classifier is None:
+        return EmbeddingModel(backbone, card, device)
+    tensors, classifier_card = classifier
+    embedding = EmbeddingModel(backbone, card, device, classifier_card.resize_to)
+    return ClassifierModel(embedding, LinearHead(**tensors, multilabel=classifier_card.multilabel), classifier_card)
+
+
+def _load_pyfunc(path: str) -> EmbeddingModel | ClassifierModel:
     """What MLflow calls."""
-    return EmbeddingModel(*load_backbone(Path(path), path))
+    return load_served(Path(path), path)
 
 
 def _pictures(images: Any) -> Sequence[Any]:

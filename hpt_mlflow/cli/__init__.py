@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import click
 
+from hpt_mlflow.cli.models import compare, history, lineage, promote
+from hpt_mlflow.cli.predict import predict
 from hpt_mlflow.cli.runs import results, runs, sync
 from hpt_mlflow.cli.stages import stage_command
+from hpt_mlflow.cli.weights import export, import_
 from hpt_mlflow.reference import STAGES, reference_page
 
 
@@ -25,5 +28,17 @@ def reference() -> None:
     click.echo(reference_page(), nl=False)
 
 
-for _command in (*map(stage_command, STAGES), results, runs, sync):
+for _command in (
+    *map(stage_command, STAGES),
+    results,
+    compare,
+    promote,
+    history,
+    lineage,
+    predict,
+    import_,
+    export,
+    runs,
+    sync,
+):
     hpt.add_command(_command)

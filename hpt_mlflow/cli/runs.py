@@ -13,14 +13,10 @@ def results() -> None:
     """Print the figures of all finished evaluations, side by side."""
     with errors():
         from hpt_mlflow.tracking.connection import connect
-        from hpt_mlflow.tracking.results import COLUMNS, evaluations
+        from hpt_mlflow.tracking.results import HEADER, result_rows
 
         connect()
-        rows = [
-            (one.model, one.chain, one.dataset, *(f"{one.figures[name]:.3f}" for name in COLUMNS))
-            for one in evaluations()
-        ]
-        echo_table(("model", "chain", "evaluated on", *COLUMNS), rows)
+        echo_table(HEADER, result_rows())
 
 
 @click.command()

@@ -67,5 +67,7 @@ def _run(stage: str, settings: dict[str, Any]) -> None:
         STAGES[stage](**settings)
         result = getattr(import_module(f"hpt_mlflow.stages.{stage}"), stage)(**settings)
     click.echo(f"{stage}: run {result.run_id}, model {result.model_uri} ({' > '.join(result.chain)})")
+    if result.classifier_uri:
+        click.echo(f"  classifier {result.classifier_uri}: hpt predict {result.classifier_uri} FOLDER")
     for name, value in result.metrics.items():
         click.echo(f"  {name:28} {value:.4g}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hpt_mlflow.data.decode import Encoded
-from hpt_mlflow.data.split import Split, stratified_split, unlabelled_split
+from hpt_mlflow.data.split import Split, grouped_split, stratified_split, unlabelled_split
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Dataset:
         classes: names of the classes in the order of their labels, or of the labels in the order of their columns.
         digest: 16 hexadecimal digits that change with the names, sizes and labels of the pictures.
         test: indices of the test part where the dataset comes with its own.
+        groups: int64 (N,), which images belong together, such as those of one patient, and are never in two parts of a
+            split; None where each stands alone.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Dataset:
     classes: tuple[str, ...]
     digest: str
     test: np.ndarray | None = field(default=None)
+    groups: np.ndarray | None = field(default=None)
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -51,6 +54,11 @@ class Dataset:
         """The split into train, validation and test that every stage with this seed keeps to."""
         if self.labels is None:
             return unlabelled_split(len(self), self.test)
+        if self.multilabel:
+            return grouped_split(self.labels, seed, self.test, self.groups)
+        if self.groups is not None:
+            memberships = self.labels[:, None] == np.arange(len(self.classes))
+            return grouped_split(memberships, seed, self.test, self.groups)
         return stratified_split(self.labels, seed, self.test)
 
 
@@ -62,7 +70,7 @@ def files_digest(names: Sequence[str], files: Sequence[Path], labels: np.ndarray
             size = os.stat(file).st_size
         except (OSError, ValueError):  # it is not there, or no file can have this name
             size = -1
-        label = "" if labels is None else labels[i]
+        label = "" if labels is None else labels[i] if labels.ndim == 1 else labels[i].tobytes().hex()
         digest.update(f"{name}\0{size}\0{label}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:16]
 

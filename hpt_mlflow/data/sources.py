@@ -1,24 +1,23 @@
-"""Opening a dataset from its address: `folder:`, `list:`, `builtin:`, `torchvision:`; a bare path is a folder."""
+"""Opening a dataset from its address: `folder:`, `list:`, `csv:`, `builtin:`, `torchvision:`; a path is a folder."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 
+from hpt_mlflow.data.csv_source import open_csv
 from hpt_mlflow.data.dataset import Dataset, content_digest, files_digest
 from hpt_mlflow.data.decode import SUFFIXES
+from hpt_mlflow.data.labels import WHOLE_NUMBER, number_classes
+from hpt_mlflow.data.paths import resolve_path
+from hpt_mlflow.data.split import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES
 from hpt_mlflow.data.torchvision_source import open_torchvision
 from hpt_mlflow.errors import HptError, printable
 
-WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 NO_CLASSES: tuple[str, ...] = ()
-TRAIN_FOLDERS = frozenset({"train", "training"})
-VALIDATION_FOLDERS = frozenset({"val", "valid", "validation", "dev"})
-TEST_FOLDERS = frozenset({"test", "testing"})
 
 log = logging.getLogger("hpt_mlflow")
 
@@ -27,7 +26,8 @@ def open_dataset(uri: str, root: str | None = None) -> Dataset:
     """Open a dataset without decoding its pictures.
 
     Args:
-        uri: `folder:PATH` or a bare path, `list:FILE`, `builtin:mnist`, `builtin:digits`, or `torchvision:NAME`.
+        uri: `folder:PATH` or a bare path, `list:FILE`, `csv:FILE` or `csv:FILE?labels=A,B`, `builtin:mnist`,
+            `builtin:digits`, or `torchvision:NAME`.
         root: folder that relative paths start from, and that holds the files of `torchvision:`.
 
     Raises:
@@ -36,7 +36,13 @@ def open_dataset(uri: str, root: str | None = None) -> Dataset:
     if not uri:
         raise HptError("data: no dataset is named; write a folder, or for example builtin:digits")
     scheme, separator, rest = uri.partition(":")
-    openers = {"folder": _open_folder, "list": _open_list, "builtin": _open_builtin, "torchvision": open_torchvision}
+    openers = {
+        "folder": _open_folder,
+        "list": _open_list,
+        "csv": open_csv,
+        "builtin": _open_builtin,
+        "torchvision": open_torchvision,
+    }
     # One letter and a colon is a drive of Windows.
     if not separator or len(scheme) == 1 or os.path.exists(uri):
         return _open_folder(uri, root)
@@ -53,7 +59,7 @@ def open_dataset(uri: str, root: str | None = None) -> Dataset:
 
 def _open_folder(path: str, root: str | None) -> Dataset:
     """A folder of class folders, of train/val/test folders of class folders, or of images without classes."""
-    folder = _resolve(path, root)
+    folder = resolve_path(path, root)
     if not os.path.isdir(folder):
         raise HptError(f"data: there is no folder {printable(str(folder))}")
     names = _image_names(folder)
@@ -63,18 +69,18 @@ def _open_folder(path: str, root: str | None) -> Dataset:
     parts = [name.split("/") for name in names]
 
     part_folders = {part[0].lower() for part in parts if len(part) > 1}
-    known = TRAIN_FOLDERS | VALIDATION_FOLDERS | TEST_FOLDERS
-    has_parts = part_folders <= known and bool(part_folders & TRAIN_FOLDERS)
+    known = TRAIN_NAMES | VALIDATION_NAMES | TEST_NAMES
+    has_parts = part_folders <= known and bool(part_folders & TRAIN_NAMES)
     test = None
     if has_parts:
         # Where there is only train and val, as for ImageNet, val is what others report as test.
-        held_out = TEST_FOLDERS if part_folders & TEST_FOLDERS else VALIDATION_FOLDERS
+        held_out = TEST_NAMES if part_folders & TEST_NAMES else VALIDATION_NAMES
         if part_folders & held_out:
             test = np.flatnonzero([part[0].lower() in held_out for part in parts])
         parts = [part[1:] for part in parts]
     labels, classes = None, NO_CLASSES
     if all(len(part) > 1 for part in parts):
-        labels, classes = _number([part[0] for part in parts])
+        labels, classes = number_classes([part[0] for part in parts])
     return Dataset(
         name=printable(folder.resolve().name),
         uri=f"folder:{folder.resolve()}",
@@ -92,7 +98,7 @@ def _open_list(path: str, root: str | None) -> Dataset:
 
     Relative paths start from `root`, or from the folder of the list where there is no root.
     """
-    file = _resolve(path, root)
+    file = resolve_path(path, root)
     shown = printable(str(file))
     if not os.path.isfile(file):
         raise HptError(f"data: there is no list file {shown}")
@@ -109,7 +115,7 @@ def _open_list(path: str, root: str | None) -> Dataset:
     if given and len(given) < len(entries):
         first = next(i for i, (_, label) in enumerate(entries) if label is None)
         raise HptError(f"data: {shown} has labels, but not for {names[first]!r}; give every line one, or none")
-    labels, classes = _number(given) if given else (None, NO_CLASSES)
+    labels, classes = number_classes(given) if given else (None, NO_CLASSES)
     folder = Path(os.path.expanduser(root)) if root else file.parent
     files = [folder / name for name in names]
     return Dataset(
@@ -159,11 +165,6 @@ def _open_builtin(name: str, root: str | None) -> Dataset:
     )
 
 
-def _resolve(path: str, root: str | None) -> Path:
-    expanded = Path(os.path.expanduser(path))
-    return expanded if root is None or expanded.is_absolute() else Path(os.path.expanduser(root)) / expanded
-
-
 def _image_names(folder: Path) -> list[str]:
     """Names of the image files at any depth, relative to the folder, parts joined by `/`, in the order of their parts.
 
@@ -206,12 +207,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads nowhere, or to where one may not look
         return False
-
-
-def _number(values: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as int64 (N,) and the class names, as they can be shown; whole numbers are ordered as numbers."""
-    classes = sorted(set(values))
-    if all(map(WHOLE_NUMBER.fullmatch, values)):
-        classes.sort(key=int)
-    index = {name: i for i, name in enumerate(classes)}
-    return np.array([index[value] for value in values], dtype=np.int64), tuple(map(printable, classes))

@@ -9,6 +9,12 @@ import numpy as np
 VALIDATION_SHARE = 0.2
 TEST_SHARE = 0.2
 SMALLEST_CLASS = 3
+# How folders, or a column of a table, name the parts that a dataset comes with; in lower case.
+TRAIN_NAMES = frozenset({"train", "training"})
+VALIDATION_NAMES = frozenset({"val", "valid", "validation", "dev"})
+TEST_NAMES = frozenset({"test", "testing"})
+# Of a group that is in no part yet, and of one that is in the test part that its dataset comes with.
+UNDECIDED, GIVEN = -1, -2
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,74 @@ def stratified_split(labels: np.ndarray, seed: int, test: np.ndarray | None = No
         parts[0].append(members[test_count + validation_count :])
     train, validation, drawn_test = (np.sort(np.concatenate(part)) for part in parts)
     return Split(train, validation, given_test if test is not None else drawn_test)
+
+
+def grouped_split(
+    memberships: np.ndarray, seed: int, test: np.ndarray | None = None, groups: np.ndarray | None = None
+) -> Split:
+    """Split 60/20/20 of whole groups, such as the images of one patient, where an image may have several labels.
+
+    An iterative stratification (Sechidis et al., ECML PKDD 2011): of the labels that still have undivided groups, the
+    rarest first, its groups are divided in random order so that each part gets its share of all that have the label,
+    counting those that came to the part for a rarer label. What has no label fills the parts up to their shares of all.
+
+    Args:
+        memberships: bool or uint8 (N, L), which of the labels or classes an image has.
+        seed: the same memberships, groups and seed give the same split.
+        test: indices of the test part where the dataset comes with one; the rest is then split 75/25 into train and
+            validation.
+        groups: int64 (N,), which group an image is of; None where each is its own.
+
+    Shares are of groups, not of images. A label that fewer than three groups have cannot be in all parts; they go to
+    train. Groups that have an image in the given test part do not get into the others (their images are left out).
+    """
+    count = len(memberships)
+    numbers = np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
+    shares = np.array([0, VALIDATION_SHARE, TEST_SHARE])
+    given_test = np.array([], dtype=np.int64) if test is None else np.sort(test)
+    if test is not None:
+        shares = np.array([0, VALIDATION_SHARE / (1 - TEST_SHARE), 0])
+    members = np.zeros((numbers.max(initial=-1) + 1, memberships.shape[1]), dtype=bool)  # groups x L
+    image, label = np.nonzero(memberships)
+    members[numbers[image], label] = True
+    part = np.full(len(members), UNDECIDED)
+    part[numbers[given_test]] = GIVEN
+    _divide(members, part, shares, np.random.default_rng(seed))
+    train, validation, drawn_test = (np.flatnonzero(part[numbers] == i) for i in range(3))
+    return Split(train, validation, drawn_test if test is None else given_test)
+
+
+def _divide(members: np.ndarray, part: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> None:
+    """Decide on the part of every group that is undecided yet; in place.
+
+    Args:
+        members: bool (groups, L).
+        part: int64 (groups,), `UNDECIDED`, `GIVEN`, or an index into `shares`.
+        shares: of train (whatever the others leave), validation and test.
+    """
+    open_to_choice = part == UNDECIDED
+    shuffled = rng.permutation(np.flatnonzero(open_to_choice))
+    left = members[shuffled].sum(axis=0)  # undecided groups of each label
+    while left.any():
+        label = int(np.argmin(np.where(left > 0, left, len(members) + 1)))
+        chosen = shuffled[members[shuffled, label] & (part[shuffled] == UNDECIDED)]
+        _assign(chosen, members[:, label] & open_to_choice, part, shares)
+        left -= members[chosen].sum(axis=0)
+    _assign(shuffled[part[shuffled] == UNDECIDED], open_to_choice, part, shares)
+
+
+def _assign(undecided: np.ndarray, all_of_them: np.ndarray, part: np.ndarray, shares: np.ndarray) -> None:
+    """Give the undecided groups to the parts that lack most of their shares of all of them; in place."""
+    total = int(all_of_them.sum())
+    wanted = np.round(shares * total).astype(np.int64)
+    wanted = np.where(shares > 0, np.maximum(wanted, 1), 0) if total >= SMALLEST_CLASS else 0 * wanted
+    wanted[0] = total - wanted.sum()
+    have = np.bincount(part[all_of_them & (part >= 0)], minlength=3)
+    lacking = np.maximum(wanted - have, 0)
+    # One part may have more than its share already; the others then go short, train first.
+    for i in range(3):
+        lacking[i] -= min(lacking[i], lacking.sum() - len(undecided))
+    part[undecided] = np.repeat(np.arange(3), lacking)
 
 
 def unlabelled_split(count: int, test: np.ndarray | None = None) -> Split:

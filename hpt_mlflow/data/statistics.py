@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-import click
 import numpy as np
+
+from hpt_mlflow.data.cache import cache_folder, keep
 
 
 @dataclass(frozen=True)
@@ -50,26 +48,10 @@ def kept_channel_statistics(key: str, images: Sequence[np.ndarray]) -> ChannelSt
         return ChannelStatistics(_three(np.array(kept["mean"])), _three(np.array(kept["std"])))
     except (OSError, ValueError, KeyError, TypeError):
         statistics = channel_statistics(images)
-        _write(file, json.dumps(asdict(statistics)))
+        keep(file, lambda opened: opened.write_text(json.dumps(asdict(statistics))))
         return statistics
 
 
 def _three(values: np.ndarray) -> tuple[float, float, float]:
     red, green, blue = values.round(6).tolist()
     return red, green, blue
-
-
-def cache_folder() -> Path:
-    """Where small results are kept between runs: HPT_CACHE, or the user's folder for applications."""
-    return Path(os.environ.get("HPT_CACHE") or click.get_app_dir("hpt_mlflow"))
-
-
-def _write(file: Path, text: str) -> None:
-    """Write in one step, so that nobody reads half a file. A cache that cannot be written is not an error."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as temporary:
-            temporary.write(text)
-        os.replace(temporary.name, file)
-    except OSError:
-        pass

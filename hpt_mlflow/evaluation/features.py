@@ -20,16 +20,19 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import batch_norms
 
 
-def prepare(images: list[np.ndarray], image_size: int, statistics: ChannelStatistics) -> Tensor:
+def prepare(
+    images: list[np.ndarray], image_size: int, statistics: ChannelStatistics, resize_to: int | None = None
+) -> Tensor:
     """Centre crops as a network wants them.
 
     Args:
         images: N decoded images, uint8 (height, width, 3), of any sizes.
+        resize_to: pixels of the shorter side from which the crop is cut; None for image_size, so that all of it shows.
 
     Returns:
         float32 (N, 3, image_size, image_size), normalised.
     """
-    squares = np.stack([centre_crop(image, image_size) for image in images])
+    squares = np.stack([centre_crop(image, image_size, resize_to) for image in images])
     batch = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
     return normalise(batch, torch.tensor(statistics.mean), torch.tensor(statistics.std))
 
@@ -43,6 +46,7 @@ class FeatureReader:
         statistics: what they are normalised with.
         batch_size: images in a forward pass.
         threads: that decode images; None for one a processor.
+        resize_to: see `prepare`.
     """
 
     images: Images
@@ -51,6 +55,7 @@ class FeatureReader:
     device: torch.device
     batch_size: int = 256
     threads: int | None = None
+    resize_to: int | None = None
 
     @torch.inference_mode()
     def features(self, backbone: nn.Module, indices: np.ndarray) -> np.ndarray:
@@ -100,7 +105,7 @@ class FeatureReader:
                 )
                 decoded = {start + i: r for i, r in enumerate(results) if not isinstance(r, str)}
                 if decoded:
-                    batch = prepare(list(decoded.values()), self.image_size, self.statistics)
+                    batch = prepare(list(decoded.values()), self.image_size, self.statistics, self.resize_to)
                     yield batch.to(self.device, memory_format=torch.channels_last), list(decoded)
 
     def _read(self, index: int) -> np.ndarray | str:

@@ -25,13 +25,21 @@ class LinearHead(NamedTuple):
     bias: Tensor
     multilabel: bool = False
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What it is kept by."""
+        return {"mean": self.mean, "std": self.std, "weight": self.weight, "bias": self.bias}
+
     def logits(self, features: Tensor) -> Tensor:
         """float32 (N, F) to float32 (N, C)."""
         return ((features - self.mean) / self.std) @ self.weight + self.bias
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """float32 (N, F) to float32 (N, C): of classes, rows add up to 1; of labels, each on its own."""
-        logits = self.logits(torch.from_numpy(features))
+        """float32 (N, F) to float64 (N, C): of classes, rows add up to 1; of labels, each on its own.
+
+        In float32 a sigmoid is 1 from a logit of 17 on, and the AUROC would lose the order of what is surely there.
+        """
+        logits = self.logits(torch.from_numpy(features)).double()
         return (logits.sigmoid() if self.multilabel else logits.softmax(dim=1)).numpy()
 
 

@@ -1,7 +1,9 @@
-"""A linear classifier on frozen features, its regularisation chosen on validation."""
+"""The linear probe on kept features: the `fast` protocol. Its regularisation is chosen on validation."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -9,76 +11,121 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hpt_mlflow.evaluation.head import LinearHead
+from hpt_mlflow.evaluation.scores import is_multilabel, primary_score
+
 # Inverse strengths of the L2 penalty, strongest penalty first; each fit starts from the one before.
-REGULARISATIONS = tuple(10.0**exponent for exponent in (-4, -3, -2, -1, 0))
-ITERATIONS = 100
+REGULARISATIONS = tuple(10.0**exponent for exponent in (-5, -4, -3, -2, -1, 0))
+# After how many iterations of L-BFGS, in each fit, the classifier is looked at; the last is the most that a fit takes.
+LOOKS = (1, 2, 5, 10, 20, 35, 50, 75, 100)
+# A fit has converged where its objective falls by less than this share from one look to the next.
+SETTLED = 1e-3
+# Below this share there is nothing left to gain.
+ENDED = 1e-6
 
 
 class Probe(NamedTuple):
-    """A linear classifier on standardised features.
+    """A linear classifier and how it was found.
 
     Attributes:
-        mean, std: of the train features, float32 (F,).
-        weight: float32 (F, classes).
-        bias: float32 (classes,).
         regularisation: the C that was best on validation.
-        validation_accuracy: top-1 on validation, in [0, 1].
+        validation_score: top-1, or mean AUROC of labels, on validation, in [0, 1].
+        trace: the head after so many iterations of its own fit.
+        converged: whether that fit had come to its end; where it had not, stopping early has regularised too.
     """
 
-    mean: Tensor
-    std: Tensor
-    weight: Tensor
-    bias: Tensor
+    head: LinearHead
     regularisation: float
-    validation_accuracy: float
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Classes, int64 (N,), of features, float32 (N, F)."""
-        standardised = (torch.from_numpy(features) - self.mean) / self.std
-        return (standardised @ self.weight + self.bias).argmax(dim=1).numpy()
+    validation_score: float
+    trace: tuple[tuple[int, LinearHead], ...]
+    converged: bool
 
 
 def fit_probe(
-    train_features: np.ndarray, train_labels: np.ndarray, validation_features: np.ndarray, validation_labels: np.ndarray
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    validation_features: np.ndarray,
+    validation_labels: np.ndarray,
+    classes: int,
+    device: torch.device | None = None,
 ) -> Probe:
-    """Multinomial logistic regression for each of `REGULARISATIONS`; the one that is best on validation is kept.
+    """Logistic regression for each of `REGULARISATIONS`; the one that is best on validation is kept.
 
     For a given C it minimises the sum of the cross-entropies plus |weight|^2 / (2 C), as scikit-learn's
-    LogisticRegression does for three or more classes, with at most `ITERATIONS` of L-BFGS: stopping early regularises
-    too, and validation judges.
+    LogisticRegression does for three or more classes, with at most 100 iterations of L-BFGS: stopping early
+    regularises too, and validation judges. Labels that stand each on its own get a binary cross-entropy each.
 
     Args:
         train_features, validation_features: float32 (N, F) and (M, F).
-        train_labels, validation_labels: int64 (N,) and (M,).
+        train_labels, validation_labels: int64 (N,) and (M,), or uint8 (N, classes) and (M, classes).
+        device: where to compute; the probe itself comes back on the CPU.
     """
-    features, labels = torch.from_numpy(train_features), torch.from_numpy(train_labels)
+    features = torch.from_numpy(train_features)
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
     std = torch.where(std > 0, std, 1)
-    standardised = (features - mean) / std
-    classes = int(max(train_labels.max(), validation_labels.max())) + 1
-    weight, bias = torch.zeros(features.shape[1], classes), torch.zeros(classes)
+    standardised = ((features - mean) / std).to(device)
+    multilabel = is_multilabel(train_labels)
+    labels = torch.from_numpy(train_labels).to(device)
+    weight = torch.zeros(features.shape[1], classes, device=device)
+    bias = torch.zeros(classes, device=device)
     probes = []
     for regularisation in REGULARISATIONS:
-        weight, bias = _fit(standardised, labels, weight, bias, regularisation)
-        probe = Probe(mean, std, weight, bias, regularisation, 0.0)
-        accuracy = float((probe.predict(validation_features) == validation_labels).mean())
-        probes.append(probe._replace(validation_accuracy=accuracy))
-    return max(probes, key=lambda probe: probe.validation_accuracy)
+        with _flushed_denormals():
+            fit = _fit(standardised, labels, weight, bias, regularisation)
+        trace = tuple((n, LinearHead(mean, std, w.cpu(), b.cpu(), multilabel)) for n, w, b in fit.looks)
+        head = trace[-1][1]
+        score = primary_score(validation_labels, head.probabilities(validation_features))
+        probes.append(Probe(head, regularisation, score, trace, fit.converged))
+        weight, bias = fit.looks[-1][1:]
+    return max(probes, key=lambda probe: probe.validation_score)
 
 
-def _fit(
-    features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, regularisation: float
-) -> tuple[Tensor, Tensor]:
-    """Weight and bias after L-BFGS from the given ones."""
+@contextmanager
+def _flushed_denormals() -> Iterator[None]:
+    """Take numbers below 1e-38 for 0: a confident softmax is full of them, and they are many times slower."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+class _Fit(NamedTuple):
+    """Iterations, weight and bias at each look."""
+
+    looks: list[tuple[int, Tensor, Tensor]]
+    converged: bool
+
+
+def _fit(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, regularisation: float) -> _Fit:
+    """L-BFGS from the given weight and bias."""
     weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS([weight, bias], line_search_fn="strong_wolfe")
 
     def objective() -> Tensor:
         optimizer.zero_grad()
         penalty = weight.square().sum() / (2 * regularisation * len(features))
-        loss = F.cross_entropy(features @ weight + bias, labels) + penalty
+        loss = _cross_entropy(features @ weight + bias, labels) + penalty
         loss.backward()
-        return loss
+        return loss.detach()
 
-    optimizer.step(objective)
-    return weight.detach(), bias.detach()
+    looks, before, fallen = [], 0, float("inf")
+    last = float(objective())
+    for look in LOOKS:
+        # The optimiser keeps its curvature from one call to the next.
+        group = optimizer.param_groups[0]
+        group["max_iter"], group["max_eval"] = look - before, 2 * (look - before) + 1
+        optimizer.step(objective)
+        now = float(objective())
+        fallen, last, before = (last - now) / max(abs(now), 1e-12), now, look
+        looks.append((look, weight.detach().clone(), bias.detach().clone()))
+        if fallen < ENDED:
+            break
+    return _Fit(looks, fallen < SETTLED)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the images; of labels that stand each on its own, the sum of their binary ones."""
+    if labels.ndim == 2:
+        return F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum") / len(labels)
+    return F.cross_entropy(logits, labels)

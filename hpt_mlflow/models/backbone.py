@@ -1,8 +1,10 @@
-"""Backbones: torchvision's classification networks without their classifier."""
+"""Backbones: the classification networks of torchvision and timm without their classifier."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ from hpt_mlflow.errors import HptError, one_line
 
 # torchvision's default number of classes; it marks the layer that is the classifier.
 IMAGENET_CLASSES = 1000
+# What stands before the name of a network of timm.
+TIMM = "timm:"
 
 
 def architectures() -> list[str]:
@@ -21,21 +25,48 @@ def architectures() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models)
 
 
+def import_timm() -> ModuleType:
+    """The package timm, which is an optional extra; raises HptError where it is not installed."""
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise HptError(
+            f"arch: networks of timm need the package timm ({one_line(error)}); "
+            'install it with: pip install "hpt_mlflow[timm]"'
+        ) from error
+
+
 def check_architecture(arch: str, small_stem: bool) -> None:
     """Raise HptError unless `arch` names a classification network and `small_stem` fits it."""
-    if arch not in architectures():
+    if arch.startswith(TIMM):
+        _check_timm_name(arch)
+    elif arch not in architectures():
         close = difflib.get_close_matches(arch, architectures(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "try resnet18, resnet50 or shufflenet_v2_x0_5"
         raise HptError(f"arch: torchvision has no classification network {arch!r}; {hint}")
     if small_stem and not arch.startswith(("resnet", "resnext", "wide_resnet")):
-        raise HptError(f"small_stem: only for ResNets, not for {arch}; leave it off")
+        raise HptError(f"small_stem: only for torchvision's ResNets, not for {arch}; leave it off")
+
+
+def _check_timm_name(arch: str) -> None:
+    name, known = arch.removeprefix(TIMM), import_timm().list_models()
+    if name in known:
+        return
+    if name.partition(".")[0] in known:
+        raise HptError(
+            f"arch: {arch!r} names weights of timm; give the network alone, {TIMM}{name.partition('.')[0]}, "
+            "and a file of weights with --weights"
+        )
+    close = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(TIMM + one for one in close)}?" if close else f"try {TIMM}resnet18"
+    raise HptError(f"arch: timm has no network {name!r}; {hint}")
 
 
 def build_backbone(arch: str, image_size: int, small_stem: bool = False) -> tuple[nn.Module, int]:
     """Build a network with random weights and take its classifier off.
 
     Args:
-        arch: name of a classification network of torchvision.
+        arch: name of a classification network of torchvision, or `timm:` and the name of a network of timm.
         image_size: side of the square images in pixels; it is tried out.
         small_stem: for ResNets, a 3 x 3 convolution of stride 1 without max pooling in front (He et al., CVPR 2016,
             section 4.2), for images of about 32 pixels.
@@ -48,6 +79,9 @@ def build_backbone(arch: str, image_size: int, small_stem: bool = False) -> tupl
     """
     check_architecture(arch, small_stem)
     try:
+        if arch.startswith(TIMM):
+            backbone = _build_timm(arch.removeprefix(TIMM), image_size)
+            return backbone, try_image_size(backbone, arch, image_size)
         backbone = torchvision.models.get_model(arch, weights=None, **_arguments(arch, image_size))
         if small_stem:
             width = backbone.conv1.out_channels
@@ -58,6 +92,32 @@ def build_backbone(arch: str, image_size: int, small_stem: bool = False) -> tupl
     except (RuntimeError, ValueError, AssertionError) as error:
         raise _wrong_size(arch, image_size, error) from error
     return backbone, try_image_size(backbone, arch, image_size)
+
+
+def _build_timm(name: str, image_size: int) -> nn.Module:
+    """A network of timm with random weights, whose features are pooled."""
+    timm = import_timm()
+    config = timm.get_pretrained_cfg(name)
+    # Networks with an embedding of positions are made for one size.
+    size = {"img_size": image_size} if config and config.fixed_input_size else {}
+    backbone: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **size)
+    return backbone
+
+
+def classifier_layers(arch: str) -> tuple[str, ...]:
+    """Names of the layers that `arch` has on top of its backbone, as its library calls them."""
+    if arch.startswith(TIMM):
+        config = import_timm().get_pretrained_cfg(arch.removeprefix(TIMM))
+        names = config.classifier if config else None
+        return (names,) if isinstance(names, str) else tuple(names or ())
+    # A RegNet computes its widths with tensors, which need data.
+    if arch.startswith(("resnet", "resnext", "wide_resnet", "regnet")):
+        return ("fc",)
+    quiet = {"init_weights": False} if arch in ("googlenet", "inception_v3") else {}
+    with torch.device("meta"):
+        network = torchvision.models.get_model(arch, weights=None, **quiet)
+    auxiliary = [name for name, _ in network.named_children() if name.lower().startswith("aux")]
+    return (_last_layer(network), *auxiliary)
 
 
 def try_image_size(backbone: nn.Module, arch: str, image_size: int) -> int:
@@ -88,14 +148,20 @@ def _arguments(arch: str, image_size: int) -> dict[str, Any]:
     return {}
 
 
-def _take_classifier_off(backbone: nn.Module) -> None:
-    """Replace the last layer, and the dropout of its head, by nothing."""
+def _last_layer(network: nn.Module) -> str:
+    """Name of the layer that gives the classes."""
     layers = [
         name
-        for name, layer in backbone.named_modules()
+        for name, layer in network.named_modules()
         if getattr(layer, "out_features", getattr(layer, "out_channels", None)) == IMAGENET_CLASSES
+        and not name.lower().startswith("aux")
     ]
-    last = layers[-1]
+    return layers[-1]
+
+
+def _take_classifier_off(backbone: nn.Module) -> None:
+    """Replace the last layer, and the dropout of its head, by nothing."""
+    last = _last_layer(backbone)
     head_name = last.rpartition(".")[0]
     head = backbone.get_submodule(head_name)
     for name, layer in head.named_children():

@@ -60,34 +60,6 @@ def training_card(
     return "\n".join(lines)
 
 
-def evaluation_card(
-    model: str, chain: Sequence[str], dataset: Dataset, split: Split, result: Mapping[str, float]
-) -> str:
-    """What an evaluation found."""
-    return "\n".join(
-        [
-            f"**Model** `{model}` ({' > '.join(chain)})",
-            "",
-            f"**Data** `{dataset.uri}`: {len(dataset.classes)} classes; probe trained on {len(split.train):,} images, "
-            f"its regularisation chosen on {len(split.validation):,}, tested once on {len(split.test):,}",
-            "",
-            "| | linear probe | balanced | 20-NN |",
-            "|---|---|---|---|",
-            f"| this model | {result['test/accuracy']:.3f} | {result['test/balanced_accuracy']:.3f} "
-            f"| {result['knn/test_accuracy']:.3f} |",
-            f"| untrained network | {result['random/accuracy']:.3f} | {result['random/balanced_accuracy']:.3f} "
-            f"| {result['random/knn_accuracy']:.3f} |",
-            f"| always the largest class | {result['chance/accuracy']:.3f} | {1 / len(dataset.classes):.3f} | |",
-            "",
-            "**Go on**",
-            "",
-            "```",
-            f"mlflow models predict -m {model} -i images.json -t json --env-manager local",
-            "```",
-        ]
-    )
-
-
 def chance_loss(plan: Plan) -> float:
     """InfoNCE of embeddings that say nothing: ln(1 + queue size), in nats."""
     return math.log(1 + plan.queue_size)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
@@ -18,6 +17,19 @@ CURVES = (
 )
 GRID_IMAGES = 12
 GRID_PIXELS = 72
+# Okabe and Ito's colours without black and yellow, which people tell apart whatever their colour vision.
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
+GREY = "#999999"
+
+
+def class_label(name: str, length: int = 24) -> str:
+    """A class's name as text of a picture: on one line, shortened in its middle, no dollar sign read as mathematics."""
+    shown = " ".join(name.encode(errors="replace").decode().split())
+    if len(shown) > length:
+        tail = length // 3
+        shown = f"{shown[: length - 1 - tail]}…{shown[len(shown) - tail :]}"
+    return shown.replace("$", r"\$")
 
 
 def views_grid(crops: Tensor, views: Sequence[Tensor], mean: Tensor, std: Tensor) -> Image.Image:
@@ -52,30 +64,4 @@ def learning_curves(history: Sequence[tuple[int, dict[str, float]]]) -> Figure:
         axes.plot(*zip(*points, strict=True), marker="o" if len(points) < 12 else None, color="tab:blue")
         axes.set(title=title, xlabel="optimiser steps")
         axes.grid(alpha=0.3)
-    return figure
-
-
-def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Share of each true class (row) that was taken for each class (column), in percent.
-
-    Args:
-        truth, prediction: int64 (N,), indices into `classes`.
-    """
-    n = len(classes)
-    counts = np.zeros((n, n))
-    np.add.at(counts, (truth, prediction), 1)
-    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = min(16.0, 3.0 + 0.32 * n)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-    font_size = 8 if n <= 40 else 5
-    axes.set_xticks(range(n), classes, rotation=90, fontsize=font_size)
-    axes.set_yticks(range(n), classes, fontsize=font_size)
-    axes.set(xlabel="predicted", ylabel="true")
-    if n <= 40:
-        for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
-            color = "white" if shares[row, column] > 55 else "black"
-            axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", fontsize=6, color=color)
-    figure.colorbar(image, label="% of the true class", shrink=0.7)
     return figure

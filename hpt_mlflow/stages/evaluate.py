@@ -1,40 +1,44 @@
-"""Evaluate: what a model's frozen features are worth on a labelled dataset, beside those of an untrained network."""
+"""Evaluate: what a model is worth on a labelled dataset, beside an untrained network; a classifier comes of it."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.sources import open_dataset
-from hpt_mlflow.data.split import SMALLEST_CLASS, Split
-from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistics
-from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.features import FeatureReader
-from hpt_mlflow.evaluation.judgement import Judgement, Parts, judge
+from hpt_mlflow.data.statistics import kept_channel_statistics
+from hpt_mlflow.evaluation.protocols import Outcome, Task, learn_labels, with_refreshed_batch_norm
+from hpt_mlflow.evaluation.scores import primary_name
 from hpt_mlflow.models.backbone import build_backbone
-from hpt_mlflow.report.card import evaluation_card
-from hpt_mlflow.report.figures import confusion_matrix
+from hpt_mlflow.models.checkpoint import BackboneCard
+from hpt_mlflow.models.classifier import ClassifierCard
+from hpt_mlflow.report.evaluation_card import evaluation_card
+from hpt_mlflow.report.evaluation_figures import milestone_curve
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, EvaluateSettings
-from hpt_mlflow.stages.device import resolve_device
+from hpt_mlflow.stages.evaluation_figures import certain_figures, compared_with_untrained, first_step_to, repeat_figures
+from hpt_mlflow.stages.evaluation_pictures import log_curve, log_pictures, log_predictions
 from hpt_mlflow.stages.learn import report_unreadable
+from hpt_mlflow.stages.progress import show_steps
 from hpt_mlflow.stages.result import StageResult
+from hpt_mlflow.stages.task import check_unseen, prepare_task
+from hpt_mlflow.tracking.addresses import milestones_of, registered_as
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.dataset_input import log_dataset
-from hpt_mlflow.tracking.registry import find_model
-from hpt_mlflow.tracking.runs import stage_run
+from hpt_mlflow.tracking.delivery import VERSION_PLACEHOLDER
+from hpt_mlflow.tracking.registry import CLASSIFIER, FoundModel, check_names, find_model, log_classifier
+from hpt_mlflow.tracking.runs import StageRun, stage_run
 
 
 def evaluate(**settings: Any) -> StageResult:
-    """Fit a linear probe on frozen features and test it once, on images that no stage has trained on.
+    """Learn labels from a model, choose on validation, and test once, on images that no stage has trained on.
 
     The same is done with an untrained network of the same architecture, since random features are a strong baseline on
-    small images.
+    small images. Of a run, each milestone is evaluated, and the last one in full. The classifier is registered.
 
     Args:
         settings: the fields of `EvaluateSettings`.
@@ -43,94 +47,154 @@ def evaluate(**settings: Any) -> StageResult:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
     """
     chosen = EvaluateSettings(**settings)
-    device = resolve_device(chosen.device)
     dataset = open_dataset(chosen.data, chosen.root)
-    all_labels = _check_labels(dataset)
     connect()
-    found = find_model(chosen.model, "model", DEFAULT_MODEL_NAME)
-    card = found.card
-    images = Images(dataset, np.arange(len(dataset)), card.image_size)
-    split = _readable_split(dataset, images, chosen.split_seed)
-    # What is evaluated is what is served: images are normalised as the model was trained, whatever the dataset.
-    statistics = ChannelStatistics(card.mean, card.std)
-    reader = FeatureReader(images, card.image_size, statistics, device, chosen.batch_size, chosen.workers)
+    addresses = _addresses(chosen.model)
+    found = find_model(addresses[-1], "model", DEFAULT_MODEL_NAME)
+    card, classifier_name = found.card, _classifier_name(chosen, found.uri)
+    task = prepare_task(chosen, dataset, card)
+    seen = check_unseen(chosen, found.uri, dataset, task)
 
     with stage_run(f"evaluate {dataset.name}: {' > '.join(card.chain)}") as run:
-        run.tags(
-            {
-                "hpt.stage": "evaluate",
-                "hpt.chain": " > ".join(card.chain),
-                "hpt.parent_model": found.uri,
-                "hpt.dataset_digest": dataset.digest,
-            }
-        )
-        run.params(asdict(chosen) | {"model": found.uri, "arch": card.arch, "image_size": card.image_size})
-        own_statistics = kept_channel_statistics(f"{dataset.digest}-all-{card.image_size}", images.sample)
-        log_dataset(run.run_id, dataset, split, own_statistics, "evaluation")
-
-        labels = Parts(*(all_labels[part] for part in (split.train, split.validation, split.test)))
-        learned = judge(_features(reader, found.backbone, split), labels)
-        torch.manual_seed(chosen.seed)
-        untrained_backbone, _ = build_backbone(card.arch, card.image_size, card.small_stem)
-        untrained = _judge_untrained(reader, untrained_backbone, split, labels)
-
-        result = _metrics(learned, untrained, labels)
-        run.metrics(result, card.step, found.model_id)
-        run.picture(confusion_matrix(labels.test, learned.prediction, dataset.classes), "confusion_matrix.png")
-        report_unreadable(run, images, card.step)
-        run.describe(evaluation_card(found.uri, card.chain, dataset, split, result))
-        return StageResult(run.run_id, found.uri, card.chain, result)
+        tags = _introduce(run, chosen, dataset, task, found)
+        figures_by_step = {}
+        for address in addresses:
+            milestone = found if address == addresses[-1] else find_model(address, "model", DEFAULT_MODEL_NAME)
+            outcomes = list(_repeat(chosen, task, milestone))
+            best = max(outcomes, key=lambda outcome: outcome.validation_score)
+            figures_by_step[milestone.card.step] = result = _log_figures(run, chosen, best, outcomes, milestone)
+        more = {"data/test_images_seen": float(seen)}
+        more |= compared_with_untrained(best, _learn_from_untrained(chosen, task, card) if chosen.untrained else None)
+        if len(addresses) > 1:
+            more |= _log_milestones(run, chosen, figures_by_step, more, task)
+        run.metrics(more, card.step, found.model_id)
+        log_curve(run, best)
+        log_predictions(run, best, [dataset.names[i] for i in task.split.test])
+        log_pictures(run, chosen.protocol, best)
+        report_unreadable(run, task.reader.images, card.step)
+        result |= more
+        classifier = _keep_classifier(run, chosen, best, found, dataset, classifier_name, tags, result)
+        return StageResult(run.run_id, found.uri, card.chain, result, classifier)
 
 
-def _features(reader: FeatureReader, backbone: nn.Module, split: Split) -> Parts:
-    backbone = backbone.to(reader.device).to(memory_format=torch.channels_last)
-    return Parts(*(reader.features(backbone, part) for part in (split.train, split.validation, split.test)))
+def _addresses(model: str) -> list[str]:
+    """Of a run, its milestones, the last one by the version that it was registered as; of a model, itself."""
+    run_id = model.removeprefix("runs:/").strip("/")
+    if not model.startswith("runs:/") or "/" in run_id:
+        return [model]
+    milestones = milestones_of(run_id, "model")
+    return [*milestones[:-1], registered_as(run_id) or milestones[-1]]
 
 
-def _judge_untrained(reader: FeatureReader, backbone: nn.Module, split: Split, labels: Parts) -> Judgement:
-    """An untrained network at its best: BatchNorm's statistics as initialised or those of train, by validation."""
-    as_built = judge(_features(reader, backbone, split), labels)
-    reader.refresh_batch_norm(backbone, split.train)
-    refreshed = judge(_features(reader, backbone, split), labels)
-    return max(as_built, refreshed, key=lambda judgement: judgement.probe.validation_accuracy)
+def _classifier_name(settings: EvaluateSettings, uri: str) -> str | None:
+    """The registered model that gets the classifier, or None for none."""
+    if settings.classifier_name == "none":
+        return None
+    of_version = uri.startswith("models:/") and "/" in uri.removeprefix("models:/")
+    backbone = uri.removeprefix("models:/").split("/")[0] if of_version else DEFAULT_MODEL_NAME
+    name = settings.classifier_name or f"{backbone.removesuffix('-classifier')}-classifier"
+    check_names(name, None)
+    return name
 
 
-def _metrics(learned: Judgement, untrained: Judgement, labels: Parts) -> dict[str, float]:
-    largest_class = np.bincount(labels.train).argmax()
-    return {
-        "probe/val_accuracy": learned.probe.validation_accuracy,
-        "probe/regularisation": learned.probe.regularisation,
-        "test/accuracy": learned.accuracy,
-        "test/balanced_accuracy": learned.balanced_accuracy,
-        "knn/val_accuracy": learned.neighbour_validation_accuracy,
-        "knn/test_accuracy": learned.neighbour_accuracy,
-        "random/accuracy": untrained.accuracy,
-        "random/balanced_accuracy": untrained.balanced_accuracy,
-        "random/knn_accuracy": untrained.neighbour_accuracy,
-        "chance/accuracy": float((labels.test == largest_class).mean()),
+def _introduce(
+    run: StageRun, settings: EvaluateSettings, dataset: Dataset, task: Task, found: FoundModel
+) -> dict[str, str]:
+    """Log what is known before the first figure; give the tags that the classifier gets as well."""
+    card, images = found.card, task.reader.images
+    test_digest = hashlib.sha256(dataset.digest.encode() + dataset.split(settings.split_seed).test.tobytes())
+    tags = {
+        "hpt.stage": "evaluate",
+        "hpt.chain": " > ".join(card.chain),
+        "hpt.parent_model": found.uri,
+        "hpt.dataset_digest": dataset.digest,
+        "hpt.test_digest": test_digest.hexdigest()[:16],
+        "hpt.metric": f"test/{primary_name(task.labels)}",
+        "hpt.protocol": settings.protocol,
     }
+    run.tags(tags)
+    run.params(asdict(settings) | {"model": found.uri, "arch": card.arch, "image_size": card.image_size})
+    statistics = kept_channel_statistics(f"{dataset.digest}-all-{images.smallest_side}", images.sample)
+    log_dataset(run.run_id, dataset, task.split, statistics, "evaluation")
+    return tags
 
 
-def _check_labels(dataset: Dataset) -> np.ndarray:
-    """The labels; raises HptError unless they allow a split into train, validation and test."""
-    if dataset.labels is None:
-        raise HptError(f"data: {dataset.uri} has no labels; evaluate needs class folders, or a list with labels")
-    if len(dataset.classes) < 2:
-        raise HptError(f"data: {dataset.uri} has one class, {dataset.classes[0]!r}; evaluate needs at least 2")
-    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
-    small = np.flatnonzero(counts < SMALLEST_CLASS)
-    if dataset.test is None and len(small):
-        raise HptError(
-            f"data: the class {dataset.classes[small[0]]!r} of {dataset.name} has {counts[small[0]]} images; a split "
-            f"into train, validation and test takes {SMALLEST_CLASS}; add images, or leave the class out"
-        )
-    return dataset.labels
+def _repeat(settings: EvaluateSettings, task: Task, found: FoundModel) -> Iterator[Outcome]:
+    """Learn from the same backbone, each time with another seed."""
+    for seed in range(settings.seed, settings.seed + settings.repeats):
+        shown = show_steps(f"{settings.protocol}, {found.uri}, seed {seed}")
+        yield learn_labels(settings.protocol, found.backbone, task, seed, settings.steps, shown)
 
 
-def _readable_split(dataset: Dataset, images: Images, seed: int) -> Split:
-    split = dataset.split(seed)
-    readable = Split(*(np.intersect1d(part, images.indices) for part in (split.train, split.validation, split.test)))
-    for name in ("train", "validation", "test"):
-        if not len(getattr(readable, name)):
-            raise HptError(f"data: {dataset.name} leaves no readable images for {name}; add images")
-    return readable
+def _learn_from_untrained(settings: EvaluateSettings, task: Task, card: BackboneCard) -> Outcome:
+    """An untrained network at its best: BatchNorm's statistics as initialised or those of train, by validation."""
+    torch.manual_seed(settings.seed)
+    backbone, _ = build_backbone(card.arch, card.image_size, card.small_stem)
+    ways = (backbone, with_refreshed_batch_norm(backbone, task))
+    outcomes = [learn_labels("fast", way, task, settings.seed) for way in ways]
+    best = max(outcomes, key=lambda outcome: outcome.validation_score)
+    if settings.protocol == "fast":
+        return best
+    shown = show_steps(f"{settings.protocol}, untrained network")
+    return learn_labels(settings.protocol, best.backbone, task, settings.seed, settings.steps, shown)
+
+
+def _log_figures(
+    run: StageRun, settings: EvaluateSettings, best: Outcome, outcomes: list[Outcome], found: FoundModel
+) -> dict[str, float]:
+    """Log the figures of one model: those of the repetition that is best on validation, and the spread of all."""
+    figures = certain_figures(settings.protocol, best) | repeat_figures(outcomes)
+    run.metrics(figures, found.card.step, found.model_id)
+    if best.reason:
+        run.warn(f"{found.uri}: {best.reason}")
+    return figures
+
+
+def _log_milestones(
+    run: StageRun,
+    settings: EvaluateSettings,
+    figures_by_step: dict[int, dict[str, float]],
+    more: dict[str, float],
+    task: Task,
+) -> dict[str, float]:
+    """Draw the figure of each milestone against pretraining steps; find the first that reaches what was asked for."""
+    name = primary_name(task.labels)
+    steps = sorted(figures_by_step)
+    scores, lows, highs = (
+        [figures_by_step[step][f"test/{name}{end}"] for step in steps] for end in ("", "_low", "_high")
+    )
+    found = first_step_to(settings.steps_to, steps, scores)
+    reached = (settings.steps_to, found) if settings.steps_to is not None and found is not None else None
+    curve = milestone_curve(steps, scores, lows, highs, name, more.get(f"random/{name}"), reached)
+    run.picture(curve, "milestones.png")
+    if settings.steps_to is not None and found is None:
+        run.warn(f"no milestone reaches {name} {settings.steps_to:g}; the best has {max(scores):.3f}")
+    return {"test/steps_to": float(found)} if found is not None else {}
+
+
+def _keep_classifier(
+    run: StageRun,
+    settings: EvaluateSettings,
+    outcome: Outcome,
+    found: FoundModel,
+    dataset: Dataset,
+    name: str | None,
+    tags: dict[str, str],
+    result: dict[str, float],
+) -> str | None:
+    """Keep the classifier with the run, register it under a name where there is one, and describe the run."""
+    card = ClassifierCard(
+        dataset.classes, dataset.multilabel, dataset.name, settings.protocol, outcome.task.reader.resize_to
+    )
+    tags = tags | {"hpt.evaluation": run.run_id}
+    log_classifier(run, outcome.backbone, found.card, outcome.head.tensors, card, tags)
+    kept = f"runs:/{run.run_id}/{CLASSIFIER}" if name is None else VERSION_PLACEHOLDER
+    described = evaluation_card(
+        found.uri, kept, found.card.chain, dataset, outcome.task.split, settings.protocol, result, outcome.reason
+    )
+    if name is None:
+        run.describe(described)
+        return None
+    version = run.register(CLASSIFIER, name, tags, None, described)
+    run.tags({"hpt.classifier": version})
+    return version

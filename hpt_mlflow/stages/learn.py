@@ -10,6 +10,7 @@ from PIL import Image
 
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.fingerprints import fingerprints
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError, printable
@@ -27,6 +28,7 @@ from hpt_mlflow.tracking.delivery import VERSION_PLACEHOLDER
 from hpt_mlflow.tracking.earlier import earlier_run
 from hpt_mlflow.tracking.registry import check_names, log_backbone, milestone_name
 from hpt_mlflow.tracking.runs import StageRun, current_run_id, stage_run
+from hpt_mlflow.tracking.seen_images import log_seen_images
 from hpt_mlflow.training.loop import Trainer
 
 # Steps between two reports of metrics: at least 100 reports in a short training, at most 50 steps apart in a long one.
@@ -76,6 +78,7 @@ def _introduce(run: StageRun, work: Work) -> None:
     run.describe(work.describe())
     run.params(work.params)
     log_dataset(run.run_id, work.dataset, work.split, work.statistics, "training")
+    log_seen_images(run, fingerprints(work.dataset, work.split.seen))
     run.picture(_picture_of_views(work.trainer, work.batches), "views.png")
 
 
@@ -141,7 +144,7 @@ def _neighbour_accuracy(work: Work) -> dict[str, float]:
     labels = images.dataset.labels
     known = np.intersect1d(work.split.train, images.indices)
     asked = np.intersect1d(work.split.validation, images.indices)
-    if labels is None or not len(known) or not len(asked):
+    if labels is None or images.dataset.multilabel or not len(known) or not len(asked):
         return {}
     rng = np.random.default_rng(0)
     budget = int(NEIGHBOUR_SHARE * work.plan.steps * work.plan.batch_size / len(work.milestones))

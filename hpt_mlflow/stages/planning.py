@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from torch import nn
@@ -18,7 +18,7 @@ from hpt_mlflow.training.plan import PRESETS, Plan
 
 # Settings that say where and how to work, not what comes of it.
 OPERATIONAL = frozenset(
-    ["data", "root", "base", "source", "target", "workers", "device", "checkpoint_every", "resume", "strict"]
+    ["data", "root", "base", "source", "target", "weights", "workers", "device", "checkpoint_every", "resume", "strict"]
 )
 
 
@@ -29,7 +29,8 @@ class Start:
     Attributes:
         steps, learning_rate: length and peak learning rate of the stage where the user does not say.
         chain: names of the datasets behind the backbone, oldest first.
-        parent: address of the model that it came from, or None for random weights.
+        parent: address of the model that it came from, or name and checksum of the file; None for random weights.
+        weights: tags that say where weights from elsewhere came from.
     """
 
     backbone: nn.Module
@@ -41,6 +42,7 @@ class Start:
     learning_rate: float
     chain: tuple[str, ...] = ()
     parent: str | None = None
+    weights: dict[str, str] = field(default_factory=dict)
 
 
 def make_plan(settings: TrainingSettings, start: Start) -> Plan:
@@ -95,9 +97,9 @@ def identify(stage: str, settings: Settings, datasets: list[Dataset], parent: st
     """What makes another run the same work: all settings that decide what comes of it, the data, and the parent.
 
     Args:
-        parent: the address of the parent without `latest` or alias.
+        parent: the address of the parent without `latest` or alias, or name and checksum of the file of weights.
     """
-    said = {field.name: _as_written(settings, field.name) for field in fields(settings)}
+    said = {entry.name: _as_written(settings, entry.name) for entry in fields(settings)}
     decisive = {name: value for name, value in said.items() if name not in OPERATIONAL}
     data = [[dataset.name, dataset.digest] for dataset in datasets]
     named = {"parent": parent} if parent else {}
@@ -115,9 +117,9 @@ def _as_written(settings: Settings, name: str) -> Any:
 def _command(stage: str, settings: Settings, values: dict[str, Any]) -> str:
     """The command that does this work, without what is said by default."""
     words = ["hpt", stage]
-    for field in fields(settings):
-        value = values[field.name]
-        if value != field.default and field.name != "resume":
+    for entry in fields(settings):
+        value = values[entry.name]
+        if value != entry.default and entry.name != "resume":
             text = str(value).lower() if isinstance(value, bool) else str(value)
-            words += [f"--{field.name.replace('_', '-')}", text]
+            words += [f"--{entry.name.replace('_', '-')}", text]
     return shlex.join(words)

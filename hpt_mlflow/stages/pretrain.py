@@ -1,4 +1,4 @@
-"""Pretrain: self-supervised training from random weights. The first stage of a chain."""
+"""Pretrain: self-supervised training from random weights, or from weights of others. The first stage of a chain."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from hpt_mlflow.settings import PretrainSettings
 from hpt_mlflow.stages.learn import learn
 from hpt_mlflow.stages.planning import Start
 from hpt_mlflow.stages.result import StageResult
+from hpt_mlflow.stages.weights import import_weights, start_from_weights
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.training.plan import PRESETS
 
 
 def pretrain(**settings: Any) -> StageResult:
-    """Train a backbone on a dataset from random weights, log it, and register it.
+    """Train a backbone on a dataset from random weights or from `weights`, log it, and register it.
+
+    With `weights` and `steps=0` the backbone is registered as it is, without a look at the dataset.
 
     Args:
         settings: the fields of `PretrainSettings`.
@@ -26,11 +29,26 @@ def pretrain(**settings: Any) -> StageResult:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
     """
     chosen = PretrainSettings(**settings)
+    if chosen.weights is None:
+        start = _from_random_weights(chosen)
+    elif chosen.steps == 0:
+        image_size = chosen.image_size or PRESETS[chosen.preset].image_size
+        return import_weights(
+            chosen.weights, chosen.model_name, chosen.alias, chosen.arch, image_size, chosen.small_stem
+        )
+    else:
+        start = start_from_weights(chosen)
+    dataset = open_dataset(chosen.data, chosen.root)
+    connect()
+    return learn("pretrain", chosen, start, dataset)
+
+
+def _from_random_weights(chosen: PretrainSettings) -> Start:
     preset = PRESETS[chosen.preset]
     arch, image_size = chosen.arch or preset.arch, chosen.image_size or preset.image_size
     torch.manual_seed(chosen.seed)
     backbone, feature_size = build_backbone(arch, image_size, chosen.small_stem)
-    start = Start(
+    return Start(
         backbone,
         feature_size,
         arch,
@@ -39,6 +57,3 @@ def pretrain(**settings: Any) -> StageResult:
         steps=preset.pretrain_steps,
         learning_rate=preset.plan.learning_rate,
     )
-    dataset = open_dataset(chosen.data, chosen.root)
-    connect()
-    return learn("pretrain", chosen, start, dataset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tqdm import tqdm
 from typing_extensions import Self
@@ -31,17 +31,36 @@ class ProgressDisplay:
         self._rate = metrics.get("train/images_per_second", self._rate)
         if self._bar is not None:
             self._bar.update(1)
-            if metrics:
+            if self._rate:
                 self._bar.set_postfix_str(f"{self._loss}{self._rate:.0f} images/s")
         elif step == self._steps or time.monotonic() - self._said > LINE_SECONDS:
             self._said = time.monotonic()
             left = (self._steps - step) * (self._said - self._started) / max(1, step - self._first)
-            text = f"{self._title}: step {step}/{self._steps}, {self._loss}{self._rate:.0f} images/s, {left:.0f} s left"
+            rate = f"{self._rate:.0f} images/s, " if self._rate else ""
+            text = f"{self._title}: step {step}/{self._steps}, {self._loss}{rate}{left:.0f} s left"
             print(text, file=sys.stderr, flush=True)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the line as it is."""
         if self._bar is not None:
             self._bar.close()
+
+
+def show_steps(title: str) -> Callable[[int, int], None]:
+    """Something to call after each step with its number, counted from 1, and their total, which then is shown."""
+    display: ProgressDisplay | None = None
+
+    def on_step(step: int, steps: int) -> None:
+        nonlocal display
+        display = display or ProgressDisplay(title, steps)
+        display.advance(step, {})
+        if step == steps:
+            display.close()
+
+    return on_step

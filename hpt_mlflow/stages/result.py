@@ -16,12 +16,14 @@ class StageResult:
         model_uri: the registered version that it made, `models:/NAME/VERSION`, or the one that it evaluated.
         chain: names of the datasets behind that model, oldest first.
         metrics: the last value of each metric.
+        classifier_uri: the registered classifier that an evaluation made, where it made one.
     """
 
     run_id: str
     model_uri: str
     chain: tuple[str, ...]
     metrics: dict[str, float]
+    classifier_uri: str | None = None
 
 
 def result_of(earlier: Earlier) -> StageResult:

@@ -107,6 +107,8 @@ def _tags(stage: str, chain: tuple[str, ...], plan: Plan, start: Start, dataset:
         "hpt.update": plan.update,
         "hpt.dataset_digest": dataset.digest,
     }
+    if start.weights:
+        return tags | start.weights
     return tags | ({"hpt.parent_model": start.parent} if start.parent else {})
 
 

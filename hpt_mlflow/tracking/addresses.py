@@ -11,6 +11,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking.delivery import find_milestones
 
 MILESTONE = "step-"
+MODEL_TAG = "hpt.model"
 
 
 def concrete_uri(address: str, option: str, model_name: str) -> str:
@@ -35,7 +36,7 @@ def concrete_uri(address: str, option: str, model_name: str) -> str:
             f"{option}: {address!r} is no address of a model; write models:/NAME/VERSION, NAME@ALIAS or runs:/ID"
         )
     if kind == "runs":
-        return f"runs:/{path}" if "/" in path else f"models:/{_last_milestone(path, option)}"
+        return f"runs:/{path}" if "/" in path else milestones_of(path, option)[-1]
     if path.startswith("m-"):
         return f"models:/{path}"
     if "@" in path:
@@ -61,8 +62,15 @@ def concrete_uri(address: str, option: str, model_name: str) -> str:
     return f"models:/{name}/{version}"
 
 
-def _last_milestone(run_id: str, option: str) -> str:
-    """model_id of the last backbone that a run kept."""
+def milestones_of(run_id: str, option: str) -> list[str]:
+    """Addresses of the backbones that a run has kept, in the order of their steps.
+
+    Args:
+        option: what errors call the option that the run was given with.
+
+    Raises:
+        HptError: there is no such run, or it has kept none.
+    """
     client = MlflowClient()
     try:
         experiment_id = client.get_run(run_id).info.experiment_id
@@ -73,7 +81,13 @@ def _last_milestone(run_id: str, option: str) -> str:
     kept = [name for name in ready if name.startswith(MILESTONE)]
     if not kept:
         raise HptError(f"{option}: the run {run_id!r} has kept no model")
-    return models[max(kept, key=lambda name: int(name.removeprefix(MILESTONE)))].model_id
+    ordered = sorted(kept, key=lambda name: int(name.removeprefix(MILESTONE)))
+    return [f"models:/{models[name].model_id}" for name in ordered]
+
+
+def registered_as(run_id: str) -> str | None:
+    """Address of the version that a run's last milestone was registered as."""
+    return MlflowClient().get_run(run_id).data.tags.get(MODEL_TAG)
 
 
 def model_id_of(uri: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import tempfile
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,19 @@ import mlflow
 import numpy as np
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.types.schema import Schema, TensorSpec
-from torch import nn
+from mlflow.types import DataType
+from mlflow.types.schema import Array, ColSpec, Map, Schema, TensorSpec
+from torch import Tensor, nn
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.checkpoint import BackboneCard, copy_to_cpu, load_backbone, save_backbone
+from hpt_mlflow.models.classifier import ClassifierCard, save_classifier
 from hpt_mlflow.tracking.addresses import MILESTONE, concrete_uri, model_id_of
 from hpt_mlflow.tracking.connection import reason, tracking_errors
 from hpt_mlflow.tracking.runs import StageRun
 
 LOADER_MODULE = "hpt_mlflow.serving"
+CLASSIFIER = "classifier"
 SERVING_PACKAGES = ("torch", "torchvision", "safetensors", "pillow", "numpy", "pandas", "click")
 
 
@@ -50,24 +54,62 @@ def log_backbone(run: StageRun, backbone: nn.Module, card: BackboneCard, tags: d
     weights = copy_to_cpu(backbone.state_dict())
     output = TensorSpec(np.dtype(np.float32), (-1, card.feature_size), name="embedding")
 
+    def save(folder: Path) -> None:
+        save_backbone(folder, weights, card)
+
+    return _log_model(run, milestone_name(card.step), card, tags, Schema([output]), save)
+
+
+def log_classifier(
+    run: StageRun,
+    backbone: nn.Module,
+    card: BackboneCard,
+    head: Mapping[str, Tensor],
+    classifier: ClassifierCard,
+    tags: dict[str, str],
+) -> Future[str]:
+    """Keep a backbone with a linear head as a LoggedModel of a run, under `CLASSIFIER`.
+
+    Args:
+        head: see `models.classifier.save_classifier`.
+
+    Returns:
+        Something that fails with SpoolError where the classifier could not be written.
+    """
+    weights, head = copy_to_cpu(backbone.state_dict()), copy_to_cpu(head)
+
+    def save(folder: Path) -> None:
+        save_backbone(folder, weights, card)
+        save_classifier(folder, head, classifier)
+
+    by_name = ColSpec(Map(DataType.double), "probabilities")
+    label = ColSpec(DataType.string, "label")
+    one: list[ColSpec | TensorSpec] = [label, ColSpec(DataType.double, "probability"), by_name]
+    several: list[ColSpec | TensorSpec] = [ColSpec(Array(DataType.string), "labels"), by_name]
+    return _log_model(run, CLASSIFIER, card, tags, Schema(several if classifier.multilabel else one), save)
+
+
+def _log_model(
+    run: StageRun, name: str, card: BackboneCard, tags: dict[str, str], outputs: Schema, save: Callable[[Path], None]
+) -> Future[str]:
+    """Keep what `save` writes into a folder as a pyfunc LoggedModel."""
+
     def fill(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             saved = Path(temporary) / "backbone"
-            save_backbone(saved, weights, card)
+            save(saved)
             folder.rmdir()
             mlflow.pyfunc.save_model(
                 str(folder),
                 loader_module=LOADER_MODULE,
                 data_path=str(saved),
                 # No schema of the input: arrays and encoded bytes are both welcome.
-                signature=ModelSignature(outputs=Schema([output])),
+                signature=ModelSignature(outputs=outputs),
                 pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in SERVING_PACKAGES],
             )
 
     params = {"arch": card.arch, "image_size": str(card.image_size), "chain": " > ".join(card.chain)}
-    return run.tell(
-        "model", {"name": milestone_name(card.step), "step": card.step, "params": params, "tags": tags}, fill
-    )
+    return run.tell("model", {"name": name, "step": card.step, "params": params, "tags": tags}, fill)
 
 
 def milestone_name(step: int) -> str:
@@ -97,10 +139,23 @@ def find_model(address: str, option: str, model_name: str) -> FoundModel:
         HptError: there is no such model, or it was not made by this project.
     """
     uri = concrete_uri(address, option, model_name)
-    with tracking_errors(f"{option}: cannot read {uri}"):
-        try:
-            folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
-        except MlflowException as error:
-            raise HptError(f"{option}: there is no model at {address} ({reason(error)})") from error
+    folder = download_model(uri, address, option)
     backbone, card = load_backbone(folder, f"{option}: {address}")
     return FoundModel(uri, backbone, card, model_id_of(uri))
+
+
+def download_model(uri: str, address: str, option: str) -> Path:
+    """The files of a model, in a folder on this machine.
+
+    Args:
+        uri: the concrete address.
+        address: as the user wrote it, for errors.
+
+    Raises:
+        HptError: there is no such model.
+    """
+    with tracking_errors(f"{option}: cannot read {uri}"):
+        try:
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+        except MlflowException as error:
+            raise HptError(f"{option}: there is no model at {address} ({reason(error)})") from error

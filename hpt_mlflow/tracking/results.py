@@ -2,55 +2,45 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Mapping
 
-import mlflow
-from mlflow.entities import Run
+from hpt_mlflow.tracking.connection import tracking_errors
+from hpt_mlflow.tracking.evaluations import Evaluation, finished_evaluations
 
-COLUMNS = {
-    "linear": "test/accuracy",
-    "balanced": "test/balanced_accuracy",
-    "20-NN": "knn/test_accuracy",
-    "untrained linear": "random/accuracy",
-    "untrained 20-NN": "random/knn_accuracy",
+# Which metrics stand in a column: the first that an evaluation has. Classes have an accuracy, labels an AUROC.
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "balanced": ("test/balanced_accuracy",),
+    "20-NN": ("knn/test_accuracy",),
+    "untrained": ("random/accuracy", "random/auroc"),
+    "untrained 20-NN": ("random/knn_accuracy",),
 }
+HEADER = ("model", "chain", "evaluated on", "protocol", "figure", "value", "95% interval", *COLUMNS)
 
 
-class Evaluation(NamedTuple):
-    """One finished evaluation.
-
-    Attributes:
-        model: address of the model.
-        chain: the datasets behind it.
-        figures: by the name of the column.
-    """
-
-    model: str
-    chain: str
-    dataset: str
-    figures: dict[str, float]
+def result_rows() -> list[tuple[str, ...]]:
+    """A row of `HEADER` for each finished evaluation of all experiments, oldest first; - for what it has not."""
+    with tracking_errors("cannot list the evaluations"):
+        return [_row(one) for one in reversed(finished_evaluations())]
 
 
-def evaluations() -> list[Evaluation]:
-    """The finished evaluations of all experiments, oldest first."""
-    experiments = [experiment.experiment_id for experiment in mlflow.search_experiments()]
-    runs = mlflow.search_runs(
-        experiments,
-        "tags.`hpt.stage` = 'evaluate' and status = 'FINISHED'",
-        order_by=["attributes.start_time ASC"],
-        output_format="list",
+def _row(one: Evaluation) -> tuple[str, ...]:
+    primary = one.primary
+    interval = "-" if math.isnan(primary.low) else f"{primary.low:.3f} to {primary.high:.3f}"
+    figures = (
+        next((one.metrics[name] for name in metrics if name in one.metrics), math.nan) for metrics in COLUMNS.values()
     )
-    return [
-        Evaluation(
-            model=run.data.tags["hpt.parent_model"],
-            chain=run.data.tags["hpt.chain"],
-            dataset=_dataset_name(run),
-            figures={name: run.data.metrics.get(metric, float("nan")) for name, metric in COLUMNS.items()},
-        )
-        for run in runs
-    ]
+    return (
+        one.model,
+        one.chain,
+        one.dataset,
+        one.protocol or "-",
+        one.metric.removeprefix("test/"),
+        _number(primary.value),
+        interval,
+        *map(_number, figures),
+    )
 
 
-def _dataset_name(run: Run) -> str:
-    inputs = run.inputs.dataset_inputs if run.inputs else []
-    return inputs[0].dataset.name if inputs else ""
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"

@@ -55,6 +55,8 @@ class StageRun:
         self.experiment_id = experiment_id
         self.history = history
         self._courier = courier
+        self._tables: list[dict[str, str]] = []
+        self._warnings: list[str] = []
         self._logged = {(step, name) for step, values in history for name in values}
 
     def tell(self, kind: str, payload: dict[str, Any], fill: Callable[[Path], None] | None = None) -> Future[str]:
@@ -92,6 +94,12 @@ class StageRun:
         """Set the description that the UI shows."""
         self.tags({"mlflow.note.content": markdown})
 
+    def warn(self, text: str) -> None:
+        """Say something that the user should know, now and in the run's tag `hpt.warning`."""
+        log.warning("%s", text)
+        self._warnings.append(text)
+        self.tags({"hpt.warning": "; ".join(self._warnings)})
+
     def picture(self, image: Figure | Image.Image, file: str) -> None:
         """Log a picture as an artifact."""
 
@@ -109,7 +117,8 @@ class StageRun:
             (folder / file).write_text(text)
 
         self.tell("artifacts", {"files": [file]}, fill)
-        self.tags({"mlflow.loggedArtifacts": json.dumps([{"path": file, "type": "table"}])})
+        self._tables += [{"path": file, "type": "table"}]
+        self.tags({"mlflow.loggedArtifacts": json.dumps(self._tables)})
 
     def settle(self, patience_seconds: float = PATIENCE_SECONDS) -> str:
         """Wait until the server has taken all that was told; gives why it has not, or nothing."""

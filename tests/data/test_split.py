@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from hpt_mlflow.data.split import stratified_split, unlabelled_split
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.split import grouped_split, stratified_split, unlabelled_split
 
 
 def labels_of(*counts):
@@ -112,3 +113,90 @@ def test_unlabelled_leaves_out_a_given_test_part():
     assert split.train.tolist() == [0, 2, 3]
     assert split.test.tolist() == [1, 4]
     assert len(split.validation) == 0
+
+
+def many_labels(images, shares, seed=0):
+    return (np.random.default_rng(seed).random((images, len(shares))) < shares).astype(np.uint8)
+
+
+def groups_of(images, groups, seed=0):
+    return np.random.default_rng(seed).integers(0, groups, images)
+
+
+@pytest.mark.parametrize("images", [0, 1, 2, 3, 4, 5, 17, 200])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_split_of_labels_is_disjoint_and_complete(images, seed):
+    for groups in (None, groups_of(images, 7)):
+        split = grouped_split(many_labels(images, [0.3, 0.01, 0.9]), seed, groups=groups)
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts(split))), np.arange(images))
+        assert all(part.dtype == np.int64 and (np.diff(part) > 0).all() for part in parts(split))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_label_gets_its_share_in_every_part(seed):
+    shares = [0.5, 0.3, 0.1, 0.03, 0.9]
+    labels = many_labels(2000, shares, seed)
+    split = grouped_split(labels, seed)
+    for label in range(len(shares)):
+        counts = np.array([labels[part, label].sum() for part in parts(split)])
+        np.testing.assert_allclose(counts / counts.sum(), [0.6, 0.2, 0.2], atol=0.02)
+    np.testing.assert_allclose([len(part) / 2000 for part in parts(split)], [0.6, 0.2, 0.2], atol=0.02)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_label_of_three_images_among_a_thousand_is_in_every_part(seed):
+    labels = many_labels(1000, [0.4, 0.4, 0.0, 0.0])
+    rng = np.random.default_rng(seed)
+    for label in (2, 3):
+        labels[rng.choice(1000, 3, replace=False), label] = 1
+    for part in parts(grouped_split(labels, seed)):
+        assert labels[part, 2:].any(axis=0).all()
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("own_test", [False, True])
+def test_no_group_is_in_two_parts(seed, own_test):
+    labels, groups = many_labels(500, [0.3, 0.05], seed), groups_of(500, 60, seed)
+    test = np.flatnonzero(groups < 10) if own_test else None
+    split = grouped_split(labels, seed, test, groups)
+    sets = [set(groups[part]) for part in parts(split)]
+    assert len(sets[0] | sets[1] | sets[2]) == sum(map(len, sets))
+    assert all(sets)
+    if own_test:
+        np.testing.assert_array_equal(split.test, test)
+        assert len(sets[1]) / (len(sets[0]) + len(sets[1])) == pytest.approx(0.25, abs=0.05)
+    else:
+        np.testing.assert_allclose([len(s) / 60 for s in sets], [0.6, 0.2, 0.2], atol=0.05)
+
+
+def test_images_of_a_group_that_the_given_test_part_has_are_left_out():
+    groups = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
+    split = grouped_split(many_labels(10, [0.5]), 0, np.array([0]), groups)
+    assert split.test.tolist() == [0]
+    assert 1 not in split.seen
+
+
+def test_labels_of_the_given_test_part_do_not_count_in_the_others():
+    labels = many_labels(400, [0.2])
+    test = np.arange(200)
+    split = grouped_split(labels, 0, test)
+    positives = [labels[part].sum() for part in (split.train, split.validation)]
+    assert positives[1] / sum(positives) == pytest.approx(0.25, abs=0.02)
+
+
+def test_a_split_of_groups_depends_on_the_seed_alone():
+    labels, groups = many_labels(300, [0.3, 0.1]), groups_of(300, 50)
+    first, again, other = (grouped_split(labels, seed, None, groups) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first.test, again.test)
+    np.testing.assert_array_equal(first.train, again.train)
+    assert not np.array_equal(first.test, other.test)
+
+
+def test_a_dataset_splits_by_its_groups_and_labels():
+    names = [str(i) for i in range(90)]
+    groups = np.repeat(np.arange(30), 3)
+    classes = Dataset("a", "a:a", names, names, np.arange(90) % 2, ("x", "y"), "0" * 16, None, groups).split(0)
+    labels = Dataset("a", "a:a", names, names, many_labels(90, [0.3]), ("x",), "0" * 16, None, groups).split(0)
+    for split in (classes, labels):
+        assert [len(part) for part in parts(split)] == [54, 18, 18]
+        assert sum(len(set(groups[part])) for part in parts(split)) == 30

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from hpt_mlflow.data.statistics import cache_folder, channel_statistics, kept_channel_statistics
+from hpt_mlflow.data.cache import cache_folder
+from hpt_mlflow.data.statistics import channel_statistics, kept_channel_statistics
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.models.backbone import architectures, batch_norms, build_backbone, try_image_size
+from hpt_mlflow.models.backbone import architectures, batch_norms, build_backbone, classifier_layers, try_image_size
 
 FEATURE_SIZES = {
     ("resnet18", False): 512,
@@ -119,3 +121,64 @@ def test_trying_a_size_keeps_mode_and_statistics():
 def test_batch_norms_finds_every_kind():
     network = nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm1d(2), nn.LayerNorm(2)), nn.GroupNorm(1, 3))
     assert batch_norms(network) == [network[0], network[1][0]]
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "expected"),
+    [("timm:resnet18", 32, 512), ("timm:vit_tiny_patch16_224", 64, 192), ("timm:tf_efficientnet_lite0", 32, 1280)],
+)
+def test_networks_of_timm_give_pooled_features(arch, size, expected):
+    pytest.importorskip("timm")
+    backbone, feature_size = build_backbone(arch, size)
+    assert backbone.training
+    with torch.no_grad():
+        assert backbone.eval()(torch.zeros(2, 3, size, size)).shape == (2, expected) == (2, feature_size)
+
+
+def test_batch_norms_of_timm_are_found():
+    pytest.importorskip("timm")
+    backbone, _ = build_backbone("timm:tf_efficientnet_lite0", 32)
+    assert type(batch_norms(backbone)[0]).__name__ == "BatchNormAct2d"
+    assert len(batch_norms(backbone)) == 49
+
+
+@pytest.mark.parametrize(
+    ("arch", "words"),
+    [
+        ("timm:resnet81", "timm has no network 'resnet81'; did you mean .*timm:resnet18"),
+        ("timm:", "timm has no network ''; try timm:resnet18"),
+        ("timm:resnet50.a1_in1k", "names weights of timm; give the network alone, timm:resnet50"),
+        ("timm:hf-hub:some/where", "timm has no network"),
+    ],
+)
+def test_unknown_networks_of_timm_are_refused_in_one_line(arch, words):
+    pytest.importorskip("timm")
+    with pytest.raises(HptError, match=f"^arch: .*{words}") as caught:
+        build_backbone(arch, 32)
+    assert "\n" not in str(caught.value)
+
+
+def test_small_stem_is_not_for_networks_of_timm():
+    pytest.importorskip("timm")
+    with pytest.raises(HptError, match="small_stem: only for torchvision's ResNets, not for timm:resnet18"):
+        build_backbone("timm:resnet18", 32, small_stem=True)
+
+
+def test_size_that_a_network_of_timm_cannot_take():
+    pytest.importorskip("timm")
+    with pytest.raises(HptError, match="^image_size: timm:vit_tiny_patch16_224 cannot take images of 8 pixels"):
+        build_backbone("timm:vit_tiny_patch16_224", 8)
+
+
+def test_without_timm_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(HptError, match=r'^arch: .*pip install "hpt_mlflow\[timm\]"'):
+        build_backbone("timm:resnet18", 32)
+
+
+@pytest.mark.parametrize(
+    ("arch", "layers"),
+    [("resnet18", ("fc",)), ("vgg11", ("classifier.6",)), ("googlenet", ("fc", "aux1", "aux2")), ("swin_t", ("head",))],
+)
+def test_classifier_layers_are_what_the_backbone_lacks(arch, layers):
+    assert classifier_layers(arch) == layers

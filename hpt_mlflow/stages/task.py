@@ -1,0 +1,105 @@
+"""From the settings of an evaluation to its task: labels checked, split, drawn from, and known to be unseen."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpt_mlflow.augment.crop import smallest_useful_side
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.fingerprints import UNKNOWN, fingerprints
+from hpt_mlflow.data.images import Images
+from hpt_mlflow.data.labels import check_labels
+from hpt_mlflow.data.split import Split
+from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.batches import CROP_SCALE
+from hpt_mlflow.evaluation.features import FeatureReader
+from hpt_mlflow.evaluation.protocols import Task
+from hpt_mlflow.models.checkpoint import BackboneCard
+from hpt_mlflow.settings import EvaluateSettings
+from hpt_mlflow.stages.device import resolve_device
+from hpt_mlflow.tracking.lineage import stages_behind
+from hpt_mlflow.tracking.seen_images import seen_images
+
+# HPT, section 4.2.
+LABELS_FOR_FINETUNE = 1000
+# Networks trained on crops are tested on the centre of images resized by this factor (HPT, section 4.1: 256 for 224).
+TEST_RESIZE = 256 / 224
+# Two datasets may share an image by chance; more than this share of the test images is a test on what was learned.
+SEEN_LIMIT = 0.01
+
+
+def prepare_task(settings: EvaluateSettings, dataset: Dataset, card: BackboneCard) -> Task:
+    """Check the labels, decode what fits into memory, and split what can be read.
+
+    Raises:
+        HptError: the labels cannot be learned from, chosen by or tested on; too many images are unreadable.
+    """
+    device = resolve_device(settings.device)
+    split = dataset.split(settings.split_seed)
+    labels = check_labels(dataset, split)
+    cropped = settings.protocol != "fast"
+    side = smallest_useful_side(card.image_size, CROP_SCALE) if cropped else card.image_size
+    images = Images(dataset, np.arange(len(dataset)), side)
+    readable = Split(*(np.intersect1d(part, images.indices) for part in (split.train, split.validation, split.test)))
+    check_labels(dataset, readable)
+    # What is evaluated is what is served: images are normalised as the model was trained, whatever the dataset.
+    statistics = ChannelStatistics(card.mean, card.std)
+    resize_to = round(card.image_size * TEST_RESIZE) if cropped else None
+    reader = FeatureReader(
+        images, card.image_size, statistics, device, settings.batch_size, settings.workers, resize_to
+    )
+    content = fingerprints(dataset, images.indices)
+    return Task(reader, readable, labels, dataset.classes, content, label_count(settings, len(readable.train)))
+
+
+def label_count(settings: EvaluateSettings, train_images: int) -> int | float | None:
+    """How many labels may be learned from: a number, a fraction of train, or None for all of train.
+
+    Raises:
+        HptError: what the user says is no such number, or there are not so many.
+    """
+    text = settings.labels
+    if text is None:
+        few = settings.protocol == "finetune" and train_images > LABELS_FOR_FINETUNE
+        return LABELS_FOR_FINETUNE if few else None
+    try:
+        count = float(text[:-1]) / 100 if text.endswith("%") else int(text)
+    except ValueError:
+        raise HptError(
+            f"labels: {text!r} is neither a number nor a percentage; write for example 1000 or 10%"
+        ) from None
+    if not count > 0 or (isinstance(count, float) and count > 1):
+        raise HptError(f"labels: {text} is not more than 0, or more than 100%")
+    if isinstance(count, int) and count > train_images:
+        raise HptError(f"labels: {count} is more than the {train_images} images of train; lower it, or leave it out")
+    return count
+
+
+def check_unseen(settings: EvaluateSettings, model: str, dataset: Dataset, task: Task) -> int:
+    """How many test images a stage of the chain behind a model has trained on.
+
+    Raises:
+        HptError: more than `SEEN_LIMIT` of them, and the settings do not allow it.
+    """
+    known = task.content[np.searchsorted(task.reader.images.indices, task.split.test)]
+    known = known[known != UNKNOWN]
+    most = 0
+    for stage in stages_behind(model):
+        same = stage.dataset_digest == dataset.digest
+        if same and (dataset.test is not None or stage.split_seed == settings.split_seed):
+            continue  # It has kept to the same split.
+        seen = seen_images(stage.run_id) if stage.run_id else None
+        count = int(np.isin(known, seen).sum()) if seen is not None else len(known) * same
+        most = max(most, count)
+        if count > SEEN_LIMIT * len(known) and not settings.allow_seen:
+            cure = (
+                f"use --split-seed {stage.split_seed}, as it did"
+                if same
+                else "keep test images out of training: give the stage the labelled address, and the same --split-seed"
+            )
+            raise HptError(
+                f"data: {count} of {len(known)} test images of {dataset.name} were trained on by {stage.stage} "
+                f"{stage.dataset_name} (run {stage.run_id}); {cure}; or --allow-seen to have the figure all the same"
+            )
+    return most

@@ -1,0 +1,188 @@
+"""Weights from elsewhere, registered as they are or trained on; and registered models for elsewhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.models.backbone import build_backbone
+from hpt_mlflow.models.checkpoint import BackboneCard
+from hpt_mlflow.models.efficientnet_lite import ARCH, SOURCE, read_efficientnet_lite0
+from hpt_mlflow.models.export import FORMATS, export_backbone
+from hpt_mlflow.models.foreign import ForeignWeights, read_weights
+from hpt_mlflow.settings import DEFAULT_MODEL_NAME, PretrainSettings
+from hpt_mlflow.stages.planning import Start
+from hpt_mlflow.stages.result import StageResult
+from hpt_mlflow.tracking.connection import connect
+from hpt_mlflow.tracking.delivery import VERSION_PLACEHOLDER
+from hpt_mlflow.tracking.registry import check_names, find_model, log_backbone, milestone_name
+from hpt_mlflow.tracking.runs import stage_run
+from hpt_mlflow.training.plan import PRESETS
+
+STAGE = "import"
+
+
+def import_weights(
+    source: str,
+    model_name: str = DEFAULT_MODEL_NAME,
+    alias: str | None = None,
+    arch: str | None = None,
+    image_size: int | None = None,
+    small_stem: bool = False,
+) -> StageResult:
+    """Register weights from elsewhere as they are.
+
+    Args:
+        source: a file of weights, or `efficientnet-lite0` for those of the extra `imagenet`.
+        model_name: name of the registered model that gets them as a new version.
+        alias: of the new version.
+        arch: the backbone that they are for. Default: what they are recognised as.
+        image_size: side of the images in pixels that the model takes. Default: 224, or what the weights say.
+        small_stem: they must have the stem for small images.
+
+    Raises:
+        HptError: they cannot be read safely, or do not fit; says which tensor.
+    """
+    check_names(model_name, alias)
+    weights = _read(source, arch, image_size, small_stem)
+    start = _start(weights, steps=0, learning_rate=0.0)
+    card = BackboneCard(
+        weights.arch,
+        weights.image_size,
+        weights.small_stem,
+        start.feature_size,
+        weights.mean,
+        weights.std,
+        weights.chain,
+    )
+    tags = {"hpt.stage": STAGE, "hpt.chain": " > ".join(card.chain), **start.weights}
+    connect()
+    with stage_run(f"{STAGE} {weights.name}") as run:
+        run.tags(tags)
+        run.describe(_description(weights, None))
+        run.params(
+            {
+                "weights": source,
+                "arch": weights.arch,
+                "image_size": weights.image_size,
+                "small_stem": weights.small_stem,
+                "model_name": model_name,
+                "alias": alias,
+            }
+        )
+        if weights.left_out:
+            left_out = {"tensor": list(weights.left_out), "what it is": list(weights.left_out.values())}
+            run.table(left_out, "left_out.json")
+        kept = log_backbone(run, start.backbone, card, tags)
+        if error := run.failure(kept):
+            raise HptError(f"the weights cannot be kept: {error}; make room and run the same command again")
+        description = _description(weights, VERSION_PLACEHOLDER)
+        version = run.register(milestone_name(card.step), model_name, tags, alias, description)
+    return StageResult(run.run_id, version, card.chain, {})
+
+
+def start_from_weights(settings: PretrainSettings) -> Start:
+    """What a pretrain with `--weights` starts from.
+
+    Raises:
+        HptError: the weights cannot be read safely, or do not fit; says which tensor.
+    """
+    assert settings.weights is not None
+    preset = PRESETS[settings.preset]
+    image_size = settings.image_size or preset.image_size
+    weights = _read(settings.weights, settings.arch, image_size, settings.small_stem)
+    # The head and the order of the images are drawn from the seed; the backbone is the file's.
+    start = _start(weights, preset.pretrain_steps, preset.plan.learning_rate)
+    torch.manual_seed(settings.seed)
+    return start
+
+
+def export_model(address: str, format: str, file: str) -> Path:
+    """Write a registered model as another library reads it.
+
+    Args:
+        address: of the model; see `tracking.addresses.concrete_uri`.
+        format: torchvision, timm, detectron2 or onnx; see `models.export.export_backbone`.
+        file: is replaced where there is one.
+
+    Returns:
+        The file.
+
+    Raises:
+        HptError: no such model, the format has no such network, or the file cannot be written.
+    """
+    if format not in FORMATS:
+        raise HptError(f"format: {format!r} is unknown; use {', '.join(FORMATS)}")
+    connect()
+    found = find_model(address, "model", DEFAULT_MODEL_NAME)
+    path = Path(file).expanduser()
+    export_backbone(found.backbone, found.card, format, path)
+    return path
+
+
+def _read(source: str, arch: str | None, image_size: int | None, small_stem: bool) -> ForeignWeights:
+    if source == SOURCE:
+        if arch not in (None, ARCH):
+            raise HptError(f"arch: {SOURCE} is a {ARCH}, not a {arch}; leave arch out")
+        weights = read_efficientnet_lite0(image_size)
+    else:
+        try:
+            file = Path(source).expanduser()
+        except RuntimeError as error:
+            raise HptError(f"weights: {source} cannot be read ({one_line(error)})") from error
+        weights = read_weights(file, arch, image_size)
+    if small_stem and not weights.small_stem:
+        raise HptError(f"small_stem: {source} has no stem for small images; leave it off")
+    return weights
+
+
+def _start(weights: ForeignWeights, steps: int, learning_rate: float) -> Start:
+    backbone, feature_size = build_backbone(weights.arch, weights.image_size, weights.small_stem)
+    backbone.load_state_dict(dict(weights.state))
+    return Start(
+        backbone,
+        feature_size,
+        weights.arch,
+        weights.image_size,
+        weights.small_stem,
+        steps=steps,
+        learning_rate=learning_rate,
+        chain=weights.chain,
+        parent=f"{weights.file} (sha256 {weights.sha256})",
+        weights={
+            "hpt.weights": weights.file,
+            "hpt.weights_sha256": weights.sha256,
+            "hpt.weights_format": weights.format,
+        },
+    )
+
+
+def _description(weights: ForeignWeights, registered: str | None) -> str:
+    """What the run and its model are."""
+    stem = " with the small stem" if weights.small_stem else ""
+    parts = Counter(weights.left_out.values())
+    left_out = ", ".join(f"{count} of {part}" for part, count in parts.items()) or "nothing"
+    lines = [
+        f"**Chain** {' > '.join(weights.chain)}",
+        "",
+        f"**Weights** `{weights.file}` (sha256 `{weights.sha256}`), read as {weights.format}, registered as they are.",
+        "",
+        f"**Backbone** {weights.arch}{stem} at {weights.image_size} px: "
+        f"{len(weights.state)} tensors. Left out: {left_out}.",
+        "",
+        f"**Images** are normalised with mean {weights.mean} and standard deviation {weights.std}.",
+    ]
+    if registered is not None:
+        lines += [
+            "",
+            "**Go on**",
+            "",
+            "```",
+            f"mlflow run . -e adapt -P parent={registered} -P data=FOLDER",
+            f"mlflow run . -e evaluate -P model={registered} -P data=LABELLED_FOLDER",
+            "```",
+        ]
+    return "\n".join(lines)

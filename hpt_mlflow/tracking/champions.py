@@ -1,0 +1,158 @@
+"""Who was champion when: the dated history of an alias, kept as tags of the registered model, and moving the alias.
+
+Every move has a tag of its own, so that moves at the same time cannot overwrite each other's record. The history is
+ordered, and who moved the alias reads it back until the alias points to the newest entry. So whatever the order in
+which several of them write, the alias ends at the last entry of the history.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timedelta, timezone
+
+from mlflow.entities.model_registry import RegisteredModel
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from hpt_mlflow.errors import HptError, valid_unicode
+
+HISTORY_TAG = "hpt.promotion."
+CHAMPION = "champion"
+TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
+# How often an alias is read back while others move it too.
+ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Move:
+    """One move of an alias to a version.
+
+    Attributes:
+        time: ISO, UTC, with microseconds; sorts as text.
+        version: that the alias points to from then on.
+        before: the version that it pointed to, or empty.
+        metric, value, interval: what was decisive of the version.
+        difference: to the version before, in the units of the figure, or None where none was compared.
+        by: who did it, USER@HOST.
+        forced: what spoke against it, where it was forced.
+        reason: that was given for forcing it.
+        back: whether it returned to an earlier champion.
+        classifier: address of the classifier that goes with the version, or empty.
+    """
+
+    time: str
+    version: str
+    before: str = ""
+    metric: str = ""
+    value: float | None = None
+    interval: str = ""
+    difference: float | None = None
+    by: str = ""
+    forced: str = ""
+    reason: str = ""
+    back: bool = False
+    classifier: str = ""
+
+
+def registered_model(name: str) -> RegisteredModel | None:
+    """The registered model of a name, with its aliases and tags as they are now; None where there is none."""
+    try:
+        return MlflowClient().get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def alias_version(model: RegisteredModel | None, alias: str) -> str:
+    """The version that an alias points to, or empty."""
+    return str(model.aliases.get(alias, "")) if model else ""
+
+
+def moves(model: RegisteredModel | None, alias: str) -> list[Move]:
+    """The history of an alias, oldest first; tags that were written over by hand are left out."""
+    prefix = f"{HISTORY_TAG}{alias}."
+    names = {field.name for field in fields(Move)} - {"time"}
+    found = []
+    for key, text in (model.tags if model else {}).items():
+        if not key.startswith(prefix):
+            continue
+        # Times that are none, and JSON that is none or of another kind.
+        with suppress(ValueError, TypeError, AttributeError):
+            datetime.strptime(key.removeprefix(prefix), TIME_FORMAT)
+            kept = {name: value for name, value in json.loads(text).items() if name in names}
+            found.append(Move(key.removeprefix(prefix), **kept))
+    return sorted(found, key=lambda move: move.time)
+
+
+def next_time(*histories: list[Move]) -> str:
+    """Now, or just after the newest entry where the clock of whoever wrote that is ahead of this one."""
+    now = datetime.now(timezone.utc)
+    for history in histories:
+        for newest in history[-1:]:
+            written = datetime.strptime(newest.time, TIME_FORMAT).replace(tzinfo=timezone.utc)
+            now = max(now, written + timedelta(microseconds=1))
+    return now.strftime(TIME_FORMAT)
+
+
+def move_alias(name: str, alias: str, move: Move) -> Move:
+    """Record a move and make it, then see to it that the alias points to the newest entry of the history.
+
+    Returns:
+        The newest entry: another than `move` where somebody else moved the alias at the same time.
+
+    Raises:
+        HptError: others keep moving it.
+        MlflowException: the server refuses, or does not answer.
+    """
+    client = MlflowClient()
+    key = f"{HISTORY_TAG}{alias}.{move.time}"
+    entry = {field: value for field, value in asdict(move).items() if field != "time" and value not in ("", None)}
+    client.set_registered_model_tag(name, key, json.dumps(entry))
+    try:
+        client.set_registered_model_alias(name, alias, move.version)
+    except MlflowException:
+        with suppress(MlflowException):
+            client.delete_registered_model_tag(name, key)
+        raise
+    for _ in range(ATTEMPTS):
+        model = client.get_registered_model(name)
+        newest = moves(model, alias)[-1]
+        if alias_version(model, alias) == newest.version:
+            return newest
+        client.set_registered_model_alias(name, alias, newest.version)
+    raise HptError(f"alias: others keep moving {alias!r} of {name}; look at hpt history {name}, and try again")
+
+
+def champion_stack(history: list[Move], now: str) -> list[str]:
+    """The versions that one can go back to, the present champion last.
+
+    A promotion is put on top of what it replaced, and going back takes off what lies above: so that going back twice
+    leads further back, and not to and fro.
+
+    Args:
+        history: oldest first.
+        now: the version that the alias points to, which may have been set without a record; or empty.
+    """
+    stack: list[str] = []
+    for move in history:
+        if move.back and move.version in stack:
+            while stack[-1] != move.version:
+                stack.pop()
+            continue
+        stack += [version for version in (move.before, move.version) if version and [version] != stack[-1:]]
+    return [*stack, now] if now and [now] != stack[-1:] else stack
+
+
+def whoever_this_is() -> str:
+    """USER@HOST: MLflow's user where one is set, else the user of the machine."""
+    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
+    # A container's user may have no name.
+    with suppress(OSError, KeyError, ImportError):
+        user = user or getpass.getuser()
+    return valid_unicode(f"{user or 'unknown'}@{socket.gethostname()}")

@@ -1,0 +1,222 @@
+import logging
+
+import numpy as np
+import pytest
+
+from hpt_mlflow.data.decode import decode
+from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.errors import HptError
+
+CHEXPERT = """Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Edema,Pleural Effusion
+CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg,Female,68,Frontal,AP,1.0,,-1.0
+CheXpert-v1.0-small/train/patient00002/study1/view1_frontal.jpg,Male,1,Lateral,,,0.0,1.0
+CheXpert-v1.0-small/train/patient00002/study2/view1_frontal.jpg,Male,0,Frontal,PA,,1.0,1.0
+"""
+
+
+@pytest.fixture
+def table(tmp_path, write_image):
+    """Write images and a CSV file beside them; gives its address."""
+
+    def write(text, images=("1.png", "2.png", "3.png", "4.png"), name="some.csv"):
+        for image in images:
+            write_image(tmp_path / "data" / image)
+        file = tmp_path / "data" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return f"csv:{file}"
+
+    return write
+
+
+def assert_refused(uri, *words, root=None):
+    with pytest.raises(HptError) as caught:
+        open_dataset(uri, root)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.fixture
+def chexpert(tmp_path, write_image):
+    folder = tmp_path / "CheXpert-v1.0-small"
+    for line in CHEXPERT.splitlines()[1:]:
+        write_image(tmp_path / line.split(",")[0])
+    (folder / "train.csv").write_text(CHEXPERT)
+    return folder
+
+
+def test_chexpert_is_opened_as_it_comes(chexpert):
+    dataset = open_dataset(f"csv:{chexpert}/train.csv")
+    assert dataset.classes == ("No Finding", "Edema", "Pleural Effusion")
+    assert dataset.labels.tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 1]]
+    assert dataset.labels.dtype == np.uint8
+    assert dataset.multilabel
+    assert dataset.test is None
+    assert dataset.groups.tolist() == [0, 1, 1]
+    assert decode(dataset.pictures[0]).shape == (5, 6, 3)
+
+
+def test_chosen_labels_are_in_the_order_they_are_named_in(chexpert):
+    dataset = open_dataset(f"csv:{chexpert}/train.csv?labels=Pleural Effusion, Edema")
+    assert dataset.classes == ("Pleural Effusion", "Edema")
+    assert dataset.labels.tolist() == [[0, 0], [1, 0], [1, 1]]
+
+
+@pytest.mark.parametrize("query", ["", "?labels=Edema,No Finding"])
+@pytest.mark.parametrize(("file", "root"), [("train.csv", None), ("CheXpert-v1.0-small/train.csv", "..")])
+def test_the_address_opens_the_dataset_again_from_elsewhere(chexpert, monkeypatch, query, file, root):
+    monkeypatch.chdir(chexpert)
+    dataset = open_dataset(f"csv:{file}{query}", root)
+    monkeypatch.chdir("/")
+    again = open_dataset(dataset.uri)
+    assert again.uri == dataset.uri
+    assert again.digest == dataset.digest
+    assert again.classes == dataset.classes
+    assert [decode(picture).shape for picture in again.pictures] == [(5, 6, 3)] * 3
+
+
+def test_each_value_of_a_label_counts_as_in_the_reference(table):
+    values = ["", "0", "0.0", "-1", "-1.0", "1", "1.0", " 1 "]
+    images = [f"{i}.png" for i in range(len(values))]
+    text = "path,A\n" + "".join(f"{image},{value}\n" for image, value in zip(images, values, strict=True))
+    assert open_dataset(table(text, images)).labels[:, 0].tolist() == [0, 0, 0, 0, 0, 1, 1, 1]
+
+
+def test_columns_with_other_values_are_no_labels(table):
+    dataset = open_dataset(table("path,A,Age,Empty\n1.png,1,68,\n2.png,,1,\n"))
+    assert dataset.classes == ("A",)
+
+
+def test_a_column_of_class_names_makes_classes(table):
+    dataset = open_dataset(table("file,Category,flag\n1.png,dog,1\n2.png,cat,0\n3.png,dog,1\n"))
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.labels.tolist() == [1, 0, 1]
+    assert not dataset.multilabel
+
+
+def test_named_labels_go_before_a_column_of_class_names(table):
+    assert open_dataset(table("file,label,flag\n1.png,dog,1\n2.png,cat,0\n") + "?labels=flag").classes == ("flag",)
+
+
+def test_a_table_without_labels_is_unlabelled(table):
+    dataset = open_dataset(table("path,Age\n1.png,3\n2.png,4\n"))
+    assert dataset.labels is None
+    assert dataset.classes == ()
+
+
+@pytest.mark.parametrize("column", ["Path", "IMAGE", "file", "File name", "img"])
+def test_the_image_column_is_found_by_its_name(table, column):
+    assert open_dataset(table(f"A,{column}\n1,1.png\n0,2.png\n")).names == ["1.png", "2.png"]
+
+
+def test_the_image_column_is_the_first_with_a_name_otherwise(table):
+    assert open_dataset(table(",picture,A\n0,1.png,1\n1,2.png,0\n")).names == ["1.png", "2.png"]
+
+
+def test_paths_are_relative_to_root(table, tmp_path, write_image):
+    uri = table("path,A\nx.png,1\ny.png,0\n", images=())
+    for name in ("x.png", "y.png"):
+        write_image(tmp_path / "elsewhere" / name)
+    assert open_dataset(uri, str(tmp_path / "elsewhere")).pictures[0] == tmp_path / "elsewhere" / "x.png"
+
+
+@pytest.mark.parametrize(
+    ("parts", "test"),
+    [
+        (["train", "Test", "train", "test"], [1, 3]),
+        (["train", "valid", "train", "test"], [3]),
+        (["train", "valid", "train", "val"], [1, 3]),
+        (["test"] * 4, None),
+        (["train"] * 4, None),
+    ],
+)
+def test_the_test_part_is_that_of_the_split_column(table, parts, test):
+    dataset = open_dataset(table("path,A,Split\n" + "".join(f"{i + 1}.png,1,{p}\n" for i, p in enumerate(parts))))
+    assert (None if dataset.test is None else dataset.test.tolist()) == test
+
+
+@pytest.mark.parametrize("column", ["patient", "Patient ID", "subject_id", "GROUP"])
+def test_images_of_a_patient_stay_together(table, column):
+    names = [f"{i}.png" for i in range(40)]
+    rows = "".join(f"{name},{i % 2},p{i // 2}\n" for i, name in enumerate(names))
+    dataset = open_dataset(table(f"path,A,{column}\n{rows}", names))
+    assert dataset.classes == ("A",)
+    split = dataset.split(0)
+    for part in (split.train, split.validation, split.test):
+        assert set(part ^ 1) == set(part)
+
+
+def test_quoted_names_and_line_breaks(table):
+    dataset = open_dataset(table('\ufeffpath,"A, b?",C\r\n"1.png",1,0\r\n\r\n2.png,0,1\r\n'))
+    assert dataset.classes == ("A, b?", "C")
+    chosen = open_dataset(dataset.uri + "?labels=A%2C b%3F")
+    assert chosen.classes == ("A, b?",)
+    assert open_dataset(chosen.uri).classes == ("A, b?",)
+
+
+def test_the_digest_covers_labels_names_parts_and_groups(table):
+    texts = [
+        "path,A,B\n1.png,1,0\n2.png,0,1\n",
+        "path,A,B\n1.png,0,0\n2.png,0,1\n",
+        "path,A,C\n1.png,1,0\n2.png,0,1\n",
+        "path,A,B,split\n1.png,1,0,train\n2.png,0,1,test\n",
+        "path,A,B,patient\n1.png,1,0,x\n2.png,0,1,y\n",
+        "path,A,B,patient\n1.png,1,0,x\n2.png,0,1,x\n",
+    ]
+    digests = [open_dataset(table(text)).digest for text in texts]
+    assert len(set(digests)) == len(texts)
+    assert open_dataset(table(texts[0])).digest == digests[0]
+    assert len(digests[0]) == 16
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["no column names"]),
+        ("path,A\n", ["no rows"]),
+        ("path,A,A\n1.png,1,0\n", ["'A' twice", "line 1"]),
+        ("path,A\n1.png,1\n2.png\n", ["line 3", "1 values for 2 columns"]),
+        ("path,A\n1.png,1\n2.png,x,1\n", ["line 3", "3 values for 2 columns"]),
+        ("path,A\n1.png,1\n,0\n", ["line 3", "no image"]),
+        ('path,A\n1.png,"1\n', ["is no CSV"]),
+        (b"path,A\n1.png,1\n\xff.png,0\n", ["line 3", "not UTF-8"]),
+        ("path,A,split\n1.png,1,train\n2.png,0,later\n", ["line 3", "'later'", "train, val or test"]),
+        ("path,A,patient\n1.png,1,x\n2.png,0,\n", ["line 3", "'patient'"]),
+        ("path,A,patient,split\n1.png,1,x,train\n2.png,0,x,test\n", ["patient 'x'", "line 2", "test"]),
+        ("path,class\n1.png,dog\n2.png,\n", ["line 3", "'class'"]),
+        ("path,A\nnone.png,1\n", ["none.png", "--root"]),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(table, text, words):
+    assert_refused(table(text), "some.csv", *words)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("?labels=B", ["no column 'B'", "path, A, Age"]),
+        ("?labels=Age", ["line 3", "'68'", "'Age'", "1, 0, -1 or blank"]),
+        ("?labels=", ["'labels='", "?labels=A,B"]),
+        ("?classes=A", ["'classes=A'"]),
+    ],
+)
+def test_labels_that_are_asked_for_must_be_there(table, query, words):
+    assert_refused(table("path,A,Age\n1.png,1,0\n2.png,0,68\n") + query, *words)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    assert_refused(f"csv:{tmp_path}/none.csv", "no CSV file", "none.csv")
+
+
+def test_a_large_table_takes_seconds(tmp_path, write_image, caplog):
+    caplog.set_level(logging.ERROR)
+    image = write_image(tmp_path / "1.png")
+    rows = "".join(
+        f"{image.name},Female,{i % 90},{','.join('1.0' if i % (k + 2) == 0 else '' for k in range(14))}\n"
+        for i in range(20_000)
+    )
+    (tmp_path / "large.csv").write_text("Path,Sex,Age," + ",".join(f"L{k}" for k in range(14)) + "\n" + rows)
+    dataset = open_dataset(f"csv:{tmp_path}/large.csv")
+    assert dataset.labels.shape == (20_000, 14)
+    assert dataset.labels[:, 3].sum() == len(range(0, 20_000, 5))
