@@ -27,7 +27,7 @@ TYPE_NAMES = {int: "whole number", float: "number", bool: "true|false", str: "te
 
 def settings_of(stage: str) -> list[dataclasses.Field[Any]]:
     """The settings of a stage, those that it is about first."""
-    first = ("data", "parent", "model", "update", "base", "source", "target")
+    first = ("data", "parent", "model", "update", "weights", "base", "source", "target")
     fields = dataclasses.fields(STAGES[stage])
     return sorted(fields, key=lambda field: field.name not in first)
 

@@ -56,7 +56,7 @@ class TrainingSettings(Settings):
     root: str | None = option(
         None, "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets."
     )
-    arch: str | None = option(None, "Backbone: a classification network of torchvision, by name.")
+    arch: str | None = option(None, "Backbone: a classification network of torchvision, by name, or timm:NAME.")
     image_size: int | None = option(None, "Side of the square views, in pixels.", minimum=8, maximum=2048)
     small_stem: bool = option(
         False, "For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32 pixels."

@@ -1,5 +1,9 @@
 """What a user does: the real `mlflow run`, against a real sqlite store."""
 
+import base64
+import contextlib
+import csv
+import io
 import json
 import os
 import signal
@@ -11,7 +15,10 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import requests
 from mlflow.tracking import MlflowClient
+from PIL import Image
+from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -164,6 +171,88 @@ def test_a_registered_model_answers_mlflow_models_predict(chain, workplace):
     assert done.returncode == 0, done.stderr
     embeddings = np.array(json.loads((workplace / "out.json").read_text())["predictions"])
     assert embeddings.shape == (2, 512)
+
+
+def hpt(folder, *words):
+    words = ["hpt", *words]
+    return subprocess.run(words, check=False, cwd=folder, env=environment(folder), capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_the_better_model_is_found_promoted_and_put_to_work(chain, workplace):
+    assert hpt(workplace, "evaluate", "--model", "models:/hpt/1").returncode == 0
+    compared = hpt(workplace, "compare", "models:/hpt/1", "models:/hpt/2")
+    assert compared.returncode == 0, compared.stderr
+    assert "McNemar" in compared.stdout
+    assert hpt(workplace, "promote", "models:/hpt/1").returncode == 0
+    # Worse than this margin no model can be.
+    promoted = hpt(workplace, "promote", "models:/hpt/2", "--margin", "1")
+    assert promoted.returncode == 0, promoted.stderr
+    assert MlflowClient().get_model_version_by_alias("hpt", "champion").version == 2
+    assert chain["evaluate"].data.tags["hpt.classifier"] == "models:/hpt-classifier/1"
+    assert MlflowClient().get_model_version_by_alias("hpt-classifier", "champion").version == 1
+    tree = hpt(workplace, "lineage", "models:/hpt@champion").stdout
+    assert tree.index("models:/hpt/2") < tree.index("models:/hpt/1") < tree.index("random weights")
+
+    folder = workplace / "new"
+    folder.mkdir()
+    for i, image in enumerate(digits_images()[:5]):
+        image.save(folder / f"{i}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    predicted = hpt(workplace, "predict", "models:/hpt-classifier@champion", str(folder))
+    assert predicted.returncode == 0, predicted.stderr
+    rows = list(csv.DictReader((workplace / "predictions.csv").open()))
+    assert [row["image"] for row in rows] == ["0.png", "1.png", "2.png", "3.png", "4.png", "broken.png"]
+    assert all(row["label"] in list("0123456789") for row in rows[:5])
+    assert rows[5]["label"] == ""
+    assert rows[5]["error"]
+
+
+def digits_images():
+    return [Image.fromarray(np.uint8(image * 255 / 16)) for image in load_digits().images]
+
+
+@pytest.mark.slow
+def test_the_real_server_answers_png_and_jpeg_with_labels_and_probabilities(chain, workplace, unused_port):
+    words = f"mlflow models serve -m models:/hpt-classifier/1 --env-manager local --port {unused_port}".split()
+    log = workplace / "server.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            words, cwd=workplace, env=environment(workplace), stdout=output, stderr=output, start_new_session=True
+        )
+    address = f"http://127.0.0.1:{unused_port}"
+    try:
+        wait_until_it_answers(f"{address}/ping", server, log)
+        for kind in ("PNG", "JPEG"):
+            files = []
+            for image in digits_images()[:3]:
+                buffer = io.BytesIO()
+                image.save(buffer, kind)
+                files.append(base64.b64encode(buffer.getvalue()).decode())
+            answer = requests.post(f"{address}/invocations", json={"inputs": files}, timeout=60)
+            assert answer.status_code == 200, answer.text
+            for row in answer.json()["predictions"]:
+                assert set(row["probabilities"]) == set("0123456789")
+                assert row["label"] == max(row["probabilities"], key=row["probabilities"].get)
+                assert row["probability"] == pytest.approx(row["probabilities"][row["label"]])
+                assert sum(row["probabilities"].values()) == pytest.approx(1)
+        broken = requests.post(f"{address}/invocations", json={"inputs": ["bm8gaW1hZ2U="]}, timeout=60)
+        assert broken.status_code == 400
+        assert "image 0 cannot be read" in broken.text
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def wait_until_it_answers(address, server, log):
+    deadline = time.monotonic() + 120
+    while True:
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        with contextlib.suppress(requests.ConnectionError):
+            if requests.get(address, timeout=10).status_code == 200:
+                return
+        time.sleep(0.2)
 
 
 def test_a_mistake_is_one_line_and_leaves_no_run_running(chain, workplace):

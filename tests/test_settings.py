@@ -40,7 +40,7 @@ def test_defaults_are_allowed(settings):
         (PretrainSettings, "image_size", 7, "least is 8"),
         (PretrainSettings, "image_size", 2049, "most is 2048"),
         (AdaptSettings, "image_size", 7, "least is 8"),
-        (PretrainSettings, "steps", 0, "least is 1"),
+        (PretrainSettings, "steps", 0, "name weights"),
         (PretrainSettings, "batch_size", 1, "least is 2"),
         (PretrainSettings, "learning_rate", 0, "greater than 0"),
         (PretrainSettings, "learning_rate", -0.1, "greater than 0"),

@@ -45,8 +45,8 @@ def import_(source: str, **options: Any) -> None:
     "--format",
     required=True,
     type=click.Choice(["torchvision", "timm", "detectron2", "onnx"]),
-    help="torchvision, timm: a state dict (.pth, or .safetensors); detectron2: for its DetectionCheckpointer (.pth); "
-    "onnx: a model of normalised images.",
+    help="torchvision, timm: a state dict (.pth, or .safetensors); detectron2: for its DetectionCheckpointer (.pth), "
+    "with MODEL.RESNETS.STRIDE_IN_1X1 False and INPUT.FORMAT RGB; onnx: a model of normalised images.",
 )
 def export(model: str, file: str, format: str) -> None:
     """Write a registered model as another library reads it.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.decode import Encoded, UnreadableImageError
+from hpt_mlflow.data.decode import Encoded
 
 # What is read of a file at each end; with its size it tells images apart, and a million files take minutes, not hours.
 END_BYTES = 4096
@@ -42,7 +42,8 @@ def _fingerprint(dataset: Dataset, index: int) -> int:
             pixels = np.ascontiguousarray(picture)
             digest.update(f"{pixels.dtype}{pixels.shape}".encode())
             digest.update(pixels.tobytes())
-    except (OSError, ValueError, UnreadableImageError):
+    # As in `decode`, damaged data may raise almost anything.
+    except Exception:
         return UNKNOWN
     return int.from_bytes(digest.digest(), "little", signed=True)
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.batches import TrainingViews
 from hpt_mlflow.evaluation.drawing import draw_labels
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.head import LinearHead
+from hpt_mlflow.evaluation.labelled_views import TrainingViews
 from hpt_mlflow.evaluation.scores import is_multilabel
 from hpt_mlflow.evaluation.supervised import (
     as_linear_head,
@@ -130,7 +130,7 @@ def fine_tune(
     Args:
         backbone: float32 (N, 3, size, size) to (N, F); left as it is.
         reader: says what images are read, their size, statistics, device and threads. Its images should keep
-            `smallest_useful_side(image_size, batches.CROP_SCALE)` pixels.
+            `smallest_useful_side(image_size, CROP_SCALE)` pixels.
         train: int64 (N,), indices of the images whose labels are used, such as those of `draw_labels`.
         train_labels: of those images, int64 (N,) or uint8 (N, C).
         validation: int64 (M,), indices of the images to choose by, as centre crops.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from contextlib import suppress
 
 import numpy as np
 import safetensors
 import safetensors.numpy
-from torch import Tensor, nn
+from torch import nn
 
 from hpt_mlflow.data.cache import cache_folder, keep, limit
 from hpt_mlflow.errors import HptError
@@ -32,8 +32,8 @@ def kept_features(reader: FeatureReader, backbone: nn.Module, content: np.ndarra
         float32 (N, feature size).
     """
     images = reader.images
-    folder = cache_folder() / "features"
-    file = folder / f"{_key(reader, backbone.state_dict(), content)}.safetensors"
+    folder, most_bytes = cache_folder() / "features", _limit_gib() * 2**30
+    file = folder / f"{_key(reader, backbone, content)}.safetensors"
     try:
         features: np.ndarray = safetensors.numpy.load_file(file)["features"]
         if len(features) == len(images.indices):
@@ -45,28 +45,28 @@ def kept_features(reader: FeatureReader, backbone: nn.Module, content: np.ndarra
     features = reader.features(backbone, images.indices)
     if len(images.unreadable) == unreadable:
         keep(file, lambda opened: safetensors.numpy.save_file({"features": features}, opened))
-        limit(folder, _limit_gib() * 2**30)
+        limit(folder, most_bytes)
     return features
 
 
 def _limit_gib() -> float:
     text = os.environ.get("HPT_CACHE_GIB", "")
-    try:
-        return float(text) if text else DEFAULT_GIB
-    except ValueError:
-        raise HptError(f"HPT_CACHE_GIB: {text!r} is not a number") from None
+    with suppress(ValueError):
+        size = float(text) if text else DEFAULT_GIB
+        if size >= 0:
+            return size
+    raise HptError(f"HPT_CACHE_GIB: {text!r} is not a number of 0 or more; write for example 4 or 0.5")
 
 
-def _key(reader: FeatureReader, weights: Mapping[str, Tensor], content: np.ndarray) -> str:
+def _key(reader: FeatureReader, backbone: nn.Module, content: np.ndarray) -> str:
     digest = hashlib.sha256()
-    statistics = reader.statistics
-    # GPUs compute a little differently.
-    digest.update(
-        f"{reader.image_size} {reader.resize_to} {statistics.mean} {statistics.std} {reader.device.type}\n".encode()
-    )
-    for name, tensor in weights.items():
+    images, statistics = reader.images, reader.statistics
+    sizes = f"{images.smallest_side} {reader.image_size} {reader.resize_to}"
+    # GPUs compute a little differently; and layers without weights are part of the network, too.
+    digest.update(f"{sizes} {statistics.mean} {statistics.std} {reader.device.type}\n{backbone}\n".encode())
+    for name, tensor in backbone.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    digest.update(reader.images.indices.tobytes())
+    digest.update(images.indices.tobytes())
     digest.update(content.tobytes())
     return digest.hexdigest()[:32]

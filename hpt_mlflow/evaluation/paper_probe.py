@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from hpt_mlflow.evaluation.batches import TrainingViews
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.head import LinearHead
+from hpt_mlflow.evaluation.labelled_views import TrainingViews
 from hpt_mlflow.evaluation.scores import is_multilabel
 from hpt_mlflow.evaluation.supervised import (
     CurvePoint,
@@ -87,7 +87,7 @@ def fit_paper_probe(
     Args:
         backbone: float32 (N, 3, size, size) to (N, F); put on the reader's device, used in evaluation mode, unchanged.
         reader: says what images are read, their size, statistics, device and threads. Its images should keep
-            `smallest_useful_side(image_size, batches.CROP_SCALE)` pixels.
+            `smallest_useful_side(image_size, CROP_SCALE)` pixels.
         train: int64 (N,), indices of the images to train on.
         train_labels: of those images, int64 (N,) or uint8 (N, C).
         validation_features, test_features: float32 (M, F), of centre crops, by the same backbone.

@@ -20,6 +20,7 @@ from hpt_mlflow.evaluation.paper_probe import PaperProbeSettings, fit_paper_prob
 from hpt_mlflow.evaluation.probe import fit_probe
 from hpt_mlflow.evaluation.scores import primary_score
 from hpt_mlflow.evaluation.supervised import CurvePoint
+from hpt_mlflow.models.backbone import batch_norms
 
 OnStep = Callable[[int, int], None]
 
@@ -232,4 +233,7 @@ def with_refreshed_batch_norm(backbone: nn.Module, task: Task) -> nn.Module:
     """A copy of a backbone whose BatchNorm statistics are those of the images of train."""
     copied = copy.deepcopy(backbone).to(task.reader.device)
     task.reader.refresh_batch_norm(copied, task.split.train)
+    # What learns on from here forgets these images again, as every other network does.
+    for layer, given in zip(batch_norms(copied), batch_norms(backbone), strict=True):
+        layer.momentum = given.momentum
     return copied

@@ -25,7 +25,7 @@ class BackboneCard:
     """What one must know to use a backbone.
 
     Attributes:
-        arch: name of torchvision's network.
+        arch: name of torchvision's network, or timm:NAME.
         image_size: side of the images in pixels.
         small_stem: whether it has the stem for small images.
         feature_size: length of the features.

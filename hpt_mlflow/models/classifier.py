@@ -9,6 +9,7 @@ from pathlib import Path
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from hpt_mlflow.errors import HptError, one_line
@@ -64,14 +65,19 @@ def load_classifier(folder: Path, name: str, feature_size: int) -> tuple[dict[st
         return None
     card = _read_card(cards[0], name)
     try:
-        head = safetensors.torch.load_file(cards[0].with_name(HEAD_FILE))
-        shapes = {key: tuple(head[key].shape) for key in HEAD_TENSORS}
+        tensors = safetensors.torch.load_file(cards[0].with_name(HEAD_FILE))
+        head = {key: tensors[key] for key in HEAD_TENSORS}
     except (OSError, KeyError, safetensors.SafetensorError) as error:
         raise HptError(f"{name}: {HEAD_FILE} is missing or damaged ({one_line(error)})") from error
     outputs = len(card.classes)
     vector = (feature_size,)
-    if shapes != {"mean": vector, "std": vector, "weight": (feature_size, outputs), "bias": (outputs,)}:
-        raise HptError(f"{name}: its head does not fit {feature_size} features and {outputs} classes ({shapes})")
+    shapes = {"mean": vector, "std": vector, "weight": (feature_size, outputs), "bias": (outputs,)}
+    for key, tensor in head.items():
+        if tuple(tensor.shape) != shapes[key] or tensor.dtype != torch.float32:
+            raise HptError(
+                f"{name}: its head does not fit {feature_size} features and {outputs} classes: {key} is {tensor.dtype} "
+                f"{tuple(tensor.shape)}, not torch.float32 {shapes[key]}"
+            )
     return head, card
 
 
@@ -81,10 +87,13 @@ def _read_card(file: Path, name: str) -> ClassifierCard:
         if values.pop("format") != FORMAT:
             raise HptError(f"{name} was made by another version of hpt_mlflow; this one reads {FORMAT}")
         card = ClassifierCard(**(values | {"classes": tuple(values["classes"])}))
-        if not all(isinstance(one, str) for one in card.classes) or type(card.multilabel) is not bool:
-            raise TypeError("classes are no names, or multilabel is neither true nor false")
-        if card.resize_to is not None and type(card.resize_to) is not int:
+        if not isinstance(values["classes"], list) or not all(isinstance(one, str) for one in card.classes):
+            raise TypeError("classes is no list of names")
+        for key, kind in {"multilabel": bool, "dataset": str, "protocol": str}.items():
+            if type(getattr(card, key)) is not kind:
+                raise TypeError(f"{key} is {getattr(card, key)!r}")
+        if card.resize_to is not None and not (type(card.resize_to) is int and card.resize_to > 0):
             raise TypeError(f"resize_to is {card.resize_to!r}")
         return card
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HptError(f"{name}: {CLASSIFIER_FILE} is damaged ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise HptError(f"{name}: {CLASSIFIER_FILE} is damaged ({one_line(error)})") from error

@@ -34,8 +34,8 @@ def export_backbone(backbone: nn.Module, card: BackboneCard, format: str, file: 
         format: one of `FORMATS`. torchvision: a state dict for `torchvision.models.get_model(arch)`, in which only the
             classifier is missing. timm: one for `timm.create_model(name, num_classes=0)`. Both are safetensors where
             the file is called so, and else what `torch.load` reads with `weights_only`. detectron2: what
-            `DetectionCheckpointer` reads. onnx: a model of float32 (N, 3, size, size), normalised, to float32 (N,
-            feature size).
+            `DetectionCheckpointer` reads, for MODEL.RESNETS.STRIDE_IN_1X1 False and RGB images. onnx: a model of
+            float32 (N, 3, size, size), normalised, to float32 (N, feature size).
 
     Raises:
         HptError: the format has no such network, a package is missing, or the file cannot be written.

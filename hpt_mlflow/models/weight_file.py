@@ -84,10 +84,11 @@ def _load(file: Path, name: str) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
+        if not found:
+            raise HptError(f"{name} is damaged, or no file of torch that can be read without running code") from error
         raise HptError(
-            f"{name} holds more than tensors ({found[1] if found else one_line(error)}), and reading it could run "
-            "code; where you trust it, keep its tensors alone: "
-            "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW_FILE)"
+            f"{name} holds more than tensors ({found[1]}), and reading it could run code; where you trust it, keep its "
+            "tensors alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW_FILE)"
         ) from error
     except OSError:
         raise

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.labels import check_labels
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.statistics import kept_channel_statistics
 from hpt_mlflow.evaluation.protocols import Outcome, Task, learn_labels, with_refreshed_batch_norm
@@ -48,6 +49,7 @@ def evaluate(**settings: Any) -> StageResult:
     """
     chosen = EvaluateSettings(**settings)
     dataset = open_dataset(chosen.data, chosen.root)
+    check_labels(dataset, dataset.split(chosen.split_seed))
     connect()
     addresses = _addresses(chosen.model)
     found = find_model(addresses[-1], "model", DEFAULT_MODEL_NAME)
@@ -65,7 +67,7 @@ def evaluate(**settings: Any) -> StageResult:
             figures_by_step[milestone.card.step] = result = _log_figures(run, chosen, best, outcomes, milestone)
         more = {"data/test_images_seen": float(seen)}
         more |= compared_with_untrained(best, _learn_from_untrained(chosen, task, card) if chosen.untrained else None)
-        if len(addresses) > 1:
+        if len(addresses) > 1 or chosen.steps_to is not None:
             more |= _log_milestones(run, chosen, figures_by_step, more, task)
         run.metrics(more, card.step, found.model_id)
         log_curve(run, best)

@@ -13,6 +13,9 @@ from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
 from hpt_mlflow.evaluation.protocols import Outcome
 from hpt_mlflow.evaluation.scores import balanced_accuracy, is_multilabel, primary_name
 
+# MLflow's limit on the whole name of a metric is 250.
+LONGEST_NAME = 200
+
 
 def certain_figures(protocol: str, outcome: Outcome) -> dict[str, float]:
     """What a classifier reaches: on validation, and on test with the ends of each 95% interval."""
@@ -22,8 +25,10 @@ def certain_figures(protocol: str, outcome: Outcome) -> dict[str, float]:
     figures = {f"{trained}/val_{name}": outcome.validation_score}
     figures[f"{trained}/step"] = outcome.step
     figures |= {f"{trained}/{key}": value for key, value in outcome.chosen.items()}
+    names = metric_names(outcome.task.classes)
     for key, interval in test_intervals(labels.test, outcome.probabilities, outcome.task.classes).items():
-        metric = f"test/{metric_name(key)}"
+        figure, slash, label = key.partition("/")
+        metric = f"test/{figure}{slash}{names[label] if slash else ''}"
         figures |= {metric: interval.value, f"{metric}_low": interval.low, f"{metric}_high": interval.high}
     figures["test/calibration_error"] = expected_calibration_error(labels.test, outcome.probabilities)
     return figures | _neighbour_figures(outcome)
@@ -69,9 +74,16 @@ def first_step_to(score: float | None, steps: Sequence[int], scores: Sequence[fl
     return next((step for step, reached in zip(steps, scores, strict=True) if reached >= score), None)
 
 
-def metric_name(text: str) -> str:
-    """A name that MLflow takes for a metric."""
-    return "".join(character if character.isalnum() or character in "_-./ " else "_" for character in text)
+def metric_names(labels: Sequence[str]) -> dict[str, str]:
+    """What each label is called in the name of a metric: in characters that MLflow takes, and no two alike."""
+    names: dict[str, str] = {}
+    for label in labels:
+        name = "".join(character if character.isalnum() or character in "_- " else "_" for character in label)
+        name = name[:LONGEST_NAME]
+        while name in names.values():
+            name += "_"
+        names[label] = name
+    return names
 
 
 def _neighbour_figures(outcome: Outcome) -> dict[str, float]:

@@ -17,6 +17,7 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError, printable
 from hpt_mlflow.serving import LABEL_THRESHOLD, ClassifierModel, load_served
 from hpt_mlflow.stages.device import resolve_device
+from hpt_mlflow.stages.task import smallest_side
 from hpt_mlflow.tracking.addresses import concrete_uri
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.registry import download_model
@@ -71,7 +72,9 @@ def _write(opened, classifier: ClassifierModel, dataset: Dataset) -> tuple[int, 
     writer = csv.writer(opened)
     writer.writerow(["image", *answer, "error", *(f"p({name})" for name in classes)])
     classified = failed = 0
-    for names, images, errors in _batches(dataset):
+    # Read as the evaluation read them, and no larger: hundreds of photographs would fill the memory.
+    side = smallest_side(classifier.card.protocol, classifier.embedding.card.image_size)
+    for names, images, errors in _batches(dataset, side):
         rows = iter(classifier.probabilities(images)) if images else iter(())
         for name, error in zip(names, errors, strict=True):
             if error:
@@ -92,12 +95,16 @@ def _answer(classifier: ClassifierModel, row: np.ndarray) -> list[str]:
     return [classes[best], f"{row[best]:.6f}"]
 
 
-def _batches(dataset: Dataset) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
-    """Names, the decoded images among them, and for each name why it could not be decoded, or nothing."""
+def _batches(dataset: Dataset, side: int) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
+    """Names, the decoded images among them, and for each name why it could not be decoded, or nothing.
+
+    Args:
+        side: images are reduced so that their shorter side has at most so many pixels.
+    """
 
     def attempt(index: int) -> np.ndarray | str:
         try:
-            return decode(dataset.pictures[index])
+            return decode(dataset.pictures[index], side)
         except UnreadableImageError as error:
             return str(error)
 

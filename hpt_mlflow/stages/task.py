@@ -12,8 +12,8 @@ from hpt_mlflow.data.labels import check_labels
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.batches import CROP_SCALE
 from hpt_mlflow.evaluation.features import FeatureReader
+from hpt_mlflow.evaluation.labelled_views import CROP_SCALE
 from hpt_mlflow.evaluation.protocols import Task
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.settings import EvaluateSettings
@@ -37,20 +37,25 @@ def prepare_task(settings: EvaluateSettings, dataset: Dataset, card: BackboneCar
     """
     device = resolve_device(settings.device)
     split = dataset.split(settings.split_seed)
-    labels = check_labels(dataset, split)
-    cropped = settings.protocol != "fast"
-    side = smallest_useful_side(card.image_size, CROP_SCALE) if cropped else card.image_size
-    images = Images(dataset, np.arange(len(dataset)), side)
+    images = Images(dataset, np.arange(len(dataset)), smallest_side(settings.protocol, card.image_size))
     readable = Split(*(np.intersect1d(part, images.indices) for part in (split.train, split.validation, split.test)))
-    check_labels(dataset, readable)
+    labels = check_labels(dataset, readable)
     # What is evaluated is what is served: images are normalised as the model was trained, whatever the dataset.
     statistics = ChannelStatistics(card.mean, card.std)
-    resize_to = round(card.image_size * TEST_RESIZE) if cropped else None
+    resize_to = round(card.image_size * TEST_RESIZE) if settings.protocol != "fast" else None
     reader = FeatureReader(
         images, card.image_size, statistics, device, settings.batch_size, settings.workers, resize_to
     )
     content = fingerprints(dataset, images.indices)
-    return Task(reader, readable, labels, dataset.classes, content, label_count(settings, len(readable.train)))
+    count = label_count(settings, len(readable.train))
+    task = Task(reader, readable, labels, dataset.classes, content, count)
+    task.with_drawn_labels(settings.seed)  # What cannot be drawn is refused here, before any run is started.
+    return task
+
+
+def smallest_side(protocol: str, image_size: int) -> int:
+    """Pixels of the shorter side that a protocol has any use for."""
+    return image_size if protocol == "fast" else smallest_useful_side(image_size, CROP_SCALE)
 
 
 def label_count(settings: EvaluateSettings, train_images: int) -> int | float | None:

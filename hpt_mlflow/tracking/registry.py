@@ -94,6 +94,8 @@ def _log_model(
 ) -> Future[str]:
     """Keep what `save` writes into a folder as a pyfunc LoggedModel."""
 
+    packages = (*SERVING_PACKAGES, *(("timm",) if card.arch.startswith("timm:") else ()))
+
     def fill(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             saved = Path(temporary) / "backbone"
@@ -105,7 +107,7 @@ def _log_model(
                 data_path=str(saved),
                 # No schema of the input: arrays and encoded bytes are both welcome.
                 signature=ModelSignature(outputs=outputs),
-                pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in SERVING_PACKAGES],
+                pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in packages],
             )
 
     params = {"arch": card.arch, "image_size": str(card.image_size), "chain": " > ".join(card.chain)}

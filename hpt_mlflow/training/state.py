@@ -6,7 +6,6 @@ step number stands for the place in the data and for all random generators.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,12 +20,11 @@ from torch import Tensor
 from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.checkpoint import copy_to_cpu
 from hpt_mlflow.models.moco import MoCo
+from hpt_mlflow.models.weight_file import sha256
 
 TENSORS_FILE = "training_state.safetensors"
 JSON_FILE = "training_state.json"
 FORMAT = "hpt_mlflow.training_state/2"
-# Bytes read at a time.
-CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -128,15 +126,6 @@ def put_state(
         return state.tensors["report/gathered"]
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise HptError(f"step {state.step}: not a state of this training ({one_line(error)})") from error
-
-
-def sha256(file: Path) -> str:
-    """Checksum of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while chunk := stream.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _check_shapes(state: dict[int, dict[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:

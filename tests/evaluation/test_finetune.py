@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.batches import TrainingViews
 from hpt_mlflow.evaluation.drawing import draw_labels
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.finetune import FineTuneSettings, _train, fine_tune
+from hpt_mlflow.evaluation.labelled_views import TrainingViews
 from hpt_mlflow.evaluation.supervised import new_head
 
 CPU = torch.device("cpu")

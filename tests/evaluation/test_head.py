@@ -25,14 +25,19 @@ def test_logits_are_of_standardised_features():
 def test_of_classes_one_is_true():
     exponentials = np.exp(logits_by_hand(head()))
     expected = exponentials / exponentials.sum(axis=1, keepdims=True)
-    probabilities = head().probabilities(FEATURES)
-    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
-    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(head().probabilities(FEATURES), expected, atol=1e-5)
 
 
 def test_of_labels_each_stands_on_its_own():
     expected = 1 / (1 + np.exp(-logits_by_hand(head(multilabel=True))))
     np.testing.assert_allclose(head(multilabel=True).probabilities(FEATURES), expected, atol=1e-5)
+
+
+def test_labels_that_are_surely_there_keep_their_order():
+    one = plain_head(torch.eye(1), torch.zeros(1), multilabel=True)
+    probabilities = one.probabilities(np.array([[18], [22], [30]], np.float32)).ravel()
+    assert (np.diff(probabilities) > 0).all()
+    assert probabilities[-1] < 1
 
 
 def test_large_logits_give_no_nan():

@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from hpt_mlflow.data.statistics import ChannelStatistics
-from hpt_mlflow.evaluation.batches import TrainingViews
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.head import plain_head
+from hpt_mlflow.evaluation.labelled_views import TrainingViews
 from hpt_mlflow.evaluation.paper_probe import PaperProbeSettings, fit_paper_probe
 from hpt_mlflow.evaluation.supervised import (
     as_linear_head,

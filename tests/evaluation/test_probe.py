@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import numpy as np
@@ -164,7 +165,7 @@ def test_trace_is_the_fit_that_was_kept_and_ends_in_its_head():
     assert iterations == list(LOOKS[: len(iterations)])
     assert probe.trace[-1][1] is probe.head
     costs = [objective(head, *train, probe.regularisation) for _, head in probe.trace]
-    assert all(after <= before * (1 + 1e-6) for before, after in zip(costs[:-1], costs[1:], strict=True))
+    assert all(after <= before * (1 + 1e-6) for before, after in itertools.pairwise(costs))
     assert costs[-1] < costs[0]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
-from hpt_mlflow.report.card import chance_loss, evaluation_card, training_card
+from hpt_mlflow.report.card import chance_loss, training_card
 from hpt_mlflow.training.plan import Plan
 
 PLAN = Plan(
@@ -71,22 +71,3 @@ def test_training_card_ends_in_the_next_commands():
     assert "mlflow run . -e adapt -P parent=models:/hpt/4" in text
     assert "mlflow run . -e evaluate -P model=models:/hpt/4" in text
     assert text.endswith("```")
-
-
-def test_evaluation_card_compares_with_untrained_and_chance():
-    result = {
-        "test/accuracy": 0.9,
-        "test/balanced_accuracy": 0.85,
-        "knn/test_accuracy": 0.8,
-        "random/accuracy": 0.6,
-        "random/balanced_accuracy": 0.55,
-        "random/knn_accuracy": 0.5,
-        "chance/accuracy": 0.3,
-    }
-    text = evaluation_card("models:/hpt/4", ("mnist", "birds"), DATASET, SPLIT, result)
-    assert "`models:/hpt/4` (mnist > birds)" in text
-    assert "4 classes; probe trained on 1,200 images, its regularisation chosen on 400, tested once on 400" in text
-    assert "| this model | 0.900 | 0.850 | 0.800 |" in text
-    assert "| untrained network | 0.600 | 0.550 | 0.500 |" in text
-    assert "| always the largest class | 0.300 | 0.250 | |" in text
-    assert "mlflow models predict -m models:/hpt/4" in text

@@ -13,6 +13,7 @@ from hpt_mlflow.stages.planning import OPERATIONAL, identify
 SETTINGS = {"pretrain": PretrainSettings, "adapt": AdaptSettings, "main": MainSettings}
 # A value of each setting that is not its default.
 OTHER = {
+    "weights": "moco.pth.tar",
     "adapt_steps": 7,
     "alias": "base",
     "arch": "shufflenet_v2_x0_5",
@@ -47,7 +48,7 @@ OTHER = {
     "weight_decay": 0.0001,
     "workers": 0,
 }
-WHERE_AND_HOW = "data root base source target workers device checkpoint_every resume strict".split()
+WHERE_AND_HOW = "data weights root base source target workers device checkpoint_every resume strict".split()
 EVERY_SETTING = [(stage, field.name) for stage, kind in SETTINGS.items() for field in dataclasses.fields(kind)]
 ODD_TEXTS = [
     "two words",

@@ -11,7 +11,7 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.batches import TrainingViews
+from hpt_mlflow.evaluation.labelled_views import TrainingViews
 
 CPU = torch.device("cpu")
 STATISTICS = ChannelStatistics((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch import nn
+
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.fingerprints import fingerprints
+from hpt_mlflow.data.images import Images
+from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.features import FeatureReader
+from hpt_mlflow.evaluation.kept_features import kept_features
+
+STATISTICS = ChannelStatistics((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+CPU = torch.device("cpu")
+
+
+class Counting(nn.Module):
+    """A small backbone that knows how many images it has seen."""
+
+    def __init__(self, seed: int = 0, activation: type[nn.Module] = nn.ReLU) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), activation(), nn.AdaptiveAvgPool2d(1))
+        self.seen = 0
+
+    def forward(self, batch):
+        self.seen += len(batch)
+        return self.layers(batch)
+
+
+def pictures(count=6, size=24, seed=0):
+    return list(np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
+
+
+def ask(arrays, backbone, image_size=16, statistics=STATISTICS, smallest_side=64, indices=None, resize_to=None):
+    dataset = Dataset("arrays", "test:arrays", arrays, [str(i) for i in range(len(arrays))], None, (), "0" * 16)
+    images = Images(dataset, np.arange(len(arrays)) if indices is None else np.array(indices), smallest_side)
+    reader = FeatureReader(images, image_size, statistics, CPU, threads=1, resize_to=resize_to)
+    return reader, kept_features(reader, backbone, fingerprints(dataset, images.indices))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HPT_CACHE", str(tmp_path))
+    return tmp_path / "features"
+
+
+def test_they_are_the_features_of_the_backbone(cache):
+    arrays, backbone = pictures(), Counting()
+    reader, features = ask(arrays, backbone)
+    np.testing.assert_array_equal(features, reader.features(backbone, np.arange(6)))
+
+
+def test_the_second_time_the_backbone_is_not_asked(cache):
+    arrays, backbone, again = pictures(), Counting(), Counting()
+    _, first = ask(arrays, backbone)
+    _, second = ask([array.copy() for array in arrays], again)
+    assert (backbone.seen, again.seen) == (6, 0)
+    np.testing.assert_array_equal(first, second)
+    assert first.dtype == second.dtype == np.float32
+
+
+def changed_statistics(backbone):
+    backbone.layers[1].running_mean += 1e-3
+    return backbone
+
+
+OTHERS = {
+    "another seed": {"backbone": lambda: Counting(seed=1)},
+    "BatchNorm statistics": {"backbone": lambda: changed_statistics(Counting())},
+    "another activation between the same weights": {"backbone": lambda: Counting(activation=nn.Tanh)},
+    "margin around the centre": {"resize_to": 18},
+    "size": {"image_size": 12},
+    "mean": {"statistics": ChannelStatistics((0.41, 0.5, 0.6), (0.2, 0.25, 0.3))},
+    "deviation": {"statistics": ChannelStatistics((0.4, 0.5, 0.6), (0.2, 0.25, 0.31))},
+    "one other image": {"arrays": [*pictures()[:5], pictures(seed=1)[0]]},
+    "another order": {"arrays": pictures()[::-1]},
+    "other images of them": {"indices": [0, 1, 2, 3, 5]},
+    "images that were reduced before": {"smallest_side": 16},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_what_differs_is_computed_anew(cache, other):
+    settings = {"arrays": pictures(), "backbone": Counting, **OTHERS[other]}
+    ask(pictures(), Counting())
+    backbone = settings.pop("backbone")()
+    reader, features = ask(backbone=backbone, **settings)
+    assert backbone.seen == len(reader.images.indices)
+    np.testing.assert_array_equal(features, reader.features(backbone, reader.images.indices))
+
+
+@pytest.mark.parametrize("damage", ["half", "empty", "rows"])
+def test_a_damaged_file_is_computed_anew_and_mended(cache, damage):
+    arrays, backbone = pictures(), Counting()
+    _, features = ask(arrays, backbone)
+    (file,) = cache.iterdir()
+    if damage == "rows":
+        ask(arrays[:3], Counting())
+        (fewer,) = set(cache.iterdir()) - {file}
+        fewer.replace(file)
+    else:
+        file.write_bytes(file.read_bytes()[: 100 if damage == "half" else 0])
+    again = Counting()
+    np.testing.assert_array_equal(ask(arrays, again)[1], features)
+    assert again.seen == 6
+    np.testing.assert_array_equal(load_file(file)["features"], features)
+
+
+def test_features_of_images_that_vanished_on_the_way_are_not_kept(cache):
+    class Vanishing(list):
+        gone = False
+
+        def __getitem__(self, index):
+            return np.zeros((0, 0, 3), np.uint8) if self.gone and index == 7 else super().__getitem__(index)
+
+    arrays = Vanishing(pictures(count=150, size=16))
+    dataset = Dataset("arrays", "test:arrays", arrays, [str(i) for i in range(150)], None, (), "0" * 16)
+    images = Images(dataset, np.arange(150), 16, memory_limit_bytes=0)
+    reader, content = FeatureReader(images, 16, STATISTICS, CPU, threads=1), fingerprints(dataset, np.arange(150))
+    arrays.gone = True
+    assert not kept_features(reader, Counting(), content)[7].any()
+    assert list(images.unreadable) == [7]
+    assert not cache.exists() or not list(cache.iterdir())
+
+
+def test_what_was_used_longest_ago_makes_room(cache, monkeypatch):
+    for seed in (0, 1):
+        ask(pictures(), Counting(seed))
+    size = max(file.stat().st_size for file in cache.iterdir())
+    ask(pictures(), Counting(0))  # so that seed 1 is the older one
+    monkeypatch.setenv("HPT_CACHE_GIB", str(2.5 * size / 2**30))
+    ask(pictures(), Counting(2))
+    assert len(list(cache.iterdir())) == 2
+    kept = {seed: Counting(seed) for seed in (0, 1)}
+    for backbone in kept.values():
+        ask(pictures(), backbone)
+    assert {seed: backbone.seen for seed, backbone in kept.items()} == {0: 0, 1: 6}
+
+
+def test_a_cache_of_no_size_keeps_nothing(cache, monkeypatch):
+    monkeypatch.setenv("HPT_CACHE_GIB", "0")
+    _, features = ask(pictures(), Counting())
+    assert features.shape == (6, 4)
+    assert not list(cache.iterdir())
+
+
+@pytest.mark.parametrize("text", ["much", "4GB", "nan", "-1"])
+def test_a_size_that_is_no_number_is_refused_before_the_work(cache, monkeypatch, text):
+    monkeypatch.setenv("HPT_CACHE_GIB", text)
+    backbone = Counting()
+    with pytest.raises(HptError, match=f"HPT_CACHE_GIB: '{text}'"):
+        ask(pictures(), backbone)
+    assert backbone.seen == 0
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("HPT_CACHE", str(tmp_path / "file"))
+    assert ask(pictures(), Counting())[1].shape == (6, 4)

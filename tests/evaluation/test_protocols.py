@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from hpt_mlflow.data.split import Split
+from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.features import FeatureReader
+from hpt_mlflow.evaluation.protocols import TRIAL_COLUMNS, Task, learn_labels, with_refreshed_batch_norm
+from hpt_mlflow.models.backbone import batch_norms
+
+CPU = torch.device("cpu")
+STATISTICS = ChannelStatistics((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+COUNT = 90
+CLASSES = np.arange(COUNT) % 3
+LABELS = np.stack([CLASSES > 0, CLASSES == 1], axis=1).astype(np.uint8)
+# Parts that lie among each other, without image 4, which cannot be read.
+PARTS = np.random.default_rng(1).permutation(np.delete(np.arange(COUNT), 4))
+SPLIT = Split(np.sort(PARTS[:50]), np.sort(PARTS[50:70]), np.sort(PARTS[70:]))
+PROTOCOLS = ("fast", "paper", "finetune")
+STEPS = {"fast": None, "paper": 5, "finetune": 8}
+
+
+def pictures():
+    """Images that are red, green or blue by their class, with noise."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 150, (COUNT, 10, 12, 3))
+    images[np.arange(COUNT), :, :, CLASSES] += 60
+    return list(images.astype(np.uint8))
+
+
+def small_network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+    )
+
+
+@pytest.fixture
+def task(open_images):
+    images = open_images(pictures())
+    images.indices = np.delete(images.indices, 4)
+    reader = FeatureReader(images, 8, STATISTICS, CPU, threads=1)
+    return Task(reader, SPLIT, CLASSES, ("red", "green", "blue"), images.indices * 7 + 1)
+
+
+@pytest.fixture
+def labelled(task):
+    return replace(task, labels=LABELS, classes=("not red", "green"))
+
+
+def learn(protocol, task, backbone=None, seed=0, **more):
+    return learn_labels(protocol, backbone or small_network(), task, seed, STEPS[protocol], **more)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_given_backbone_is_left_as_it_is(task, protocol):
+    backbone = small_network()
+    backbone[0].requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    outcome = learn(protocol, task, backbone)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+    assert backbone.training
+    assert [parameter.requires_grad for parameter in backbone.parameters()] == [False, True, True]
+    assert (outcome.backbone is backbone) == (protocol != "finetune")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_answers_are_those_of_backbone_and_head_on_the_test_images(task, protocol):
+    outcome = learn(protocol, task)
+    for part, features, labels in zip(
+        (SPLIT.train, SPLIT.validation, SPLIT.test), outcome.features, outcome.task.part_labels, strict=True
+    ):
+        np.testing.assert_allclose(features, task.reader.features(outcome.backbone, part), atol=1e-5)
+        np.testing.assert_array_equal(labels, CLASSES[part])
+    answers = outcome.head.probabilities(outcome.features.test)
+    np.testing.assert_array_equal(outcome.probabilities, answers)
+    assert outcome.test_score == pytest.approx((answers.argmax(axis=1) == CLASSES[SPLIT.test]).mean())
+    on_validation = outcome.head.probabilities(outcome.features.validation).argmax(axis=1) == CLASSES[SPLIT.validation]
+    assert outcome.validation_score == pytest.approx(on_validation.mean())
+    assert outcome.test_score > 0.5
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_labels_that_stand_each_on_their_own(labelled, protocol):
+    outcome = learn(protocol, labelled)
+    assert outcome.head.multilabel
+    assert outcome.probabilities.shape == (len(SPLIT.test), 2)
+    assert outcome.test_score == pytest.approx(roc_auc_score(LABELS[SPLIT.test], outcome.probabilities))
+    assert outcome.test_score > 0.6
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_same_seed_gives_the_same_answers(task, protocol):
+    few = replace(task, count=12)
+    first, again, other = (learn(protocol, few, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.probabilities, again.probabilities)
+    # As text, in which one NaN is as another.
+    assert str((first.curve, first.chosen, first.step)) == str((again.curve, again.chosen, again.step))
+    assert not np.array_equal(first.probabilities, other.probabilities)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(("count", "images"), [(6, 6), (0.2, 10), (1.0, 50), (50, 50), (None, 50)])
+def test_so_many_labels_are_learned_from(task, protocol, count, images):
+    outcome = learn(protocol, replace(task, count=count))
+    assert len(outcome.features.train) == len(outcome.task.split.train) == images
+    assert set(outcome.task.split.train) <= set(SPLIT.train)
+    assert set(outcome.task.part_labels.train) == {0, 1, 2}
+    np.testing.assert_array_equal(outcome.task.split.test, SPLIT.test)
+    np.testing.assert_array_equal(outcome.task.split.validation, SPLIT.validation)
+
+
+def test_labels_that_were_not_drawn_play_no_part(task):
+    few = replace(task, count=9)
+    drawn = learn("fast", few).task.split.train
+    others = CLASSES.copy()
+    left_out = np.setdiff1d(SPLIT.train, drawn)
+    # Swapped among themselves, so that as many of each class are drawn from.
+    others[left_out] = np.roll(others[left_out], 1)
+    same = learn("fast", replace(few.with_drawn_labels(0), labels=others))
+    np.testing.assert_array_equal(same.probabilities, learn("fast", few).probabilities)
+
+
+def test_the_seed_says_which_labels_are_drawn(task):
+    few = replace(task, count=9)
+    drawn = [tuple(few.with_drawn_labels(seed).split.train) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert few.split.train is SPLIT.train
+
+
+def test_too_few_labels_are_refused(task):
+    with pytest.raises(HptError, match="2 images cannot hold one of each of 3 classes"):
+        learn("fast", replace(task, count=2))
+
+
+def test_the_fast_protocol_is_logistic_regression_on_features(task):
+    outcome = learn("fast", task)
+    regression = LogisticRegression(C=outcome.chosen["regularisation"], max_iter=5000, tol=1e-8)
+    by_sklearn = make_pipeline(StandardScaler(), regression)
+    by_sklearn.fit(outcome.features.train, CLASSES[SPLIT.train])
+    np.testing.assert_allclose(outcome.probabilities, by_sklearn.predict_proba(outcome.features.test), atol=0.01)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_curve_leads_to_the_step_that_was_taken(task, protocol):
+    outcome = learn(protocol, task)
+    by_step = {point.step: point for point in outcome.curve}
+    assert sorted(by_step) == [point.step for point in outcome.curve]
+    if outcome.step:
+        assert by_step[outcome.step].validation_score == outcome.validation_score
+    if protocol != "finetune":
+        assert by_step[outcome.step].test_score == pytest.approx(outcome.test_score)
+    assert bool(outcome.chosen["converged"]) == (not outcome.reason)
+
+
+@pytest.mark.parametrize(("protocol", "total"), [("paper", 5), ("finetune", 16)])
+def test_steps_are_told_and_as_many_as_were_asked_for(task, protocol, total):
+    told = []
+    outcome = learn(protocol, task, on_step=lambda step, steps: told.append((step, steps)))
+    assert told == [(step, total) for step in range(1, total + 1)]
+    assert outcome.curve[-1].step == STEPS[protocol]
+
+
+def test_trials_of_fine_tuning_are_a_table(task):
+    trials = learn("finetune", task).trials
+    assert tuple(trials) == TRIAL_COLUMNS
+    assert trials["schedule"] == ["8 iterations"] * 2
+    assert trials["learning_rate"] == [0.01, 0.001]
+
+
+def test_a_head_that_was_still_learning_says_so(task, monkeypatch):
+    monkeypatch.setattr("hpt_mlflow.evaluation.probe.LOOKS", (1,))
+    monkeypatch.setattr("hpt_mlflow.evaluation.probe.REGULARISATIONS", (1.0,))
+    outcome = learn("fast", task)
+    assert outcome.chosen["converged"] == 0
+    assert "still getting better after 1 iterations" in outcome.reason
+
+
+def test_refreshed_statistics_are_those_of_train_in_a_copy(task):
+    backbone = small_network()
+    refreshed = with_refreshed_batch_norm(backbone, task)
+    with torch.no_grad():
+        maps = backbone[0](next(batch for batch, _ in task.reader._batches(SPLIT.train)))
+    torch.testing.assert_close(refreshed[1].running_mean, maps.mean(dim=(0, 2, 3)), atol=1e-5, rtol=1e-4)
+    assert not backbone[1].running_mean.any()
+    assert torch.equal(refreshed[0].weight, backbone[0].weight)
+
+
+def test_a_refreshed_copy_learns_on_as_any_other(task):
+    """Its BatchNorm follows what it sees from then on, and does not average over all that it has ever seen."""
+    backbone = small_network()
+    refreshed = with_refreshed_batch_norm(backbone, task)
+    assert [layer.momentum for layer in batch_norms(refreshed)] == [0.1]
+    refreshed.train()
+    before = refreshed[1].running_mean.clone()
+    for _ in range(60):
+        refreshed(torch.full((4, 3, 8, 8), 9.0))
+    expected = refreshed[0](torch.full((4, 3, 8, 8), 9.0)).mean(dim=(0, 2, 3))
+    assert (refreshed[1].running_mean - expected).abs().max() < 0.01 * (before - expected).abs().max()
