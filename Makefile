@@ -8,6 +8,9 @@ INSTALLED := $(VENV)/.installed
 DEMO_BASE_STEPS ?= 120
 DEMO_ADAPT_STEPS ?= 50
 UI_PORT ?= 5000
+# Tests run side by side, each file in one of so many processes.
+TEST_PROCESSES ?= 2
+PYTEST = $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 MLFLOW_RUN = PATH="$(CURDIR)/$(BIN):$$PATH" mlflow run . --env-manager local
 
 .PHONY: setup demo test slow soak bench results lint format ui clean
@@ -28,10 +31,10 @@ demo: setup
 	@echo; echo "See the runs, their figures and models:  $(BIN)/mlflow ui --port $(UI_PORT)"
 
 test: setup lint
-	$(BIN)/python -m pytest -m "not slow and not soak"
+	$(PYTEST) -m "not slow and not soak"
 
 slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 soak: setup
 	$(BIN)/python -m pytest -m "slow or soak"

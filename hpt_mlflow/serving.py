@@ -18,11 +18,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from hpt_mlflow.augment.crop import smallest_useful_side
 from hpt_mlflow.data.decode import Encoded, UnreadableImageError, decode
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import prepare
 from hpt_mlflow.evaluation.head import LinearHead
+from hpt_mlflow.evaluation.labelled_views import CROP_SCALE
 from hpt_mlflow.models.checkpoint import BackboneCard, load_backbone
 from hpt_mlflow.models.classifier import ClassifierCard, load_classifier
 
@@ -45,6 +47,8 @@ class EmbeddingModel:
         self.backbone = backbone.to(self.device).eval()
         self.card = card
         self.resize_to = resize_to
+        # As evaluations read images, so that what is served is what was evaluated.
+        self.smallest_side = card.image_size if resize_to is None else smallest_useful_side(card.image_size, CROP_SCALE)
 
     @torch.inference_mode()
     def predict(self, images: Any, params: dict[str, Any] | None = None) -> np.ndarray:
@@ -65,7 +69,8 @@ class EmbeddingModel:
         statistics = ChannelStatistics(self.card.mean, self.card.std)
         embeddings = []
         for start in range(0, len(pictures), BATCH_SIZE):
-            decoded = [_decode(picture, start + i) for i, picture in enumerate(pictures[start : start + BATCH_SIZE])]
+            chosen = enumerate(pictures[start : start + BATCH_SIZE], start)
+            decoded = [_decode(picture, position, self.smallest_side) for position, picture in chosen]
             batch = prepare(decoded, self.card.image_size, statistics, self.resize_to).to(self.device)
             embeddings.append(self.backbone(batch).flatten(1).float().cpu())
         return torch.cat(embeddings).numpy() if embeddings else np.empty((0, self.card.feature_size), np.float32)
@@ -154,9 +159,9 @@ def _pictures(images: Any) -> Sequence[Any]:
     return list(images)
 
 
-def _decode(picture: Any, position: int) -> np.ndarray:
+def _decode(picture: Any, position: int, smallest_side: int) -> np.ndarray:
     try:
-        return decode(_encoded(picture))
+        return decode(_encoded(picture), smallest_side)
     except (UnreadableImageError, binascii.Error, ValueError) as error:
         raise HptError(f"image {position} cannot be read: {error}") from error
 

@@ -14,7 +14,13 @@ import torch
 from mlflow.pyfunc import scoring_server
 from PIL import Image
 
+from hpt_mlflow.augment.crop import smallest_useful_side
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.images import Images
+from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.features import FeatureReader
+from hpt_mlflow.evaluation.labelled_views import CROP_SCALE
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard, save_backbone
 from hpt_mlflow.models.classifier import HEAD_FILE, ClassifierCard, save_classifier
@@ -114,6 +120,24 @@ def test_every_form_of_images_gets_the_same_answers(model, images):
     ):
         np.testing.assert_allclose(model.probabilities(form), expected, atol=1e-4)
     assert len(model.predict(images[0])) == 1
+
+
+def test_an_image_is_read_as_evaluations_read_it(model, card):
+    """Evaluations keep images reduced in memory, for a probe on crops less so."""
+    photograph = np.random.default_rng(1).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(photograph).save(file, format="JPEG")
+    dataset = Dataset("x", "x", [file.getvalue()], ["x"], np.zeros(1, np.int64), ("a",), "0" * 16)
+    side = smallest_useful_side(SIZE, CROP_SCALE) if card.protocol == "paper" else SIZE
+    reader = FeatureReader(
+        Images(dataset, np.arange(1), side),
+        SIZE,
+        ChannelStatistics(BACKBONE_CARD.mean, BACKBONE_CARD.std),
+        torch.device("cpu"),
+        resize_to=card.resize_to,
+    )
+    expected = reader.features(model.embedding.backbone, np.arange(1))
+    np.testing.assert_allclose(model.embedding.predict([file.getvalue()]), expected, rtol=2e-3, atol=1e-10)
 
 
 def test_an_answer_names_the_best_class_and_the_share_of_all():

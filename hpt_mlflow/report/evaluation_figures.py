@@ -115,8 +115,9 @@ def probe_curve(
     for scores, colour, line, name in ((validation, BLUE, "-", "validation"), (test, VERMILION, "--", "test")):
         if not np.isnan(scores).all():
             axes.plot(steps, scores, line, color=colour, label=name, marker=marker, markersize=4)
-    best = np.nanargmax(validation) if chosen is None and not np.isnan(validation).all() else np.argmax(steps == chosen)
-    if len(steps) and (chosen is None or chosen in steps) and not np.isnan(validation[best]):
+    marked = ~np.isnan(validation) if chosen is None else steps == chosen
+    if marked.any():
+        best = int(np.nanargmax(np.where(marked, validation, -np.inf)))
         at_best = "" if np.isnan(test[best]) else f", test {test[best]:.3f}"
         label = f"chosen: {validation[best]:.3f} on validation at step {steps[best]:,.0f}{at_best}"
         axes.axvline(steps[best], color=GREY, linestyle=":", zorder=0)

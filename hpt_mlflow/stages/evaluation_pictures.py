@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from hpt_mlflow.data.decode import UnreadableImageError
 from hpt_mlflow.data.images import Images
+from hpt_mlflow.errors import printable
 from hpt_mlflow.evaluation.protocols import Outcome
 from hpt_mlflow.evaluation.scores import is_multilabel, primary_name
 from hpt_mlflow.report.embedding_map import embedding_map
@@ -80,7 +81,7 @@ def log_predictions(run: StageRun, outcome: Outcome, names: Sequence[str]) -> No
     if not is_multilabel(truth):
         best = probabilities.argmax(axis=1)
         rows = {
-            "image": list(names),
+            "image": [printable(name) for name in names],
             "true": [task.classes[i] for i in truth],
             "predicted": [task.classes[i] for i in best],
             "probability": [round(float(row[i]), 4) for row, i in zip(probabilities, best, strict=True)],

@@ -17,7 +17,6 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError, printable
 from hpt_mlflow.serving import LABEL_THRESHOLD, ClassifierModel, load_served
 from hpt_mlflow.stages.device import resolve_device
-from hpt_mlflow.stages.task import smallest_side
 from hpt_mlflow.tracking.addresses import concrete_uri
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.registry import download_model
@@ -72,9 +71,8 @@ def _write(opened, classifier: ClassifierModel, dataset: Dataset) -> tuple[int, 
     writer = csv.writer(opened)
     writer.writerow(["image", *answer, "error", *(f"p({name})" for name in classes)])
     classified = failed = 0
-    # Read as the evaluation read them, and no larger: hundreds of photographs would fill the memory.
-    side = smallest_side(classifier.card.protocol, classifier.embedding.card.image_size)
-    for names, images, errors in _batches(dataset, side):
+    # Not as they are: hundreds of photographs would fill the memory.
+    for names, images, errors in _batches(dataset, classifier.embedding.smallest_side):
         rows = iter(classifier.probabilities(images)) if images else iter(())
         for name, error in zip(names, errors, strict=True):
             if error:

@@ -37,12 +37,14 @@ def prepare_task(settings: EvaluateSettings, dataset: Dataset, card: BackboneCar
     """
     device = resolve_device(settings.device)
     split = dataset.split(settings.split_seed)
-    images = Images(dataset, np.arange(len(dataset)), smallest_side(settings.protocol, card.image_size))
+    cropped = settings.protocol != "fast"
+    side = smallest_useful_side(card.image_size, CROP_SCALE) if cropped else card.image_size
+    images = Images(dataset, np.arange(len(dataset)), side)
     readable = Split(*(np.intersect1d(part, images.indices) for part in (split.train, split.validation, split.test)))
     labels = check_labels(dataset, readable)
     # What is evaluated is what is served: images are normalised as the model was trained, whatever the dataset.
     statistics = ChannelStatistics(card.mean, card.std)
-    resize_to = round(card.image_size * TEST_RESIZE) if settings.protocol != "fast" else None
+    resize_to = round(card.image_size * TEST_RESIZE) if cropped else None
     reader = FeatureReader(
         images, card.image_size, statistics, device, settings.batch_size, settings.workers, resize_to
     )
@@ -51,11 +53,6 @@ def prepare_task(settings: EvaluateSettings, dataset: Dataset, card: BackboneCar
     task = Task(reader, readable, labels, dataset.classes, content, count)
     task.with_drawn_labels(settings.seed)  # What cannot be drawn is refused here, before any run is started.
     return task
-
-
-def smallest_side(protocol: str, image_size: int) -> int:
-    """Pixels of the shorter side that a protocol has any use for."""
-    return image_size if protocol == "fast" else smallest_useful_side(image_size, CROP_SCALE)
 
 
 def label_count(settings: EvaluateSettings, train_images: int) -> int | float | None:

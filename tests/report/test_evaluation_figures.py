@@ -148,14 +148,21 @@ def test_probe_curve_marks_the_first_best_step_on_validation():
     assert test.get_xydata().tolist() == [[100, 0.4], [200, 0.7], [300, 0.9]]
     assert chosen.get_xydata().tolist() == [[200, 0.8]]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("iterations", "accuracy")
-    assert "chosen: 0.800 at step 200, test 0.700" in legend_texts(figure.legends[0])
+    assert "chosen: 0.800 on validation at step 200, test 0.700" in legend_texts(figure.legends[0])
     drawn(figure)
+
+
+def test_probe_curve_marks_the_step_that_was_chosen():
+    curve = [(100, 0.8, 0.7), (200, 0.5, 0.4)]
+    figure = probe_curve(curve, "accuracy", "iterations", chosen=200)
+    assert figure.axes[0].lines[-1].get_xydata().tolist() == [[200, 0.5]]
+    assert len(probe_curve(curve, "accuracy", "iterations", chosen=0).axes[0].lines) == 2
 
 
 def test_probe_curve_takes_scores_that_were_not_measured():
     nan = float("nan")
     figure = probe_curve([(1, nan, nan), (2, 0.5, nan), (3, 0.4, nan)], "accuracy", "iterations")
-    assert legend_texts(figure.legends[0]) == ["validation", "chosen: 0.500 at step 2"]
+    assert legend_texts(figure.legends[0]) == ["validation", "chosen: 0.500 on validation at step 2"]
     drawn(figure)
 
 

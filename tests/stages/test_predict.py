@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import stat
 
+import mlflow
 import numpy as np
 import pytest
 import torch
@@ -36,17 +38,32 @@ def head():
     return {"mean": torch.zeros(1024), "std": torch.full((1024,), 1e-2), "weight": weight, "bias": torch.zeros(3)}
 
 
+@pytest.fixture(scope="module")
+def registry(backbone, empty_database, tmp_path_factory):
+    """A store with hpt-classifier@classes (version 1) and hpt-classifier@labels (2), and models:/hpt/1, a backbone."""
+    folder = tmp_path_factory.mktemp("registry")
+    database = shutil.copy(empty_database, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setenv("HPT_SPOOL", str(folder / "spool"))
+        mlflow.set_tracking_uri(f"sqlite:///{database}")
+        with stage_run("evaluate pets") as run:
+            log_classifier(run, backbone, CARD, head(), ClassifierCard(CLASSES, False, "pets", "fast"), {})
+            run.register(CLASSIFIER, "hpt-classifier", {}, "classes", "")
+        with stage_run("evaluate lungs") as run:
+            log_classifier(run, backbone, CARD, head(), ClassifierCard(CLASSES, True, "lungs", "paper", 37), {})
+            run.register(CLASSIFIER, "hpt-classifier", {}, "labels", "")
+            log_backbone(run, backbone, CARD, {})
+            run.register("step-5", "hpt", {}, None, "")
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri("")
+        os.environ.pop("MLFLOW_REGISTRY_URI", None)
+    return database
+
+
 @pytest.fixture
-def registered(store, backbone):
-    """models:/hpt-classifier/1 and @classes are of classes, /2 and @labels of labels, models:/hpt/1 is a backbone."""
-    with stage_run("evaluate pets") as run:
-        log_classifier(run, backbone, CARD, head(), ClassifierCard(CLASSES, False, "pets", "fast"), {})
-        run.register(CLASSIFIER, "hpt-classifier", {}, "classes", "")
-    with stage_run("evaluate lungs") as run:
-        log_classifier(run, backbone, CARD, head(), ClassifierCard(CLASSES, True, "lungs", "paper", 37), {})
-        run.register(CLASSIFIER, "hpt-classifier", {}, "labels", "")
-        log_backbone(run, backbone, CARD, {})
-        run.register("step-5", "hpt", {}, None, "")
+def registered(registry, store, tmp_path):
+    shutil.copy(registry, tmp_path / "mlflow.db")
 
 
 @pytest.fixture
