@@ -43,7 +43,7 @@ def kept_features(reader: FeatureReader, backbone: nn.Module, content: np.ndarra
         pass
     unreadable = len(images.unreadable)
     features = reader.features(backbone, images.indices)
-    if len(images.unreadable) == unreadable:
+    if len(images.unreadable) == unreadable and features.nbytes <= most_bytes:
         keep(file, lambda opened: safetensors.numpy.save_file({"features": features}, opened))
         limit(folder, most_bytes)
     return features

@@ -21,7 +21,7 @@ from hpt_mlflow.models.classifier import ClassifierCard
 from hpt_mlflow.report.evaluation_card import evaluation_card
 from hpt_mlflow.report.evaluation_figures import milestone_curve
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, EvaluateSettings
-from hpt_mlflow.stages.evaluation_figures import certain_figures, compared_with_untrained, first_step_to, repeat_figures
+from hpt_mlflow.stages.evaluation_metrics import certain_figures, compared_with_untrained, first_step_to, repeat_figures
 from hpt_mlflow.stages.evaluation_pictures import log_curve, log_pictures, log_predictions
 from hpt_mlflow.stages.learn import report_unreadable
 from hpt_mlflow.stages.progress import show_steps

@@ -146,7 +146,7 @@ def test_a_cache_of_no_size_keeps_nothing(cache, monkeypatch):
     monkeypatch.setenv("HPT_CACHE_GIB", "0")
     _, features = ask(pictures(), Counting())
     assert features.shape == (6, 4)
-    assert not list(cache.iterdir())
+    assert not cache.exists() or not list(cache.iterdir())
 
 
 @pytest.mark.parametrize("text", ["much", "4GB", "nan", "-1"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from colours import TINY, write_colours
 from PIL import Image
+from safetensors.numpy import save_file
 
 import hpt_mlflow
+from hpt_mlflow.data.fingerprints import UNKNOWN
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import EvaluateSettings
@@ -29,6 +32,10 @@ def task_of(past, data, **settings):
 def seen_of(past, data, model=None, **settings):
     chosen, dataset, task = task_of(past, data, **settings)
     return check_unseen(chosen, model or past.model, dataset, task)
+
+
+def kept_by(run_id):
+    return Path(mlflow.get_run(run_id).info.artifact_uri.removeprefix("file://")) / FILE
 
 
 def contents(files):
@@ -133,6 +140,9 @@ def test_a_test_part_that_the_dataset_comes_with_needs_no_seed(past, tmp_path):
     made = hpt_mlflow.pretrain(data=str(tmp_path / "parts"), model_name="parts", steps=1, **TINY)
     for split_seed in (0, 1):
         assert seen_of(past, tmp_path / "parts", model=made.model_uri, split_seed=split_seed) == 0
+    # And so it is where the stage has not kept what it saw.
+    kept_by(made.run_id).unlink()
+    assert seen_of(past, tmp_path / "parts", model=made.model_uri, split_seed=1) == 0
 
 
 def test_a_few_images_in_common_are_counted_and_let_pass(past, tmp_path, monkeypatch):
@@ -146,17 +156,28 @@ def test_a_few_images_in_common_are_counted_and_let_pass(past, tmp_path, monkeyp
     assert seen_of(past, other) == 1
 
 
-def test_of_a_stage_that_kept_no_fingerprints_the_digest_must_do(past, tmp_path):
-    file = Path(mlflow.get_run(past.run_id).info.artifact_uri.removeprefix("file://")) / FILE
-    kept = file.read_bytes()
-    try:
-        file.unlink()
-        assert seen_of(past, past.images) == 0
-        assert seen_of(past, renamed(past, tmp_path / "copy", SHUFFLED)) == 0
-        with pytest.raises(HptError, match="12 of 12 test images"):
-            seen_of(past, past.images, split_seed=1)
-    finally:
-        file.write_bytes(kept)
+@pytest.fixture
+def kept(past):
+    """The file in which the stage has kept what it saw, restored afterwards."""
+    file = kept_by(past.run_id)
+    content = file.read_bytes()
+    yield file
+    file.write_bytes(content)
+
+
+def test_of_a_stage_that_kept_no_fingerprints_the_digest_must_do(past, kept, tmp_path):
+    kept.unlink()
+    assert seen_of(past, past.images) == 0
+    assert seen_of(past, renamed(past, tmp_path / "copy", SHUFFLED)) == 0
+    with pytest.raises(HptError, match="12 of 12 test images"):
+        seen_of(past, past.images, split_seed=1)
+
+
+def test_images_of_unknown_content_are_not_taken_for_each_other(past, kept, tmp_path):
+    save_file({"fingerprints": np.array([UNKNOWN, 5])}, kept)
+    chosen, dataset, task = task_of(past, write_colours(tmp_path / "other", seed=1))
+    unknown = replace(task, content=np.full_like(task.content, UNKNOWN))
+    assert check_unseen(chosen, past.model, dataset, unknown) == 0
 
 
 def test_test_images_that_cannot_be_read_are_not_counted(past, tmp_path):

@@ -15,7 +15,7 @@ from hpt_mlflow.data.split import Split
 from hpt_mlflow.evaluation.head import plain_head
 from hpt_mlflow.evaluation.protocols import Outcome, Parts, Task
 from hpt_mlflow.evaluation.supervised import CurvePoint
-from hpt_mlflow.stages.evaluation_figures import (
+from hpt_mlflow.stages.evaluation_metrics import (
     certain_figures,
     compared_with_untrained,
     first_step_to,
