@@ -101,12 +101,12 @@ class ClassifierModel:
         return answers(self.probabilities(images), self.card)
 
     def probabilities(self, images: Any) -> np.ndarray:
-        """Probabilities of all classes or labels, float32 (N, C); of images as for `EmbeddingModel.predict`."""
+        """Probabilities of all classes or labels, float64 (N, C); of images as for `EmbeddingModel.predict`."""
         return self.head.probabilities(self.embedding.predict(images))
 
 
 def answers(probabilities: np.ndarray, card: ClassifierCard) -> pd.DataFrame:
-    """What a classifier says, from its probabilities, float32 (N, C)."""
+    """What a classifier says, from its probabilities, float64 (N, C)."""
     by_name = [dict(zip(card.classes, map(float, row), strict=True)) for row in probabilities]
     if card.multilabel:
         labels = [[name for name, share in row.items() if share >= LABEL_THRESHOLD] for row in by_name]

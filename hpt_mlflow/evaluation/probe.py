@@ -77,7 +77,9 @@ def fit_probe(
         score = primary_score(validation_labels, head.probabilities(validation_features))
         probes.append(Probe(head, regularisation, score, trace, fit.converged))
         weight, bias = fit.looks[-1][1:]
-    return max(probes, key=lambda probe: probe.validation_score)
+    asked, answers = torch.from_numpy(validation_features), torch.from_numpy(validation_labels)
+    # Of probes that rank alike, the one whose probabilities are the best.
+    return max(probes, key=lambda probe: (probe.validation_score, -_cross_entropy(probe.head.logits(asked), answers)))
 
 
 @contextmanager

@@ -60,6 +60,10 @@ class Task:
         drawn = draw_labels(self.labels[train], self.count, seed)
         return replace(self, split=replace(self.split, train=train[drawn]), count=None)
 
+    def part_content(self, part: np.ndarray) -> np.ndarray:
+        """The fingerprints of the images of a part, int64 (N,)."""
+        return self.content[np.searchsorted(self.reader.images.indices, part)]
+
     @property
     def part_labels(self) -> Parts:
         """The labels of each part."""
@@ -83,7 +87,7 @@ class Outcome:
         features: of the centre crops of the three parts, by this backbone.
         task: with the labels that it has learned from.
         validation_score: top-1, or mean AUROC of labels, in [0, 1].
-        probabilities: on test, float32 (N, C).
+        probabilities: on test, float64 (N, C).
         curve: score on validation and test after so many steps of the training that was chosen.
         step: after how many of them the classifier was taken.
         chosen: what validation has chosen: regularisation, learning rate.

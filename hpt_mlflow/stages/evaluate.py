@@ -33,6 +33,7 @@ from hpt_mlflow.tracking.dataset_input import log_dataset
 from hpt_mlflow.tracking.delivery import VERSION_PLACEHOLDER
 from hpt_mlflow.tracking.registry import CLASSIFIER, FoundModel, check_names, find_model, log_classifier
 from hpt_mlflow.tracking.runs import StageRun, stage_run
+from hpt_mlflow.tracking.seen_images import log_seen_images
 
 
 def evaluate(**settings: Any) -> StageResult:
@@ -118,6 +119,8 @@ def _introduce(
     run.params(asdict(settings) | {"model": found.uri, "arch": card.arch, "image_size": card.image_size})
     statistics = kept_channel_statistics(f"{dataset.digest}-all-{images.smallest_side}", images.sample)
     log_dataset(run.run_id, dataset, task.split, statistics, "evaluation")
+    if settings.protocol == "finetune":
+        log_seen_images(run, task.part_content(task.split.seen))
     return tags
 
 

@@ -60,7 +60,7 @@ def log_pictures(run: StageRun, protocol: str, outcome: Outcome) -> None:
     run.picture(reliability_diagram(truth, outcome.probabilities), "reliability.png")
     run.picture(embedding_map(outcome.features.test, truth, task.classes), "embedding_map.png")
     run.picture(probe_curve(outcome.curve, primary_name(truth), AXES[protocol], outcome.step), "probe_curve.png")
-    _log_neighbours(run, outcome, shown)
+    _log_neighbours(run, outcome)
 
 
 def log_predictions(run: StageRun, outcome: Outcome, names: Sequence[str]) -> None:
@@ -99,7 +99,7 @@ def log_curve(run: StageRun, outcome: Outcome) -> None:
         run.metrics({key: value for key, value in values.items() if not math.isnan(value)}, step)
 
 
-def _log_neighbours(run: StageRun, outcome: Outcome, shown: _Pictures) -> None:
+def _log_neighbours(run: StageRun, outcome: Outcome) -> None:
     """A few test images, spread over the split, with those of train that are nearest to them."""
     task, labels, features = outcome.task, outcome.task.part_labels, outcome.features
     asked = np.unique(np.linspace(0, len(features.test) - 1, QUERIES).astype(np.int64))

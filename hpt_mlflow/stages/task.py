@@ -84,7 +84,7 @@ def check_unseen(settings: EvaluateSettings, model: str, dataset: Dataset, task:
     Raises:
         HptError: more than `SEEN_LIMIT` of them, and the settings do not allow it.
     """
-    known = task.content[np.searchsorted(task.reader.images.indices, task.split.test)]
+    known = task.part_content(task.split.test)
     known = known[known != UNKNOWN]
     most = 0
     for stage in stages_behind(model):

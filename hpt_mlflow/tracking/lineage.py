@@ -25,7 +25,7 @@ from hpt_mlflow.tracking.evaluations import (
 
 # More stages than anybody chains: an end for records that lead in a circle.
 LONGEST_CHAIN = 50
-METHOD = ("arch", "image_size", "steps", "batch_size", "learning_rate", "augment", "seed")
+METHOD = ("protocol", "labels", "arch", "image_size", "steps", "batch_size", "learning_rate", "augment", "seed")
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,14 @@ def lineage(address: str) -> list[Node]:
 
 
 def stages_behind(address: str) -> list[Node]:
-    """The stages that have trained a model, newest first; as `lineage`, without figures of evaluations."""
+    """The stages that have trained a model, newest first; as `lineage`, without figures of evaluations.
+
+    An evaluation is one of them where it has fine-tuned the model, and not only a head on it.
+    """
     with tracking_errors(f"cannot read what is behind {address}"):
-        return [node for node in _walk(address, with_evaluations=False) if node.run_id and node.stage != "evaluate"]
+        nodes = _walk(address, with_evaluations=False)
+    trained = [node for node in nodes if node.stage != "evaluate" or node.method.get("protocol") == "finetune"]
+    return [node for node in trained if node.run_id]
 
 
 def chain_of_addresses(address: str) -> list[str]:

@@ -24,7 +24,7 @@ class Predictions:
     Attributes:
         index: int64 (N,), indices into the dataset, ascending.
         truth: int64 (N,) classes, or uint8 (N, C) labels.
-        probabilities: float32 (N, C).
+        probabilities: float64 (N, C).
     """
 
     index: np.ndarray

@@ -101,11 +101,13 @@ def test_validation_score_is_that_of_its_own_probabilities():
     assert probe.validation_score == pytest.approx(right.mean())
 
 
-def test_among_equals_the_strongest_penalty_is_kept():
+def test_among_equals_the_one_with_the_best_probabilities_is_kept():
     train, validation = clusters(80, 0.01, 1), clusters(40, 0.01, 2)
     probe = fit_probe(*train, *validation, 4)
     assert probe.validation_score == 1
-    assert probe.regularisation == REGULARISATIONS[0]
+    assert probe.regularisation == REGULARISATIONS[-1]
+    shares = probe.head.probabilities(validation[0])
+    assert shares[np.arange(40), validation[1]].min() > 0.95
 
 
 def test_same_features_give_the_same_probe():

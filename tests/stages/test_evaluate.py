@@ -242,6 +242,8 @@ def test_fine_tuning_with_few_labels_changes_the_backbone_and_is_repeated(world,
     assert tuned.card.chain == given.card.chain
     same = [torch.equal(a, b) for a, b in zip(tuned.backbone.buffers(), given.backbone.buffers(), strict=True)]
     assert not all(same) or metrics["finetune/step"] == 0
+    with pytest.raises(HptError, match="were trained on by evaluate"):
+        hpt_mlflow.evaluate(data=str(world.images), model=result.classifier_uri, split_seed=2, **COMMON)
 
 
 def test_a_run_that_fails_is_failed_and_registers_nothing(world, monkeypatch):
