@@ -87,14 +87,17 @@ def metric_names(labels: Sequence[str]) -> dict[str, str]:
 
 
 def _neighbour_figures(outcome: Outcome) -> dict[str, float]:
-    """20-NN by train, on validation and test; nothing where labels stand each on its own."""
-    labels, features = outcome.task.part_labels, outcome.features
+    """20-NN by train, on validation, and on test with its interval; nothing where labels stand each on its own."""
+    labels, features, classes = outcome.task.part_labels, outcome.features, outcome.task.classes
     if is_multilabel(labels.test):
         return {}
+    validation, test = (
+        nearest_neighbour_classes(features.train, labels.train, asked) for asked in (features.validation, features.test)
+    )
+    certain = test_intervals(labels.test, np.eye(len(classes))[test], classes)["accuracy"]
     return {
-        f"knn/{part}_accuracy": float((nearest_neighbour_classes(features.train, labels.train, asked) == truth).mean())
-        for part, asked, truth in (
-            ("val", features.validation, labels.validation),
-            ("test", features.test, labels.test),
-        )
+        "knn/val_accuracy": float((validation == labels.validation).mean()),
+        "knn/test_accuracy": certain.value,
+        "knn/test_accuracy_low": certain.low,
+        "knn/test_accuracy_high": certain.high,
     }

@@ -78,6 +78,7 @@ def test_neighbours_vote_by_cosine_on_both_parts():
         expected = voters.score(asked, CLASSES[indices])
         # Votes may be weighted, and ties be broken otherwise.
         assert figures[f"knn/{part}_accuracy"] == pytest.approx(expected, abs=0.05)
+    assert figures["knn/test_accuracy_low"] < figures["knn/test_accuracy"] < figures["knn/test_accuracy_high"]
 
 
 def test_what_was_fine_tuned_is_not_called_a_probe():

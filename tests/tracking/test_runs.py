@@ -60,8 +60,16 @@ def test_an_exception_ends_the_run_failed_with_its_metrics(store):
     assert history("train/loss") == [(1, 2.0)]
 
 
+@pytest.fixture
+def ctrl_c_interrupts():
+    """As in a terminal; a shell lets what it starts in the background ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_killed_with_its_metrics(store, number):
+def test_a_signal_ends_the_run_killed_with_its_metrics(store, ctrl_c_interrupts, number):
     before = signal.getsignal(number)
 
     def stage():
