@@ -31,6 +31,7 @@ from hpt_mlflow.tracking.addresses import milestones_of, registered_as
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.dataset_input import log_dataset
 from hpt_mlflow.tracking.delivery import VERSION_PLACEHOLDER
+from hpt_mlflow.tracking.evaluations import exists
 from hpt_mlflow.tracking.registry import CLASSIFIER, FoundModel, check_names, find_model, log_classifier
 from hpt_mlflow.tracking.runs import StageRun, stage_run
 from hpt_mlflow.tracking.seen_images import log_seen_images
@@ -85,8 +86,8 @@ def _addresses(model: str) -> list[str]:
     run_id = model.removeprefix("runs:/").strip("/")
     if not model.startswith("runs:/") or "/" in run_id:
         return [model]
-    milestones = milestones_of(run_id, "model")
-    return [*milestones[:-1], registered_as(run_id) or milestones[-1]]
+    milestones, version = milestones_of(run_id, "model"), registered_as(run_id)
+    return [*milestones[:-1], version if version and exists(version) else milestones[-1]]
 
 
 def _classifier_name(settings: EvaluateSettings, uri: str) -> str | None:
