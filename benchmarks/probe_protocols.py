@@ -15,14 +15,13 @@ import time
 import click
 import numpy as np
 import torch
-from torch import nn
 from training_speed import processor
 
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.evaluation.certainty import paired
 from hpt_mlflow.evaluation.kept_features import kept_features
-from hpt_mlflow.evaluation.paper_probe import PaperProbe, PaperProbeSettings, fit_paper_probe
-from hpt_mlflow.evaluation.protocols import Parts, Task, learn_labels
+from hpt_mlflow.evaluation.paper_probe import PaperProbeSettings
+from hpt_mlflow.evaluation.protocols import learn_labels, probe_by_paper
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, EvaluateSettings
 from hpt_mlflow.stages.progress import show_steps
 from hpt_mlflow.stages.task import prepare_task
@@ -53,9 +52,10 @@ def main(model: str, data: str, steps: int, learning_rate: float, split_seed: in
         fast = learn_labels("fast", found.backbone, tasks["fast"], 0)
         fast_seconds = time.monotonic() - start
         start = time.monotonic()
-        paper, features = by_paper(
-            found.backbone, tasks["paper"], PaperProbeSettings(steps, learning_rate=learning_rate)
-        )
+        task = tasks["paper"]
+        features = task.part_features(kept_features(task.reader, found.backbone, task.content))
+        settings = PaperProbeSettings(steps, learning_rate=learning_rate)
+        paper = probe_by_paper(found.backbone, features, task, settings, 0, show_steps("paper"))
         paper_seconds = time.monotonic() - start
     truth = fast.task.part_labels.test
     difference = paired(truth, paper.head.probabilities(features.test), fast.probabilities).primary.difference
@@ -71,25 +71,6 @@ def main(model: str, data: str, steps: int, learning_rate: float, split_seed: in
         f"(95%: {100 * difference.low:+.2f} to {100 * difference.high:+.2f}); "
         f"fast takes 1/{paper_seconds / fast_seconds:.0f} of the time"
     )
-
-
-def by_paper(backbone: nn.Module, task: Task, settings: PaperProbeSettings) -> tuple[PaperProbe, Parts]:
-    """The paper's probe, and the features that it is validated and tested on."""
-    features, labels = task.part_features(kept_features(task.reader, backbone, task.content)), task.part_labels
-    probe = fit_paper_probe(
-        backbone,
-        task.reader,
-        task.split.train,
-        labels.train,
-        features.validation,
-        labels.validation,
-        features.test,
-        labels.test,
-        len(task.classes),
-        settings,
-        on_step=show_steps("paper"),
-    )
-    return probe, features
 
 
 if __name__ == "__main__":

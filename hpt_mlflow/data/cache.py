@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import click
+
+from hpt_mlflow.files import replacing
 
 
 def cache_folder() -> Path:
@@ -22,18 +23,11 @@ def keep(file: Path, write: Callable[[Path], object]) -> None:
     Args:
         write: writes the file at the path that it is given.
     """
-    temporary = None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".", delete=False) as handle:
-            temporary = Path(handle.name)
-        write(temporary)
-        os.replace(temporary, file)
     # safetensors has an error of its own for a full disk.
-    except Exception:
-        if temporary:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    with suppress(Exception):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as temporary:
+            write(temporary)
 
 
 def limit(folder: Path, most_bytes: float) -> None:

@@ -89,8 +89,6 @@ class FineTuned(NamedTuple):
         validation_score: the primary score of the two, in [0, 1].
         trial: the training that they are from; its curve, schedule and learning rate.
         trials: the whole grid, schedules in the order of the settings.
-        converged: whether the best training's loss stayed finite and its validation rose above chance and its start.
-        reason: why not, in words; empty where it did.
     """
 
     backbone: nn.Module
@@ -98,8 +96,16 @@ class FineTuned(NamedTuple):
     validation_score: float
     trial: Trial
     trials: list[Trial]
-    converged: bool
-    reason: str
+
+    @property
+    def reason(self) -> str:
+        """Why the best training did not converge, in words; empty where it did."""
+        return self.trial.reason
+
+    @property
+    def converged(self) -> bool:
+        """Whether there is no reason why not."""
+        return not self.reason
 
 
 class _Kept(NamedTuple):
@@ -201,8 +207,6 @@ def fine_tune(
         validation_score=best_trial.validation_score,
         trial=best_trial,
         trials=trials,
-        converged=not best_trial.reason,
-        reason=best_trial.reason,
     )
 
 

@@ -53,8 +53,8 @@ class PaperProbe(NamedTuple):
         step: which one that was; 0 where no step was better than the head as it was initialised.
         validation_score, test_score: of that step.
         curve: every validation, in order.
-        converged: whether the loss stayed finite and validation rose above chance and the head before training.
-        reason: why it did not converge, in words; empty where it did.
+        reason: why it did not converge, in words: the loss was no longer finite, or validation never rose above chance
+            and the head before training; empty where it did.
     """
 
     head: LinearHead
@@ -62,8 +62,12 @@ class PaperProbe(NamedTuple):
     validation_score: float
     test_score: float
     curve: list[CurvePoint]
-    converged: bool
     reason: str
+
+    @property
+    def converged(self) -> bool:
+        """Whether there is no reason why not."""
+        return not self.reason
 
 
 def fit_paper_probe(
@@ -146,4 +150,4 @@ def fit_paper_probe(
     reason = why_not_converged(
         best_point.validation_score, best_point.step, validation_labels, lost_at, settings.learning_rate
     )
-    return PaperProbe(best, *best_point, curve, not reason, reason)
+    return PaperProbe(best, *best_point, curve, reason)

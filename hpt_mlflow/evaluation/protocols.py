@@ -16,13 +16,14 @@ from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.finetune import FineTuneSettings, draw_labels, fine_tune
 from hpt_mlflow.evaluation.head import LinearHead
 from hpt_mlflow.evaluation.kept_features import kept_features
-from hpt_mlflow.evaluation.paper_probe import PaperProbeSettings, fit_paper_probe
+from hpt_mlflow.evaluation.paper_probe import PaperProbe, PaperProbeSettings, fit_paper_probe
 from hpt_mlflow.evaluation.probe import fit_probe
 from hpt_mlflow.evaluation.scores import primary_score
 from hpt_mlflow.evaluation.supervised import CurvePoint
 from hpt_mlflow.models.backbone import batch_norms
 
 OnStep = Callable[[int, int], None]
+TRIAL_COLUMNS = ("schedule", "learning_rate", "iterations", "best_iteration", "validation_score", "reason")
 
 
 class Parts(NamedTuple):
@@ -157,7 +158,7 @@ def _fast(backbone: nn.Module, features: Parts, task: Task) -> Outcome:
         probe.head.probabilities(features.test),
         curve,
         curve[-1].step,
-        {"regularisation": probe.regularisation, "converged": float(probe.converged)},
+        {"regularisation": probe.regularisation},
         "" if probe.converged else f"the probe was still getting better after {curve[-1].step} iterations",
     )
 
@@ -165,21 +166,8 @@ def _fast(backbone: nn.Module, features: Parts, task: Task) -> Outcome:
 def _paper(
     backbone: nn.Module, features: Parts, task: Task, seed: int, steps: int | None, on_step: OnStep | None
 ) -> Outcome:
-    labels = task.part_labels
-    settings = PaperProbeSettings()
-    probe = fit_paper_probe(
-        backbone,
-        task.reader,
-        task.split.train,
-        labels.train,
-        features.validation,
-        labels.validation,
-        features.test,
-        labels.test,
-        len(task.classes),
-        replace(settings, steps=steps or settings.steps),
-        seed,
-        on_step,
+    probe = probe_by_paper(
+        backbone, features, task, PaperProbeSettings(steps) if steps else PaperProbeSettings(), seed, on_step
     )
     return Outcome(
         backbone,
@@ -190,8 +178,29 @@ def _paper(
         probe.head.probabilities(features.test),
         probe.curve,
         probe.step,
-        {"converged": float(probe.converged)},
+        {},
         probe.reason,
+    )
+
+
+def probe_by_paper(
+    backbone: nn.Module, features: Parts, task: Task, settings: PaperProbeSettings, seed: int, on_step: OnStep | None
+) -> PaperProbe:
+    """The paper's probe of a task; `features` are the backbone's, of which validation and test are used."""
+    labels = task.part_labels
+    return fit_paper_probe(
+        backbone,
+        task.reader,
+        task.split.train,
+        labels.train,
+        features.validation,
+        labels.validation,
+        features.test,
+        labels.test,
+        len(task.classes),
+        settings,
+        seed,
+        on_step,
     )
 
 
@@ -221,16 +230,10 @@ def _finetune(backbone: nn.Module, task: Task, seed: int, steps: int | None, on_
         tuned.head.probabilities(features.test),
         [CurvePoint(iteration, score, float("nan")) for iteration, score in trial.curve],
         trial.best_iteration,
-        {
-            "learning_rate": trial.learning_rate,
-            "converged": float(tuned.converged),
-        },
+        {"learning_rate": trial.learning_rate},
         tuned.reason,
         {name: [getattr(one, name) for one in tuned.trials] for name in TRIAL_COLUMNS},
     )
-
-
-TRIAL_COLUMNS = ("schedule", "learning_rate", "iterations", "best_iteration", "validation_score", "reason")
 
 
 def with_refreshed_batch_norm(backbone: nn.Module, task: Task) -> nn.Module:

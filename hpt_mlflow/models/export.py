@@ -7,8 +7,6 @@ import importlib
 import io
 import json
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.files import replacing
 from hpt_mlflow.models.backbone import TIMM, import_timm
 from hpt_mlflow.models.checkpoint import BackboneCard, copy_to_cpu
 from hpt_mlflow.models.resnets import RESNETS
@@ -46,11 +45,8 @@ def export_backbone(backbone: nn.Module, card: BackboneCard, format: str, file: 
         raise HptError(f"file: {file} is a folder; name a file in it")
     write = WRITERS[format](backbone, card, file)
     try:
-        with tempfile.TemporaryDirectory(dir=file.parent) as temporary:
-            # Whatever breaks off, an older file of this name is still there.
-            written = Path(temporary) / file.name
+        with replacing(file) as written:
             write(written)
-            os.replace(written, file)
     except OSError as error:
         raise HptError(f"file: {file} cannot be written ({error.strerror or one_line(error)})") from error
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
+from hpt_mlflow.models.foreign import ForeignWeights
 from hpt_mlflow.training.plan import Plan
 
 METHODS = {
@@ -49,15 +51,40 @@ def training_card(
             "",
         ]
     if registered is not None:
-        lines += [
-            "**Go on**",
-            "",
-            "```",
-            f"mlflow run . -e adapt -P parent={registered} -P data=FOLDER",
-            f"mlflow run . -e evaluate -P model={registered} -P data=LABELLED_FOLDER",
-            "```",
-        ]
+        lines += _go_on(registered)
     return "\n".join(lines)
+
+
+def weights_card(weights: ForeignWeights, registered: str | None) -> str:
+    """What weights are that were registered as they came and, once there is one, their version."""
+    stem = " with the small stem" if weights.small_stem else ""
+    parts = Counter(weights.left_out.values())
+    left_out = ", ".join(f"{count} of {part}" for part, count in parts.items()) or "nothing"
+    lines = [
+        f"**Chain** {' > '.join(weights.chain)}",
+        "",
+        f"**Weights** `{weights.file}` (sha256 `{weights.sha256}`), read as {weights.format}, registered as they are.",
+        "",
+        f"**Backbone** {weights.arch}{stem} at {weights.image_size} px: "
+        f"{len(weights.state)} tensors. Left out: {left_out}.",
+        "",
+        f"**Images** are normalised with mean {weights.mean} and standard deviation {weights.std}.",
+    ]
+    if registered is not None:
+        lines += ["", *_go_on(registered)]
+    return "\n".join(lines)
+
+
+def _go_on(registered: str) -> list[str]:
+    """The next commands, from a registered version."""
+    return [
+        "**Go on**",
+        "",
+        "```",
+        f"mlflow run . -e adapt -P parent={registered} -P data=FOLDER",
+        f"mlflow run . -e evaluate -P model={registered} -P data=LABELLED_FOLDER",
+        "```",
+    ]
 
 
 def chance_loss(plan: Plan) -> float:

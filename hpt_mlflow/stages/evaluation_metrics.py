@@ -25,6 +25,7 @@ def certain_figures(protocol: str, outcome: Outcome) -> dict[str, float]:
     figures = {f"{trained}/val_{name}": outcome.validation_score}
     figures[f"{trained}/step"] = outcome.step
     figures |= {f"{trained}/{key}": value for key, value in outcome.chosen.items()}
+    figures[f"{trained}/converged"] = float(not outcome.reason)
     names = metric_names(outcome.task.classes)
     for key, interval in test_intervals(labels.test, outcome.probabilities, outcome.task.classes).items():
         figure, slash, label = key.partition("/")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.decode import UnreadableImageError, decode
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError, printable
+from hpt_mlflow.files import replacing
 from hpt_mlflow.serving import LABEL_THRESHOLD, ClassifierModel, load_served
 from hpt_mlflow.stages.device import resolve_device
 from hpt_mlflow.tracking.addresses import concrete_uri
@@ -49,20 +49,10 @@ def predict(model: str, data: str, file: Path, device: str = "auto", root: str |
             f"model: {uri} is a backbone without classes; hpt evaluate --model {uri} --data LABELLED makes a classifier"
         )
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=file.parent, prefix=f".{file.name}.", suffix=".part", newline="", encoding="utf-8", delete=False
-        ) as opened:
-            try:
-                counts = _write(opened, classifier, dataset)
-                opened.close()
-                os.chmod(opened.name, 0o666 & ~_umask())
-                os.replace(opened.name, file)
-            except BaseException:
-                Path(opened.name).unlink(missing_ok=True)
-                raise
+        with replacing(file) as written, open(written, "w", newline="", encoding="utf-8") as opened:
+            return _write(opened, classifier, dataset)
     except OSError as error:
         raise HptError(f"cannot write {printable(str(file))}: {error.strerror}") from error
-    return counts
 
 
 def _write(opened, classifier: ClassifierModel, dataset: Dataset) -> tuple[int, int]:  # type: ignore[no-untyped-def]
@@ -115,9 +105,3 @@ def _batches(dataset: Dataset, side: int) -> Iterator[tuple[list[str], list[np.n
                 [result for result in results if not isinstance(result, str)],
                 [result if isinstance(result, str) else "" for result in results],
             )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

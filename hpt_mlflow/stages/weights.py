@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.models.efficientnet_lite import ARCH, SOURCE, read_efficientnet_lite0
 from hpt_mlflow.models.export import FORMATS, export_backbone
 from hpt_mlflow.models.foreign import ForeignWeights, read_weights
+from hpt_mlflow.report.card import weights_card
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, PretrainSettings
 from hpt_mlflow.stages.planning import Start
 from hpt_mlflow.stages.result import StageResult
@@ -62,7 +62,7 @@ def import_weights(
     connect()
     with stage_run(f"{STAGE} {weights.name}") as run:
         run.tags(tags)
-        run.describe(_description(weights, None))
+        run.describe(weights_card(weights, None))
         run.params(
             {
                 "weights": source,
@@ -79,7 +79,7 @@ def import_weights(
         kept = log_backbone(run, start.backbone, card, tags)
         if error := run.failure(kept):
             raise HptError(f"the weights cannot be kept: {error}; make room and run the same command again")
-        description = _description(weights, VERSION_PLACEHOLDER)
+        description = weights_card(weights, VERSION_PLACEHOLDER)
         version = run.register(milestone_name(card.step), model_name, tags, alias, description)
     return StageResult(run.run_id, version, card.chain, {})
 
@@ -158,31 +158,3 @@ def _start(weights: ForeignWeights, steps: int, learning_rate: float) -> Start:
             "hpt.weights_format": weights.format,
         },
     )
-
-
-def _description(weights: ForeignWeights, registered: str | None) -> str:
-    """What the run and its model are."""
-    stem = " with the small stem" if weights.small_stem else ""
-    parts = Counter(weights.left_out.values())
-    left_out = ", ".join(f"{count} of {part}" for part, count in parts.items()) or "nothing"
-    lines = [
-        f"**Chain** {' > '.join(weights.chain)}",
-        "",
-        f"**Weights** `{weights.file}` (sha256 `{weights.sha256}`), read as {weights.format}, registered as they are.",
-        "",
-        f"**Backbone** {weights.arch}{stem} at {weights.image_size} px: "
-        f"{len(weights.state)} tensors. Left out: {left_out}.",
-        "",
-        f"**Images** are normalised with mean {weights.mean} and standard deviation {weights.std}.",
-    ]
-    if registered is not None:
-        lines += [
-            "",
-            "**Go on**",
-            "",
-            "```",
-            f"mlflow run . -e adapt -P parent={registered} -P data=FOLDER",
-            f"mlflow run . -e evaluate -P model={registered} -P data=LABELLED_FOLDER",
-            "```",
-        ]
-    return "\n".join(lines)

@@ -210,14 +210,17 @@ class Courier:
             if not set(parcels) <= set(self._parcels):
                 return True
             self._sending = parcels[0]
+        failure = None
         try:
             answer = self._delivery.deliver([parcel.entry for parcel in parcels])
         # Whatever happens on the way: tracking never ends a training.
         except Exception as error:
-            return self._note_failure(parcels, error)
-        finally:
-            with self._changed:
-                self._sending = None
+            failure = error
+        # Before a refusal is noted: who waits for that may drop the parcel at once.
+        with self._changed:
+            self._sending = None
+        if failure is not None:
+            return self._note_failure(parcels, failure)
         self._sent_at = time.monotonic()
         if self._away:
             log.warning("%s: the tracking server answers again", self._title)

@@ -20,6 +20,7 @@ import click
 from filelock import FileLock, Timeout
 
 from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.files import replacing
 from hpt_mlflow.signals import is_running
 
 OWNER_FILE = "run.json"
@@ -219,12 +220,8 @@ def is_at_work(folder: Path) -> bool:
 
 def write_in_one_step(file: Path, text: str) -> None:
     """Write a file so that nobody ever sees half of it."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
+    with replacing(file) as temporary:
         temporary.write_text(text)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _is_at_work(owner: Owner | None) -> bool:

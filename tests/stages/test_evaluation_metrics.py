@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import mlflow
@@ -42,7 +43,7 @@ def outcome(truth=CLASSES, skill=1.0, seed=0, names=("a", "b", "c", "d")):
     task = Task(SimpleNamespace(), SPLIT, truth, names[: wanted.shape[1]], np.arange(300))
     head = plain_head(torch.zeros(6, wanted.shape[1]), torch.zeros(wanted.shape[1]), multilabel)
     curve = [CurvePoint(10, 0.5, 0.4), CurvePoint(20, 0.6, 0.5)]
-    chosen = {"regularisation": 0.1, "converged": 1.0}
+    chosen = {"regularisation": 0.1}
     return Outcome(nn.Identity(), head, parts, task, 0.625, probabilities[SPLIT.test], curve, 20, chosen, "")
 
 
@@ -65,6 +66,7 @@ def test_figures_of_classes_have_intervals_around_them():
     assert (figures["probe/val_accuracy"], figures["probe/step"]) == (0.625, 20)
     assert (figures["probe/regularisation"], figures["probe/converged"]) == (0.1, 1)
     assert 0 <= figures["test/calibration_error"] <= 1
+    assert certain_figures("fast", replace(one, reason="it was still learning"))["probe/converged"] == 0
 
 
 def test_neighbours_vote_by_cosine_on_both_parts():

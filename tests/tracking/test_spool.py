@@ -156,7 +156,7 @@ def test_a_folder_without_its_json_is_no_entry(spool):
 
 
 def test_a_temporary_file_is_no_entry(spool):
-    (spool.folder / "000000000.json.4711.part").write_text('{"kind": "tags", "payload": {}}')
+    (spool.folder / ".4711.000000000.json").write_text('{"kind": "tags", "payload": {}}')
     (spool.folder / "notes.json").write_text('{"kind": "tags", "payload": {}}')
     assert kinds(spool) == []
 
@@ -219,7 +219,7 @@ def test_a_full_disk_keeps_small_things_in_memory(small_disk):
     assert "No space left" in entry.unwritten
     assert entry.payload == {"a": "b" * 5000}
     assert spool.entries() == []
-    assert not list(spool.folder.glob("*.part"))
+    assert not list(spool.folder.glob(".*.json"))
 
 
 def test_a_disk_with_room_again_takes_entries_again(small_disk):
