@@ -22,6 +22,7 @@ PRESETS = ("quick", "paper")
 UPDATES = ("all", "bn", "bn-stats")
 PROTOCOLS = ("fast", "paper", "finetune")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+COMPILE = ("auto", "on", "off")
 
 
 def option(
@@ -89,12 +90,30 @@ class TrainingSettings(Settings):
     precision: str = option(
         "auto", "Arithmetic of the networks. auto: the fastest in a short trial on this machine.", choices=PRECISIONS
     )
+    compile: str = option(
+        "auto",
+        "Let torch.compile make the networks faster. auto: where the training is long enough to win the time back.",
+        choices=COMPILE,
+    )
     workers: int | None = option(
         None,
         "Processes that decode images; 0: the training process itself. Default: chosen for the machine.",
         minimum=0,
     )
+    cache_gib: float = option(
+        4.0,
+        "Keep decoded images on disk for later runs, those used last, up to so many GiB in HPT_CACHE; 0: none.",
+        minimum=0,
+    )
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:N or mps.")
+    nproc: int = option(
+        1,
+        "Processes that train together on this machine, each on a GPU or a share of the cores (starts torchrun).",
+        minimum=1,
+    )
+    restarts: int = option(
+        0, "With nproc: how often all start again from the newest training state when one has died.", minimum=0
+    )
     seed: int = option(0, "Seed of the weights, the order of the images and the views.", minimum=0)
     split_seed: int = option(
         0, "Seed of the split into train, validation and test; keep it the same along a chain.", minimum=0
@@ -209,6 +228,16 @@ class EvaluateSettings(Settings):
         0, "Seed of the split into train, validation and test; keep it the same along a chain.", minimum=0
     )
     workers: int | None = option(None, "Threads that decode images. Default: one for each processor.", minimum=0)
+    cache_gib: float = option(
+        4.0,
+        "Keep decoded images on disk for later runs, those used last, up to so many GiB in HPT_CACHE; 0: none.",
+        minimum=0,
+    )
+    precision: str = option(
+        "auto",
+        "Arithmetic of frozen features. auto: the fastest in a short trial whose features are those of float32.",
+        choices=("auto", "float32", "bfloat16"),
+    )
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:N or mps.")
     batch_size: int = option(256, "Images in a forward pass of frozen features.", minimum=2)
 
@@ -231,6 +260,7 @@ class MainSettings(Settings):
     base_steps: int | None = option(None, "Optimiser steps on base. Default: the preset's.", minimum=1)
     adapt_steps: int | None = option(None, "Optimiser steps on source and on target. Default: the preset's.", minimum=1)
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:N or mps.")
+    nproc: int = option(1, "Processes that train together on this machine (see pretrain).", minimum=1)
     seed: int = option(0, "Seed of the training.", minimum=0)
     split_seed: int = option(0, "Seed of the split into train, validation and test.", minimum=0)
     resume: str = option(

@@ -18,7 +18,11 @@ from hpt_mlflow.training.plan import PRESETS, Plan
 
 # Settings that say where and how to work, not what comes of it.
 OPERATIONAL = frozenset(
-    ["data", "root", "base", "source", "target", "weights", "workers", "device", "checkpoint_every", "resume", "strict"]
+    [
+        *("data", "root", "base", "source", "target", "weights"),
+        *("workers", "cache_gib", "device", "nproc", "restarts"),
+        *("checkpoint_every", "resume", "strict"),
+    ]
 )
 
 

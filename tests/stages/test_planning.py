@@ -22,9 +22,13 @@ OTHER = {
     "base_steps": 9,
     "batch_size": 32,
     "bn_splits": 2,
+    "cache_gib": 1.5,
     "checkpoint_every": 10,
+    "compile": "off",
     "data": "/data/my cats",
     "device": "cpu",
+    "nproc": 2,
+    "restarts": 3,
     "image_size": 16,
     "key_momentum": 0.9,
     "learning_rate": 1e-05,
@@ -48,7 +52,9 @@ OTHER = {
     "weight_decay": 0.0001,
     "workers": 0,
 }
-WHERE_AND_HOW = "data weights root base source target workers device checkpoint_every resume strict".split()
+WHERE_AND_HOW = (
+    "data weights root base source target workers cache_gib device nproc restarts checkpoint_every resume strict"
+).split()
 EVERY_SETTING = [(stage, field.name) for stage, kind in SETTINGS.items() for field in dataclasses.fields(kind)]
 ODD_TEXTS = [
     "two words",
