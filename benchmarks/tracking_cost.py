@@ -47,9 +47,9 @@ from hpt_mlflow.stages.learn import LONGEST_REPORT
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.registry import log_backbone
 from hpt_mlflow.tracking.runs import StageRun, stage_run
+from hpt_mlflow.training.arithmetic import choose_arithmetic
 from hpt_mlflow.training.loop import Progress, Trainer
 from hpt_mlflow.training.plan import PRESETS
-from hpt_mlflow.training.precision import resolve_precision
 
 WARM_UP_STEPS = 20
 
@@ -99,7 +99,9 @@ def set_up(
     dataset = open_dataset(data)
     backbone, feature_size = build_backbone(arch, image_size)
     plan = replace(PRESETS["quick"].plan, batch_size=batch_size)
-    plan = replace(plan, precision=resolve_precision("auto", backbone, image_size, batch_size, device))
+    plan = replace(
+        plan, precision=choose_arithmetic("auto", "off", backbone, image_size, batch_size, 1, device).precision
+    )
     images = Images(dataset, np.arange(len(dataset)), smallest_useful_side(image_size, plan.strengths.crop_scale))
     plan = plan.fit_to(len(images.indices))
     seen = channel_statistics(images.sample)

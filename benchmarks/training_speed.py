@@ -1,116 +1,107 @@
-"""Images per second of a whole training stage, beside the same step on views that already lie in memory.
+"""How near a training comes to the speed of its bare step, and what makes it faster: ratios from one run.
 
     make bench                                        # on clipart where it is there, else on builtin:mnist
-    python benchmarks/training_speed.py --data FOLDER
+    python benchmarks/training_speed.py --data FOLDER --repeats 5
 
-The two are run in turn and compared within one run, since machines differ and drift.
+What is compared takes turns, each time in a process of its own, since machines differ and drift.
 """
 
 from __future__ import annotations
 
-import logging
-import os
+import json
 import platform
-import resource
 import statistics
-import tempfile
-import time
-from dataclasses import replace
+import subprocess
+import sys
 from pathlib import Path
 
 import click
-import mlflow
 import torch
-from mlflow.tracking import MlflowClient
 
-import hpt_mlflow
-from hpt_mlflow.data.statistics import ChannelStatistics
-from hpt_mlflow.models.backbone import build_backbone
-from hpt_mlflow.stages.device import resolve_device
-from hpt_mlflow.training.loop import Trainer
-from hpt_mlflow.training.plan import PRESETS
-from hpt_mlflow.training.precision import resolve_precision
-
-CLIPART = Path(__file__).resolve().parents[2] / "shared" / "data" / "clipart"
-# The first steps compile kernels and fill caches.
-WARM_UP_REPORTS = 5
+ONE_SPEED = Path(__file__).with_name("one_speed.py")
+BACKBONES = ("resnet18", "resnet50", "shufflenet_v2_x0_5", "mobilenet_v3_small")
+# Side in pixels, and images in a batch that a small machine can hold.
+SIZES = {32: 128, 64: 128, 224: 32}
 
 
-@click.command()
-@click.option("--data", default=str(CLIPART) if CLIPART.is_dir() else "builtin:mnist", show_default=True)
-@click.option("--arch", default="resnet18", show_default=True)
-@click.option("--image-size", default=64, show_default=True)
-@click.option("--batch-size", default=128, show_default=True)
-@click.option("--steps", default=200, show_default=True, help="Steps of one measurement.")
-@click.option("--repeats", default=3, show_default=True)
-@click.option("--workers", type=int, help="Default: as the stage chooses.")
-@click.option("--device", default="auto", show_default=True)
-def main(
-    data: str, arch: str, image_size: int, batch_size: int, steps: int, repeats: int, workers: int | None, device: str
-) -> None:
-    """Print the two speeds and their ratio."""
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    backbone, _ = build_backbone(arch, image_size)
-    precision = resolve_precision("auto", backbone, image_size, batch_size, resolve_device(device))
-    bare, whole = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["HPT_CACHE"] = folder
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-        mlflow.create_experiment("bench", artifact_location=f"{folder}/artifacts")
-        mlflow.set_experiment("bench")
-        for _ in range(repeats):
-            bare.append(bare_step(arch, image_size, batch_size, steps // 4, precision, device))
-            whole.append(whole_stage(data, arch, image_size, batch_size, steps, precision, workers, device))
-    ratios = [w / b for w, b in zip(whole, bare, strict=True)]
-    memory_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {resolve_device(device)}")
-    print(f"{arch}, {image_size} px, batch {batch_size}, {precision}, {data}; medians of {repeats}\n")
-    print("| what | images/s |\n|---|---|")
-    print(f"| bare step, views in memory | {statistics.median(bare):.0f} |")
-    print(f"| whole training stage | {statistics.median(whole):.0f} |")
-    print(f"\nwhole / bare: {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
-    print(f"peak memory of the process: {memory_gib:.2f} GiB")
+@click.group()
+def bench() -> None:
+    """Speed of trainings."""
 
 
-def bare_step(arch: str, image_size: int, batch_size: int, steps: int, precision: str, device: str) -> float:
-    """Images per second of the step alone."""
-    target = resolve_device(device)
-    backbone, feature_size = build_backbone(arch, image_size)
-    plan = replace(PRESETS["quick"].plan, batch_size=batch_size, steps=10**6, precision=precision)
-    trainer = Trainer(backbone, feature_size, plan, ChannelStatistics((0.5,) * 3, (0.25,) * 3), target)
-    shape = (batch_size, 3, image_size, image_size)
-    views = [torch.randn(shape, device=target).to(memory_format=torch.channels_last) for _ in range(2)]
-    for _ in range(3):
-        float(trainer.learn(*views).loss.detach())
-    start = time.perf_counter()
-    for _ in range(steps):
-        output = trainer.learn(*views)
-    float(output.loss.detach())  # waits for the device
-    return steps * batch_size / (time.perf_counter() - start)
+@bench.command()
+@click.option("--repeats", default=5, show_default=True)
+@click.option("--steps", default=30, show_default=True, help="Steps of one measurement.")
+@click.option("--data", help="Default: clipart, or builtin:mnist where it is not there.")
+@click.option("--without", multiple=True, help="Leave a comparison out: lightly, processes.")
+def ratios(repeats: int, steps: int, data: str | None, without: tuple[str, ...]) -> None:
+    """The whole stage against the bare step, lightly, HPT-BN against HPT, two processes against one."""
+    where = ["--data", data] if data else []
+    kinds = {
+        "bare step, views in memory": ["bare"],
+        "whole training stage": ["whole", "--steps", str(4 * steps), *where],
+        "bare step of HPT-BN": ["bare", "--update", "bn"],
+        "whole stage, 2 processes": ["whole", "--nproc", "2", "--steps", str(4 * steps), *where],
+        "lightly's MoCo example": ["lightly", *where],
+    }
+    left_out = {"lightly": "lightly's MoCo example", "processes": "whole stage, 2 processes"}
+    for name in without:
+        del kinds[left_out[name]]
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+    for _ in range(repeats):
+        for kind, arguments in kinds.items():
+            found[kind].append(measure("--steps", str(steps), *arguments))
+    print(f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {device()}")
+    print(f"resnet18, 64 px, batch 128; medians of {repeats}\n")
+    print("| what | images/s | peak memory, MiB |\n|---|---|---|")
+    for kind, results in found.items():
+        print(f"| {kind} | {median(results, 'images_per_second'):.0f} | {median(results, 'peak_mib'):.0f} |")
+    print("\n| ratio | median | range | at least |\n|---|---|---|---|")
+    for above, below, least in (
+        ("whole training stage", "bare step, views in memory", 0.95),
+        ("whole training stage", "lightly's MoCo example", 2.0),
+        ("bare step of HPT-BN", "bare step, views in memory", 1.6),
+        ("whole stage, 2 processes", "whole training stage", 0.9),
+    ):
+        if above in found and below in found:
+            quotients = [
+                a["images_per_second"] / b["images_per_second"] for a, b in zip(found[above], found[below], strict=True)
+            ]
+            middle, low, high = statistics.median(quotients), min(quotients), max(quotients)
+            print(f"| {above} / {below} | **{middle:.3f}** | {low:.3f} to {high:.3f} | {least} |")
 
 
-def whole_stage(
-    data: str, arch: str, image_size: int, batch_size: int, steps: int, precision: str, workers: int | None, device: str
-) -> float:
-    """Images per second of the stage as users run it, a milestone and a training state kept half-way.
+@bench.command()
+@click.option("--steps", default=10, show_default=True)
+@click.option("--precision", default="auto", show_default=True)
+def backbones(steps: int, precision: str) -> None:
+    """Images per second and peak memory of the bare step by backbone and size, HPT and HPT-BN."""
+    print(f"{processor()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {device()}, {precision}\n")
+    print("| backbone | pixels | batch | HPT, images/s | MiB | HPT-BN, images/s | MiB |\n|---|---|---|---|---|---|---|")
+    for arch in BACKBONES:
+        for size, batch in SIZES.items():
+            shape = ["--arch", arch, "--image-size", str(size), "--batch-size", str(batch), "--precision", precision]
+            results = [measure("bare", *shape, "--steps", str(steps), "--update", update) for update in ("all", "bn")]
+            cells = [f"{r['images_per_second']:.0f} | {r['peak_mib']:.0f}" for r in results]
+            print(f"| {arch} | {size} | {batch} | {' | '.join(cells)} |", flush=True)
 
-    That is far more often than by default. Opening the dataset and the first steps are left out.
-    """
-    result = hpt_mlflow.pretrain(
-        data=data,
-        arch=arch,
-        image_size=image_size,
-        batch_size=batch_size,
-        steps=steps,
-        precision=precision,
-        device=device,
-        milestones="50%",
-        checkpoint_every=steps // 2,
-        workers=workers,
-    )
-    history = MlflowClient().get_metric_history(result.run_id, "train/images_per_second")
-    rates = [metric.value for metric in sorted(history, key=lambda metric: metric.step)][WARM_UP_REPORTS:]
-    return statistics.harmonic_mean(rates)
+
+def measure(*arguments: str) -> dict[str, float]:
+    """One call of one_speed.py."""
+    finished = subprocess.run([sys.executable, str(ONE_SPEED), *arguments], check=False, capture_output=True, text=True)
+    if finished.returncode:
+        raise click.ClickException(f"{' '.join(arguments)}: {finished.stderr.strip().splitlines()[-1]}")
+    result: dict[str, float] = json.loads(finished.stdout.strip().splitlines()[-1])
+    return result
+
+
+def median(results: list[dict[str, float]], name: str) -> float:
+    return statistics.median(result[name] for result in results)
+
+
+def device() -> str:
+    """What it ran on, where that is a GPU."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
 def processor() -> str:
@@ -126,4 +117,4 @@ def processor() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    bench()

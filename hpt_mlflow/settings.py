@@ -23,6 +23,13 @@ UPDATES = ("all", "bn", "bn-stats")
 PROTOCOLS = ("fast", "paper", "finetune")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 COMPILE = ("auto", "on", "off")
+# What several stages say alike.
+DEVICE_HELP = "auto (a GPU where there is one), cpu, cuda, cuda:N or mps."
+CACHE_HELP = "Keep decoded images on disk for later runs, those used last, up to so many GiB in HPT_CACHE; 0: none."
+RESUME_HELP = (
+    "auto: go on with the newest unfinished run of the same settings, data and parent; never: start anew; or the id of "
+    "the run to go on with."
+)
 
 
 def option(
@@ -100,12 +107,8 @@ class TrainingSettings(Settings):
         "Processes that decode images; 0: the training process itself. Default: chosen for the machine.",
         minimum=0,
     )
-    cache_gib: float = option(
-        4.0,
-        "Keep decoded images on disk for later runs, those used last, up to so many GiB in HPT_CACHE; 0: none.",
-        minimum=0,
-    )
-    device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:N or mps.")
+    cache_gib: float = option(4.0, CACHE_HELP, minimum=0)
+    device: str = option("auto", DEVICE_HELP)
     nproc: int = option(
         1,
         "Processes that train together on this machine, each on a GPU or a share of the cores (starts torchrun).",
@@ -127,11 +130,7 @@ class TrainingSettings(Settings):
         "Keep the training state as an artifact every so many steps; 0: only when the training is interrupted.",
         minimum=0,
     )
-    resume: str = option(
-        "auto",
-        "auto: go on with the newest unfinished run of the same settings, data and parent; never: start anew; or the "
-        "id of the run to go on with.",
-    )
+    resume: str = option("auto", RESUME_HELP)
     model_name: str = option(DEFAULT_MODEL_NAME, "Name of the registered model that gets the result as a new version.")
     alias: str | None = option(None, "Alias that the new version gets, such as base, source or target.")
     strict: bool = option(False, "Stop at the first unreadable image, instead of skipping up to 1% of them.")
@@ -145,7 +144,9 @@ class TrainingSettings(Settings):
 class PretrainSettings(TrainingSettings):
     """Self-supervised training from random weights, or from weights that come from elsewhere."""
 
-    data: str = option("builtin:mnist", "Images to learn from: FOLDER, folder:, list:, builtin: or torchvision:.")
+    data: str = option(
+        "builtin:mnist", "Images to learn from: FOLDER, folder:, list:, csv:, shards:, builtin: or torchvision:."
+    )
     weights: str | None = option(
         None,
         "Weights to start from: a file of MoCo, OpenSelfSup, torchvision, timm or Lightly, or efficientnet-lite0. "
@@ -165,7 +166,9 @@ class PretrainSettings(TrainingSettings):
 class AdaptSettings(TrainingSettings):
     """Self-supervised training that goes on from a registered model."""
 
-    data: str = option("builtin:digits", "Images to adapt to: FOLDER, folder:, list:, builtin: or torchvision:.")
+    data: str = option(
+        "builtin:digits", "Images to adapt to: FOLDER, folder:, list:, csv:, shards:, builtin: or torchvision:."
+    )
     arch: str | None = option(None, "Backbone. Default: the parent's; another one is refused.")
     image_size: int | None = option(
         None, "Side of the square views, in pixels. Default: the parent's.", minimum=8, maximum=2048
@@ -186,7 +189,9 @@ class AdaptSettings(TrainingSettings):
 class EvaluateSettings(Settings):
     """How good a model is on a labelled dataset."""
 
-    data: str = option("builtin:digits", "Labelled images: FOLDER, folder:, list:, csv:, builtin: or torchvision:.")
+    data: str = option(
+        "builtin:digits", "Labelled images: FOLDER, folder:, list:, csv:, shards:, builtin: or torchvision:."
+    )
     root: str | None = option(
         None, "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets."
     )
@@ -228,17 +233,13 @@ class EvaluateSettings(Settings):
         0, "Seed of the split into train, validation and test; keep it the same along a chain.", minimum=0
     )
     workers: int | None = option(None, "Threads that decode images. Default: one for each processor.", minimum=0)
-    cache_gib: float = option(
-        4.0,
-        "Keep decoded images on disk for later runs, those used last, up to so many GiB in HPT_CACHE; 0: none.",
-        minimum=0,
-    )
+    cache_gib: float = option(4.0, CACHE_HELP, minimum=0)
     precision: str = option(
         "auto",
         "Arithmetic of frozen features. auto: the fastest in a short trial whose features are those of float32.",
         choices=("auto", "float32", "bfloat16"),
     )
-    device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:N or mps.")
+    device: str = option("auto", DEVICE_HELP)
     batch_size: int = option(256, "Images in a forward pass of frozen features.", minimum=2)
 
     def __post_init__(self) -> None:
@@ -259,15 +260,11 @@ class MainSettings(Settings):
     preset: str = option("quick", "Values of all training options: quick or paper.", choices=PRESETS)
     base_steps: int | None = option(None, "Optimiser steps on base. Default: the preset's.", minimum=1)
     adapt_steps: int | None = option(None, "Optimiser steps on source and on target. Default: the preset's.", minimum=1)
-    device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:N or mps.")
+    device: str = option("auto", DEVICE_HELP)
     nproc: int = option(1, "Processes that train together on this machine (see pretrain).", minimum=1)
     seed: int = option(0, "Seed of the training.", minimum=0)
     split_seed: int = option(0, "Seed of the split into train, validation and test.", minimum=0)
-    resume: str = option(
-        "auto",
-        "auto: go on with the newest unfinished run of the same settings, data and parent; never: start anew; or the "
-        "id of the run to go on with.",
-    )
+    resume: str = option("auto", RESUME_HELP)
     model_name: str = option(DEFAULT_MODEL_NAME, "Name of the registered model that gets the versions.")
 
 

@@ -48,7 +48,8 @@ def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
     # In circles, and positive. From here on in place: on a CPU, fresh memory costs more than the arithmetic.
     hue = difference.div_(chroma.clamp_min(1e-12)).add_(start).div_(6).add_(factor.view(-1, 1, 1) + 2)
     # Back to RGB with one formula for the three channels (same page, "HSV to RGB alternative").
-    k = hue[:, None] + torch.tensor([5 / 6, 3 / 6, 1 / 6], device=images.device).view(1, 3, 1, 1)
+    # 5/6, 3/6 and 1/6; a list would be sent to the device, which waits for what it is doing.
+    k = hue[:, None] + torch.arange(5, 0, -2, device=images.device).div(6).view(1, 3, 1, 1)
     share = k.frac_().mul_(6).sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
     return torch.addcmul(value[:, None], chroma[:, None], share, value=-1)
 

@@ -1,29 +1,33 @@
 """Views: the random augmentations of an image that MoCo compares.
 
-The crop works on images of any size, one by one, where they are decoded (`crop_views`). The rest works on whole
-batches of equal size on the training device (`finish_views`), with random parameters drawn for each image. Together
-they are the paper's chain RandomResizedCrop, ColorJitter, RandomGrayscale, GaussianBlur, RandomHorizontalFlip, and
-normalise.
+The crop works on images of any size, where they are decoded (`crop_views`). The rest works on whole batches of equal
+size on the training device (`finish_views`): compiled loops on a processor (`kernels`), torch elsewhere (`color`).
+Together they are the paper's chain RandomResizedCrop, ColorJitter, RandomGrayscale, GaussianBlur,
+RandomHorizontalFlip, and normalise. What is random comes from `draws`, so that both do the same.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hpt_mlflow.augment import color
-from hpt_mlflow.augment.crop import centre_crop, random_crop
+from hpt_mlflow.augment import color, kernels
+from hpt_mlflow.augment.crop import centre_crop
+from hpt_mlflow.augment.draws import CropDraws, FinishDraws, blur_radius
 from hpt_mlflow.augment.subset import Strengths
 
+# In the order in which `draws.FinishDraws` counts them.
 ADJUSTMENTS = (color.adjust_brightness, color.adjust_contrast, color.adjust_saturation, color.adjust_hue)
+# Fewer are not worth a thread.
+SMALLEST_PART = 8
 
 
 def crop_views(
-    images: Sequence[np.ndarray], size: int, subset: Sequence[str], strengths: Strengths, rng: np.random.Generator
+    images: Sequence[np.ndarray], size: int, subset: Sequence[str], strengths: Strengths, draws: CropDraws
 ) -> Tensor:
     """Cut two squares out of each image: random crops, or the same centre crop twice where the subset has no `crop`.
 
@@ -31,19 +35,25 @@ def crop_views(
         images: N decoded images, uint8 (height, width, 3), of any sizes.
 
     Returns:
-        uint8 (2, N, 3, size, size).
+        uint8 (2, N, 3, size, size); in memory x comes before y, as `finish_views` likes it.
     """
-    views = np.empty((2, len(images), size, size, 3), dtype=np.uint8)
-    for i, image in enumerate(images):
-        if "crop" in subset:
-            views[0, i] = random_crop(image, size, rng, strengths.crop_scale)
-            views[1, i] = random_crop(image, size, rng, strengths.crop_scale)
-        else:
-            views[:, i] = centre_crop(image, size)
-    return torch.from_numpy(views).permute(0, 1, 4, 2, 3)
+    low, high = strengths.crop_scale
+    crops = np.empty((2, len(images), 3, size, size), dtype=np.uint8)
+
+    def cut(part: slice) -> None:
+        for i in range(part.start, part.stop):
+            if "crop" not in subset:
+                crops[:, i] = centre_crop(images[i], size).transpose(2, 1, 0)
+                continue
+            image = _read_only(images[i])
+            for side in range(2):
+                kernels.crop(image, draws.shapes[side, i], draws.places[side, i], low, high, crops[side, i])
+
+    _in_parts(len(images), cut)
+    return torch.from_numpy(crops).transpose(3, 4)
 
 
-def finish_views(crops: Tensor, subset: Sequence[str], strengths: Strengths, mean: Tensor, std: Tensor) -> Tensor:
+def finish_views(crops: Tensor, draws: FinishDraws, strengths: Strengths, mean: Tensor, std: Tensor) -> Tensor:
     """Colour, grey, blur, flip and normalise a batch of crops on the device that they are on.
 
     Args:
@@ -51,24 +61,53 @@ def finish_views(crops: Tensor, subset: Sequence[str], strengths: Strengths, mea
         mean, std: channel statistics of the dataset, float32 (3,), in [0, 1].
 
     Returns:
-        float32 (N, 3, size, size), normalised. Draws from torch's global CPU generator, so that the views do not depend
-        on the device.
+        float32 (N, 3, size, size), normalised, channels_last.
     """
-    images = crops.contiguous().float().div_(255)
-    if "color" in subset:
-        _jitter_color(images, strengths)
-    if "gray" in subset:
-        chosen = _choose(images, strengths.gray_p)
-        images[chosen] = color.rgb_to_grayscale(images[chosen]).expand(-1, 3, -1, -1)
-    if "blur" in subset:
-        chosen = _choose(images, strengths.blur_p)
-        sigma = torch.empty(len(chosen)).uniform_(*strengths.blur_sigma).to(images.device)
-        radius = math.ceil(4 * strengths.blur_sigma[1])
-        images[chosen] = color.gaussian_blur(images[chosen], sigma, radius)
-    if "flip" in subset:
-        chosen = _choose(images, strengths.flip_p)
-        images[chosen] = images[chosen].flip(-1)
-    return normalise(images, mean, std)
+    finish = finish_image_by_image if crops.device.type == "cpu" else finish_in_batches
+    return finish(crops, draws, blur_radius(strengths), mean, std)
+
+
+def finish_image_by_image(crops: Tensor, draws: FinishDraws, radius: int, mean: Tensor, std: Tensor) -> Tensor:
+    """What `finish_views` does on a processor."""
+    planes = crops.transpose(2, 3).contiguous().numpy()
+    n, _, width, height = planes.shape
+    views = np.empty((n, height, width, 3), dtype=np.float32)
+
+    def finish(part: slice) -> None:
+        d = draws.part(part)
+        kernels.finish(
+            planes[part],
+            d.color,
+            d.order,
+            d.factors,
+            d.gray,
+            d.sigma,
+            radius,
+            d.flip,
+            mean.numpy(),
+            std.numpy(),
+            views[part],
+        )
+
+    _in_parts(n, finish)
+    return torch.from_numpy(views).permute(0, 3, 1, 2)
+
+
+def finish_in_batches(crops: Tensor, draws: FinishDraws, radius: int, mean: Tensor, std: Tensor) -> Tensor:
+    """What `finish_views` does on other devices: an operation at a time on all images that it is for."""
+    images = crops.float().div_(255)
+    turns = [draws.color & (order == operation) for order in draws.order.T for operation in range(len(ADJUSTMENTS))]
+    *colored, gray, blurred, flipped = _indices([*turns, draws.gray, draws.sigma > 0, draws.flip], crops.device)
+    numbers = _send(np.column_stack([draws.factors, draws.sigma]), crops.device)
+    for turn, where in enumerate(colored):
+        operation = turn % len(ADJUSTMENTS)
+        if len(where):
+            images[where] = ADJUSTMENTS[operation](images[where], numbers[where, operation])
+    images[gray] = color.rgb_to_grayscale(images[gray]).expand(-1, 3, -1, -1)
+    if len(blurred):
+        images[blurred] = color.gaussian_blur(images[blurred], numbers[blurred, -1], radius)
+    images[flipped] = images[flipped].flip(-1)
+    return normalise(images, mean, std).contiguous(memory_format=torch.channels_last)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -76,24 +115,31 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return images.sub_(mean.view(1, 3, 1, 1)).div_(std.view(1, 3, 1, 1))
 
 
-def _jitter_color(images: Tensor, strengths: Strengths) -> None:
-    """Brightness, contrast, saturation and hue in an order drawn for each image, as ColorJitter; in place."""
-    chosen = _choose(images, strengths.color_p)
-    n = len(chosen)
-    spread = (strengths.brightness, strengths.contrast, strengths.saturation, strengths.hue)
-    centre = (1.0, 1.0, 1.0, 0.0)
-    factors = torch.stack([torch.empty(n).uniform_(c - s, c + s) for c, s in zip(centre, spread, strict=True)])
-    factors = factors.to(images.device)
-    order = torch.rand(n, 4).argsort(dim=1).to(images.device)
-    for turn in range(4):
-        for i, adjust in enumerate(ADJUSTMENTS):
-            if spread[i] == 0:
-                continue
-            here = order[:, turn] == i
-            where = chosen[here]
-            images[where] = adjust(images[where], factors[i, here])
+def _read_only(image: np.ndarray) -> np.ndarray:
+    """The image as the one kind of array that the kernels are compiled for: a mapped file cannot be written to."""
+    view = np.ascontiguousarray(image).view()
+    view.flags.writeable = False
+    return view
 
 
-def _choose(images: Tensor, probability: float) -> Tensor:
-    """Indices of the images that an augmentation of this probability changes, (at most N,), on the images' device."""
-    return (torch.rand(len(images)) < probability).nonzero().squeeze(1).to(images.device)
+def _in_parts(count: int, work: Callable[[slice], None]) -> None:
+    """Do the work on parts of a batch, one for each of torch's threads."""
+    threads = max(1, min(torch.get_num_threads(), count // SMALLEST_PART))
+    if threads == 1:
+        work(slice(0, count))
+        return
+    edges = np.linspace(0, count, threads + 1).astype(int).tolist()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, map(slice, edges[:-1], edges[1:])))
+
+
+def _indices(masks: Sequence[np.ndarray], device: torch.device) -> Sequence[Tensor]:
+    """Where each mask is true, int64, sent to the device at once."""
+    found = [np.flatnonzero(mask) for mask in masks]
+    return _send(np.concatenate(found), device).split([len(indices) for indices in found])
+
+
+def _send(values: np.ndarray, device: torch.device) -> Tensor:
+    """To the device without waiting for what it is doing."""
+    tensor = torch.from_numpy(values)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

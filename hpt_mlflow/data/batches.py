@@ -1,4 +1,4 @@
-"""The batches of a training: a pure function of seed and step, whatever the number of worker processes."""
+"""The batches of a training: a pure function of seed and step, whatever the number of processes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from hpt_mlflow.augment.draws import draw_crops
 from hpt_mlflow.augment.subset import Strengths
 from hpt_mlflow.augment.views import crop_views
 from hpt_mlflow.data.decode import UnreadableImageError
@@ -21,14 +22,14 @@ from hpt_mlflow.signals import WARNING
 
 
 class Batch(NamedTuple):
-    """Two crops of each image, uint8 (2, N, 3, size, size), and what could not be read: index and reason."""
+    """Two crops of each image, uint8 (2, n, 3, size, size), and what could not be read: index and reason."""
 
     crops: Tensor
     unreadable: list[tuple[int, str]]
 
 
 class ViewBatches(Dataset[Batch]):
-    """Item k is the batch of step k.
+    """Batches by step, or this process's share of each where several train together.
 
     Images are shuffled anew in each epoch, and an epoch's last, incomplete batch is left out.
     """
@@ -41,41 +42,70 @@ class ViewBatches(Dataset[Batch]):
         subset: Sequence[str],
         strengths: Strengths,
         seed: int,
+        part: slice | None = None,
     ) -> None:
+        """
+        Args:
+            batch_size: images in a batch, of all processes together.
+            image_size: side of the crops in pixels.
+            part: the share of this process; None for all of a batch.
+        """
         self.images = images
         self.batch_size = batch_size
         self.image_size = image_size
         self.subset = tuple(subset)
         self.strengths = strengths
         self.seed = seed
-        self.batches_per_epoch = len(images.indices) // batch_size
-        self._order: tuple[int, np.ndarray] | None = None
+        self.part = part or slice(0, batch_size)
 
-    def __getitem__(self, step: int) -> Batch:
-        rng = np.random.default_rng((self.seed, step))
+    def __getitem__(self, task: tuple[int, np.ndarray]) -> Batch:
+        """The crops of a step.
+
+        Args:
+            task: the step, and which images (see `tasks`). The process that trains shuffles: that each worker did would
+                take as many copies of the order.
+        """
+        step, indices = task
         decoded, unreadable = [], []
-        for index in self._indices(step):
-            image = None
+        for place, index in enumerate(indices, self.part.start):
+            image, tries = None, 0
             while image is None:
                 try:
                     image = self.images[index]
                 except UnreadableImageError as error:
                     unreadable.append((int(index), str(error)))
-                    if len(unreadable) > self.batch_size:
+                    if tries > self.batch_size:
                         raise HptError(
                             f"data: no image of {self.images.dataset.name} can be read any more: {error}"
                         ) from error
-                    index = rng.choice(self.images.indices)
+                    tries += 1
+                    index = np.random.default_rng((self.seed, step, place, tries)).choice(self.images.indices)
             decoded.append(image)
-        crops = crop_views(decoded, self.image_size, self.subset, self.strengths, rng)
-        return Batch(crops, unreadable)
+        # Drawn for the whole batch, so that it does not matter how many processes share it.
+        draws = draw_crops(np.random.default_rng((self.seed, step)), self.batch_size).part(self.part)
+        return Batch(crop_views(decoded, self.image_size, self.subset, self.strengths, draws), unreadable)
 
-    def _indices(self, step: int) -> np.ndarray:
-        epoch, position = divmod(step, self.batches_per_epoch)
-        if self._order is None or self._order[0] != epoch:
-            order = np.random.default_rng((self.seed, epoch, 1)).permutation(self.images.indices)
-            self._order = (epoch, order)
-        return self._order[1][position * self.batch_size : (position + 1) * self.batch_size]
+    def tasks(self, steps: range) -> Iterator[tuple[int, np.ndarray]]:
+        """What `__getitem__` takes for each of these steps in order."""
+        per_epoch = len(self.images.indices) // self.batch_size
+        shuffled, order = -1, np.array([], dtype=np.int64)
+        for step in steps:
+            epoch, position = divmod(step, per_epoch)
+            if epoch != shuffled:
+                order = np.random.default_rng((self.seed, epoch, 1)).permutation(self.images.indices)
+                shuffled = epoch
+            yield step, order[position * self.batch_size :][self.part].copy()
+
+
+class _Tasks(Sampler[tuple[int, np.ndarray]]):
+    """Hands the tasks of some steps to the workers."""
+
+    def __init__(self, batches: ViewBatches, steps: range) -> None:
+        self._batches = batches
+        self._steps = steps
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        return self._batches.tasks(self._steps)
 
 
 def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.device) -> Iterator[Batch]:
@@ -83,7 +113,7 @@ def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.devi
     loader = DataLoader(
         batches,
         batch_size=None,
-        sampler=steps,
+        sampler=_Tasks(batches, steps),
         num_workers=workers,
         pin_memory=device.type == "cuda",
         worker_init_fn=_start_worker,
@@ -97,11 +127,15 @@ def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.devi
         raise HptError(str(error).rstrip().rpartition("HptError: ")[2]) from None
 
 
-def default_workers(images: Images, device: torch.device) -> int:
-    """Worker processes that suit the machine: none where images need no decoding and the CPU is busy training."""
+def default_workers(images: Images, device: torch.device, processes: int) -> int:
+    """Worker processes that suit the machine: none where images need no decoding and the CPU is busy training.
+
+    Args:
+        processes: that train on this machine, each with workers of its own.
+    """
     if images.in_memory and device.type == "cpu":
         return 0
-    return min(8, max(1, (os.cpu_count() or 1) - 1))
+    return min(8, max(1, (os.cpu_count() or 1) // processes - 1))
 
 
 def _start_worker(worker: int) -> None:

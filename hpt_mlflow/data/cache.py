@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import shutil
+import stat
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import click
+from filelock import FileLock, Timeout
 
 from hpt_mlflow.files import replacing
+
+# A file that `replacing` has not finished is not written any more if nothing was added for so long.
+WRITING_SECONDS = 3600.0
+
+log = logging.getLogger("hpt_mlflow")
 
 
 def cache_folder() -> Path:
@@ -31,16 +42,49 @@ def keep(file: Path, write: Callable[[Path], object]) -> None:
 
 
 def limit(folder: Path, most_bytes: float) -> None:
-    """Remove the files that were used longest ago, until the rest take no more than `most_bytes`."""
+    """Remove the files that were used longest ago, until the rest take no more than `most_bytes`.
+
+    What somebody writes at the moment is counted, but stays; what a process left that was killed while it wrote goes
+    like any other file.
+    """
     files = []
     for file in folder.glob("*"):
         with suppress(OSError):
             status = file.stat()
-            files.append((status.st_mtime, status.st_size, file))
+            if stat.S_ISREG(status.st_mode):
+                files.append((status.st_mtime, status.st_size, file))
     total = sum(size for _, size, _ in files)
-    for _, size, file in sorted(files, key=lambda entry: entry[0]):
+    for used, size, file in sorted(files, key=lambda entry: entry[0]):
         if total <= most_bytes:
             break
+        if file.name.startswith(".") and time.time() - used < WRITING_SECONDS:
+            continue
+        # Windows removes no file that is open or mapped somewhere. Elsewhere, who has it open keeps it.
         with suppress(OSError):
-            file.unlink()
-        total -= size
+            file.unlink(missing_ok=True)
+            total -= size
+
+
+def check_room(folder: Path, size: float) -> None:
+    """Raise OSError where so many bytes more would leave too little of the disk: 1 GiB, or 5 % of a small one."""
+    disk = shutil.disk_usage(folder)
+    if disk.free - size < min(disk.total // 20, 1 << 30):
+        raise OSError(errno.ENOSPC, "too little of the disk is free")
+
+
+def locked(file: Path) -> FileLock | None:
+    """Hold a lock that no other process holds, and wait for it; None where files cannot be locked there.
+
+    It is free again when it is released, or when its process dies.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            log.info("waiting for another process that fills the cache in %s", file.parent.parent)
+            lock.acquire()
+    except (OSError, NotImplementedError):
+        return None
+    return lock

@@ -16,6 +16,7 @@ import numpy as np
 
 from hpt_mlflow.data.dataset import Dataset, content_digest, files_digest
 from hpt_mlflow.data.labels import number_classes
+from hpt_mlflow.data.names import Files, Names
 from hpt_mlflow.data.paths import resolve_path
 from hpt_mlflow.data.split import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES
 from hpt_mlflow.errors import HptError, printable
@@ -92,15 +93,16 @@ def open_csv(address: str, root: str | None) -> Dataset:
     test, groups = _test_part(table), _groups(table, image_column)
     if test is not None and groups is not None:
         _check_groups(table, test, groups)
-    files = [folder / name for name in names]
-    digest = files_digest(names, files, labels)
+    packed = Names.of(names)
+    files = Files(folder, packed)
+    digest = files_digest(packed, files, labels)
     more = [part for part in (test, groups) if part is not None]
     named = np.frombuffer("\0".join((digest, *classes)).encode(), dtype=np.uint8)
     return Dataset(
         name=printable(file.stem),
         uri=_address(file, options.get("labels"), root),
         pictures=files,
-        names=list(names),
+        names=packed,
         labels=labels,
         classes=classes,
         digest=content_digest(named, *more),

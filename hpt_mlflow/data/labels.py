@@ -3,23 +3,82 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pyarrow as pa
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import SMALLEST_CLASS, Split
 from hpt_mlflow.errors import HptError, printable
 
 WHOLE_NUMBER = re.compile(r"-?[0-9]+")
+# Python reads no longer ones as numbers.
+MOST_DIGITS = 4000
 
 
-def number_classes(values: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+def number_classes(values: Iterable[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels as int64 (N,) and the class names, as they can be shown; whole numbers are ordered as numbers."""
-    classes = sorted(set(values))
-    if all(map(WHOLE_NUMBER.fullmatch, values)):
+    index: dict[str, int] = {}
+    codes = np.fromiter((index.setdefault(value, len(index)) for value in values), np.int32)
+    return _rank([codes], list(index))
+
+
+class LabelColumn:
+    """Labels that come in blocks of bytes, of which only numbers are kept; an empty one is none.
+
+    Attributes:
+        first_without: position of the first image without a label, or None where each has one.
+    """
+
+    def __init__(self) -> None:
+        self.first_without: int | None = None
+        self._codes: list[np.ndarray] = []
+        self._count = 0
+        self._index: dict[bytes, int] = {}
+
+    def add(self, labels: pa.BinaryArray) -> None:
+        """Take the labels of the next images, an array of binary."""
+        encoded = labels.dictionary_encode()
+        numbers = [self._index.setdefault(value, len(self._index)) for value in encoded.dictionary.to_pylist()]
+        codes = np.array(numbers, np.int32)[encoded.indices.to_numpy()]
+        if self.first_without is None and b"" in self._index:
+            self.first_without = self._count + int(np.argmax(codes == self._index[b""]))
+        self._codes.append(codes)
+        self._count += len(codes)
+
+    def numbered(self, names: Sequence[str], shown: str) -> tuple[np.ndarray | None, tuple[str, ...]]:
+        """As `number_classes`; None and no classes where no image has a label.
+
+        Args:
+            names: of the images, and
+            shown: of what they come from, for the message.
+
+        Raises:
+            HptError: some have a label and some have none.
+        """
+        if self._index.keys() <= {b""}:
+            return None, ()
+        if self.first_without is not None:
+            missing = names[self.first_without]
+            raise HptError(f"data: {shown} has labels, but not for {missing!r}; give every one a label, or none")
+        values = [value.decode("utf-8", "surrogateescape") for value in self._index]
+        return _rank(self._codes, values)
+
+
+def _rank(codes: list[np.ndarray], distinct: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels and class names of blocks of positions, int32 (n,), in the values, each of which is there once."""
+    classes = sorted(distinct)
+    if all(map(WHOLE_NUMBER.fullmatch, classes)) and max(map(len, classes), default=0) <= MOST_DIGITS:
         classes.sort(key=int)
-    index = {name: i for i, name in enumerate(classes)}
-    return np.array([index[value] for value in values], dtype=np.int64), tuple(map(printable, classes))
+    position = {name: i for i, name in enumerate(classes)}
+    rank = np.array([position[value] for value in distinct], dtype=np.int64)
+    labels = np.empty(sum(map(len, codes)), dtype=np.int64)
+    start = 0
+    for block in codes:
+        labels[start : start + len(block)] = rank[block]
+        start += len(block)
+    return labels, tuple(map(printable, classes))
 
 
 def check_labels(dataset: Dataset, split: Split) -> np.ndarray:

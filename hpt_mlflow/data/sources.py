@@ -1,9 +1,10 @@
-"""Opening a dataset from its address: `folder:`, `list:`, `csv:`, `builtin:`, `torchvision:`; a path is a folder."""
+"""Opening a dataset from its address: `folder:` (or a path), `list:`, `csv:`, `shards:`, `builtin:`, `torchvision:`."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,16 @@ import numpy as np
 from hpt_mlflow.data.csv_source import open_csv
 from hpt_mlflow.data.dataset import Dataset, content_digest, files_digest
 from hpt_mlflow.data.decode import SUFFIXES
-from hpt_mlflow.data.labels import WHOLE_NUMBER, number_classes
+from hpt_mlflow.data.labels import number_classes
+from hpt_mlflow.data.list_source import open_list
+from hpt_mlflow.data.names import Files, Names, NumberedNames
 from hpt_mlflow.data.paths import resolve_path
+from hpt_mlflow.data.shards_source import open_shards
 from hpt_mlflow.data.split import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES
-from hpt_mlflow.data.torchvision_source import open_torchvision
 from hpt_mlflow.errors import HptError, printable
 
 NO_CLASSES: tuple[str, ...] = ()
+KNOWN_SUFFIXES = frozenset(SUFFIXES.split())
 
 log = logging.getLogger("hpt_mlflow")
 
@@ -26,8 +30,8 @@ def open_dataset(uri: str, root: str | None = None) -> Dataset:
     """Open a dataset without decoding its pictures.
 
     Args:
-        uri: `folder:PATH` or a bare path, `list:FILE`, `csv:FILE` or `csv:FILE?labels=A,B`, `builtin:mnist`,
-            `builtin:digits`, or `torchvision:NAME`.
+        uri: `folder:PATH` or a bare path, `list:FILE`, `csv:FILE` or `csv:FILE?labels=A,B`, `shards:FOLDER` or
+            `shards:train-{000..146}.tar`, `builtin:mnist`, `builtin:digits`, or `torchvision:NAME`.
         root: folder that relative paths start from, and that holds the files of `torchvision:`.
 
     Raises:
@@ -38,10 +42,11 @@ def open_dataset(uri: str, root: str | None = None) -> Dataset:
     scheme, separator, rest = uri.partition(":")
     openers = {
         "folder": _open_folder,
-        "list": _open_list,
+        "list": open_list,
         "csv": open_csv,
+        "shards": open_shards,
         "builtin": _open_builtin,
-        "torchvision": open_torchvision,
+        "torchvision": _open_torchvision,
     }
     # One letter and a colon is a drive of Windows.
     if not separator or len(scheme) == 1 or os.path.exists(uri):
@@ -62,13 +67,14 @@ def _open_folder(path: str, root: str | None) -> Dataset:
     folder = resolve_path(path, root)
     if not os.path.isdir(folder):
         raise HptError(f"data: there is no folder {printable(str(folder))}")
-    names = _image_names(folder)
-    if not names:
+    names, runs = _image_names(folder)
+    if not len(names):
         raise HptError(f"data: no images in {printable(str(folder))} (looked for {SUFFIXES}, at any depth)")
-    files = [folder / name for name in names]
-    parts = [name.split("/") for name in names]
+    files = Files(folder, names)
+    parts = [inner.split("/")[:-1] for inner, _ in runs]
+    counts = [count for _, count in runs]
 
-    part_folders = {part[0].lower() for part in parts if len(part) > 1}
+    part_folders = {part[0].lower() for part in parts if part}
     known = TRAIN_NAMES | VALIDATION_NAMES | TEST_NAMES
     has_parts = part_folders <= known and bool(part_folders & TRAIN_NAMES)
     test = None
@@ -76,11 +82,12 @@ def _open_folder(path: str, root: str | None) -> Dataset:
         # Where there is only train and val, as for ImageNet, val is what others report as test.
         held_out = TEST_NAMES if part_folders & TEST_NAMES else VALIDATION_NAMES
         if part_folders & held_out:
-            test = np.flatnonzero([part[0].lower() in held_out for part in parts])
+            test = np.flatnonzero(np.repeat([bool(part) and part[0].lower() in held_out for part in parts], counts))
         parts = [part[1:] for part in parts]
     labels, classes = None, NO_CLASSES
-    if all(len(part) > 1 for part in parts):
-        labels, classes = number_classes([part[0] for part in parts])
+    if all(parts):
+        of_run, classes = number_classes(part[0] for part in parts)
+        labels = np.repeat(of_run, counts)
     return Dataset(
         name=printable(folder.resolve().name),
         uri=f"folder:{folder.resolve()}",
@@ -91,52 +98,6 @@ def _open_folder(path: str, root: str | None) -> Dataset:
         digest=files_digest(names, files, labels),
         test=test,
     )
-
-
-def _open_list(path: str, root: str | None) -> Dataset:
-    """A text file with one image a line: `PATH`, `PATH LABEL` with a whole number, or `PATH<tab>LABEL` with any text.
-
-    Relative paths start from `root`, or from the folder of the list where there is no root.
-    """
-    file = resolve_path(path, root)
-    shown = printable(str(file))
-    if not os.path.isfile(file):
-        raise HptError(f"data: there is no list file {shown}")
-    try:
-        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise HptError(f"data: cannot read the list {shown}: {error.strerror}") from error
-    lines = [line.rstrip("\r\n") for line in text.split("\n") if line.strip()]
-    if not lines:
-        raise HptError(f"data: the list {shown} names no images")
-    entries = [_list_entry(line) for line in lines]
-    names = [name for name, _ in entries]
-    given = [label for _, label in entries if label is not None]
-    if given and len(given) < len(entries):
-        first = next(i for i, (_, label) in enumerate(entries) if label is None)
-        raise HptError(f"data: {shown} has labels, but not for {names[first]!r}; give every line one, or none")
-    labels, classes = number_classes(given) if given else (None, NO_CLASSES)
-    folder = Path(os.path.expanduser(root)) if root else file.parent
-    files = [folder / name for name in names]
-    return Dataset(
-        name=printable(file.stem),
-        uri=f"list:{file.resolve()}",
-        pictures=files,
-        names=names,
-        labels=labels,
-        classes=classes,
-        digest=files_digest(names, files, labels),
-    )
-
-
-def _list_entry(line: str) -> tuple[str, str | None]:
-    """Path and label of a line. The reference code of the paper writes `PATH NUMBER`."""
-    if "\t" in line:
-        name, _, label = line.rpartition("\t")
-        return name.strip(), label.strip() or None
-    name, _, label = line.strip().rpartition(" ")
-    is_label = name and WHOLE_NUMBER.fullmatch(label)
-    return (name.strip(), label) if is_label else (line.strip(), None)
 
 
 def _open_builtin(name: str, root: str | None) -> Dataset:
@@ -158,48 +119,81 @@ def _open_builtin(name: str, root: str | None) -> Dataset:
         name=name,
         uri=f"builtin:{name}",
         pictures=list(images),
-        names=[f"{name}/{i}" for i in range(len(images))],
+        names=NumberedNames(name, len(images)),
         labels=labels,
         classes=tuple(str(digit) for digit in range(10)),
         digest=content_digest(images, labels),
     )
 
 
-def _image_names(folder: Path) -> list[str]:
+def _open_torchvision(name: str, root: str | None) -> Dataset:
+    # Importing torch and torchvision takes seconds and half a gigabyte.
+    from hpt_mlflow.data.torchvision_source import open_torchvision
+
+    return open_torchvision(name, root)
+
+
+def _image_names(folder: Path) -> tuple[Names, list[tuple[str, int]]]:
     """Names of the image files at any depth, relative to the folder, parts joined by `/`, in the order of their parts.
 
     Hidden ones are left out, links to folders are followed once, and so is a folder that cannot be listed, which is
     logged. What has the name of an image and is none, such as a broken link, is for `decode` to refuse.
+
+    Returns:
+        names, and in the same order the folders they are in, each ending with a slash but for the outermost, with how
+        many of the names follow one another there.
     """
-    suffixes = frozenset(SUFFIXES.split())
-    found: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    # What is still to be looked at, the next one last; names of folders end with a slash. No recursion: a tree may be
-    # nested deeper than Python calls functions.
-    waiting = [""]
-    while waiting:
-        name = waiting.pop()
-        if name and not name.endswith("/"):
-            found.append(name)
-            continue
-        try:
-            status = os.stat(folder / name)
-            if (status.st_dev, status.st_ino) in seen:
-                continue
+    runs: list[tuple[str, int]] = []
+
+    def walk() -> Iterator[str]:
+        seen: set[tuple[int, int]] = set()
+        # Folders that are being gone through, the innermost last. No recursion: a tree may be nested deeper than Python
+        # calls functions.
+        open_folders = [("", *_look_into(folder, "", seen))]
+        while open_folders:
+            name, inside, folders = open_folders[-1]
+            count = 0
+            for inner in inside:
+                if inner in folders:
+                    break
+                count += 1
+                yield name + inner
+            else:
+                inner = ""
+                open_folders.pop()
+            if count:
+                runs.append((name, count))
+            if inner:
+                open_folders.append((f"{name}{inner}/", *_look_into(folder, f"{name}{inner}/", seen)))
+
+    return Names.of(walk()), runs
+
+
+def _look_into(folder: Path, name: str, seen: set[tuple[int, int]]) -> tuple[Iterator[str], set[str]]:
+    """What is to be gone through in a folder within `folder`: names in their order, and which of them are folders."""
+    inside: list[str] = []
+    folders: set[str] = set()
+    try:
+        status = os.stat(folder / name)
+        if (status.st_dev, status.st_ino) not in seen:
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder / name) as entries:
-                inside = sorted((entry.name, _is_folder(entry)) for entry in entries if entry.name[0] != ".")
-        except OSError as error:
-            if not name:
-                raise HptError(f"data: cannot look into {printable(str(folder))}: {error.strerror}") from error
-            log.warning("data: left out %r, which cannot be looked into: %s", str(folder / name), error.strerror)
-            continue
-        for inner, is_folder in reversed(inside):
-            if is_folder and not inner.startswith("__MACOSX"):
-                waiting.append(f"{name}{inner}/")
-            elif not is_folder and os.path.splitext(inner)[1].lower() in suffixes:
-                waiting.append(name + inner)
-    return found
+                for entry in entries:
+                    if entry.name[0] == ".":
+                        continue
+                    if not _is_folder(entry):
+                        if os.path.splitext(entry.name)[1].lower() in KNOWN_SUFFIXES:
+                            inside.append(entry.name)
+                    elif not entry.name.startswith("__MACOSX"):
+                        inside.append(entry.name)
+                        folders.add(entry.name)
+    except OSError as error:
+        if not name:
+            raise HptError(f"data: cannot look into {printable(str(folder))}: {error.strerror}") from error
+        log.warning("data: left out %r, which cannot be looked into: %s", str(folder / name), error.strerror)
+        return iter(()), set()
+    inside.sort()
+    return iter(inside), folders
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

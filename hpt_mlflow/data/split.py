@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 VALIDATION_SHARE = 0.2
 TEST_SHARE = 0.2
 SMALLEST_CLASS = 3
+SORTED_AT_ONCE = 1_000_000
 # How folders, or a column of a table, name the parts that a dataset comes with; in lower case.
 TRAIN_NAMES = frozenset({"train", "training"})
 VALIDATION_NAMES = frozenset({"val", "valid", "validation", "dev"})
 TEST_NAMES = frozenset({"test", "testing"})
+# Numbers of the parts, in the order of the fields of `Split`.
+TRAIN, VALIDATION, TEST = range(3)
 # Of a group that is in no part yet, and of one that is in the test part that its dataset comes with.
 UNDECIDED, GIVEN = -1, -2
 
@@ -28,7 +33,9 @@ class Split:
     @property
     def seen(self) -> np.ndarray:
         """What self-supervised training may see: train and validation, never test (paper, section 4.1)."""
-        return np.sort(np.concatenate([self.train, self.validation]))
+        both = np.concatenate([self.train, self.validation])
+        both.sort()
+        return both
 
 
 def stratified_split(labels: np.ndarray, seed: int, test: np.ndarray | None = None) -> Split:
@@ -43,24 +50,43 @@ def stratified_split(labels: np.ndarray, seed: int, test: np.ndarray | None = No
     A class with fewer than three images cannot be in all parts; it goes to train.
     """
     rng = np.random.default_rng(seed)
-    parts: tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]] = ([], [], [])
-    given_test = np.array([], dtype=np.int64) if test is None else np.sort(test)
-    for label in np.unique(labels):
-        members = rng.permutation(np.setdiff1d(np.flatnonzero(labels == label), given_test))
-        n = len(members)
-        test_count = 0 if test is not None else round(TEST_SHARE * n)
-        validation_share = VALIDATION_SHARE / (1 - TEST_SHARE) if test is not None else VALIDATION_SHARE
+    given = test is not None
+    part = np.full(len(labels), TRAIN, np.int8)
+    if test is not None:
+        part[test] = TEST
+    for of_class in _by_class(labels, part == TRAIN):
+        of_class = rng.permutation(of_class)
+        n = len(of_class)
+        test_count = 0 if given else round(TEST_SHARE * n)
+        validation_share = VALIDATION_SHARE / (1 - TEST_SHARE) if given else VALIDATION_SHARE
         validation_count = round(validation_share * n)
         if n >= SMALLEST_CLASS:
             validation_count = max(1, validation_count)
-            test_count = test_count if test is not None else max(1, test_count)
+            test_count = test_count if given else max(1, test_count)
         else:
             validation_count = test_count = 0
-        parts[2].append(members[:test_count])
-        parts[1].append(members[test_count : test_count + validation_count])
-        parts[0].append(members[test_count + validation_count :])
-    train, validation, drawn_test = (np.sort(np.concatenate(part)) for part in parts)
-    return Split(train, validation, given_test if test is not None else drawn_test)
+        part[of_class[:test_count]] = TEST
+        part[of_class[test_count : test_count + validation_count]] = VALIDATION
+    return Split(*(np.flatnonzero(part == i) for i in (TRAIN, VALIDATION, TEST)))
+
+
+def _by_class(labels: np.ndarray, among: np.ndarray) -> Iterator[np.ndarray]:
+    """The images of each class that has any, in ascending order, int64, of those that are `among`, bool (N,).
+
+    They are sorted by their labels, as a look at all labels for each class takes classes x N steps; and some classes
+    at a time, so that indices of all images are not held several times over.
+    """
+    if not len(labels):
+        return
+    # Beyond the highest label lies the end of the last range.
+    edges = np.linspace(labels.min(), int(labels.max()) + 1, 2 + len(labels) // SORTED_AT_ONCE).astype(np.int64)
+    for low, high in pairwise(edges):
+        members = np.flatnonzero(among & (labels >= low) & (labels < high))
+        ordered = labels[members]
+        order = np.argsort(ordered, kind="stable")
+        members, ordered = members[order], ordered[order]
+        if len(members):
+            yield from np.split(members, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1)
 
 
 def grouped_split(
@@ -133,6 +159,7 @@ def _assign(undecided: np.ndarray, all_of_them: np.ndarray, part: np.ndarray, sh
 
 def unlabelled_split(count: int, test: np.ndarray | None = None) -> Split:
     """All is train, but for a test part that the dataset comes with: without labels there is nothing to judge."""
-    nothing = np.array([], dtype=np.int64)
-    test = nothing if test is None else np.sort(test)
-    return Split(np.setdiff1d(np.arange(count), test), nothing, test)
+    seen = np.ones(count, bool)
+    if test is not None:
+        seen[test] = False
+    return Split(np.flatnonzero(seen), np.array([], dtype=np.int64), np.flatnonzero(~seen))

@@ -14,6 +14,7 @@ from PIL import EpsImagePlugin
 
 from hpt_mlflow.data.dataset import Dataset, content_digest, files_digest
 from hpt_mlflow.data.decode import Encoded, UnreadableImageError
+from hpt_mlflow.data.names import Files, Names, NumberedNames
 from hpt_mlflow.errors import HptError, one_line, printable
 
 # How constructors name their parts: (argument, values that are not test, the value that is test).
@@ -36,9 +37,10 @@ class TorchvisionImages(Sequence[Encoded]):
     """The pictures of several torchvision datasets in a row: as files where these are known, or else as they decode."""
 
     def __init__(self, parts: list[Any]) -> None:
-        self.parts = parts
         self.files = [_files(part) for part in parts]
-        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+        # A dataset of torchvision keeps its files as Python objects, of which each worker would get its own copy.
+        self.parts: list[Any] = [None if files else part for files, part in zip(self.files, parts, strict=True)]
+        self.starts = np.cumsum([0, *map(len, parts)])
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -89,7 +91,7 @@ def open_torchvision(name: str, root: str | None) -> Dataset:
         name=name.lower(),
         uri=f"torchvision:{name}" + (f"?root={root}" if root else ""),
         pictures=pictures,
-        names=[f"{name}/{i}" for i in range(len(pictures))],
+        names=NumberedNames(name, len(pictures)),
         labels=labels,
         classes=classes,
         digest=_digest(name, parts, labels),
@@ -132,19 +134,19 @@ def _digest(name: str, parts: list[Any], labels: np.ndarray) -> str:
         files = _files(part)
         pixels = getattr(part, "data", None)
         if files:
-            digest = files_digest([file.name for file in files], files, None)
+            digest = files_digest(Names.of(file.name for file in files), files, None)
             seen.append(np.frombuffer(digest.encode(), dtype=np.uint8))
         elif pixels is not None:
             seen.append(np.asarray(pixels))
     return content_digest(*seen)
 
 
-def _files(part: Any) -> list[Path]:
+def _files(part: Any) -> Sequence[Path]:
     """The files of a part's pictures, or nothing where it does not say which they are."""
     entries = next(filter(None, (getattr(part, key, None) for key in FILE_ATTRIBUTES)), ())
     names = [entry[0] if isinstance(entry, tuple) else entry for entry in entries]
     are_all = len(names) == len(part) and all(isinstance(name, str | Path) for name in names)
-    return [Path(name) for name in names] if are_all else []
+    return Files("", Names.of(map(str, names))) if are_all else ()
 
 
 def _labels(name: str, part: Any) -> np.ndarray:

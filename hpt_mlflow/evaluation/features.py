@@ -18,6 +18,9 @@ from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import batch_norms
+from hpt_mlflow.models.folding import fold_batch_norm
+
+EXAMPLE_IMAGES = 2
 
 
 def prepare(
@@ -37,6 +40,29 @@ def prepare(
     return normalise(batch, torch.tensor(statistics.mean), torch.tensor(statistics.std))
 
 
+class FrozenNetwork:
+    """A copy of a backbone that is fast where nothing is learned: BatchNorm is folded, channels stand last.
+
+    Args:
+        backbone: float32 (N, 3, H, W) to (N, ...); left exactly as it is.
+        example: images on its device, of which a few are tried; see `fold_batch_norm`.
+    """
+
+    def __init__(self, backbone: nn.Module, example: Tensor) -> None:
+        self._network = fold_batch_norm(backbone, example[:EXAMPLE_IMAGES]).to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def features(self, batch: Tensor, precision: str = "float32") -> Tensor:
+        """Features of images on the device, float32 (N, feature size).
+
+        Args:
+            precision: float32 or bfloat16. With bfloat16, what is sensitive to rounding is still done in float32
+                (torch.autocast).
+        """
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            return self._network(batch).flatten(1).float()
+
+
 @dataclass(frozen=True)
 class FeatureReader:
     """How features of a dataset's images are computed.
@@ -47,6 +73,7 @@ class FeatureReader:
         batch_size: images in a forward pass.
         threads: that decode images; None for one a processor.
         resize_to: see `prepare`.
+        precision: of frozen features, float32 or bfloat16; `choose_feature_precision` finds the fastest that is safe.
     """
 
     images: Images
@@ -56,12 +83,13 @@ class FeatureReader:
     batch_size: int = 256
     threads: int | None = None
     resize_to: int | None = None
+    precision: str = "float32"
 
-    @torch.inference_mode()
     def features(self, backbone: nn.Module, indices: np.ndarray) -> np.ndarray:
         """Features of the images at `indices` by a backbone on the device, as it is in evaluation mode.
 
-        The backbone's own mode is restored. Images that cannot be read any more are reported to `images`.
+        A faster copy computes them (see `FrozenNetwork`); the backbone itself is left exactly as it is. Images that
+        cannot be read any more are reported to `images`.
 
         Returns:
             float32 (N, feature size); zero for an image that cannot be read, which is then nobody's neighbour.
@@ -69,13 +97,11 @@ class FeatureReader:
         Raises:
             HptError: too many images cannot be read any more.
         """
-        training = backbone.training
-        backbone.eval()
-        features, read = [], []
-        for batch, positions in self._batches(indices):
-            features.append(backbone(batch).flatten(1).float().cpu())
+        network, features, read = None, [], []
+        for batch, positions in self.batches(indices):
+            network = network or FrozenNetwork(backbone, batch)
+            features.append(network.features(batch, self.precision).cpu())
             read += positions
-        backbone.train(training)
         if not features:
             raise HptError(f"data: none of {len(indices)} images of {self.images.dataset.name} can be read any more")
         found = torch.cat(features)
@@ -89,13 +115,13 @@ class FeatureReader:
             layer.reset_running_stats()
             layer.momentum = None
         backbone.train()
-        for batch, _ in self._batches(indices):
+        for batch, _ in self.batches(indices):
             # One image alone may have no variance that BatchNorm could measure.
             if len(batch) > 1:
                 backbone(batch)
 
-    def _batches(self, indices: np.ndarray) -> Iterator[tuple[Tensor, list[int]]]:
-        """The images that can be read, as a network wants them, and their positions in `indices`."""
+    def batches(self, indices: np.ndarray) -> Iterator[tuple[Tensor, list[int]]]:
+        """The images that can be read, as a network wants them on the device, and their positions in `indices`."""
         with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) if self.threads is None else self.threads)) as pool:
             for start in range(0, len(indices), self.batch_size):
                 chosen = indices[start : start + self.batch_size].tolist()

@@ -62,11 +62,18 @@ def _key(reader: FeatureReader, backbone: nn.Module, content: np.ndarray) -> str
     digest = hashlib.sha256()
     images, statistics = reader.images, reader.statistics
     sizes = f"{images.smallest_side} {reader.image_size} {reader.resize_to}"
-    # GPUs compute a little differently; and layers without weights are part of the network, too.
-    digest.update(f"{sizes} {statistics.mean} {statistics.std} {reader.device.type}\n{backbone}\n".encode())
-    for name, tensor in backbone.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    # GPUs compute a little differently, bfloat16 more so.
+    arithmetic = f"{reader.device.type} {reader.precision}"
+    digest.update(f"{sizes} {statistics.mean} {statistics.std} {arithmetic}\n".encode())
+    update_with_network(digest, backbone)
     digest.update(images.indices.tobytes())
     digest.update(content.tobytes())
     return digest.hexdigest()[:32]
+
+
+def update_with_network(digest: hashlib._Hash, network: nn.Module) -> None:
+    """Let a digest tell networks apart, by their layers, since some have no weights, and by their weights."""
+    digest.update(f"{network}\n".encode())
+    for name, tensor in network.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -18,14 +18,12 @@ class MoCoOutput(NamedTuple):
     """What one step computes.
 
     Attributes:
-        logits: similarities over temperature, float32 (N, 1 + queue size); the positive key stands first.
-        queries: L2-normalised embeddings of the queries, float32 (N, 128).
-        keys: L2-normalised embeddings of the keys, float32 (N, 128), to be enqueued.
+        logits: similarities over temperature, float32 (n, 1 + queue size); the positive key stands first.
+        queries: L2-normalised embeddings of the queries, float32 (n, 128).
     """
 
     logits: Tensor
     queries: Tensor
-    keys: Tensor
 
     @property
     def loss(self) -> Tensor:
@@ -48,7 +46,6 @@ class MoCo(nn.Module):
     """
 
     queue: Tensor
-    queue_pointer: Tensor
 
     def __init__(
         self,
@@ -65,7 +62,7 @@ class MoCo(nn.Module):
             queue_size: number of keys kept as negatives; a multiple of the batch size.
             key_momentum: share of its old weights that the key encoder keeps at a step (MoCo, equation 2).
             temperature: divides the similarities.
-            bn_splits: number of parts of the key batch that have batch statistics of their own.
+            bn_splits: number of parts that have batch statistics of their own, of the keys that `encode_keys` is given.
         """
         super().__init__()
         self.key_momentum = key_momentum
@@ -74,26 +71,38 @@ class MoCo(nn.Module):
         self.query_encoder = nn.Sequential(backbone, nn.Flatten(), projection_head(feature_size))
         self.key_encoder = copy.deepcopy(self.query_encoder).requires_grad_(False)
         self.register_buffer("queue", F.normalize(torch.randn(queue_size, EMBEDDING_SIZE), dim=1))  # K x 128
-        self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.long))
 
     @property
     def backbone(self) -> nn.Module:
         """The query encoder without its projection head: what is kept."""
         return self.query_encoder[0]
 
-    def forward(self, query_views: Tensor, key_views: Tensor) -> MoCoOutput:
-        """Embed two views of the same images and compare each query with its key and the queue.
+    def forward(self, query_views: Tensor, keys: Tensor) -> MoCoOutput:
+        """Embed one view of each image and compare it with the key of the other view and with the queue.
 
         Args:
-            query_views, key_views: normalised images, float32 (N, 3, H, W).
+            query_views: normalised images, float32 (n, 3, H, W).
+            keys: of the same images, float32 (n, 128), from `encode_keys`.
         """
-        queries = F.normalize(self.query_encoder(query_views).float(), dim=1)  # N x 128
-        with torch.no_grad():
-            keys = F.normalize(self._encode_keys(key_views).float(), dim=1)  # N x 128
-        positive = (queries * keys).sum(dim=1, keepdim=True)  # N x 1
-        negative = queries @ self.queue.T.clone()  # N x K; enqueueing must not touch what backward needs
-        logits = torch.cat([positive, negative], dim=1) / self.temperature  # N x (1 + K)
-        return MoCoOutput(logits, queries.detach(), keys)
+        queries = F.normalize(self.query_encoder(query_views).float(), dim=1)  # n x 128
+        positive = (queries * keys).sum(dim=1, keepdim=True)  # n x 1
+        negative = queries @ self.queue.T  # n x K
+        logits = torch.cat([positive, negative], dim=1) / self.temperature  # n x (1 + K)
+        return MoCoOutput(logits, queries.detach())
+
+    @torch.no_grad()
+    def encode_keys(self, key_views: Tensor) -> Tensor:
+        """L2-normalised embeddings of the keys, float32 (n, 128), each part normalised by its own batch statistics.
+
+        A query and its key in one batch would share batch statistics, and the network could find the pair by them
+        instead of by content. MoCo shuffles the keys over devices (ShuffleBN, section 3.3); parts of a key batch that
+        was shuffled before do the same.
+
+        Args:
+            key_views: normalised images in a random order, float32 (n, 3, H, W).
+        """
+        keys = torch.cat([self.key_encoder(part) for part in key_views.chunk(self.bn_splits)])
+        return F.normalize(keys.float(), dim=1)
 
     @torch.no_grad()
     def update_key_encoder(self) -> None:
@@ -104,25 +113,13 @@ class MoCo(nn.Module):
         torch._foreach_lerp_(keys, queries, 1 - self.key_momentum)
 
     @torch.no_grad()
-    def enqueue(self, keys: Tensor) -> None:
-        """Put N keys in place of the oldest ones; the queue's size is a multiple of N."""
-        start = int(self.queue_pointer)
-        self.queue[start : start + len(keys)] = keys
-        self.queue_pointer.fill_((start + len(keys)) % len(self.queue))
+    def enqueue(self, keys: Tensor, step: int) -> None:
+        """Put the N keys of a step, counted from 0, in place of the oldest; call it after the backward pass.
 
-    def _encode_keys(self, key_views: Tensor) -> Tensor:
-        """Encode the keys in shuffled parts, each normalised by its own batch statistics.
-
-        A query and its key in one batch would share batch statistics, and the network could find the pair by them
-        instead of by content. MoCo shuffles the keys over devices (ShuffleBN, section 3.3); in one process a random
-        partition of the key batch does the same.
+        The queue's size is a multiple of N.
         """
-        if self.bn_splits == 1:
-            return self.key_encoder(key_views)
-        order = torch.randperm(len(key_views)).to(key_views.device)
-        parts = key_views[order].chunk(self.bn_splits)
-        shuffled = torch.cat([self.key_encoder(part) for part in parts])
-        return shuffled[order.argsort()]
+        start = step * len(keys) % len(self.queue)
+        self.queue[start : start + len(keys)] = keys
 
 
 def projection_head(feature_size: int) -> nn.Sequential:

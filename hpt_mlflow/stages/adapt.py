@@ -10,12 +10,15 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import batch_norms, try_image_size
 from hpt_mlflow.settings import AdaptSettings
+from hpt_mlflow.stages.device import resolve_device
+from hpt_mlflow.stages.launch import is_launched_here, launch
 from hpt_mlflow.stages.learn import learn
 from hpt_mlflow.stages.planning import Start
 from hpt_mlflow.stages.result import StageResult
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.registry import find_model
+from hpt_mlflow.tracking.registry import FoundModel, find_model
 from hpt_mlflow.training.plan import PRESETS
+from hpt_mlflow.training.processes import own_device, training_group
 
 
 def adapt(**settings: Any) -> StageResult:
@@ -31,11 +34,20 @@ def adapt(**settings: Any) -> StageResult:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
     """
     chosen = AdaptSettings(**settings)
-    preset = PRESETS[chosen.preset]
+    if is_launched_here(chosen):
+        return launch("adapt", chosen)
     dataset = open_dataset(chosen.data, chosen.root)
     connect()
-    parent = find_model(chosen.parent, "parent", chosen.model_name)
-    card = parent.card
+    with training_group(own_device(resolve_device(chosen.device))) as group:
+        # An alias may be moved at any moment: all processes take what the first one finds.
+        found = find_model(chosen.parent, "parent", chosen.model_name) if group.first else None
+        uri = group.share(found.uri if found else None)
+        parent = found or find_model(uri, "parent", chosen.model_name)
+        return learn("adapt", chosen, _from_parent(chosen, parent), dataset, group)
+
+
+def _from_parent(chosen: AdaptSettings, parent: FoundModel) -> Start:
+    preset, card = PRESETS[chosen.preset], parent.card
     if chosen.arch not in (None, card.arch):
         raise HptError(f"arch: {chosen.parent} is a {card.arch}, not a {chosen.arch}; leave arch out")
     if chosen.small_stem and not card.small_stem:
@@ -46,7 +58,7 @@ def adapt(**settings: Any) -> StageResult:
     try_image_size(parent.backbone, card.arch, image_size)
     # The head and the order of the images are drawn from the seed; the backbone is the parent's.
     torch.manual_seed(chosen.seed)
-    start = Start(
+    return Start(
         parent.backbone,
         card.feature_size,
         card.arch,
@@ -57,4 +69,3 @@ def adapt(**settings: Any) -> StageResult:
         chain=card.chain,
         parent=parent.uri,
     )
-    return learn("adapt", chosen, start, dataset)

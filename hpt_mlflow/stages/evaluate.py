@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.labels import check_labels
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.statistics import kept_channel_statistics
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.feature_precision import FeaturePrecision, choose_feature_precision
 from hpt_mlflow.evaluation.protocols import Outcome, Task, learn_labels, with_refreshed_batch_norm
 from hpt_mlflow.evaluation.scores import primary_name
 from hpt_mlflow.models.backbone import build_backbone
@@ -35,6 +38,7 @@ from hpt_mlflow.tracking.evaluations import exists
 from hpt_mlflow.tracking.registry import CLASSIFIER, FoundModel, check_names, find_model, log_classifier
 from hpt_mlflow.tracking.runs import StageRun, stage_run
 from hpt_mlflow.tracking.seen_images import log_seen_images
+from hpt_mlflow.training.processes import joins_others
 
 
 def evaluate(**settings: Any) -> StageResult:
@@ -50,6 +54,8 @@ def evaluate(**settings: Any) -> StageResult:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
     """
     chosen = EvaluateSettings(**settings)
+    if joins_others():
+        raise HptError("evaluate works in one process: start it without torchrun")
     dataset = open_dataset(chosen.data, chosen.root)
     check_labels(dataset, dataset.split(chosen.split_seed))
     connect()
@@ -60,7 +66,10 @@ def evaluate(**settings: Any) -> StageResult:
     seen = check_unseen(chosen, found.uri, dataset, task)
 
     with stage_run(f"evaluate {dataset.name}: {' > '.join(card.chain)}") as run:
-        tags = _introduce(run, chosen, dataset, task, found)
+        untrained = _untrained(chosen, task, card) if chosen.untrained else []
+        arithmetic = _choose_precision(chosen, task, [found.backbone, *untrained])
+        task = replace(task, reader=replace(task.reader, precision=arithmetic.precision))
+        tags = _introduce(run, chosen, dataset, task, found, arithmetic)
         figures_by_step = {}
         for address in addresses:
             milestone = found if address == addresses[-1] else find_model(address, "model", DEFAULT_MODEL_NAME)
@@ -68,7 +77,7 @@ def evaluate(**settings: Any) -> StageResult:
             best = max(outcomes, key=lambda outcome: outcome.validation_score)
             figures_by_step[milestone.card.step] = result = _log_figures(run, chosen, best, outcomes, milestone)
         more = {"data/test_images_seen": float(seen)}
-        more |= compared_with_untrained(best, _learn_from_untrained(chosen, task, card) if chosen.untrained else None)
+        more |= compared_with_untrained(best, _learn_from_untrained(chosen, task, untrained) if untrained else None)
         if len(addresses) > 1 or chosen.steps_to is not None:
             more |= _log_milestones(run, chosen, figures_by_step, more, task)
         run.metrics(more, card.step, found.model_id)
@@ -102,7 +111,12 @@ def _classifier_name(settings: EvaluateSettings, uri: str) -> str | None:
 
 
 def _introduce(
-    run: StageRun, settings: EvaluateSettings, dataset: Dataset, task: Task, found: FoundModel
+    run: StageRun,
+    settings: EvaluateSettings,
+    dataset: Dataset,
+    task: Task,
+    found: FoundModel,
+    arithmetic: FeaturePrecision,
 ) -> dict[str, str]:
     """Log what is known before the first figure; give the tags that the classifier gets as well."""
     card, images = found.card, task.reader.images
@@ -117,7 +131,12 @@ def _introduce(
         "hpt.protocol": settings.protocol,
     }
     run.tags(tags)
-    run.params(asdict(settings) | {"model": found.uri, "arch": card.arch, "image_size": card.image_size})
+    run.params(
+        asdict(settings)
+        | {"model": found.uri, "arch": card.arch, "image_size": card.image_size}
+        | {"precision": arithmetic.precision}
+        | ({"features_trial": arithmetic.trial} if arithmetic.trial else {})
+    )
     statistics = kept_channel_statistics(f"{dataset.digest}-all-{images.smallest_side}", images.sample)
     log_dataset(run.run_id, dataset, task.split, statistics, "evaluation")
     if settings.protocol == "finetune":
@@ -132,11 +151,27 @@ def _repeat(settings: EvaluateSettings, task: Task, found: FoundModel) -> Iterat
         yield learn_labels(settings.protocol, found.backbone, task, seed, settings.steps, shown)
 
 
-def _learn_from_untrained(settings: EvaluateSettings, task: Task, card: BackboneCard) -> Outcome:
-    """An untrained network at its best: BatchNorm's statistics as initialised or those of train, by validation."""
+def _untrained(settings: EvaluateSettings, task: Task, card: BackboneCard) -> list[nn.Module]:
+    """An untrained network, with BatchNorm's statistics as initialised, and with those of train."""
     torch.manual_seed(settings.seed)
     backbone, _ = build_backbone(card.arch, card.image_size, card.small_stem)
-    ways = (backbone, with_refreshed_batch_norm(backbone, task))
+    return [backbone, with_refreshed_batch_norm(backbone, task)]
+
+
+def _choose_precision(settings: EvaluateSettings, task: Task, backbones: list[nn.Module]) -> FeaturePrecision:
+    """One arithmetic for all networks of an evaluation, milestones included, so that the fairest comparison is kept.
+
+    Of milestones, the last one is tried: with the untrained networks it stands at the ends of what the others are in
+    between. A network that is fine-tuned changes after any trial, so that only the user can choose bfloat16 for it.
+    """
+    if settings.protocol == "finetune" and settings.precision == "auto":
+        return FeaturePrecision("float32")
+    placed = [backbone.to(task.reader.device) for backbone in backbones]
+    return choose_feature_precision(settings.precision, task.reader, placed)
+
+
+def _learn_from_untrained(settings: EvaluateSettings, task: Task, ways: list[nn.Module]) -> Outcome:
+    """An untrained network at its best of some ways to prepare it, by validation."""
     outcomes = [learn_labels("fast", way, task, settings.seed) for way in ways]
     best = max(outcomes, key=lambda outcome: outcome.validation_score)
     if settings.protocol == "fast":

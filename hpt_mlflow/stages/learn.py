@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,7 @@ from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
 from hpt_mlflow.report.figures import GRID_IMAGES, learning_curves, views_grid
 from hpt_mlflow.settings import TrainingSettings
-from hpt_mlflow.signals import signals_as_requests
+from hpt_mlflow.signals import Requests, signals_as_requests
 from hpt_mlflow.stages.planning import Start, identify
 from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.stages.result import StageResult, result_of
@@ -30,27 +31,43 @@ from hpt_mlflow.tracking.registry import check_names, log_backbone, milestone_na
 from hpt_mlflow.tracking.runs import StageRun, current_run_id, stage_run
 from hpt_mlflow.tracking.seen_images import log_seen_images
 from hpt_mlflow.training.loop import Trainer
+from hpt_mlflow.training.processes import Group, was_restarted
 
-# Steps between two reports of metrics: at least 100 reports in a short training, at most 50 steps apart in a long one.
-REPORTS = 100
-LONGEST_REPORT = 50
+# What the first process tells the others before the work begins.
+AT_WORK, FINISHED = "at work", "finished"
+
 # Forward passes for the nearest-neighbour accuracy of all milestones, as a share of the images that training sees: it
 # spends about four times a forward pass on each of them, so this is under 1% of its time.
 NEIGHBOUR_SHARE = 0.03
 
 
-def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset) -> StageResult:
+def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset, group: Group) -> StageResult:
     """Train the backbone that a stage starts from on what it may see of a dataset; log, keep and register it.
 
     Where an unfinished run of the same work is found, it goes on from that run's newest training state. Everything that
-    can be refused is refused before the run is started.
+    can be refused is refused before the run is started. Of several processes, the first one does all but the training
+    by itself; every one gives the same result.
     """
+    if group.first:
+        result = _lead(stage, settings, start, dataset, group)
+        group.share(asdict(result))
+        return result
+    if group.share() == AT_WORK:
+        _follow(prepare(stage, settings, start, dataset, group, None))
+    shared = group.share()
+    return StageResult(**shared | {"chain": tuple(shared["chain"])})
+
+
+def _lead(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset, group: Group) -> StageResult:
     check_names(settings.model_name, settings.alias)
     identity = identify(stage, settings, [dataset], start.parent)
-    with earlier_run(identity, settings.resume, current_run_id()) as earlier:
+    resume = "auto" if was_restarted() else settings.resume
+    with earlier_run(identity, resume, current_run_id()) as earlier:
         if earlier and earlier.finished:
+            group.share(FINISHED)
             return result_of(earlier)
-        work = prepare(stage, settings, start, dataset, earlier)
+        group.share(AT_WORK)
+        work = prepare(stage, settings, start, dataset, group, earlier)
         with stage_run(work.run_name, identity, earlier) as run:
             if earlier is None or "settings/precision" not in earlier.run.data.params:
                 _introduce(run, work)
@@ -101,15 +118,14 @@ def _train(run: StageRun, work: Work) -> tuple[list[tuple[int, dict[str, float]]
         KeyboardInterrupt: a signal asked to stop; the training state is kept.
         HptError: the training cannot go on, or its result cannot be kept.
     """
-    trainer, steps, every = work.trainer, work.plan.steps, work.settings.checkpoint_every
+    trainer, steps = work.trainer, work.plan.steps
     history = [(step, metrics) for step, metrics in run.history if step <= trainer.step]
-    report_every = max(1, min(LONGEST_REPORT, steps // REPORTS))
     try:
         with (
             ProgressDisplay(work.title, steps, trainer.step) as display,
             signals_as_requests() as requests,
         ):
-            for step, metrics in trainer.train(work.batches, work.workers, report_every):
+            for step, metrics, keep in _steps(work, requests):
                 display.advance(step, metrics)
                 model = None
                 if step in work.milestones:
@@ -119,12 +135,8 @@ def _train(run: StageRun, work: Work) -> tuple[list[tuple[int, dict[str, float]]
                 if metrics:
                     run.metrics(metrics, step, model)
                     history.append((step, metrics))
-                due = requests.stop or requests.keep or (every and step % every == 0)
-                if due and step < steps:
+                if keep:
                     run.tell("state", {"step": step}, trainer.state(work.images.unreadable).write)
-                    requests.keep = False
-                    if requests.stop:
-                        raise KeyboardInterrupt
     finally:
         history.append((trainer.step, report_unreadable(run, work.images, trainer.step)))
     if error := run.failure(kept):
@@ -132,10 +144,37 @@ def _train(run: StageRun, work: Work) -> tuple[list[tuple[int, dict[str, float]]
     return history, requests.stop
 
 
+def _follow(work: Work) -> None:
+    """Train along with the first process."""
+    with signals_as_requests() as requests:
+        for _ in _steps(work, requests):
+            pass
+
+
+def _steps(work: Work, requests: Requests) -> Iterator[tuple[int, dict[str, float], bool]]:
+    """Train, and say after each step whether its training state is to be kept. What one process is asked, all do.
+
+    Raises:
+        KeyboardInterrupt: they were asked to stop, and the state of the step before is kept.
+    """
+    trainer, every = work.trainer, work.settings.checkpoint_every
+    for step, metrics in trainer.train(work.batches, work.workers, work.report_every):
+        stop, keep = trainer.group.any(requests.stop, requests.keep)
+        requests.keep = requests.keep and not keep
+        keep = step < work.plan.steps and (stop or keep or bool(every and step % every == 0))
+        if keep:
+            trainer.agree()
+        yield step, metrics, keep
+        if keep and stop:
+            raise KeyboardInterrupt
+
+
 def _picture_of_views(trainer: Trainer, batches: ViewBatches) -> Image.Image:
     """The first images as they are cropped, and the two views of each."""
-    crops = batches[0].crops[:, :GRID_IMAGES].to(trainer.device)
-    return views_grid(crops[0], [trainer.views(crop) for crop in crops], trainer.mean, trainer.std)
+    crops = batches[next(batches.tasks(range(1)))].crops[:, :GRID_IMAGES].to(trainer.device)
+    rng = np.random.default_rng(trainer.plan.seed)
+    views = [trainer.views(crop, trainer.draw_views(rng).part(slice(0, len(crop)))) for crop in crops]
+    return views_grid(crops[0], views, trainer.mean, trainer.std)
 
 
 def _neighbour_accuracy(work: Work) -> dict[str, float]:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import MainSettings
 from hpt_mlflow.stages.adapt import adapt
 from hpt_mlflow.stages.evaluate import evaluate
@@ -15,6 +16,7 @@ from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.earlier import earlier_run
 from hpt_mlflow.tracking.runs import current_run_id, stage_run
+from hpt_mlflow.training.processes import joins_others
 
 
 def main(**settings: Any) -> StageResult:
@@ -27,11 +29,13 @@ def main(**settings: Any) -> StageResult:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
     """
     chosen = MainSettings(**settings)
+    if joins_others():
+        raise HptError("main starts processes itself: use --nproc, or run pretrain and adapt by torchrun one by one")
     addresses = [address for address in (chosen.base, chosen.source, chosen.target) if address]
     datasets = [open_dataset(address, chosen.root) for address in addresses]
     connect()
     shared = {name: getattr(chosen, name) for name in ("root", "device", "split_seed")}
-    training = shared | {name: getattr(chosen, name) for name in ("preset", "seed", "model_name")}
+    training = shared | {name: getattr(chosen, name) for name in ("preset", "seed", "model_name", "nproc")}
 
     identity = identify("main", chosen, datasets)
     with earlier_run(identity, chosen.resume, current_run_id()) as earlier:

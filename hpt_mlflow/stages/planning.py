@@ -15,6 +15,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import AdaptSettings, Settings, TrainingSettings, value_type
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.training.plan import PRESETS, Plan
+from hpt_mlflow.training.processes import ALONE, Group
 
 # Settings that say where and how to work, not what comes of it.
 OPERATIONAL = frozenset(
@@ -76,8 +77,12 @@ def make_plan(settings: TrainingSettings, start: Start) -> Plan:
     )
 
 
-def fit_plan(plan: Plan, settings: TrainingSettings, images: Images) -> Plan:
-    """The plan cut to what the dataset has. A batch that the user named is not cut, but refused."""
+def fit_plan(plan: Plan, settings: TrainingSettings, images: Images, group: Group = ALONE) -> Plan:
+    """The plan cut to what the dataset has, in equal parts for all processes. What the user named is refused, not cut.
+
+    Raises:
+        HptError: there are too few images, or they cannot be shared equally.
+    """
     count = len(images.indices)
     if count < 2:
         raise HptError(f"data: {images.dataset.name} leaves {count} images to learn from; at least 2 are needed")
@@ -86,15 +91,35 @@ def fit_plan(plan: Plan, settings: TrainingSettings, images: Images) -> Plan:
             f"batch_size: {settings.batch_size} is more than the {count} images of {images.dataset.name} that training "
             f"may see; lower it to {count} or less"
         )
-    batch_size = min(plan.batch_size, count)
+    if settings.batch_size is not None and settings.batch_size % group.size:
+        raise HptError(
+            f"batch_size: {settings.batch_size} images cannot be shared equally by {group.size} processes; use a "
+            f"multiple of {group.size}"
+        )
+    if count < 2 * group.size:
+        raise HptError(f"nproc: {count} images are too few for {group.size} processes of at least 2 each; lower it")
+    batch_size = min(plan.batch_size, count) // group.size * group.size
+    if group.size > 1 and batch_size < 2 * group.size:
+        raise HptError(
+            f"batch_size: {plan.batch_size} images are fewer than 2 for each of {group.size} processes; use "
+            f"{2 * group.size} or more"
+        )
     if settings.bn_splits is not None and 2 * settings.bn_splits > batch_size:
         raise HptError(
             f"bn_splits: {settings.bn_splits} parts of a batch of {batch_size} have fewer than 2 images each; "
             f"lower it to {batch_size // 2} or less"
         )
-    bn_splits = max(1, min(plan.bn_splits, batch_size // 2))
+    if settings.bn_splits is not None and settings.bn_splits % group.size:
+        raise HptError(
+            f"bn_splits: {settings.bn_splits} parts cannot be shared equally by {group.size} processes; use a multiple "
+            f"of {group.size}"
+        )
+    # Each process has at least one part: BatchNorm does not look beyond it.
+    splits_each = max(1, min(plan.bn_splits, batch_size // 2) // group.size)
     warmup_steps = min(plan.warmup_steps, plan.steps // 10)
-    return replace(plan, batch_size=batch_size, bn_splits=bn_splits, warmup_steps=warmup_steps).fit_to(count)
+    return replace(plan, batch_size=batch_size, bn_splits=splits_each * group.size, warmup_steps=warmup_steps).fit_to(
+        count
+    )
 
 
 def identify(stage: str, settings: Settings, datasets: list[Dataset], parent: str | None = None) -> Identity:

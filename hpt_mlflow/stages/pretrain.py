@@ -9,12 +9,15 @@ import torch
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.settings import PretrainSettings
+from hpt_mlflow.stages.device import resolve_device
+from hpt_mlflow.stages.launch import is_launched_here, launch
 from hpt_mlflow.stages.learn import learn
 from hpt_mlflow.stages.planning import Start
 from hpt_mlflow.stages.result import StageResult
 from hpt_mlflow.stages.weights import import_weights, start_from_weights
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.training.plan import PRESETS
+from hpt_mlflow.training.processes import own_device, training_group
 
 
 def pretrain(**settings: Any) -> StageResult:
@@ -29,18 +32,18 @@ def pretrain(**settings: Any) -> StageResult:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
     """
     chosen = PretrainSettings(**settings)
-    if chosen.weights is None:
-        start = _from_random_weights(chosen)
-    elif chosen.steps == 0:
+    if chosen.weights and chosen.steps == 0:
         image_size = chosen.image_size or PRESETS[chosen.preset].image_size
         return import_weights(
             chosen.weights, chosen.model_name, chosen.alias, chosen.arch, image_size, chosen.small_stem
         )
-    else:
-        start = start_from_weights(chosen)
+    if is_launched_here(chosen):
+        return launch("pretrain", chosen)
+    start = start_from_weights(chosen) if chosen.weights else _from_random_weights(chosen)
     dataset = open_dataset(chosen.data, chosen.root)
     connect()
-    return learn("pretrain", chosen, start, dataset)
+    with training_group(own_device(resolve_device(chosen.device))) as group:
+        return learn("pretrain", chosen, start, dataset, group)
 
 
 def _from_random_weights(chosen: PretrainSettings) -> Start:

@@ -39,7 +39,7 @@ def prepare_task(settings: EvaluateSettings, dataset: Dataset, card: BackboneCar
     split = dataset.split(settings.split_seed)
     cropped = settings.protocol != "fast"
     side = smallest_useful_side(card.image_size, CROP_SCALE) if cropped else card.image_size
-    images = Images(dataset, np.arange(len(dataset)), side)
+    images = Images(dataset, np.arange(len(dataset)), side, cache_gib=settings.cache_gib)
     readable = Split(*(np.intersect1d(part, images.indices) for part in (split.train, split.validation, split.test)))
     labels = check_labels(dataset, readable)
     # What is evaluated is what is served: images are normalised as the model was trained, whatever the dataset.
@@ -83,6 +83,9 @@ def check_unseen(settings: EvaluateSettings, model: str, dataset: Dataset, task:
 
     Raises:
         HptError: more than `SEEN_LIMIT` of them, and the settings do not allow it.
+
+    Of a dataset too large to look at every image, a sample of the fingerprints is known. Then the number is estimated,
+    and has to be above the limit by more than chance (two standard deviations) before it is refused.
     """
     known = task.part_content(task.split.test)
     known = known[known != UNKNOWN]
@@ -92,16 +95,20 @@ def check_unseen(settings: EvaluateSettings, model: str, dataset: Dataset, task:
         if same and (dataset.test is not None or stage.split_seed == settings.split_seed):
             continue  # It has kept to the same split.
         seen = seen_images(stage.run_id) if stage.run_id else None
-        count = int(np.isin(known, seen).sum()) if seen is not None else len(known) * same
+        found = int(np.isin(known, seen.fingerprints).sum()) if seen is not None else len(known) * same
+        share = seen.share if seen is not None and found else 1.0
+        count = min(len(known), round(found / share))
         most = max(most, count)
-        if count > SEEN_LIMIT * len(known) and not settings.allow_seen:
+        limit = SEEN_LIMIT * share * len(known)
+        if found > limit + 2 * np.sqrt(limit * (1 - share)) and not settings.allow_seen:
             cure = (
                 f"use --split-seed {stage.split_seed}, as it did"
                 if same
                 else "keep test images out of training: give the stage the labelled address, and the same --split-seed"
             )
+            about = "" if share == 1 else "about "
             raise HptError(
-                f"data: {count} of {len(known)} test images of {dataset.name} were trained on by {stage.stage} "
+                f"data: {about}{count} of {len(known)} test images of {dataset.name} were trained on by {stage.stage} "
                 f"{stage.dataset_name} (run {stage.run_id}); {cure}; or --allow-seen to have the figure all the same"
             )
     return most

@@ -22,9 +22,14 @@ from hpt_mlflow.stages.milestones import parse_milestones
 from hpt_mlflow.stages.planning import Start, fit_plan, make_plan
 from hpt_mlflow.tracking.earlier import Earlier
 from hpt_mlflow.tracking.states import newest_state
+from hpt_mlflow.training.arithmetic import Arithmetic, choose_arithmetic
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import Plan
-from hpt_mlflow.training.precision import resolve_precision
+from hpt_mlflow.training.processes import Group, own_device
+
+# Steps between two reports of metrics: at least 100 reports in a short training, at most 50 steps apart in a long one.
+REPORTS = 100
+LONGEST_REPORT = 50
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Work:
     """All that a training needs, checked and ready.
 
     Attributes:
+        report_every: steps between two reports of metrics.
         settings: as the user gave them.
         tags: of the run and of every model in it.
         describe: the run's description, from its result and the address of the registered version.
@@ -43,6 +49,7 @@ class Work:
     params: dict[str, object]
     plan: Plan
     milestones: frozenset[int]
+    report_every: int
     workers: int
     dataset: Dataset
     split: Split
@@ -55,49 +62,100 @@ class Work:
     describe: Callable[..., str]
 
 
-def prepare(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset, earlier: Earlier | None) -> Work:
-    """Resolve and check everything, decode what fits into memory, and take up the training state of an earlier run."""
-    device = resolve_device(settings.device)
+def prepare(
+    stage: str, settings: TrainingSettings, start: Start, dataset: Dataset, group: Group, earlier: Earlier | None
+) -> Work:
+    """Resolve and check everything, decode what fits into memory, and take up the training state of an earlier run.
+
+    Args:
+        earlier: the run to go on with; only the first process of a group knows of it.
+    """
+    device = own_device(resolve_device(settings.device))
     split = dataset.split(settings.split_seed)
     plan = make_plan(settings, start)
     milestones = parse_milestones(settings.milestones, plan.steps)
     smallest_side = smallest_useful_side(start.image_size, plan.strengths.crop_scale)
-    images = Images(dataset, split.seen, smallest_side, settings.strict)
-    plan = fit_plan(plan, settings, images)
-    # A trial might choose another arithmetic than the training began with.
-    began_with = earlier.run.data.params.get("settings/precision") if earlier else None
-    precision = resolve_precision(
-        began_with or plan.precision, start.backbone, start.image_size, plan.batch_size, device
-    )
-    plan = replace(plan, precision=precision)
-    statistics = kept_channel_statistics(f"{dataset.digest}-{settings.split_seed}-{smallest_side}", images.sample)
-    workers = default_workers(images, device) if settings.workers is None else settings.workers
+    images = _open_images(dataset, split, smallest_side, settings, group)
+    plan = fit_plan(plan, settings, images, group)
+    arithmetic = _choose_arithmetic(settings, plan, start, device, group, earlier)
+    plan = replace(plan, precision=arithmetic.precision, compile=arithmetic.compile)
+    statistics = _channel_statistics(f"{dataset.digest}-{settings.split_seed}-{smallest_side}", images, group)
+    workers = default_workers(images, device, settings.nproc) if settings.workers is None else settings.workers
 
     chain = (*start.chain, dataset.name)
-    trainer = Trainer(start.backbone, start.feature_size, plan, statistics, device)
-    if earlier and (state := newest_state(earlier.run.info.run_id)):
-        trainer.restore(state)
+    trainer = Trainer(start.backbone, start.feature_size, plan, statistics, device, group)
+    state = newest_state(earlier.run.info.run_id) if earlier else None
+    trainer.restore(state)
+    if state:
         images.report_unreadable(state.unreadable.items())
     return Work(
         title=f"{stage} {dataset.name}",
         run_name=f"{stage} {dataset.name}" + (f" < {start.chain[-1]}" if start.chain else ""),
         settings=settings,
-        params=_params(settings, plan, start, workers, device),
+        params=_params(settings, plan, start, workers, device, group) | arithmetic.as_params(),
         plan=plan,
         milestones=milestones,
+        report_every=max(1, min(LONGEST_REPORT, plan.steps // REPORTS)),
         workers=workers,
         dataset=dataset,
         split=split,
         images=images,
         statistics=statistics,
         trainer=trainer,
-        batches=ViewBatches(images, plan.batch_size, start.image_size, plan.subset, plan.strengths, plan.seed),
+        batches=ViewBatches(
+            images,
+            plan.batch_size,
+            start.image_size,
+            plan.subset,
+            plan.strengths,
+            plan.seed,
+            group.part(plan.batch_size),
+        ),
         card=BackboneCard(
             start.arch, start.image_size, start.small_stem, start.feature_size, statistics.mean, statistics.std, chain
         ),
         tags=_tags(stage, chain, plan, start, dataset),
         describe=partial(training_card, chain, dataset, split, plan, start.arch, start.image_size, start.parent),
     )
+
+
+def _open_images(
+    dataset: Dataset, split: Split, smallest_side: int, settings: TrainingSettings, group: Group
+) -> Images:
+    """The first process decodes and keeps what the others then find, and they take its word for what is unreadable."""
+    images = None
+    if group.first:
+        images = Images(dataset, split.seen, smallest_side, settings.strict, cache_gib=settings.cache_gib)
+    unreadable = group.share(list(images.unreadable.items()) if images else None)
+    return images or Images(
+        dataset,
+        split.seen,
+        smallest_side,
+        settings.strict,
+        cache_gib=settings.cache_gib,
+        known_unreadable=dict(unreadable),
+    )
+
+
+def _choose_arithmetic(
+    settings: TrainingSettings, plan: Plan, start: Start, device: torch.device, group: Group, earlier: Earlier | None
+) -> Arithmetic:
+    """What the first process finds best; a training that is continued keeps to what it began with."""
+    chosen = None
+    if group.first:
+        began = earlier.run.data.params if earlier else {}
+        precision = began.get("settings/precision", settings.precision)
+        compiled = {"True": "on", "False": "off"}.get(began.get("settings/compile", ""), settings.compile)
+        share = plan.batch_size // group.size
+        chosen = choose_arithmetic(precision, compiled, start.backbone, start.image_size, share, plan.steps, device)
+    return Arithmetic(**group.share(asdict(chosen) if chosen else None))
+
+
+def _channel_statistics(key: str, images: Images, group: Group) -> ChannelStatistics:
+    """Those that the first process has kept or computes."""
+    found = kept_channel_statistics(key, images.sample) if group.first else None
+    shared = group.share(asdict(found) if found else None)
+    return ChannelStatistics(tuple(shared["mean"]), tuple(shared["std"]))
 
 
 def _tags(stage: str, chain: tuple[str, ...], plan: Plan, start: Start, dataset: Dataset) -> dict[str, str]:
@@ -113,7 +171,7 @@ def _tags(stage: str, chain: tuple[str, ...], plan: Plan, start: Start, dataset:
 
 
 def _params(
-    settings: TrainingSettings, plan: Plan, start: Start, workers: int, device: torch.device
+    settings: TrainingSettings, plan: Plan, start: Start, workers: int, device: torch.device, group: Group
 ) -> dict[str, object]:
     """Every setting as it was resolved."""
     resolved = {
@@ -121,6 +179,7 @@ def _params(
         "image_size": start.image_size,
         "small_stem": start.small_stem,
         "workers": workers,
-        "device": device,
+        "device": device.type,
+        "nproc": group.size,
     }
     return asdict(settings) | plan.as_params() | resolved

@@ -29,12 +29,15 @@ from hpt_mlflow.tracking.guard import Guard
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.spool import Spool, SpoolError, spool_folder
 from hpt_mlflow.tracking.start import start
+from hpt_mlflow.training.processes import joins_others
 
 # How long a run that ends waits for a server that does not answer: where all is done, and where somebody waits for it.
 PATIENCE_SECONDS = 60.0
 INTERRUPTED_SECONDS = 10.0
 
 log = logging.getLogger("hpt_mlflow")
+# The run around a stage, where that is another process's.
+PARENT_VARIABLE = "HPT_PARENT_RUN_ID"
 _current: ContextVar[str | None] = ContextVar("current_run", default=None)
 
 
@@ -174,7 +177,7 @@ class StageRun:
 def current_run_id() -> str | None:
     """The run that a stage started now would be nested in."""
     active = mlflow.active_run()
-    return _current.get() or (active.info.run_id if active else None)
+    return _current.get() or (active.info.run_id if active else None) or os.environ.get(PARENT_VARIABLE) or None
 
 
 @contextmanager
@@ -204,7 +207,7 @@ def stage_run(name: str, identity: Identity | None = None, earlier: Earlier | No
         except Exception:
             MlflowClient().set_terminated(info.run_id, "FAILED")
             raise
-        if started.mlflow_run_id and not os.environ.get("HPT_DETACHED"):
+        if started.mlflow_run_id and not os.environ.get("HPT_DETACHED") and not joins_others():
             stack.enter_context(end_with_parent())
         courier = Courier(spool, Delivery(info.run_id, info.experiment_id), name)
         run = StageRun(info.run_id, info.experiment_id, courier, started.history)

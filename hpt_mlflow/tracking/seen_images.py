@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import safetensors
@@ -11,27 +12,43 @@ import safetensors.numpy
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from hpt_mlflow.data.fingerprints import UNKNOWN
 from hpt_mlflow.tracking.runs import StageRun
 
 FILE = "seen_images.safetensors"
 
 
+class SeenImages(NamedTuple):
+    """What a training kept of the images that it saw.
+
+    Attributes:
+        fingerprints: int64 (N,), ascending, each once.
+        share: of how many of its images they are; less than 1 where there were too many to look at all of them.
+    """
+
+    fingerprints: np.ndarray
+    share: float
+
+
 def log_seen_images(run: StageRun, fingerprints: np.ndarray) -> None:
     """Keep the fingerprints of the images that a training may see, int64 (N,), as an artifact of its run."""
-    ordered = np.unique(fingerprints)
+    kept = {
+        "fingerprints": np.unique(fingerprints),
+        "share": np.array([np.mean(fingerprints != UNKNOWN) if len(fingerprints) else 1.0]),
+    }
 
     def fill(folder: Path) -> None:
-        safetensors.numpy.save_file({"fingerprints": ordered}, folder / FILE)
+        safetensors.numpy.save_file(kept, folder / FILE)
 
     run.tell("artifacts", {"files": [FILE]}, fill)
 
 
-def seen_images(run_id: str) -> np.ndarray | None:
-    """The fingerprints that a training kept, int64 (N,); None where it kept none that can be read."""
+def seen_images(run_id: str) -> SeenImages | None:
+    """What a training kept; None where it kept nothing that can be read. Earlier versions kept no share: it was 1."""
     with tempfile.TemporaryDirectory() as temporary:
         try:
             file = MlflowClient().download_artifacts(run_id, FILE, temporary)
-            fingerprints: np.ndarray = safetensors.numpy.load_file(file)["fingerprints"]
-            return fingerprints
-        except (MlflowException, OSError, KeyError, safetensors.SafetensorError):
+            kept = safetensors.numpy.load_file(file)
+            return SeenImages(kept["fingerprints"], float(kept.get("share", np.ones(1)).item()))
+        except (MlflowException, OSError, KeyError, ValueError, safetensors.SafetensorError):
             return None

@@ -15,15 +15,17 @@ class Plan:
 
     Attributes:
         steps: optimiser steps.
-        batch_size: images a step.
+        batch_size: images a step, of all processes together.
         learning_rate: peak learning rate.
         warmup_steps: steps over which the learning rate rises from 0 to its peak, linearly.
         weight_decay: of SGD, on all parameters.
-        key_momentum, temperature, queue_size, bn_splits: see `models.moco.MoCo`.
+        key_momentum, temperature, queue_size: see `models.moco.MoCo`.
+        bn_splits: parts of the key batch with batch statistics of their own, of all processes together.
         subset: the augmentations that make a view.
         strengths: how strong they are.
         update: what may change: `all`, `bn` or `bn-stats`.
         precision: float32, bfloat16 or float16.
+        compile: whether torch.compile makes the encoders faster.
         seed: of weights, order and views.
     """
 
@@ -40,6 +42,7 @@ class Plan:
     strengths: Strengths = Strengths()
     update: str = "all"
     precision: str = "float32"
+    compile: bool = False
     seed: int = 0
 
     def learning_rate_at(self, step: int) -> float:

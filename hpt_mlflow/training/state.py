@@ -21,10 +21,11 @@ from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.checkpoint import copy_to_cpu
 from hpt_mlflow.models.moco import MoCo
 from hpt_mlflow.models.weight_file import sha256
+from hpt_mlflow.training.processes import Group
 
 TENSORS_FILE = "training_state.safetensors"
 JSON_FILE = "training_state.json"
-FORMAT = "hpt_mlflow.training_state/2"
+FORMAT = "hpt_mlflow.training_state/3"
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,39 @@ def put_state(
         raise HptError(f"step {state.step}: not a state of this training ({one_line(error)})") from error
 
 
+def share_state(
+    group: Group,
+    step: int,
+    moco: MoCo,
+    optimizer: torch.optim.Optimizer | None,
+    scaler: torch.amp.GradScaler,
+    report: Tensor,
+) -> tuple[int, Tensor]:
+    """Put what the first process has restored into all of a group.
+
+    Returns:
+        Its step, and what the next report of metrics had gathered there.
+    """
+    if group.size == 1:
+        return step, report
+    step, rows, scale = group.share([step, report.tolist(), scaler.state_dict()])
+    for tensor in moco.state_dict().values():
+        group.send_from_first(tensor)
+    if step and optimizer:
+        for parameter in _parameters(optimizer):
+            momentum = optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
+            group.send_from_first(momentum)
+    scaler.load_state_dict(scale)
+    return step, torch.tensor(rows, device=report.device).view(-1, report.shape[1])
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def _check_shapes(state: dict[int, dict[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
     """Raise ValueError unless the state is one of the optimiser's own parameters: torch itself does not look."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = _parameters(optimizer)
     for i, tensors in state.items():
         if i >= len(parameters) or any(tensor.shape != parameters[i].shape for tensor in tensors.values()):
             raise ValueError("its optimiser learned other parameters")

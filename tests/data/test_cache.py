@@ -3,8 +3,9 @@ import stat
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
-from hpt_mlflow.data.cache import cache_folder, keep, limit
+from hpt_mlflow.data.cache import cache_folder, keep, limit, locked
 
 
 @pytest.fixture
@@ -113,3 +114,50 @@ def test_a_file_that_another_process_removed_is_no_error(aged, monkeypatch):
     limit(aged, 250)
     monkeypatch.undo()
     assert sorted(file.name for file in aged.iterdir()) == ["a", "b"]
+
+
+def test_a_file_that_cannot_be_removed_still_takes_its_room(aged, monkeypatch):
+    unlink = Path.unlink
+
+    def refuse_d(path, **more):
+        if path.name == "d":
+            raise PermissionError("mapped by another process")
+        unlink(path, **more)
+
+    monkeypatch.setattr(Path, "unlink", refuse_d)
+    limit(aged, 250)
+    assert sorted(file.name for file in aged.iterdir()) == ["a", "d"]
+
+
+def test_the_size_of_a_folder_takes_no_room(aged):
+    (aged / "folder").mkdir()
+    limit(aged, 400)
+    assert len(list(aged.iterdir())) == 5
+
+
+def test_what_is_being_written_is_counted_but_stays(aged):
+    (aged / ".1-1.e").write_bytes(bytes(100))
+    limit(aged, 200)
+    assert sorted(file.name for file in aged.iterdir()) == [".1-1.e", "a"]
+    limit(aged, 50)
+    assert [file.name for file in aged.iterdir()] == [".1-1.e"]
+
+
+def test_what_a_process_left_when_it_was_killed_goes(aged):
+    (aged / ".1-1.e").write_bytes(bytes(100))
+    os.utime(aged / ".1-1.e", (1, 1))
+    limit(aged, 400)
+    assert sorted(file.name for file in aged.iterdir()) == list("abcd")
+
+
+def test_a_lock_is_held_until_it_is_released(tmp_path):
+    lock = locked(tmp_path / "some" / "one.lock")
+    with pytest.raises(Timeout):
+        FileLock(tmp_path / "some" / "one.lock").acquire(timeout=0)
+    lock.release()
+    locked(tmp_path / "some" / "one.lock").release()
+
+
+def test_where_no_lock_can_be_there_is_none(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    assert locked(tmp_path / "file" / "one.lock") is None

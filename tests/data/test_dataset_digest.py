@@ -1,9 +1,12 @@
+import hashlib
+import os
 import re
 
 import numpy as np
 import pytest
 
 from hpt_mlflow.data.dataset import content_digest, files_digest
+from hpt_mlflow.data.names import Files, Names
 from hpt_mlflow.data.sources import open_dataset
 
 
@@ -41,6 +44,62 @@ def test_a_file_that_is_not_there_has_a_digest_of_its_own(files):
 
 def test_a_name_that_is_no_utf_8_has_a_digest(files):
     assert files_digest(["caf\udce9", "b"], files, None) != files_digest(["cafe", "b"], files, None)
+
+
+@pytest.mark.parametrize("labels", [None, [1, 0, 2], [[1, 0], [0, 0], [1, 1]]])
+def test_the_digest_is_the_one_that_registered_runs_have_kept(files, labels):
+    names, files = ["a", "caf\udce9", "c"], [*files, files[0].parent / "gone.png"]
+    expected = hashlib.sha256()
+    for i, size in enumerate((7, 7, -1)):
+        label = "" if labels is None else labels[i]
+        label = bytes(label).hex() if isinstance(label, list) else str(label)
+        for part in (names[i], "\0", str(size), "\0", label, "\n"):
+            expected.update(part.encode(errors="surrogateescape"))
+    if labels is not None:
+        labels = np.array(labels, np.uint8 if isinstance(labels[0], list) else np.int64)
+    for given in (files, Files(files[0].parent, Names.of([file.name for file in files]))):
+        assert files_digest(names, given, labels) == expected.hexdigest()[:16]
+
+
+@pytest.fixture
+def many_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpt_mlflow.data.dataset.MOST_SIZES", 100)
+    monkeypatch.setattr("hpt_mlflow.data.dataset.SAMPLED_SIZES", 51)
+    for i in range(101):
+        (tmp_path / f"{i}.png").write_bytes(b"content")
+    return tmp_path
+
+
+def digest_of_many(folder, names=None, labels=None):
+    names = names or [f"{i}.png" for i in range(101)]
+    return files_digest(Names.of(names), Files(folder, Names.of(f"{i}.png" for i in range(101))), labels)
+
+
+def test_of_many_files_names_and_labels_count_in_full_and_sizes_of_a_sample(many_files):
+    names = [f"{i}.png" for i in range(101)]
+    known = digest_of_many(many_files)
+    assert digest_of_many(many_files) == known
+    others = [digest_of_many(many_files, [*names[:50], "other", *names[51:]])]
+    others.append(digest_of_many(many_files, ["0.pn", "g1.png", *names[2:]]))
+    labels = np.zeros(101, np.int64)
+    others.append(digest_of_many(many_files, labels=labels))
+    labels[77] = 1
+    others.append(digest_of_many(many_files, labels=labels))
+    (many_files / "1.png").write_bytes(b"of no sample")
+    assert digest_of_many(many_files) == known
+    (many_files / "2.png").write_bytes(b"of the sample")
+    others.append(digest_of_many(many_files))
+    (many_files / "2.png").unlink()
+    others.append(digest_of_many(many_files))
+    assert len({known, *others}) == 7
+
+
+def test_of_many_files_only_the_sample_is_asked_for_its_sizes(many_files, monkeypatch):
+    asked = []
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **more: asked.append(path) or stat(path, **more))
+    digest_of_many(many_files)
+    assert asked == [many_files / f"{i}.png" for i in range(0, 101, 2)]
 
 
 def test_values_shapes_and_types_change_the_digest_of_content():

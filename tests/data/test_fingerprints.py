@@ -192,3 +192,13 @@ def test_a_picture_that_fails_when_it_is_read_is_unknown(dataset_of, error):
 
 def test_no_images_have_none(dataset_of):
     assert len(prints_of(dataset_of, [])) == 0
+
+
+def test_of_too_many_images_evenly_spaced_ones_are_looked_at(dataset_of, plain_files, monkeypatch):
+    files = plain_files(21)
+    known = prints_of(dataset_of, files)
+    monkeypatch.setattr("hpt_mlflow.data.fingerprints.MOST", 6)
+    monkeypatch.setattr("hpt_mlflow.data.fingerprints.AT_ONCE", 4)
+    sampled = [known[i] if i % 4 == 0 else UNKNOWN for i in range(21)]
+    assert prints_of(dataset_of, files) == sampled
+    assert prints_of(dataset_of, files[:6]) == known[:6]

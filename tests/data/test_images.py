@@ -1,4 +1,5 @@
 import pickle
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -184,3 +185,61 @@ def test_a_file_that_vanishes_is_read_no_more_once_it_is_reported(dataset_of, pl
     files[7].write_bytes(whole)
     with pytest.raises(UnreadableImageError, match="FileNotFoundError"):
         images[7]
+
+
+@pytest.mark.parametrize(("cache_gib", "limit"), [(0, None), (0, 0), (1, None)])
+def test_images_can_only_be_read_wherever_they_are(dataset_of, plain_files, cache_gib, limit):
+    images = Images(dataset_of(plain_files(3)), np.arange(3), 8, memory_limit_bytes=limit, cache_gib=cache_gib)
+    assert not images[2].flags.writeable
+    assert not images.sample[2].flags.writeable
+
+
+@pytest.mark.parametrize("cache_gib", [0, 1])
+def test_an_index_that_was_not_asked_for_is_an_error_and_not_its_neighbour(dataset_of, plain_files, cache_gib):
+    images = Images(dataset_of(plain_files(9)), np.array([4, 0, 2]), 8, cache_gib=cache_gib)
+    for i in (1, 3, 5, -1):
+        with pytest.raises(KeyError):
+            images[i]
+
+
+@pytest.mark.parametrize("limits", [(0, None), (0, 0), (1, None)])
+def test_another_process_has_the_last_word_on_which_are_unreadable(dataset_of, plain_files, limits):
+    files = plain_files(300)
+    files[5].write_bytes(b"no picture")
+    cache_gib, memory_limit = limits
+    known = {3: "another could not read it"}
+    images = Images(dataset_of(files), np.arange(300), 8, False, memory_limit, cache_gib, known)
+    assert images.indices.tolist() == [i for i in range(300) if i != 3]
+    with pytest.raises(UnreadableImageError, match="another could not"):
+        images[3]
+    with pytest.raises(UnreadableImageError, match="UnidentifiedImageError"):
+        images[5]
+    assert len(images.sample) == 298
+    assert known == {3: "another could not read it"}
+
+
+class Counted(Sequence):
+    """Very many pictures, which remember how often they are asked for."""
+
+    def __init__(self, picture, count):
+        self.picture, self.count, self.asked = picture, count, 0
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        self.asked += 1
+        return self.picture
+
+
+def test_of_very_many_images_only_a_sample_is_looked_at(dataset_of, plain_files):
+    count = 3_000_000
+    pictures = Counted(plain_files(1)[0].read_bytes(), count)
+    dataset = dataset_of([])
+    object.__setattr__(dataset, "pictures", pictures)
+    opened = [Images(dataset, np.arange(count), 64, memory_limit_bytes=0, cache_gib=gib) for gib in (0, 0.1, 0.1)]
+    assert pictures.asked == 2048 + (10_000 + 2048) + 10_000
+    assert all(len(images.indices) == count and not images.in_memory for images in opened)
+    pictures.asked = 0
+    Images(dataset, np.arange(count), 64, memory_limit_bytes=0, known_unreadable={5: "gone"})
+    assert pictures.asked == 128

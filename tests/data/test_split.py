@@ -94,6 +94,46 @@ def test_a_class_that_is_in_the_given_test_part_only_is_nowhere_else():
     assert split.test.tolist() == [10, 11, 12, 13]
 
 
+def split_class_by_class(labels, seed, test):
+    """What `stratified_split` has to give, as it was first written: it looks at all labels for each class."""
+    rng = np.random.default_rng(seed)
+    train, validation, drawn = [], [], []
+    given = np.array([], dtype=np.int64) if test is None else np.sort(test)
+    for label in np.unique(labels):
+        members = rng.permutation(np.setdiff1d(np.flatnonzero(labels == label), given))
+        n = len(members)
+        tested = 0 if test is not None else round(0.2 * n)
+        validated = round((0.2 if test is None else 0.25) * n)
+        if n >= 3:
+            validated = max(1, validated)
+            tested = tested if test is not None else max(1, tested)
+        else:
+            validated = tested = 0
+        drawn += members[:tested].tolist()
+        validation += members[tested : tested + validated].tolist()
+        train += members[tested + validated :].tolist()
+    return sorted(train), sorted(validation), sorted(drawn) if test is None else given.tolist()
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("at_once", [1_000_000, 7])
+def test_the_split_is_the_one_that_registered_runs_have_kept_to(monkeypatch, seed, at_once):
+    monkeypatch.setattr("hpt_mlflow.data.split.SORTED_AT_ONCE", at_once)
+    rng = np.random.default_rng(seed)
+    count, classes = int(rng.integers(1, 300)), int(rng.integers(1, 40))
+    labels = rng.integers(-1, classes, count) * int(rng.integers(1, 4))
+    # A part of some images, one that has a class to itself, and none.
+    for test in (None, rng.permutation(count)[: count // 3], np.flatnonzero(labels == labels[0])):
+        found = parts(stratified_split(labels, seed, test))
+        for part, expected in zip(found, split_class_by_class(labels, seed, test), strict=True):
+            assert part.tolist() == expected
+            assert part.dtype == np.int64
+
+
+def test_no_images_are_split_into_none():
+    assert [len(part) for part in parts(stratified_split(np.array([], np.int64), 0))] == [0, 0, 0]
+
+
 def test_seen_is_train_and_validation_and_never_test():
     split = stratified_split(labels_of(30, 40), 0)
     assert (np.diff(split.seen) > 0).all()

@@ -20,6 +20,7 @@ SMALL = {
     "image-size": 16,
     "batch-size": 32,
     "precision": "float32",
+    "compile": "off",
     "milestones": "50%",
 }
 

@@ -7,8 +7,11 @@ import pytest
 
 from hpt_mlflow.cli import hpt
 from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import AdaptSettings, MainSettings, PretrainSettings
-from hpt_mlflow.stages.planning import OPERATIONAL, identify
+from hpt_mlflow.stages.planning import OPERATIONAL, fit_plan, identify
+from hpt_mlflow.training.plan import PRESETS
+from hpt_mlflow.training.processes import Group
 
 SETTINGS = {"pretrain": PretrainSettings, "adapt": AdaptSettings, "main": MainSettings}
 # A value of each setting that is not its default.
@@ -173,3 +176,80 @@ def test_one_value_written_in_two_ways_is_the_same_work():
     assert identity(learning_rate=1).fingerprint == identity(learning_rate=1.0).fingerprint
     assert identity(milestones="").fingerprint == identity(milestones="100%").fingerprint
     assert read_back(identity(milestones="").command)[1].milestones == "100%"
+
+
+@pytest.fixture
+def fitted(open_images):
+    """The plan of the quick preset for so many images and processes; the same for each of them."""
+
+    def fit(count, processes, **settings):
+        images = open_images([np.zeros((2, 2, 3), np.uint8)] * count)
+        chosen = PretrainSettings(**settings)
+        said = {name: value for name, value in settings.items() if name in ("batch_size", "bn_splits", "queue_size")}
+        plan = dataclasses.replace(PRESETS["quick"].plan, **said)
+        plans = [fit_plan(plan, chosen, images, Group(rank, processes)) for rank in range(processes)]
+        assert all(other == plans[0] for other in plans)
+        return plans[0]
+
+    return fit
+
+
+@pytest.mark.parametrize(
+    ("count", "processes", "settings", "batch_size", "bn_splits", "queue_size"),
+    [
+        (10_000, 1, {}, 256, 4, 4096),
+        (10_000, 2, {}, 256, 4, 4096),
+        (10_000, 4, {}, 256, 4, 4096),
+        # At least one part each.
+        (10_000, 8, {}, 256, 8, 4096),
+        # 255 is the largest multiple below the preset's; 4 parts cannot be shared by 3.
+        (10_000, 3, {}, 255, 3, 4080),
+        (10_000, 6, {}, 252, 6, 4032),
+        (100, 1, {}, 100, 4, 100),
+        (101, 2, {}, 100, 4, 100),
+        (101, 3, {}, 99, 3, 99),
+        (1000, 2, {"batch_size": 64}, 64, 4, 960),
+        (1000, 2, {"batch_size": 64, "bn_splits": 8}, 64, 8, 960),
+        (1000, 4, {"batch_size": 64, "bn_splits": 4, "queue_size": 100}, 64, 4, 64),
+        # Every part has two images or more.
+        (1000, 2, {"batch_size": 6}, 6, 2, 996),
+        (5, 2, {}, 4, 2, 4),
+        (4, 2, {}, 4, 2, 4),
+        (2, 1, {}, 2, 1, 2),
+    ],
+)
+def test_a_plan_is_shared_equally(fitted, count, processes, settings, batch_size, bn_splits, queue_size):
+    plan = fitted(count, processes, **settings)
+    assert (plan.batch_size, plan.bn_splits, plan.queue_size) == (batch_size, bn_splits, queue_size)
+
+
+@pytest.mark.parametrize(
+    ("count", "processes", "settings", "words"),
+    [
+        (1, 1, {}, "leaves 1 images to learn from; at least 2 are needed"),
+        (3, 2, {}, "nproc: 3 images are too few for 2 processes of at least 2 each"),
+        (15, 8, {}, "nproc: 15 images are too few for 8 processes"),
+        (
+            100,
+            2,
+            {"batch_size": 31},
+            "batch_size: 31 images cannot be shared equally by 2 processes; use a multiple of 2",
+        ),
+        (100, 3, {"batch_size": 32}, "use a multiple of 3"),
+        (100, 2, {"batch_size": 102}, "batch_size: 102 is more than the 100 images"),
+        (100, 2, {"bn_splits": 3}, "bn_splits: 3 parts cannot be shared equally by 2 processes; use a multiple of 2"),
+        (100, 4, {"bn_splits": 2}, "use a multiple of 4"),
+        (100, 2, {"batch_size": 8, "bn_splits": 6}, "bn_splits: 6 parts of a batch of 8 have fewer than 2 images each"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_in_one_line(fitted, count, processes, settings, words):
+    with pytest.raises(HptError, match=words) as caught:
+        fitted(count, processes, **settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_a_share_of_one_image_is_refused(fitted, processes):
+    """BatchNorm cannot learn from one."""
+    with pytest.raises(HptError, match=r"^batch_size: "):
+        fitted(100, processes, batch_size=processes)

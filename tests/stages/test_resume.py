@@ -15,11 +15,12 @@ from PIL import Image
 
 import hpt_mlflow
 from hpt_mlflow.report.figures import learning_curves
-from hpt_mlflow.stages import learn
+from hpt_mlflow.stages import learn, work
 from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.tracking.delivery import STATE_FOLDERS, state_step
 from hpt_mlflow.tracking.registry import find_model
 from hpt_mlflow.tracking.states import newest_state
+from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import PRESETS
 from hpt_mlflow.training.state import TENSORS_FILE
 
@@ -38,7 +39,7 @@ def base_store(tmp_path_factory):
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         patch.setenv("HPT_CACHE", str(folder / "cache"))
         patch.setenv("HPT_SPOOL", str(folder / "spool"))
-        patch.setattr(learn, "REPORTS", 2)
+        patch.setattr(work, "REPORTS", 2)
         mlflow.set_tracking_uri(None)
         result = hpt_mlflow.pretrain(**PRETRAIN)
         return folder, weights(result), metrics(result.run_id)
@@ -46,7 +47,7 @@ def base_store(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def reports_every_fourth_step(monkeypatch):
-    monkeypatch.setattr(learn, "REPORTS", 2)
+    monkeypatch.setattr(work, "REPORTS", 2)
 
 
 @pytest.fixture
@@ -58,17 +59,24 @@ def base(base_store, store, tmp_path):
 @pytest.fixture
 def at_step(monkeypatch):
     """Do something, once, after a step of a training with a title."""
-    advance = ProgressDisplay.advance
+    train, display = Trainer.train, ProgressDisplay.__init__
+    titles = []
 
     def install(step, action, title=""):
         left = [action]
 
-        def wrapped(display, now, values):
-            advance(display, now, values)
-            if now == step and left and display._title.startswith(title):
-                left.pop()()
+        def named(self, said, *others):
+            titles.append(said)
+            display(self, said, *others)
 
-        monkeypatch.setattr(ProgressDisplay, "advance", wrapped)
+        def wrapped(*everything):
+            for progress in train(*everything):
+                if progress.step == step and left and titles[-1].startswith(title):
+                    left.pop()()
+                yield progress
+
+        monkeypatch.setattr(ProgressDisplay, "__init__", named)
+        monkeypatch.setattr(Trainer, "train", wrapped)
 
     return install
 

@@ -175,9 +175,10 @@ def test_bn_stats_are_those_of_the_images(images):
     convolution, norm = trainer.moco.backbone[0], trainer.moco.backbone[1]
     batches = make_batches(images, plan)
     mean, variance = torch.zeros(8), torch.ones(8)
-    for step in range(3):
+    for task in batches.tasks(range(3)):
+        crops = batches[task].crops
         with torch.no_grad():
-            maps = convolution((batches[step].crops[0].float() / 255 - 0.5) / 0.25)
+            maps = convolution((crops[0].float() / 255 - 0.5) / 0.25)
         mean = 0.9 * mean + 0.1 * maps.mean(dim=(0, 2, 3))
         variance = 0.9 * variance + 0.1 * maps.var(dim=(0, 2, 3))
     torch.testing.assert_close(norm.running_mean, mean, atol=1e-5, rtol=1e-4)
@@ -236,7 +237,8 @@ def test_queue_holds_the_keys_of_the_last_steps(images):
 
 def test_views_are_normalised():
     trainer = make_trainer(replace(PLAN, subset=()))
-    views = trainer.views(torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 4, 4))
+    crops = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(PLAN.batch_size, 3, 4, 4)
+    views = trainer.views(crops, trainer.draw_views(np.random.default_rng(0)))
     assert views.dtype == torch.float32
     torch.testing.assert_close(views[0, :, 0, 0], torch.tensor([-2.0, -1.2, 2.0]))
 

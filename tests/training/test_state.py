@@ -162,12 +162,12 @@ def test_unreadable_images_are_remembered(images, tmp_path):
 def test_scale_of_float16_is_remembered(images, tmp_path):
     plan = replace(PLAN, precision="float16")
     straight = make_trainer(plan)
-    straight.scaler.set_growth_interval(2)
+    straight.scaler.set_growth_interval(3)
     train(straight, images, until=6)
 
     interrupted = make_trainer(plan)
-    interrupted.scaler.set_growth_interval(2)
-    train(interrupted, images, until=3)
+    interrupted.scaler.set_growth_interval(3)
+    train(interrupted, images, until=4)
     assert interrupted.scaler.get_scale() != make_trainer(plan).scaler.get_scale()
     save(interrupted, tmp_path)
     resumed = make_trainer(plan, seed=99)

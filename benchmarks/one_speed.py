@@ -1,0 +1,168 @@
+"""One measurement of a training's speed, in a process of its own: prints images per second and peak memory as JSON.
+
+benchmarks/training_speed.py calls it; by hand:  python benchmarks/one_speed.py bare --arch resnet50
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import torch
+from torch import nn
+
+CLIPART = Path(__file__).resolve().parents[2] / "shared" / "data" / "clipart"
+# The first steps compile kernels and fill caches.
+WARM_UP_STEPS = 3
+WARM_UP_REPORTS = 5
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["bare", "whole", "lightly"]))
+@click.option("--data", default=str(CLIPART) if CLIPART.is_dir() else "builtin:mnist", show_default=True)
+@click.option("--arch", default="resnet18", show_default=True)
+@click.option("--image-size", default=64, show_default=True)
+@click.option("--batch-size", default=128, show_default=True)
+@click.option("--steps", default=30, show_default=True)
+@click.option("--precision", default="auto", show_default=True)
+@click.option("--update", default="all", show_default=True, help="Of bare: all or bn.")
+@click.option("--nproc", default=1, show_default=True, help="Of whole.")
+@click.option("--workers", type=int, help="Of whole; default: as the stage chooses.")
+@click.option("--compile", "compiled", default="off", show_default=True)
+@click.option("--device", default="auto", show_default=True)
+def main(what: str, **options) -> None:
+    """bare: the step on views in memory; whole: a training stage; lightly: the MoCo example of lightly."""
+    speed = {"bare": bare_step, "whole": whole_stage, "lightly": lightly_example}[what](**options)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    peak = max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, children) / 2**10
+    if torch.cuda.is_available():
+        peak = max(torch.cuda.max_memory_allocated() / 2**20, 0)
+    print(json.dumps({"images_per_second": speed, "peak_mib": peak}))
+
+
+def bare_step(arch, image_size, batch_size, steps, precision, update, compiled, device, **_) -> float:
+    """Images per second of the step alone."""
+    from hpt_mlflow.data.statistics import ChannelStatistics
+    from hpt_mlflow.models.backbone import build_backbone
+    from hpt_mlflow.stages.device import resolve_device
+    from hpt_mlflow.training.arithmetic import choose_arithmetic
+    from hpt_mlflow.training.loop import Trainer
+    from hpt_mlflow.training.plan import PRESETS
+
+    target = resolve_device(device)
+    backbone, feature_size = build_backbone(arch, image_size)
+    arithmetic = choose_arithmetic(precision, compiled, backbone, image_size, batch_size, steps, target)
+    plan = replace(
+        PRESETS["quick"].plan,
+        batch_size=batch_size,
+        steps=10**6,
+        update=update,
+        precision=arithmetic.precision,
+        compile=arithmetic.compile,
+    )
+    trainer = Trainer(backbone, feature_size, plan, ChannelStatistics((0.5,) * 3, (0.25,) * 3), target)
+    shape = (batch_size, 3, image_size, image_size)
+    views = [torch.randn(shape, device=target).to(memory_format=torch.channels_last) for _ in range(2)]
+    order = torch.randperm(batch_size).to(target)
+
+    def step() -> torch.Tensor:
+        return trainer.learn(*views, order).loss.detach()
+
+    return images_per_second(step, batch_size, steps)
+
+
+def images_per_second(step: Callable[[], torch.Tensor], batch_size: int, steps: int) -> float:
+    for _ in range(WARM_UP_STEPS):
+        float(step())
+    start = time.perf_counter()
+    for _ in range(steps):
+        loss = step()
+    float(loss)  # waits for the device
+    return steps * batch_size / (time.perf_counter() - start)
+
+
+def whole_stage(data, arch, image_size, batch_size, steps, precision, nproc, workers, compiled, device, **_) -> float:
+    """Images per second of the stage as users run it. Opening the dataset and the first steps are left out."""
+    import mlflow
+    from mlflow.tracking import MlflowClient
+
+    import hpt_mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["HPT_CACHE"] = f"{folder}/cache"
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        mlflow.create_experiment("bench", artifact_location=f"{folder}/artifacts")
+        mlflow.set_experiment("bench")
+        result = hpt_mlflow.pretrain(
+            data=data,
+            arch=arch,
+            image_size=image_size,
+            batch_size=batch_size,
+            steps=steps,
+            precision=precision,
+            compile=compiled,
+            device=device,
+            nproc=nproc,
+            workers=workers,
+        )
+        history = MlflowClient().get_metric_history(result.run_id, "train/images_per_second")
+    rates = [metric.value for metric in sorted(history, key=lambda metric: metric.step)][WARM_UP_REPORTS:]
+    return statistics.harmonic_mean(rates)
+
+
+def lightly_example(data, arch, image_size, batch_size, steps, device, **_) -> float:
+    """Images per second of examples/pytorch/moco.py of lightly 1.5: its transforms, loader and step."""
+    import torchvision
+    from lightly.data import LightlyDataset
+    from lightly.loss import NTXentLoss
+    from lightly.models.modules import MoCoProjectionHead
+    from lightly.models.utils import deactivate_requires_grad, update_momentum
+    from lightly.transforms import MoCoV2Transform
+
+    target = torch.device("cuda" if device in ("auto", "cuda") and torch.cuda.is_available() else "cpu")
+    network = getattr(torchvision.models, arch)()
+    width = list(network.children())[-1].in_features
+    backbone = nn.Sequential(*list(network.children())[:-1]).to(target)
+    head = MoCoProjectionHead(width, width, 128).to(target)
+    backbone_momentum, head_momentum = copy.deepcopy(backbone), copy.deepcopy(head)
+    deactivate_requires_grad(backbone_momentum)
+    deactivate_requires_grad(head_momentum)
+    dataset = LightlyDataset(data, transform=MoCoV2Transform(input_size=image_size))
+    loader = torch.utils.data.DataLoader(dataset, batch_size=batch_size, shuffle=True, drop_last=True, num_workers=8)
+    criterion = NTXentLoss(memory_bank_size=(4096, 128))
+    optimizer = torch.optim.SGD([*backbone.parameters(), *head.parameters()], lr=0.06)
+
+    def batches():
+        while True:
+            yield from loader
+
+    loaded = batches()
+
+    def step() -> torch.Tensor:
+        (x_query, x_key), _, _ = next(loaded)
+        update_momentum(backbone, backbone_momentum, m=0.996)
+        update_momentum(head, head_momentum, m=0.996)
+        query = head(backbone(x_query.to(target)).flatten(start_dim=1))
+        key = head_momentum(backbone_momentum(x_key.to(target)).flatten(start_dim=1)).detach()
+        loss = criterion(query, key)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return images_per_second(step, batch_size, steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""Views on a processor: what `views` does in torch for other devices, one image after another in compiled loops.
+
+Channels are taken out of an image by index: unpacked, they are no longer known to be lines, and no loop is vectorised.
+An image of 64 pixels fits into the innermost cache, where a batch does not: five to ten times as fast as whole batches
+in torch (benchmarks/views_speed.py). The loops leave Python's lock, so that threads share a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from hpt_mlflow.augment.crop import ASPECT_RATIO
+
+LOG_RATIO = (math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1]))
+# ITU-R 601-2, as in `color`; float32, so that no arithmetic becomes double.
+RED, GREEN, BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
+ZERO, ONE, TWO, FOUR, SIX = (np.float32(number) for number in (0, 1, 2, 4, 6))
+HALF, TINY, SCALE = np.float32(0.5), np.float32(1e-12), np.float32(1 / 255)
+FIVE_SIXTHS, THREE_SIXTHS, ONE_SIXTH = np.float32(5 / 6), np.float32(3 / 6), np.float32(1 / 6)
+
+Array = np.ndarray
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function at its first call, and keep the result for other processes where there is a place for it."""
+    try:
+        return njit(nogil=True, fastmath=True, cache=True)(function)
+    except RuntimeError:  # neither the package's folder nor the user's cache can be written to
+        return njit(nogil=True, fastmath=True)(function)
+
+
+@kernel
+def crop_box(
+    shapes: Array, place: Array, width: int, height: int, low: float, high: float
+) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a random resized crop; see `crop.random_crop_box`.
+
+    Args:
+        shapes, place: see `draws.CropDraws`, of one crop.
+        low, high: smallest and largest share of the area.
+    """
+    for attempt in range(len(shapes)):
+        area = width * height * (low + (high - low) * shapes[attempt, 0])
+        ratio = math.exp(LOG_RATIO[0] + (LOG_RATIO[1] - LOG_RATIO[0]) * shapes[attempt, 1])
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(place[0] * (width - w + 1)), int(place[1] * (height - h + 1)), w, h
+    w = max(1, min(width, round(height * ASPECT_RATIO[1])))
+    h = max(1, min(height, round(width / ASPECT_RATIO[0])))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+@kernel
+def triangle_weights(old: int, new: int) -> tuple[Array, Array, Array]:
+    """Bilinear resampling of a line of `old` pixels to `new`, antialiased where it shrinks, as Pillow does it.
+
+    Returns:
+        First pixel (new,), number of pixels (new,), and their weights float32 (new, most).
+    """
+    scale = old / new
+    support = max(scale, 1.0)
+    first, count = np.empty(new, np.int64), np.empty(new, np.int64)
+    weights = np.zeros((new, 2 * math.ceil(support) + 1), np.float32)
+    for i in range(new):
+        centre = (i + 0.5) * scale
+        first[i] = max(int(centre - support + 0.5), 0)
+        count[i] = min(int(centre + support + 0.5), old) - first[i]
+        total = 0.0
+        for j in range(count[i]):
+            weight = max(0.0, 1 - abs((first[i] + j - centre + 0.5) / support))
+            weights[i, j] = weight
+            total += weight
+        for j in range(count[i]):
+            weights[i, j] /= total
+    return first, count, weights
+
+
+@kernel
+def resize_box(image: Array, left: int, top: int, width: int, height: int, out: Array) -> None:
+    """Resize a box of an image, uint8 (H, W, 3), into planes with x first, uint8 (3, size, size)."""
+    size = out.shape[1]
+    pixels = image.reshape(image.shape[0], -1)
+    first, count, weights = triangle_weights(height, size)
+    line, lines = np.empty(width * 3, np.float32), np.empty((width * 3, size), np.float32)
+    for y in range(size):
+        line[:] = ZERO
+        for j in range(count[y]):
+            weight = weights[y, j]
+            row = pixels[top + first[y] + j, left * 3 : (left + width) * 3]
+            for i in range(width * 3):
+                line[i] += weight * row[i]
+        for i in range(width * 3):
+            lines[i, y] = line[i]
+    # Columns now lie in memory as lines, so that this pass, too, goes through whole lines.
+    first, count, weights = triangle_weights(width, size)
+    column = np.empty(size, np.float32)
+    for x in range(size):
+        for channel in range(3):
+            column[:] = HALF
+            for j in range(count[x]):
+                weight = weights[x, j]
+                old = lines[(first[x] + j) * 3 + channel]
+                for y in range(size):
+                    column[y] += weight * old[y]
+            target = out[channel, x]
+            for y in range(size):
+                target[y] = np.uint8(column[y])
+
+
+@kernel
+def crop(image: Array, shapes: Array, place: Array, low: float, high: float, out: Array) -> None:
+    """A random resized crop of an image, uint8 (H, W, 3), into `out`, uint8 (3, x, y)."""
+    left, top, width, height = crop_box(shapes, place, image.shape[1], image.shape[0], low, high)
+    resize_box(image, left, top, width, height, out)
+
+
+@kernel
+def finish(
+    crops: Array,
+    color: Array,
+    order: Array,
+    factors: Array,
+    gray: Array,
+    sigma: Array,
+    radius: int,
+    flip: Array,
+    mean: Array,
+    std: Array,
+    out: Array,
+) -> None:
+    """Colour, grey, blur, flip and normalise crops, uint8 (N, 3, x, y), into `out`, float32 (N, y, x, 3).
+
+    Args:
+        color, order, factors, gray, sigma, flip: see `draws.FinishDraws`.
+        radius: of the blur, in pixels.
+        mean, std: float32 (3,).
+    """
+    width, height = crops.shape[2], crops.shape[3]
+    planes = np.empty((3, width * height), np.float32)
+    for n in range(len(crops)):
+        for channel in range(3):
+            pixels, plane = crops[n, channel].reshape(-1), planes[channel]
+            for i in range(width * height):
+                plane[i] = pixels[i] * SCALE
+        if color[n]:
+            for operation in order[n]:
+                adjust(planes, operation, factors[n, operation])
+        if gray[n]:
+            to_gray(planes)
+        if sigma[n] > 0:
+            weights = blur_weights(sigma[n], radius)
+            for channel in range(3):
+                blur(planes[channel].reshape(width, height), weights)
+        for x in range(width):
+            to = width - 1 - x if flip[n] else x
+            for channel in range(3):
+                plane, factor, offset = planes[channel], ONE / std[channel], mean[channel]
+                for y in range(height):
+                    out[n, y, to, channel] = (plane[x * height + y] - offset) * factor
+
+
+@kernel
+def adjust(planes: Array, operation: int, factor: np.float32) -> None:
+    """Brightness, contrast, saturation or hue of an image, float32 (3, pixels), in place; see `color`."""
+    if operation == 0:
+        blend(planes, ZERO, ZERO, factor)
+    elif operation == 1:
+        red, green, blue = planes[0], planes[1], planes[2]
+        total = ZERO
+        for i in range(len(red)):
+            total += RED * red[i] + GREEN * green[i] + BLUE * blue[i]
+        blend(planes, total / np.float32(len(red)), ZERO, factor)
+    elif operation == 2:
+        blend(planes, ZERO, ONE, factor)
+    else:
+        turn_hue(planes, factor)
+
+
+@kernel
+def blend(planes: Array, level: np.float32, grayness: np.float32, factor: np.float32) -> None:
+    """`factor` of the image and the rest of a constant level, or (grayness 1) of its own grey; clamped, in place."""
+    red, green, blue = planes[0], planes[1], planes[2]
+    rest = ONE - factor
+    for i in range(len(red)):
+        r, g, b = red[i], green[i], blue[i]
+        base = rest * (level + grayness * (RED * r + GREEN * g + BLUE * b))
+        red[i] = min(max(base + factor * r, ZERO), ONE)
+        green[i] = min(max(base + factor * g, ZERO), ONE)
+        blue[i] = min(max(base + factor * b, ZERO), ONE)
+
+
+@kernel
+def turn_hue(planes: Array, factor: np.float32) -> None:
+    """Turn the hue by `factor` of the circle, in place; the formulas are those of `color.adjust_hue`."""
+    red, green, blue = planes[0], planes[1], planes[2]
+    for i in range(len(red)):
+        r, g, b = red[i], green[i], blue[i]
+        value = max(r, g, b)
+        chroma = value - min(r, g, b)
+        difference, start = g - b, ZERO
+        if value != r:
+            difference = b - r if value == g else r - g
+            start = TWO if value == g else FOUR
+        hue = (difference / max(chroma, TINY) + start) / SIX + factor + TWO
+        red[i] = value - chroma * share(hue + FIVE_SIXTHS)
+        green[i] = value - chroma * share(hue + THREE_SIXTHS)
+        blue[i] = value - chroma * share(hue + ONE_SIXTH)
+
+
+@kernel
+def share(position: np.float32) -> np.float32:
+    """How much of the chroma a channel lacks at a position on the circle."""
+    place = (position - np.float32(math.floor(position))) * SIX
+    return min(max(TWO - abs(place - TWO), ZERO), ONE)
+
+
+@kernel
+def to_gray(planes: Array) -> None:
+    """Brightness in all channels; in place."""
+    red, green, blue = planes[0], planes[1], planes[2]
+    for i in range(len(red)):
+        level = RED * red[i] + GREEN * green[i] + BLUE * blue[i]
+        red[i] = level
+        green[i] = level
+        blue[i] = level
+
+
+@kernel
+def blur_weights(sigma: np.float32, radius: int) -> Array:
+    """Half of a Gaussian, float32 (radius + 1,), whose whole sums to 1."""
+    weights = np.empty(radius + 1, np.float32)
+    total = ZERO
+    for i in range(radius + 1):
+        weights[i] = math.exp(-(i * i) / (TWO * sigma * sigma))
+        total += weights[i] * (TWO if i else ONE)
+    return weights / total
+
+
+@kernel
+def blur(plane: Array, weights: Array) -> None:
+    """Blur float32 (width, height) along both axes, borders reflected; in place."""
+    width, height = plane.shape
+    radius = min(len(weights), width, height) - 1
+    if radius < len(weights) - 1:
+        weights = weights[: radius + 1] / (TWO * weights[: radius + 1].sum() - weights[0])
+    # With a border of its own, the whole plane is one line for either direction.
+    wide, high = width + 2 * radius, height + 2 * radius
+    padded, half = np.empty((wide, high), np.float32), np.empty((wide, high), np.float32)
+    padded[radius : radius + width, radius : radius + height] = plane
+    for x in range(radius, radius + width):
+        for i in range(1, radius + 1):
+            padded[x, radius - i] = padded[x, radius + i]
+            padded[x, radius + height - 1 + i] = padded[x, radius + height - 1 - i]
+    for i in range(1, radius + 1):
+        padded[radius - i] = padded[radius + i]
+        padded[radius + width - 1 + i] = padded[radius + width - 1 - i]
+    add_neighbours(padded.reshape(-1), half.reshape(-1), weights, 1)
+    add_neighbours(half.reshape(-1), padded.reshape(-1), weights, high)
+    plane[:] = padded[radius : radius + width, radius : radius + height]
+
+
+@kernel
+def add_neighbours(line: Array, out: Array, weights: Array, stride: int) -> None:
+    """The weighted sum of each pixel and its neighbours at multiples of a stride, but for the ends of the line."""
+    edge = (len(weights) - 1) * stride
+    length = len(line) - 2 * edge
+    inner, target = line[edge : edge + length], out[edge : edge + length]
+    for i in range(length):
+        target[i] = weights[0] * inner[i]
+    for k in range(1, len(weights)):
+        before, after = line[edge - k * stride :][:length], line[edge + k * stride :][:length]
+        for i in range(length):
+            target[i] += weights[k] * (before[i] + after[i])

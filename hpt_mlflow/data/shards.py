@@ -1,0 +1,278 @@
+"""Tar files of pictures: where in them each lies, found once and kept, and its bytes when they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from hpt_mlflow.data.cache import cache_folder, keep
+from hpt_mlflow.data.decode import MOST_BYTES, SUFFIXES, UnreadableImageError
+from hpt_mlflow.errors import HptError, one_line, printable
+
+# Raise it when what is kept of a shard changes.
+VERSION = 1
+SCHEMA = pa.schema([("name", pa.binary()), ("offset", pa.int64()), ("size", pa.int64()), ("label", pa.binary())])
+PICTURES = frozenset(suffix[1:] for suffix in SUFFIXES.split())
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
+# A class is a word or a number.
+LONGEST_LABEL = 1024
+# So many shards are open at once in a process, of the 1,024 files that systems often allow it.
+OPEN_SHARDS = 128
+
+
+class Shard(NamedTuple):
+    """One tar file.
+
+    Attributes:
+        file: its path.
+        size: in bytes.
+        time: when it was changed, in nanoseconds.
+        members: a row for each sample, as `SCHEMA`: the name of its picture, where the picture's bytes start and how
+            many they are, and its label, empty where it has none.
+        left_out: how many of what were left out.
+    """
+
+    file: Path
+    size: int
+    time: int
+    members: pa.Table
+    left_out: dict[str, int]
+
+    def array(self, column: str) -> Any:
+        """A column as one array."""
+        return self.members[column].combine_chunks()
+
+
+def open_shard(file: Path) -> Shard:
+    """What is in a tar file: from the cache, where it has not changed since it was gone through, which is slow.
+
+    Raises:
+        HptError: it is no plain tar file, is cut off or damaged, or holds a sparse file.
+    """
+    shown = printable(str(file))
+    try:
+        status = os.stat(file)
+        # Opening a FIFO waits for ever.
+        if not stat.S_ISREG(status.st_mode):
+            raise HptError(f"data: {shown} is not a regular file; a shard is a .tar file")
+        key = json.dumps([VERSION, status.st_size, status.st_mtime_ns]).encode()
+        name = hashlib.sha256(os.fsencode(os.path.realpath(file))).hexdigest()[:32]
+        kept = cache_folder() / "shards" / f"{name}.arrow"
+        members = _read_kept(kept, key, status.st_size)
+        if members is None:
+            members = _go_through(file, shown, key)
+            _keep(kept, members)
+    except OSError as error:
+        raise HptError(f"data: cannot read the shard {shown}: {error.strerror}") from error
+    return Shard(file, status.st_size, status.st_mtime_ns, members, json.loads(members.schema.metadata[b"left_out"]))
+
+
+class Members(Sequence[bytes]):
+    """The pictures of shards in a row, each read when it is asked for. Threads and forked workers may share it."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self._files = [str(shard.file) for shard in shards]
+        self._stamps = [(shard.size, shard.time) for shard in shards]
+        self._starts = np.cumsum([0, *(len(shard.members) for shard in shards)])
+        self._offsets = np.concatenate([shard.array("offset").to_numpy() for shard in shards])
+        self.sizes = np.concatenate([shard.array("size").to_numpy() for shard in shards])
+        self._forget_opened()
+
+    def _forget_opened(self) -> None:
+        # A slot is read and set in one step, so that no lock is needed, which a fork could leave locked for ever.
+        self._opened: list[tuple[int, _Opened] | None] = [None] * OPEN_SHARDS
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget_opened()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __getitem__(self, i: Any) -> Any:
+        """The encoded picture at a position, a Python or numpy integer.
+
+        Raises:
+            UnreadableImageError: it is too large, or its shard is not as it was when the dataset was opened.
+        """
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        size = int(self.sizes[i])
+        if size > MOST_BYTES:
+            raise UnreadableImageError(f"{size} bytes are too many")
+        return self._read(i, 0, size)
+
+    def ends(self, i: int, count: int) -> list[bytes]:
+        """Size, first and last so many bytes of a picture, without those that are among the first."""
+        size = int(self.sizes[i])
+        start = min(size, max(count, size - count))
+        return [str(size).encode(), self._read(i, 0, min(size, count)), self._read(i, start, size - start)]
+
+    def _read(self, i: int, start: int, count: int) -> bytes:
+        shard = int(np.searchsorted(self._starts, i, side="right")) - 1
+        try:
+            content = self._open(shard).read(int(self._offsets[i]) + start, count)
+        except OSError as error:
+            raise UnreadableImageError(f"its shard cannot be read: {error.strerror or one_line(error)}") from error
+        if len(content) < count:
+            raise UnreadableImageError("its shard has been cut off")
+        return content
+
+    def _open(self, shard: int) -> _Opened:
+        slot = shard % OPEN_SHARDS
+        entry = self._opened[slot]
+        if entry is None or entry[0] != shard:
+            # What was there is closed when no other thread reads from it any more.
+            self._opened[slot] = entry = (shard, _Opened(self._files[shard], self._stamps[shard]))
+        return entry[1]
+
+
+class _Opened:
+    """A shard that is open for reading. It keeps no place that it reads from, so that forked processes can share it."""
+
+    def __init__(self, file: str, stamp: tuple[int, int]) -> None:
+        self._number = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        status = os.fstat(self._number)
+        if (status.st_size, status.st_mtime_ns) != stamp:
+            raise UnreadableImageError("its shard has changed since the dataset was opened")
+
+    def __del__(self) -> None:
+        if hasattr(self, "_number"):
+            os.close(self._number)
+
+    def read(self, start: int, count: int) -> bytes:
+        return os.pread(self._number, count, start)
+
+
+class _Samples:
+    """Rows of `SCHEMA`, put together from members that follow one another and have the same name up to its suffix."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+        self.left_out = {"samples without a picture": 0, "further pictures of a sample": 0, "links": 0}
+        self._key: str | None = None
+        self._pictures: list[tuple[bool, str, int, int]] = []
+        self._label = b""
+
+    def add(self, member: tarfile.TarInfo, label: bytes | None) -> None:
+        """Take the next file; `label` is what it holds where that is a label."""
+        folder, slash, base = member.name.rpartition("/")
+        stem, dot, suffix = base.partition(".")
+        if not (stem and dot) or (stem.startswith("__") and stem.endswith("__")):
+            return  # hidden, or what webdataset keeps for itself
+        key = folder + slash + stem
+        if key != self._key:
+            self.finish()
+            self._key = key
+        if label is not None:
+            self._label = label
+        elif suffix.lower().rpartition(".")[2] in PICTURES:
+            self._pictures.append(("." in suffix, member.name, member.offset_data, member.size))
+
+    def finish(self) -> None:
+        """Close the sample that is being put together."""
+        if self._pictures:
+            # Of 1.jpg and 1.mask.png, whichever comes first, the picture is 1.jpg.
+            _, name, offset, size = min(self._pictures, key=lambda picture: picture[0])
+            row = (name.encode("utf-8", "surrogateescape"), offset, size, self._label)
+            for column, value in zip(self.rows.values(), row, strict=True):
+                column.append(value)
+        self.left_out["samples without a picture"] += self._key is not None and not self._pictures
+        self.left_out["further pictures of a sample"] += max(0, len(self._pictures) - 1)
+        self._key, self._pictures, self._label = None, [], b""
+
+
+def _go_through(file: Path, shown: str, key: bytes) -> pa.Table:
+    """Every header of a tar file."""
+    samples = _Samples()
+    with open(file, "rb") as opened:
+        if opened.read(8).startswith(COMPRESSED):
+            raise HptError(
+                f"data: {shown} is compressed, so that no place in it can be read; unpack it to a plain .tar"
+            )
+        opened.seek(0)
+        for member in _members(opened, shown):
+            if member.issparse():
+                raise HptError(f"data: {member.name!r} in {shown} is a sparse file; pack it without --sparse")
+            if member.isreg():
+                samples.add(member, _label(opened, member, shown))
+            elif not member.isdir():
+                samples.left_out["links"] += 1
+    samples.finish()
+    metadata = {b"key": key, b"left_out": json.dumps(samples.left_out).encode()}
+    return pa.table(samples.rows, schema=SCHEMA.with_metadata(metadata))
+
+
+def _members(opened: Any, shown: str) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar file up to its end mark, or up to the end of the file between two members.
+
+    Raises:
+        HptError: it ends within a member, or has something else where a member should start.
+    """
+    count, before = 0, -1
+    try:
+        with tarfile.TarFile(fileobj=opened, encoding="utf-8", errors="surrogateescape") as archive:
+            while (member := archive.next()) is not None:
+                # A size below zero would lead back to what has been read.
+                if archive.offset <= before:
+                    raise tarfile.ReadError("a member has no valid size")
+                before = archive.offset
+                yield member
+                count += 1
+                archive.members = []  # type: ignore[attr-defined]
+            opened.seek(archive.offset)
+            block = opened.read(tarfile.BLOCKSIZE)
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+        raise HptError(f"data: {shown} is no whole .tar file: after {count} members, {one_line(error)}") from error
+    if block.strip(b"\0"):
+        raise HptError(f"data: {shown} is damaged or cut off after {count} members, at byte {archive.offset}")
+
+
+def _label(opened: Any, member: tarfile.TarInfo, shown: str) -> bytes | None:
+    """The text of a member `NAME.cls` without blanks around it; None of any other."""
+    if member.name.rpartition("/")[2].partition(".")[2].lower() != "cls":
+        return None
+    if member.size > LONGEST_LABEL:
+        raise HptError(
+            f"data: {member.name!r} in {shown} has {member.size} bytes; a label is a number or a text of at most "
+            f"{LONGEST_LABEL}"
+        )
+    opened.seek(member.offset_data)
+    text = opened.read(member.size).decode("utf-8", "surrogateescape")
+    return str(text).strip().encode("utf-8", "surrogateescape")
+
+
+def _keep(file: Path, members: pa.Table) -> None:
+    def write(path: Path) -> None:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, members.schema) as writer:
+            writer.write_table(members)
+
+    keep(file, write)
+
+
+def _read_kept(file: Path, key: bytes, shard_size: int) -> pa.Table | None:
+    """What was kept of a shard; None where that is nothing, is of another version of the shard, or is damaged."""
+    try:
+        with pa.OSFile(str(file), "rb") as source:
+            members = pa.ipc.open_file(source).read_all()
+        if members.schema != SCHEMA or members.schema.metadata[b"key"] != key:
+            return None
+        members.validate(full=True)
+        start, size = (members[name].to_numpy() for name in ("offset", "size"))
+        within = (start >= 0) & (size >= 0) & (start <= shard_size - size)
+        return members if within.all() and not any(column.null_count for column in members.columns) else None
+    # Nothing that was kept is trusted; the shard itself is still there.
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,171 @@
+"""Which arithmetic is fastest here: found by trying, since it depends on the network as much as on the processor."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from hpt_mlflow.data.cache import cache_folder, keep
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.models.bfloat16 import has_native_bfloat16
+
+# Of all candidates together, about.
+TRIAL_SECONDS = 3.0
+FEWEST_TRIALS, MOST_TRIALS = 3, 20
+CPU_TRIAL_IMAGES = 32
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# What compiling the two encoders takes, and the share of a step that it saves (docs/performance.md).
+COMPILE_SECONDS = 60.0
+COMPILED_SAVES = 0.1
+# A step is a forward and backward pass of the queries, as in the trial, and a forward pass of the keys.
+STEP_OVER_TRIAL = 4 / 3
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How the networks compute.
+
+    Attributes:
+        precision: float32, bfloat16 or float16.
+        compile: whether torch.compile is to make them faster.
+        trial: images per second of a forward and backward pass by precision, where that had to be tried.
+    """
+
+    precision: str
+    compile: bool
+    trial: Mapping[str, float] = field(default_factory=dict)
+
+    def as_params(self) -> dict[str, str]:
+        """What was tried, for a table of parameters."""
+        found = ", ".join(f"{precision} {rate:.0f} images/s" for precision, rate in self.trial.items())
+        return {"precision_trial": found} if found else {}
+
+
+def choose_arithmetic(
+    precision: str,
+    compiled: str,
+    backbone: nn.Module,
+    image_size: int,
+    batch_size: int,
+    steps: int,
+    device: torch.device,
+) -> Arithmetic:
+    """`precision` itself, checked against the device, or for `auto` the fastest that is safe; and whether to compile.
+
+    What a trial found is kept, and holds for the same network, sizes, processor and version of torch.
+
+    Args:
+        precision: auto, float32, bfloat16 or float16.
+        compiled: auto, on or off. auto: where the training is long enough to win back what compiling takes, twice.
+
+    Raises:
+        HptError: the device cannot do it, or there is no compiler.
+    """
+    if precision == "float16" and device.type != "cuda":
+        raise HptError(f"precision: float16 needs a GPU, the device is {device}; use auto, float32 or bfloat16")
+    why_not = _why_not_compile(device)
+    if compiled == "on" and why_not:
+        raise HptError(f"compile: {why_not}; use auto or off")
+    candidates = ["float32", "bfloat16"] if has_native_bfloat16(device) else ["float32"]
+    images = batch_size if device.type == "cuda" else min(batch_size, CPU_TRIAL_IMAGES)
+    trial: dict[str, float] = {}
+    if precision == "auto" and len(candidates) > 1:
+        trial = _kept_trial(candidates, backbone, image_size, images, device)
+        precision = max(trial, key=lambda candidate: trial[candidate])
+    elif precision == "auto":
+        precision = "float32"
+    compiles = compiled == "on"
+    if compiled == "auto" and not why_not and steps * batch_size > _fewest_images(device):
+        trial = trial or _kept_trial([precision], backbone, image_size, images, device)
+        seconds = steps * batch_size * STEP_OVER_TRIAL / trial[precision]
+        compiles = COMPILED_SAVES * seconds > 2 * COMPILE_SECONDS
+    return Arithmetic(precision, compiles, trial)
+
+
+def _fewest_images(device: torch.device) -> float:
+    """Images of a training that no network is slow enough to compile for: not worth a trial."""
+    slowest_rate = 1.0 if device.type == "cpu" else 100.0
+    return 2 * COMPILE_SECONDS / COMPILED_SAVES * slowest_rate
+
+
+@lru_cache
+def _why_not_compile(device: torch.device) -> str:
+    """Why torch.compile cannot work, or nothing."""
+    if sys.platform == "win32":
+        return "torch.compile is not tried on Windows"
+    if device.type == "mps":
+        return "torch.compile is not tried on mps"
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return "" if has_triton() else "torch.compile needs the package triton and a GPU that it supports"
+    # torch looks for no other one.
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    return "" if shutil.which(name) else f"torch.compile needs a C++ compiler, and {name or 'CXX'} is not there"
+
+
+def _kept_trial(
+    candidates: list[str], backbone: nn.Module, image_size: int, images: int, device: torch.device
+) -> dict[str, float]:
+    """Images per second by candidate: what an earlier trial has found, or else a new one."""
+    file = cache_folder() / "arithmetic" / f"{_key(candidates, backbone, image_size, images, device)}.json"
+    try:
+        kept = {candidate: float(rate) for candidate, rate in json.loads(file.read_text()).items()}
+        if list(kept) == candidates and all(rate > 0 for rate in kept.values()):
+            return kept
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass
+    trial = {
+        candidate: _images_per_second(candidate, backbone, image_size, images, device, TRIAL_SECONDS / len(candidates))
+        for candidate in candidates
+    }
+    keep(file, lambda opened: opened.write_text(json.dumps(trial)))
+    return trial
+
+
+def _key(candidates: list[str], backbone: nn.Module, image_size: int, images: int, device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    learning = [parameter.requires_grad for parameter in backbone.parameters()]
+    facts = (candidates, str(backbone), learning, image_size, images, name, torch.get_num_threads(), torch.__version__)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+
+
+def _processor() -> str:
+    """Its name and abilities: a name alone says little on a virtual machine."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return repr([line for line in lines if line.startswith(("model name", "flags"))][:2])
+    except OSError:
+        return platform.processor()
+
+
+def _images_per_second(
+    precision: str, backbone: nn.Module, image_size: int, images: int, device: torch.device, seconds: float
+) -> float:
+    """Of the fastest forward and backward pass within some seconds."""
+    end = time.perf_counter() + seconds
+    trial = copy.deepcopy(backbone).to(device).to(memory_format=torch.channels_last).train()
+    batch = torch.rand(images, 3, image_size, image_size, device=device).to(memory_format=torch.channels_last)
+    times: list[float] = []
+    while len(times) < FEWEST_TRIALS or (time.perf_counter() < end and len(times) < MOST_TRIALS):
+        start = time.perf_counter()
+        with torch.autocast(device.type, DTYPES[precision], enabled=precision != "float32"):
+            features = trial(batch)
+        features.float().square().mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return images / min(times)

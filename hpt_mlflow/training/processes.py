@@ -1,0 +1,155 @@
+"""The processes that train together, one for each GPU or share of the cores, and what they tell each other."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hpt_mlflow.errors import HptError, one_line
+
+# A process may keep the others waiting while it decodes a whole dataset for all of them.
+TIMEOUT = timedelta(hours=2)
+
+
+class LostProcessError(HptError):
+    """Another process of the training has ended, which says itself why."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among those that train together. What a group of one tells itself costs nothing.
+
+    Every process must call the same methods in the same order, with tensors of the same shapes.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that talks to MLflow and to the user."""
+        return self.rank == 0
+
+    def part(self, count: int) -> slice:
+        """This process's share of `count` things, a multiple of the size."""
+        share = count // self.size
+        return slice(self.rank * share, (self.rank + 1) * share)
+
+    def share(self, value: Any = None) -> Any:
+        """What the first process gives here, JSON, for all."""
+        return value if self.size == 1 else self.collect(value if self.first else None)[0]
+
+    def collect(self, value: Any) -> list[Any]:
+        """What every process gives here, JSON, in the order of their ranks."""
+        if self.size == 1:
+            return [value]
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        lengths = self.gather(torch.tensor([len(text)])).tolist()
+        padded = torch.zeros(max(lengths), dtype=torch.uint8)
+        padded[: len(text)] = text
+        texts = self.gather(padded).view(self.size, -1)
+        return [json.loads(bytes(t[:length].tolist())) for t, length in zip(texts, lengths, strict=True)]
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Of each flag, whether any process has set it."""
+        if self.size == 1:
+            return list(flags)
+        counts = torch.tensor([int(flag) for flag in flags])
+        with losses():
+            dist.all_reduce(counts)
+        return (counts > 0).tolist()
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all processes, (n, ...) each, joined along the first dimension in the order of their ranks."""
+        if self.size == 1:
+            return tensor
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        with losses():
+            dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean of the tensors of all processes, float32; of equal ones it is each of them, to the bit."""
+        return tensor if self.size == 1 else self.gather(tensor[None]).double().mean(dim=0).to(tensor.dtype)
+
+    def send_from_first(self, tensor: Tensor) -> None:
+        """Put the first process's values into the tensors of the others; in place."""
+        if self.size > 1:
+            copy = tensor.contiguous()
+            with losses():
+                dist.broadcast(copy, src=0)
+            tensor.copy_(copy)
+
+
+ALONE = Group()
+
+
+def joins_others() -> bool:
+    """Whether torchrun has started this process as one of several."""
+    return dist.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def was_restarted() -> bool:
+    """Whether torchrun has started this process again, after one of the group had ended."""
+    return joins_others() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def own_device(device: torch.device) -> torch.device:
+    """The device of this process: of several GPUs, that with the number of the process on its machine."""
+    if device.type != "cuda" or not joins_others():
+        return device
+    number = int(os.environ["LOCAL_RANK"])
+    if number >= torch.cuda.device_count():
+        raise HptError(
+            f"nproc: process {number + 1} finds no GPU of its own; torch sees {torch.cuda.device_count()}, so use "
+            f"nproc {torch.cuda.device_count()} or device cpu"
+        )
+    return torch.device("cuda", number)
+
+
+@contextmanager
+def training_group(device: torch.device) -> Iterator[Group]:
+    """Join the processes that torchrun has started, or be alone where it has started none.
+
+    Args:
+        device: see `own_device`.
+    """
+    if not joins_others():
+        yield ALONE
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    with losses():
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    try:
+        yield Group(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def losses() -> Iterator[None]:
+    """Say in one line that a process is gone: what torch raises then is a traceback of the network.
+
+    Every other error goes through, as there are also those of networks that are trained in the block.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise LostProcessError(f"another process of this training has ended ({one_line(error)})") from error

@@ -1,0 +1,127 @@
+import random
+
+import numpy as np
+import pytest
+
+from hpt_mlflow.data import list_source
+from hpt_mlflow.data.labels import WHOLE_NUMBER, number_classes
+from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.errors import HptError
+
+PIECES = ["a", "b.png", "é", "猫", " ", "  ", "\t", "\u00a0", "\u3000", "\u2003", "\x1c", "\x0b", "\x85", "\0", "-"]
+PIECES += ["\u1680", "1", "23", "-5", "/", "\udce9", "\udce3\udc80", "\ufeff", "0" * 19, "9" * 20, "8" * 45]
+
+
+def read_line_by_line(content):
+    """Names and labels of a list, by Python's own reading of lines and stripping of strings."""
+    text = content.decode("utf-8-sig", "surrogateescape")
+    entries = []
+    for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
+        if not line.strip():
+            continue
+        if "\t" in line:
+            name, _, label = line.rpartition("\t")
+            entries.append((name.strip(), label.strip() or None))
+            continue
+        name, _, label = line.strip().rpartition(" ")
+        if name and WHOLE_NUMBER.fullmatch(label):
+            entries.append((name.strip(), label))
+        else:
+            entries.append((line.strip(), None))
+    return entries
+
+
+def assert_read_alike(file, content):
+    file.write_bytes(content)
+    entries = read_line_by_line(content)
+    labels = [label for _, label in entries if label is not None]
+    if not entries or (labels and len(labels) < len(entries)):
+        first = next((name for name, label in entries if label is None), "names no images")
+        with pytest.raises(HptError) as caught:
+            open_dataset(f"list:{file}")
+        assert (repr(first) if entries else first) in str(caught.value)
+        return
+    dataset = open_dataset(f"list:{file}")
+    assert dataset.names == [name for name, _ in entries]
+    if labels:
+        numbers, classes = number_classes(labels)
+        assert dataset.labels.tolist() == numbers.tolist()
+        assert dataset.classes == classes
+    else:
+        assert dataset.labels is None
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_line_is_read_as_python_reads_it(tmp_path, seed):
+    draw = random.Random(seed)
+    for _ in range(20):
+        line = "".join(draw.choices(PIECES, k=draw.randint(0, 6)))
+        assert_read_alike(tmp_path / "list.txt", line.encode("utf-8", "surrogateescape"))
+
+
+@pytest.mark.parametrize("content", [b" -5", b"  7 ", b"a.png 1\n  -5  2\n", b"- 1", b"-1", b"\t5", b"5\t", b" \t \na"])
+def test_lines_of_little_but_a_number_are_read_as_python_reads_them(tmp_path, content):
+    assert_read_alike(tmp_path / "list.txt", content)
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 1 << 22])
+@pytest.mark.parametrize("tabs", [False, True])
+def test_many_lines_are_read_in_blocks(tmp_path, monkeypatch, block, tabs):
+    monkeypatch.setattr(list_source, "BLOCK_BYTES", block)
+    monkeypatch.setattr(list_source, "LONGEST_LINE", 10_000)
+    draw = random.Random(0)
+    for _ in range(8):
+        lines = []
+        for _ in range(draw.randint(1, 30)):
+            name = "".join(draw.choices(PIECES, k=3)) + ".png"
+            label = "\t" + draw.choice(["cat", "dog", "猫", " ", "7"]) if tabs else f" {draw.randint(-3, 30)}"
+            lines.append(name + label + draw.choice(["\n", "\r\n", "\r", "\n\n", " \n"]))
+        content = "".join(lines).encode("utf-8", "surrogateescape")
+        assert_read_alike(tmp_path / "list.txt", content)
+        assert_read_alike(tmp_path / "list.txt", b"\xef\xbb\xbf" + content.rstrip())
+
+
+def test_the_first_image_without_a_label_is_named_in_whatever_block_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(list_source, "BLOCK_BYTES", 50)
+    lines = [f"{i}.png 1" for i in range(100)]
+    lines[70], lines[90] = "without.png", "later.png"
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    with pytest.raises(HptError, match="'without.png'"):
+        open_dataset(f"list:{tmp_path}/list.txt")
+
+
+def test_how_a_list_is_read_in_blocks_does_not_change_its_digest(tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_text("\n".join(f"{i}.png {i % 3}" for i in range(100)))
+    digests = set()
+    for block in (50, 1 << 20):
+        monkeypatch.setattr(list_source, "BLOCK_BYTES", block)
+        for most in (10, 1000):
+            monkeypatch.setattr("hpt_mlflow.data.dataset.MOST_SIZES", most)
+            digests.add((most, open_dataset(f"list:{tmp_path}/list.txt").digest))
+    assert len(digests) == 2
+
+
+def test_what_has_no_lines_is_no_list(tmp_path, monkeypatch):
+    monkeypatch.setattr(list_source, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(list_source, "BLOCK_BYTES", 100)
+    (tmp_path / "list.txt").write_bytes(bytes(5000))
+    with pytest.raises(HptError, match="more than 1000 bytes") as caught:
+        open_dataset(f"list:{tmp_path}/list.txt")
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_that_python_does_not_read_are_ordered_as_text(tmp_path):
+    (tmp_path / "list.txt").write_text(f"a.png {'1' * 5000}\nb.png 9\nc.png 10\n")
+    assert open_dataset(f"list:{tmp_path}/list.txt").labels.tolist() == [1, 2, 0]
+
+
+def test_two_hundred_thousand_lines_are_read_at_once(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 21_841, 200_000)
+    lines = [f"n{label:08}/n{label:08}_{i}.JPEG {label}" for i, label in enumerate(labels.tolist())]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    dataset = open_dataset(f"list:{tmp_path}/list.txt")
+    assert dataset.names == [line.split()[0] for line in lines]
+    values = np.unique(labels)
+    assert dataset.classes == tuple(map(str, values))
+    np.testing.assert_array_equal(values[dataset.labels], labels)
+    assert dataset.labels.dtype == np.int64
