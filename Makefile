@@ -50,7 +50,13 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	$(BIN)/python benchmarks/training_speed.py ratios
+	$(BIN)/python benchmarks/training_speed.py backbones
+	$(BIN)/python benchmarks/views_speed.py
+	$(BIN)/python benchmarks/feature_speed.py
+	$(BIN)/python benchmarks/probe_protocols.py
+	$(BIN)/python benchmarks/data_scale.py
 	$(BIN)/python benchmarks/tracking_cost.py
 
 results: setup

@@ -35,7 +35,7 @@ Path = Callable[[list[np.ndarray]], object]
 
 
 @click.command()
-@click.option("--images", default=128, show_default=True, help="In a batch.")
+@click.option("--images", default=64, show_default=True, help="In a batch.")
 @click.option("--repeats", default=5, show_default=True)
 @click.option("--size", "sizes", multiple=True, type=int, default=(64, 224), show_default=True)
 @click.option("--threads", default=0, help="Besides one.  [default: all processors]")
@@ -132,7 +132,7 @@ def _torchvision(size: int, pillow: bool) -> Path:
 
 
 def _albumentations(size: int) -> Path:
-    import albumentations as A  # noqa: N812
+    import albumentations as A
 
     tones = {
         name: (1 - strength, 1 + strength)

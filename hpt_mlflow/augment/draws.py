@@ -57,7 +57,8 @@ class FinishDraws(NamedTuple):
 
     def part(self, which: slice | np.ndarray) -> FinishDraws:
         """Those of some of the images, in the order that is asked for."""
-        return FinishDraws(*(values[which] for values in self))
+        # Contiguous, since the kernels would be compiled anew for another layout.
+        return FinishDraws(*(np.ascontiguousarray(values[which]) for values in self))
 
 
 def draw_crops(rng: np.random.Generator, count: int) -> CropDraws:

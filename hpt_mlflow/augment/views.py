@@ -84,8 +84,8 @@ def finish_image_by_image(crops: Tensor, draws: FinishDraws, radius: int, mean: 
             d.sigma,
             radius,
             d.flip,
-            mean.numpy(),
-            std.numpy(),
+            mean.contiguous().numpy(),
+            std.contiguous().numpy(),
             views[part],
         )
 

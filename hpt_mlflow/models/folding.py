@@ -13,7 +13,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from hpt_mlflow.models.backbone import batch_norms
 
 # Exactly these: a subclass may do something else with its weight, as timm's StdConv2d does.
-CONVOLUTIONS = {nn.Conv1d: nn.BatchNorm1d, nn.Conv2d: nn.BatchNorm2d, nn.Conv3d: nn.BatchNorm3d}
+CONVOLUTIONS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: nn.BatchNorm1d,
+    nn.Conv2d: nn.BatchNorm2d,
+    nn.Conv3d: nn.BatchNorm3d,
+}
 # timm's BatchNorm2d with dropout and activation behind it.
 NORM_AND_ACTIVATION = ("timm.layers.norm_act", "BatchNormAct2d")
 # Norm of what folding may change of features, over their own norm. Rounding is a hundred times less.
@@ -61,7 +65,7 @@ def _same(network: nn.Module, folded: nn.Module, example: Tensor) -> bool:
     return bool(features.shape == found.shape and (found - features).norm() <= MOST_CHANGE * features.norm())
 
 
-def _folded(network: fx.GraphModule) -> fx.GraphModule:
+def _folded(network: fx.GraphModule) -> nn.Module:
     layers = dict(network.named_modules(remove_duplicate=False))
     called = [node for node in network.graph.nodes if node.op == "call_module"]
     calls = Counter(id(layers[node.target]) for node in called)
@@ -75,8 +79,11 @@ def _folded(network: fx.GraphModule) -> fx.GraphModule:
         once = calls[id(convolution)] == calls[id(norm)] == 1
         if not once or {before.target, node.target} & read or not _fits(convolution, norm):
             continue
-        network.set_submodule(before.target, fuse_conv_bn_eval(convolution, norm))
-        network.set_submodule(node.target, _behind(norm))
+        network.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
+        network.set_submodule(str(node.target), _behind(norm))
+    # Of the containers that torch.fx makes; a layer that its author keeps in training mode stays so.
+    for layer in network.modules():
+        layer.training = layer.training and type(layer) is not nn.Module
     return network
 
 
@@ -93,5 +100,5 @@ def _fits(convolution: nn.Module, norm: nn.Module) -> bool:
 def _behind(norm: nn.Module) -> nn.Module:
     """What is left of a folded BatchNorm: its activation, where it has one."""
     if (type(norm).__module__, type(norm).__name__) == NORM_AND_ACTIVATION:
-        return nn.Sequential(norm.drop, norm.act)
+        return nn.Sequential(norm.get_submodule("drop"), norm.get_submodule("act"))
     return nn.Identity()

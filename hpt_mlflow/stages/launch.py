@@ -130,6 +130,10 @@ def _what_happened(error: ChildFailedError, folder: Path) -> BaseException:
             )
     if all(failure.exitcode == INTERRUPTED for _, failure in failures):
         return KeyboardInterrupt()
+    # A connection may break though both its ends are alive.
+    lost = [file.read_text() for file in sorted(folder.glob("lost-*"))]
+    if lost:
+        return HptError(f"{lost[0]}; the same command goes on from the newest training state")
     rank, failure = failures[0]
     return HptError(f"process {rank} of the training ended with exit code {failure.exitcode}; see its messages above")
 
@@ -148,7 +152,8 @@ def _take_part(stage: str, folder: Path) -> int:
             result = getattr(import_module(f"hpt_mlflow.stages.{stage}"), stage)(**settings)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except LostProcessError:
+    except LostProcessError as error:
+        (folder / f"lost-{rank}").write_text(str(error))
         return 1
     except HptError as error:
         error_file.write_text(str(error))

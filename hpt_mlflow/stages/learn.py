@@ -163,7 +163,7 @@ def _steps(work: Work, requests: Requests) -> Iterator[tuple[int, dict[str, floa
         requests.keep = requests.keep and not keep
         keep = step < work.plan.steps and (stop or keep or bool(every and step % every == 0))
         if keep:
-            trainer.agree()
+            trainer.agree(work.images)
         yield step, metrics, keep
         if keep and stop:
             raise KeyboardInterrupt

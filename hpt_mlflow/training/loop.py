@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hpt_mlflow.augment.draws import FinishDraws, draw_finish
 from hpt_mlflow.augment.views import finish_views
 from hpt_mlflow.data.batches import Batch, ViewBatches, iterate
+from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import batch_norms
@@ -67,12 +68,12 @@ class Trainer:
         self.step = 0
         # Loss, top-1 and spread of the embeddings of each step since the last report.
         self._gathered: list[Tensor] = []
+        self._unreadable: list[tuple[int, str]] = []
         self.mean = torch.tensor(statistics.mean, device=device)
         self.std = torch.tensor(statistics.std, device=device)
         self._own = group.part(plan.batch_size)
         if plan.compile:
-            self.moco.query_encoder.compile(dynamic=False)
-            self.moco.key_encoder.compile(dynamic=False)
+            _compile(self.moco)
         self._model = _averaging_gradients(self.moco) if group.size > 1 and self.optimizer else self.moco
 
     def train(self, batches: ViewBatches, workers: int, report_every: int) -> Iterator[Progress]:
@@ -90,15 +91,13 @@ class Trainer:
             HptError: the loss is no longer a finite number, or too many images turned out unreadable.
         """
         start, started_at = self.step, time.perf_counter()
-        unreadable: list[tuple[int, str]] = []
         for batch in iterate(batches, range(self.step, self.plan.steps), workers, self.device):
             self._do_step(batch)
-            unreadable += batch.unreadable
+            self._unreadable += batch.unreadable
             metrics = {}
             reports = self.step % report_every == 0 or self.step == self.plan.steps
             if reports or self.group.size == 1:
-                batches.images.report_unreadable((i, why) for part in self.group.collect(unreadable) for i, why in part)
-                unreadable.clear()
+                self._report_unreadable(batches.images)
             if reports:
                 metrics = self._summarise()
                 now = time.perf_counter()
@@ -115,9 +114,10 @@ class Trainer:
         """
         return take_state(self.step, self.moco, self.optimizer, self.scaler, self._rows(), unreadable)
 
-    def agree(self) -> None:
+    def agree(self, images: Images) -> None:
         """Make what the next report has gathered so far the same in all processes, so that one can keep it for all."""
         self._gathered = list(self.group.mean(self._rows()))
+        self._report_unreadable(images)
 
     def restore(self, state: TrainingState | None) -> None:
         """Go on from a training state, which the first process has; raises HptError where it is of another training."""
@@ -182,6 +182,12 @@ class Trainer:
             self._gathered.append(torch.stack((output.loss.detach(), output.top1, embedding_std(output.queries))))
         self.step += 1
 
+    def _report_unreadable(self, images: Images) -> None:
+        """Tell `images` what any process has found unreadable since the last time."""
+        found = [tuple(pair) for part in self.group.collect(self._unreadable) for pair in part]
+        self._unreadable.clear()
+        images.report_unreadable(found)
+
     @torch.no_grad()
     def _refresh_statistics(self, views: Tensor) -> None:
         """A forward pass in training mode, which refreshes BatchNorm's running statistics and nothing else."""
@@ -219,6 +225,16 @@ class Trainer:
             "train/effective_rank": effective_rank(keys),
             "train/learning_rate": self.plan.learning_rate_at(self.step - 1),
         }
+
+
+def _compile(moco: MoCo) -> None:
+    """Let torch.compile make the encoders faster, in place: their names in a state stay. The first step waits for it."""
+    import torch._dynamo
+
+    # What cannot be compiled is computed as it was.
+    torch._dynamo.config.suppress_errors = True
+    moco.query_encoder.compile(dynamic=False)
+    moco.key_encoder.compile(dynamic=False)
 
 
 def _averaging_gradients(moco: MoCo) -> nn.Module:

@@ -275,3 +275,30 @@ def test_the_largest_numbers_that_can_be_drawn_stay_inside_the_image():
     draws.shapes[..., 0] = 0.1
     left, top, width, height = kernels.crop_box(draws.shapes[0, 0], draws.places[0, 0], 37, 41, 0.2, 1.0)
     assert (left + width, top + height) == (37, 41)
+
+
+def test_a_kernel_works_where_what_is_compiled_cannot_be_kept():
+    names = {}
+    exec("def twice(number):\n    return 2 * number", names)  # a function that no file belongs to
+    assert kernels.kernel(names["twice"])(21) == 42
+
+
+def test_kernels_are_compiled_once_however_images_and_draws_lie_in_memory():
+    image = noise(30, 40, 3)
+    fixed = image.copy()
+    fixed.flags.writeable = False
+    images = [image, fixed, image[3:, ::2], np.asfortranarray(image)]
+    crop_draws = draw_crops(np.random.default_rng(0), 8)
+    finish_draws = draw_finish(np.random.default_rng(0), 8, AUGMENTATIONS, Strengths())
+
+    def make(which, mean=MEAN, std=STD):
+        crops = crop_views(images, 8, AUGMENTATIONS, Strengths(), crop_draws.part(which))
+        for crop in (crops[0], crops[1][torch.tensor([2, 3, 0, 1])], crops[1].contiguous()):
+            finish_image_by_image(crop, finish_draws.part(which), RADIUS, mean, std)
+
+    make(slice(0, 4))
+    compiled = [len(kernel.signatures) for kernel in (kernels.crop, kernels.finish)]
+    make(np.array([7, 1, 4, 2]))
+    make(slice(None, None, 2))
+    make(slice(3, 7), *torch.stack([MEAN, STD], dim=1).unbind(dim=1))
+    assert [len(kernel.signatures) for kernel in (kernels.crop, kernels.finish)] == compiled

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths, parse_subset
@@ -37,3 +40,8 @@ def test_the_default_strengths_are_those_of_moco_v2_in_the_paper():
     assert (strengths.brightness, strengths.contrast, strengths.saturation, strengths.hue) == (0.4, 0.4, 0.4, 0.4)
     assert (strengths.color_p, strengths.gray_p, strengths.blur_p, strengths.flip_p) == (0.8, 0.2, 0.5, 0.5)
     assert strengths.blur_sigma == (0.1, 2.0)
+
+
+def test_settings_do_without_the_compiler():
+    code = "import sys; import hpt_mlflow.settings; assert not {'numba', 'torch'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,8 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.features import FeatureReader, prepare
-from hpt_mlflow.models.backbone import build_backbone
+from hpt_mlflow.evaluation.features import FeatureReader, FrozenNetwork, prepare
+from hpt_mlflow.models.backbone import batch_norms, build_backbone
 
 CPU = torch.device("cpu")
 STATISTICS = ChannelStatistics((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -80,6 +82,48 @@ def test_reading_features_changes_neither_mode_nor_statistics(open_images, train
     reader_of(open_images(pictures((16, 16)))).features(backbone, np.array([0]))
     assert all(layer.training is training for layer in backbone.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
+def test_what_computes_features_is_folded_and_its_channels_stand_last(monkeypatch, open_images):
+    found = []
+    plain = FrozenNetwork.features
+
+    def watched(network, batch, precision):
+        found.append((network._network, batch))
+        return plain(network, batch, precision)
+
+    monkeypatch.setattr(FrozenNetwork, "features", watched)
+    reader_of(open_images(pictures(*[(16, 16)] * 3))).features(convolutions(), np.arange(3))
+    networks, batches = zip(*found, strict=True)
+    assert len(batches) == 2
+    assert networks[0] is networks[1]
+    assert not batch_norms(networks[0])
+    assert networks[0].get_submodule("0").weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in batches)
+
+
+def test_a_network_that_tracing_leads_astray_is_not_folded(open_images):
+    class Astray(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = convolutions()
+
+        def forward(self, batch):
+            return self.layers(batch) + (1 if isinstance(batch, torch.Tensor) else 0)
+
+    arrays, network = pictures((16, 16)), Astray()
+    features = reader_of(open_images(arrays)).features(network, np.array([0]))
+    with torch.no_grad():
+        expected = network.eval()(by_torchvision(arrays, 16)).flatten(1)
+    torch.testing.assert_close(torch.from_numpy(features), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_features_in_bfloat16_are_rounded_and_come_as_float32(open_images):
+    reader, backbone = reader_of(open_images(pictures(*[(16, 16)] * 4))), convolutions()
+    plain = reader.features(backbone, np.arange(4))
+    rounded = replace(reader, precision="bfloat16").features(backbone, np.arange(4))
+    assert rounded.dtype == np.float32
+    assert 1e-5 < np.linalg.norm(rounded - plain) / np.linalg.norm(plain) < 2e-2
 
 
 def test_maps_are_flattened(open_images):

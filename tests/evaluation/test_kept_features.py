@@ -18,28 +18,39 @@ STATISTICS = ChannelStatistics((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 CPU = torch.device("cpu")
 
 
+class Tally(list):
+    """What copies of a network share."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
 class Counting(nn.Module):
-    """A small backbone that knows how many images it has seen."""
+    """A small backbone that knows how many images it and its copies have seen."""
 
     def __init__(self, seed: int = 0, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
         torch.manual_seed(seed)
         self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), activation(), nn.AdaptiveAvgPool2d(1))
-        self.seen = 0
+        self.tally = Tally()
 
     def forward(self, batch):
-        self.seen += len(batch)
+        self.tally.append(len(batch))
         return self.layers(batch)
+
+    @property
+    def seen(self):
+        return sum(self.tally)
 
 
 def pictures(count=6, size=24, seed=0):
     return list(np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
 
 
-def ask(arrays, backbone, image_size=16, statistics=STATISTICS, smallest_side=64, indices=None, resize_to=None):
+def ask(arrays, backbone, image_size=16, statistics=STATISTICS, smallest_side=64, indices=None, **more):
     dataset = Dataset("arrays", "test:arrays", arrays, [str(i) for i in range(len(arrays))], None, (), "0" * 16)
     images = Images(dataset, np.arange(len(arrays)) if indices is None else np.array(indices), smallest_side)
-    reader = FeatureReader(images, image_size, statistics, CPU, threads=1, resize_to=resize_to)
+    reader = FeatureReader(images, image_size, statistics, CPU, threads=1, **more)
     return reader, kept_features(reader, backbone, fingerprints(dataset, images.indices))
 
 
@@ -74,6 +85,7 @@ OTHERS = {
     "BatchNorm statistics": {"backbone": lambda: changed_statistics(Counting())},
     "another activation between the same weights": {"backbone": lambda: Counting(activation=nn.Tanh)},
     "margin around the centre": {"resize_to": 18},
+    "arithmetic": {"precision": "bfloat16"},
     "size": {"image_size": 12},
     "mean": {"statistics": ChannelStatistics((0.41, 0.5, 0.6), (0.2, 0.25, 0.3))},
     "deviation": {"statistics": ChannelStatistics((0.4, 0.5, 0.6), (0.2, 0.25, 0.31))},

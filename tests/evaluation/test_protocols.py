@@ -188,7 +188,7 @@ def test_refreshed_statistics_are_those_of_train_in_a_copy(task):
     backbone = small_network()
     refreshed = with_refreshed_batch_norm(backbone, task)
     with torch.no_grad():
-        maps = backbone[0](next(batch for batch, _ in task.reader._batches(SPLIT.train)))
+        maps = backbone[0](next(batch for batch, _ in task.reader.batches(SPLIT.train)))
     torch.testing.assert_close(refreshed[1].running_mean, maps.mean(dim=(0, 2, 3)), atol=1e-5, rtol=1e-4)
     assert not backbone[1].running_mean.any()
     assert torch.equal(refreshed[0].weight, backbone[0].weight)

@@ -51,7 +51,13 @@ def test_a_training_killed_again_and_again_ends_in_the_same_bits(workplace, faul
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_training_does_not_outlive_its_mlflow_run(workplace, fault, number):
-    options = {"data": "builtin:digits", "arch": "shufflenet_v2_x0_5", "image_size": 16, "batch_size": 32}
+    options = {
+        "data": "builtin:digits",
+        "arch": "shufflenet_v2_x0_5",
+        "image_size": 16,
+        "batch_size": 32,
+        "compile": "off",
+    }
     words = [word for option in ({"steps": 100_000} | options).items() for word in ("-P", "{}={}".format(*option))]
     with fault(f"{number.name} to mlflow run"):
         parent = workplace.start("mlflow", "run", ROOT, "-e", "pretrain", "--env-manager", "local", *words)

@@ -114,18 +114,19 @@ class SharedConvolution(LookedAt):
         return self.norm(self.conv(self.other(self.conv(x))))
 
 
-class SharedNorm(SharedConvolution):
+class SharedNorm(nn.Module):
     def __init__(self):
         super().__init__()
-        self.second = nn.Conv2d(3, 3, 3)
+        self.conv, self.second, self.norm = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
 
     def forward(self, x):
         return self.norm(self.second(self.norm(self.conv(x))))
 
 
-class SharedUnderTwoNames(SharedConvolution):
+class SharedUnderTwoNames(nn.Module):
     def __init__(self):
         super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
         self.alias = self.conv
 
     def forward(self, x):
@@ -154,9 +155,13 @@ class HookedConvolution(LookedAt):
         return self.norm(self.conv(x))
 
 
-class AlwaysTraining(nn.BatchNorm2d):
+class AlwaysTraining(nn.Sequential):
     def train(self, mode=True):
         return super().train(True)
+
+    @classmethod
+    def of_a_pair(cls):
+        return cls(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
 
 
 NOT_FOLDED = {
@@ -188,8 +193,18 @@ def test_what_cannot_be_folded_is_left(kind):
 
 
 def test_a_norm_that_measures_each_batch_is_left():
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), AlwaysTraining(4))
+    network = AlwaysTraining.of_a_pair()
     assert len(batch_norms(fold_batch_norm(network))) == 1
+
+
+@pytest.mark.parametrize("kind", [NOT_FOLDED["weights by a rule"], AlwaysTraining.of_a_pair])
+def test_one_pair_that_cannot_be_folded_does_not_keep_others_from_it(kind):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    network = with_random_norms(nn.Sequential(kind(), plain))
+    folded = fold_batch_norm(network)
+    assert len(batch_norms(folded)) == 1
+    assert_same_features(network, folded)
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])

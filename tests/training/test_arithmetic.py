@@ -7,12 +7,12 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.statistics import ChannelStatistics
@@ -195,8 +195,14 @@ def test_a_real_trial_is_kept_too(backbone, native, monkeypatch):
 
 @pytest.mark.parametrize(
     "damage",
-    ["", "{", "[]", "null", "3", '"fast"', "{}", '{"float32": 50.0}', '{"float32": 50.0, "bfloat16": -1}']
-    + ['{"float32": 50.0, "bfloat16": "fast"}', '{"float32": null, "bfloat16": 1}', '{"float32": NaN, "bfloat16": 1}'],
+    [
+        *["", "{", "[]", "null", "3", '"fast"', "{}"],
+        '{"float32": 50.0}',
+        '{"float32": 50.0, "bfloat16": -1}',
+        '{"float32": 50.0, "bfloat16": "fast"}',
+        '{"float32": null, "bfloat16": 1}',
+        '{"float32": NaN, "bfloat16": 1}',
+    ],
 )
 def test_a_damaged_kept_file_is_tried_again_and_replaced(backbone, native, tried, damage):
     choose(backbone)
@@ -363,28 +369,18 @@ def test_a_compiled_training_learns_as_one_that_is_not_compiled(open_images):
     )
     rng = np.random.default_rng(0)
     images = open_images(list(rng.integers(0, 256, (32, 2, 2, 3), dtype=np.uint8).repeat(12, 1).repeat(12, 2)))
-    curves, calls = {}, SimpleNamespace(compiled=0)
-
-    def counting(graph, inputs):
-        calls.compiled += 1
-        return inductor(graph, inputs)
-
-    from torch._inductor.compile_fx import compile_fx as inductor
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("torch._inductor.compile_fx.compile_fx", counting)
-        for compiled in (False, True):
-            torch.manual_seed(5)
-            backbone = nn.Sequential(
-                nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-            )
-            chosen = replace(plan, compile=compiled)
-            statistics = ChannelStatistics((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-            trainer = Trainer(backbone, 8, chosen, statistics, CPU)
-            batches = ViewBatches(images, 8, 16, chosen.subset, chosen.strengths, chosen.seed)
-            progress = trainer.train(batches, workers=0, report_every=1)
-            curves[compiled] = [metrics["train/loss"] for _, metrics in progress]
-            assert (calls.compiled > 0) == compiled
+    statistics = ChannelStatistics((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    curves = {}
+    torch._dynamo.reset()
+    counters.clear()
+    for compiled in (False, True):
+        torch.manual_seed(5)
+        layers = [nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        trainer = Trainer(nn.Sequential(*layers), 8, replace(plan, compile=compiled), statistics, CPU)
+        batches = ViewBatches(images, 8, 16, plan.subset, plan.strengths, plan.seed)
+        progress = trainer.train(batches, workers=0, report_every=1)
+        curves[compiled] = [metrics["train/loss"] for _, metrics in progress]
+        assert (counters["stats"]["unique_graphs"] > 0) == compiled
     assert len(curves[True]) == 6
     assert curves[True] == pytest.approx(curves[False], rel=1e-3)
     assert len(set(curves[False])) == 6

@@ -292,11 +292,12 @@ def go_on(group, line, plan, until, state, report_every, network=tiny_backbone):
             tensor.add_(group.rank + 1)
     trainer.restore(state if group.first else None)
     progress = []
-    for one in trainer.train(batches_of(plan, group), workers=0, report_every=report_every):
+    batches = batches_of(plan, group)
+    for one in trainer.train(batches, workers=0, report_every=report_every):
         progress.append(one)
         if one.step == until:
             break
-    trainer.agree()
+    trainer.agree(batches.images)
     return progress, tensors_of(trainer), trainer.state({}), trainer.step
 
 
