@@ -80,7 +80,7 @@ def _folded(network: fx.GraphModule) -> nn.Module:
         if not once or {before.target, node.target} & read or not _fits(convolution, norm):
             continue
         network.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
-        network.set_submodule(str(node.target), _behind(norm))
+        network.set_submodule(str(node.target), _behind(norm).eval())
     # Of the containers that torch.fx makes; a layer that its author keeps in training mode stays so.
     for layer in network.modules():
         layer.training = layer.training and type(layer) is not nn.Module

@@ -228,7 +228,7 @@ class Trainer:
 
 
 def _compile(moco: MoCo) -> None:
-    """Let torch.compile make the encoders faster, in place: their names in a state stay. The first step waits for it."""
+    """Let torch.compile make the encoders faster, in place, so that names in a state stay. The first step waits."""
     import torch._dynamo
 
     # What cannot be compiled is computed as it was.
