@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import sys
+import sysconfig
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,10 +23,12 @@ from hpt_mlflow.data.cache import cache_folder, keep
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.bfloat16 import has_native_bfloat16
 
-# Of all candidates together, about.
+# Of all candidates together, about. The first pass chooses kernels, so one is not enough.
 TRIAL_SECONDS = 3.0
-FEWEST_TRIALS, MOST_TRIALS = 3, 20
-CPU_TRIAL_IMAGES = 32
+FEWEST_TRIALS, MOST_TRIALS = 2, 20
+# On a processor, where a pass of large images takes seconds and a few of them fill it as well.
+CPU_TRIAL_IMAGES, FEWEST_CPU_IMAGES = 32, 4
+CPU_TRIAL_PIXELS = CPU_TRIAL_IMAGES * 64**2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What compiling the two encoders takes, and the share of a step that it saves (docs/performance.md).
 COMPILE_SECONDS = 60.0
@@ -76,11 +79,10 @@ def choose_arithmetic(
     """
     if precision == "float16" and device.type != "cuda":
         raise HptError(f"precision: float16 needs a GPU, the device is {device}; use auto, float32 or bfloat16")
-    why_not = _why_not_compile(device)
-    if compiled == "on" and why_not:
+    if compiled == "on" and (why_not := _why_not_compile(device)):
         raise HptError(f"compile: {why_not}; use auto or off")
     candidates = ["float32", "bfloat16"] if has_native_bfloat16(device) else ["float32"]
-    images = batch_size if device.type == "cuda" else min(batch_size, CPU_TRIAL_IMAGES)
+    images = batch_size if device.type == "cuda" else min(batch_size, _cpu_trial_images(image_size))
     trial: dict[str, float] = {}
     if precision == "auto" and len(candidates) > 1:
         trial = _kept_trial(candidates, backbone, image_size, images, device)
@@ -88,11 +90,15 @@ def choose_arithmetic(
     elif precision == "auto":
         precision = "float32"
     compiles = compiled == "on"
-    if compiled == "auto" and not why_not and steps * batch_size > _fewest_images(device):
+    if compiled == "auto" and steps * batch_size > _fewest_images(device) and not _why_not_compile(device):
         trial = trial or _kept_trial([precision], backbone, image_size, images, device)
         seconds = steps * batch_size * STEP_OVER_TRIAL / trial[precision]
         compiles = COMPILED_SAVES * seconds > 2 * COMPILE_SECONDS
     return Arithmetic(precision, compiles, trial)
+
+
+def _cpu_trial_images(image_size: int) -> int:
+    return min(CPU_TRIAL_IMAGES, max(FEWEST_CPU_IMAGES, CPU_TRIAL_PIXELS // image_size**2))
 
 
 def _fewest_images(device: torch.device) -> float:
@@ -108,13 +114,32 @@ def _why_not_compile(device: torch.device) -> str:
         return "torch.compile is not tried on Windows"
     if device.type == "mps":
         return "torch.compile is not tried on mps"
+    if sys.platform != "darwin" and not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "torch.compile needs Python's headers, and Python.h is not there (python3-dev)"
+    if missing := _missing_compiler(device):
+        return f"torch.compile needs {missing}"
+    # Last, since it takes a second to import.
+    from torch._dynamo.eval_frame import is_dynamo_supported
+
+    python = platform.python_version()
+    return "" if is_dynamo_supported() else f"torch {torch.__version__} does not compile on Python {python}"
+
+
+def _missing_compiler(device: torch.device) -> str:
+    """What is not there of that which turns generated code into machine code, or nothing."""
     if device.type == "cuda":
         from torch.utils._triton import has_triton
 
-        return "" if has_triton() else "torch.compile needs the package triton and a GPU that it supports"
-    # torch looks for no other one.
-    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    return "" if shutil.which(name) else f"torch.compile needs a C++ compiler, and {name or 'CXX'} is not there"
+        if not has_triton():
+            return "the package triton and a GPU that it supports"
+        # triton compiles its launchers with any of these.
+        language, names = "C", [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
+    else:
+        # torch looks for no other one.
+        language, names = "C++", [os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")]
+    if not any(map(shutil.which, names)):
+        return f"a {language} compiler, and {' or '.join(names) or 'CXX'} is not there"
+    return ""
 
 
 def _kept_trial(

@@ -248,4 +248,5 @@ def _averaging_gradients(moco: MoCo) -> nn.Module:
 def _sgd(moco: MoCo, plan: Plan) -> torch.optim.SGD:
     """SGD with momentum 0.9 (paper, section 4.1) over what may learn."""
     learning = [parameter for parameter in moco.query_encoder.parameters() if parameter.requires_grad]
-    return torch.optim.SGD(learning, lr=plan.learning_rate, momentum=0.9, weight_decay=plan.weight_decay)
+    fused = learning[0].device.type in ("cpu", "cuda")
+    return torch.optim.SGD(learning, lr=plan.learning_rate, momentum=0.9, weight_decay=plan.weight_decay, fused=fused)

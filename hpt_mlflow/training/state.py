@@ -122,11 +122,19 @@ def put_state(
                 momentum.setdefault(int(parameter), {})[key] = tensor
         if optimizer:
             _check_shapes(momentum, optimizer)
+            _lay_out(momentum, optimizer)
             optimizer.load_state_dict(optimizer.state_dict() | {"state": momentum})
         scaler.load_state_dict(dict(state.scaler))
         return state.tensors["report/gathered"]
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise HptError(f"step {state.step}: not a state of this training ({one_line(error)})") from error
+
+
+def _lay_out(state: dict[int, dict[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
+    """Order values in memory as the parameters: a fused optimiser takes them as they lie there; in place."""
+    parameters = _parameters(optimizer)
+    for i, tensors in state.items():
+        state[i] = {name: torch.empty_like(parameters[i]).copy_(tensor) for name, tensor in tensors.items()}
 
 
 def share_state(

@@ -24,6 +24,7 @@ LEFT = {
     "timm:resnet10t": 0,
     "timm:efficientnet_lite0": 0,
     "timm:mobilenetv3_small_050": 0,
+    "timm:tf_efficientnet_lite0": 0,
 }
 
 
@@ -123,6 +124,13 @@ class SharedNorm(nn.Module):
         return self.norm(self.second(self.norm(self.conv(x))))
 
 
+class BothTwiceApart(SharedNorm):
+    """As often as each other, but not always together."""
+
+    def forward(self, x):
+        return self.norm(self.conv(x)).sum() + self.norm(x) + self.conv(x).sum()
+
+
 class SharedUnderTwoNames(nn.Module):
     def __init__(self):
         super().__init__()
@@ -168,6 +176,7 @@ NOT_FOLDED = {
     "looked at": LookedAt,
     "shared convolution": SharedConvolution,
     "shared BatchNorm": SharedNorm,
+    "both twice, apart": BothTwiceApart,
     "shared under two names": SharedUnderTwoNames,
     "weights that are read": ReadsItsWeights,
     "hook": HookedConvolution,
@@ -197,7 +206,9 @@ def test_a_norm_that_measures_each_batch_is_left():
     assert len(batch_norms(fold_batch_norm(network))) == 1
 
 
-@pytest.mark.parametrize("kind", [NOT_FOLDED["weights by a rule"], AlwaysTraining.of_a_pair])
+@pytest.mark.parametrize(
+    "kind", [NOT_FOLDED["weights by a rule"], NOT_FOLDED["no running statistics"], AlwaysTraining.of_a_pair]
+)
 def test_one_pair_that_cannot_be_folded_does_not_keep_others_from_it(kind):
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
@@ -230,6 +241,17 @@ class Untraceable(nn.Module):
         return self.layers(x) if x.mean() > 0 else x
 
 
+class Remembering(Untraceable):
+    """Keeps what it was given first, which is a stand-in while it is traced; then cannot be traced any further."""
+
+    first = None
+
+    def forward(self, x):
+        if self.first is None:
+            self.first = x.mean()
+        return super().forward(x) + 0 * self.first
+
+
 class AnotherWay(Untraceable):
     """Can be traced, but goes another way then."""
 
@@ -238,7 +260,10 @@ class AnotherWay(Untraceable):
         return found.relu() if isinstance(x, torch.Tensor) else found
 
 
-@pytest.mark.parametrize(("network", "example"), [(Untraceable(), None), (AnotherWay(), IMAGES)])
+@pytest.mark.parametrize(
+    ("network", "example"),
+    [(Untraceable(), None), (Remembering(), None), (Remembering(), IMAGES), (AnotherWay(), IMAGES)],
+)
 def test_what_cannot_be_traced_is_copied(network, example):
     network = with_random_norms(network).train()
     folded = fold_batch_norm(network, example)
@@ -248,6 +273,22 @@ def test_what_cannot_be_traced_is_copied(network, example):
     assert not folded.training
     assert network.training
     assert_same_features(network, folded)
+
+
+class SlightlyOther(Untraceable):
+    """Its features are others by a share when it is traced."""
+
+    share = 0.0
+
+    def forward(self, x):
+        return self.layers(x) * (1.0 if isinstance(x, torch.Tensor) else 1 + self.share)
+
+
+@pytest.mark.parametrize(("share", "left"), [(0.004, 0), (0.02, 1), (float("nan"), 1)])
+def test_features_may_change_as_much_as_a_gpu_rounds_them_but_no_more(share, left):
+    network = with_random_norms(SlightlyOther())
+    network.share = share
+    assert len(batch_norms(fold_batch_norm(network, IMAGES))) == left
 
 
 def test_an_example_that_agrees_does_not_keep_a_network_from_being_folded():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo import eval_frame
 from torch._dynamo.utils import counters
 
 from hpt_mlflow.data.batches import ViewBatches
@@ -174,6 +175,15 @@ def test_a_trial_on_a_processor_takes_no_more_images_than_it_needs(backbone, nat
     assert tried == [("float32", 24, images), ("bfloat16", 24, images)]
 
 
+@pytest.mark.parametrize(("image_size", "images"), [(64, 32), (96, 14), (224, 4), (1024, 4)])
+def test_a_trial_of_large_images_takes_fewer_of_them(backbone, native, tried, image_size, images):
+    choose(backbone, batch_size=128, image_size=image_size)
+    assert [count for _, _, count in tried] == [images, images]
+    tried.clear()
+    choose(backbone, batch_size=3, image_size=image_size)
+    assert [count for _, _, count in tried] == [3, 3]
+
+
 def test_what_a_trial_found_is_used_again(backbone, native, tried):
     first = choose(backbone)
     assert first == Arithmetic("bfloat16", compile=False, trial={"float32": 50.0, "bfloat16": 80.0})
@@ -332,6 +342,43 @@ def test_only_the_compiler_that_torch_looks_for_counts(
     (tmp_path / other).rename(tmp_path / looked_for)
     arithmetic._why_not_compile.cache_clear()
     assert choose(backbone, "float32", "on").compile
+
+
+def test_compiling_is_refused_without_the_headers_of_python(backbone, compiler, emulated, tmp_path, monkeypatch):
+    monkeypatch.setattr(arithmetic.sysconfig, "get_path", lambda name: {"include": str(tmp_path)}[name])
+    assert_refused(backbone, r"^compile: .*Python\.h")
+    assert not choose(backbone, compiled="auto", steps=LONG).compile
+
+
+def test_compiling_is_refused_where_torch_cannot_compile_this_python(backbone, compiler, emulated, monkeypatch):
+    monkeypatch.setattr(eval_frame, "is_dynamo_supported", lambda: False)
+    assert_refused(backbone, "^compile: .*Python 3")
+    assert not choose(backbone, compiled="auto", steps=LONG).compile
+
+
+def test_whether_compiling_works_is_not_asked_where_nothing_is_compiled(backbone, emulated, tried, monkeypatch):
+    monkeypatch.setattr(arithmetic, "_missing_compiler", lambda device: pytest.fail("asked"))
+    assert not choose(backbone, compiled="off", steps=LONG).compile
+    assert not choose(backbone, compiled="auto", steps=SHORT).compile
+
+
+@pytest.mark.parametrize(("name", "found"), [(None, "gcc"), (None, "clang"), ("", "gcc"), ("mycc", "mycc")])
+def test_on_a_gpu_triton_needs_a_c_compiler(monkeypatch, tmp_path, name, found):
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    if name is not None:
+        monkeypatch.setenv("CC", name)
+    assert "C compiler" in arithmetic._why_not_compile(torch.device("cuda"))
+    arithmetic._why_not_compile.cache_clear()
+    (tmp_path / found).write_text("#!/bin/sh\n")
+    (tmp_path / found).chmod(0o755)
+    assert not arithmetic._why_not_compile(torch.device("cuda"))
+
+
+def test_on_a_gpu_compiling_needs_triton(monkeypatch, compiler):
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: False)
+    assert "triton" in arithmetic._why_not_compile(torch.device("cuda"))
 
 
 def test_compiling_is_refused_on_windows(backbone, compiler, emulated, monkeypatch):
