@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, replace
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -39,6 +39,13 @@ AT_WORK, FINISHED = "at work", "finished"
 # Forward passes for the nearest-neighbour accuracy of all milestones, as a share of the images that training sees: it
 # spends about four times a forward pass on each of them, so this is under 1% of its time.
 NEIGHBOUR_SHARE = 0.03
+
+
+class Due(NamedTuple):
+    """Whether the training state is to be kept, and the training to end."""
+
+    keep: bool
+    stop: bool
 
 
 def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset, group: Group) -> StageResult:
@@ -125,7 +132,7 @@ def _train(run: StageRun, work: Work) -> tuple[list[tuple[int, dict[str, float]]
             ProgressDisplay(work.title, steps, trainer.step) as display,
             signals_as_requests() as requests,
         ):
-            for step, metrics, keep in _steps(work, requests):
+            for step, metrics in trainer.train(work.batches, work.workers, work.report_every):
                 display.advance(step, metrics)
                 model = None
                 if step in work.milestones:
@@ -135,8 +142,11 @@ def _train(run: StageRun, work: Work) -> tuple[list[tuple[int, dict[str, float]]
                 if metrics:
                     run.metrics(metrics, step, model)
                     history.append((step, metrics))
-                if keep:
+                due = _due(work, requests, step)
+                if due.keep:
                     run.tell("state", {"step": step}, trainer.state(work.images.unreadable).write)
+                if due.stop:
+                    raise KeyboardInterrupt
     finally:
         history.append((trainer.step, report_unreadable(run, work.images, trainer.step)))
     if error := run.failure(kept):
@@ -147,26 +157,22 @@ def _train(run: StageRun, work: Work) -> tuple[list[tuple[int, dict[str, float]]
 def _follow(work: Work) -> None:
     """Train along with the first process."""
     with signals_as_requests() as requests:
-        for _ in _steps(work, requests):
-            pass
+        for step, _ in work.trainer.train(work.batches, work.workers, work.report_every):
+            if _due(work, requests, step).stop:
+                raise KeyboardInterrupt
 
 
-def _steps(work: Work, requests: Requests) -> Iterator[tuple[int, dict[str, float], bool]]:
-    """Train, and say after each step whether its training state is to be kept. What one process is asked, all do.
-
-    Raises:
-        KeyboardInterrupt: they were asked to stop, and the state of the step before is kept.
-    """
+def _due(work: Work, requests: Requests, step: int) -> Due:
+    """What is due after a step. What one process is asked, all do."""
     trainer, every = work.trainer, work.settings.checkpoint_every
-    for step, metrics in trainer.train(work.batches, work.workers, work.report_every):
-        stop, keep = trainer.group.any(requests.stop, requests.keep)
-        requests.keep = requests.keep and not keep
-        keep = step < work.plan.steps and (stop or keep or bool(every and step % every == 0))
-        if keep:
-            trainer.agree(work.images)
-        yield step, metrics, keep
-        if keep and stop:
-            raise KeyboardInterrupt
+    stop, keep = trainer.group.any(requests.stop, requests.keep)
+    requests.keep = requests.keep and not keep
+    if step == work.plan.steps:
+        return Due(keep=False, stop=False)
+    keep = stop or keep or bool(every and step % every == 0)
+    if keep:
+        trainer.agree(work.images)
+    return Due(keep, stop)
 
 
 def _picture_of_views(trainer: Trainer, batches: ViewBatches) -> Image.Image:

@@ -242,7 +242,7 @@ def test_files_that_vanish_are_missed_only_where_they_are_read_again(
     monkeypatch.setattr(learn, "NEIGHBOUR_SHARE", 100)
     doomed = seen_files(classes, 3)
     vanish(doomed.values())
-    result = hpt_mlflow.pretrain(data=classes.uri, steps=steps, workers=2, **TINY)
+    result = hpt_mlflow.pretrain(data=classes.uri, steps=steps, workers=2, cache_gib=0, **TINY)
     assert not any(file.exists() for file in doomed.values())
     assert result.metrics["data/unreadable_images"] == (0 if limit_bytes else 3)
     assert 0 <= result.metrics["knn/val_accuracy"] <= 1
@@ -255,7 +255,7 @@ def test_more_vanishing_files_than_one_percent_end_the_training_and_are_named(st
     doomed = seen_files(classes, 40)
     vanish(doomed.values())
     with pytest.raises(HptError, match=r"of 400 images of images are unreadable \(at most 1% may be\)") as caught:
-        hpt_mlflow.pretrain(data=classes.uri, steps=30, workers=2, **TINY)
+        hpt_mlflow.pretrain(data=classes.uri, steps=30, workers=2, cache_gib=0, **TINY)
     assert str(caught.value).isprintable()
     (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert run.info.status == "FAILED"
