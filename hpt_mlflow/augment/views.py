@@ -8,8 +8,10 @@ RandomHorizontalFlip, and normalise. What is random comes from `draws`, so that 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -129,8 +131,17 @@ def _in_parts(count: int, work: Callable[[slice], None]) -> None:
         work(slice(0, count))
         return
     edges = np.linspace(0, count, threads + 1).astype(int).tolist()
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, map(slice, edges[:-1], edges[1:])))
+    first, *others = map(slice, edges[:-1], edges[1:])
+    waiting = [_pool(threads - 1, os.getpid()).submit(work, part) for part in others]
+    work(first)
+    for future in waiting:
+        future.result()
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads that stay from step to step. A process that was forked has none of those that its parent had."""
+    return ThreadPoolExecutor(threads, "hpt-views")
 
 
 def _indices(masks: Sequence[np.ndarray], device: torch.device) -> Sequence[Tensor]:
