@@ -12,7 +12,6 @@ from workplace import BIN, SMALL, equal, wait_for
 
 from hpt_mlflow.signals import is_running
 
-pytestmark = pytest.mark.slow
 LONG = 100_000
 
 
@@ -73,7 +72,7 @@ def errors(workplace):
     return [line for line in workplace.said().splitlines() if line.startswith("Error:")]
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.soak), pytest.param(1, marks=pytest.mark.slow)])
 def test_one_killed_ends_all_in_one_line(workplace, fault, victim):
     with fault("kill -9 of one of two processes"):
         process = workplace.pretrain(steps=LONG, nproc=2)
@@ -88,6 +87,7 @@ def test_one_killed_ends_all_in_one_line(workplace, fault, victim):
         nothing_is_left(workplace, pids.values())
 
 
+@pytest.mark.slow
 def test_with_restarts_the_same_run_goes_on_whoever_was_killed(workplace, fault):
     steps, every = 200, 10
     process = workplace.pretrain(steps=steps, nproc=2, restarts=2, checkpoint_every=every)
@@ -117,6 +117,7 @@ def resumes(workplace):
     return re.findall(r"at step (\d+) of \d+(?:; (\d+) steps)?", workplace.said())
 
 
+@pytest.mark.soak
 def test_signals_to_the_command_reach_all_and_the_same_command_goes_on(workplace, fault):
     options = {"steps": 150, "checkpoint_every": 0, "nproc": 2}
     assert workplace.finish(workplace.pretrain(**options, resume="never")) == 0
@@ -153,6 +154,7 @@ def test_signals_to_the_command_reach_all_and_the_same_command_goes_on(workplace
     nothing_is_left(workplace, pids.values())
 
 
+@pytest.mark.slow
 def test_processes_do_not_outlive_a_command_that_was_killed(workplace, fault):
     with fault("kill -9 of the command of two processes"):
         process = workplace.pretrain(steps=LONG, nproc=2, checkpoint_every=0)
@@ -179,6 +181,7 @@ def torchrun(workplace, *words, **options):
     )
 
 
+@pytest.mark.slow
 def test_torchrun_of_ones_own_is_as_good(workplace, unused_port):
     alone = torchrun(workplace, "--standalone", "--nproc-per-node", "2", steps=4)
     said, complaints = alone.communicate(timeout=180)
