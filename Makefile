@@ -55,6 +55,7 @@ bench: setup
 	$(BIN)/python benchmarks/training_speed.py backbones
 	$(BIN)/python benchmarks/views_speed.py
 	$(BIN)/python benchmarks/feature_speed.py
+	$(BIN)/python benchmarks/loss_curves.py
 	$(BIN)/python benchmarks/probe_protocols.py
 	$(BIN)/python benchmarks/data_scale.py
 	$(BIN)/python benchmarks/tracking_cost.py

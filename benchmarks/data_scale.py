@@ -81,7 +81,8 @@ def print_measured(file: str, workers: int) -> None:
     if not os.path.exists("/proc/self/smaps_rollup"):
         return
     context = multiprocessing.get_context("fork")
-    with context.Pool(workers, initializer=_share, initargs=(dataset, order, workers)) as pool:
+    all_of_them = context.Barrier(workers)
+    with context.Pool(workers, initializer=_share, initargs=(dataset, order, workers, all_of_them)) as pool:
         for epochs in range(EPOCHS + 1):
             if epochs:
                 pool.map(_read_names, range(workers), chunksize=1)
@@ -94,17 +95,17 @@ _shared: list = []
 
 
 def _share(*what: object) -> None:
-    """Keep what a worker got from its parent by being forked, and wait for the others with each task."""
+    """Keep what a worker got from its parent by being forked."""
     _shared[:] = what
 
 
 def _read_names(part: int) -> int:
-    dataset, order, workers = _shared
+    dataset, order, workers, _ = _shared
     return sum(len(dataset.names[i]) for i in order[part::workers])
 
 
 def _private_bytes(_: int) -> int:
-    time.sleep(0.5)  # so that each worker takes one
+    _shared[-1].wait()  # so that each worker takes one
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
 

@@ -7,17 +7,13 @@ Draws a figure, too, where --figure names a file.
 
 from __future__ import annotations
 
-import logging
-import os
-import tempfile
 from itertools import combinations
 
 import click
-import mlflow
 import numpy as np
 from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
-from one_speed import CLIPART
+from one_speed import CLIPART, temporary_store
 from training_speed import processor
 
 import hpt_mlflow
@@ -32,12 +28,7 @@ import hpt_mlflow
 @click.option("--figure", help="File of a figure.")
 def main(data: str, steps: int, seeds: int, fast: str, compiled: str, figure: str | None) -> None:
     """Print how far apart the curves are."""
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["HPT_CACHE"] = f"{folder}/cache"
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-        mlflow.create_experiment("curves", artifact_location=f"{folder}/artifacts")
-        mlflow.set_experiment("curves")
+    with temporary_store():
         shared = {"data": data, "steps": steps, "batch_size": 128, "image_size": 32, "milestones": "100%"}
         plain = [curve(**shared, seed=seed, precision="float32", compile="off") for seed in range(seeds)]
         quick = [curve(**shared, seed=seed, precision=fast, compile=compiled) for seed in range(seeds)]

@@ -13,7 +13,8 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,17 +94,11 @@ def images_per_second(step: Callable[[], torch.Tensor], batch_size: int, steps: 
 
 def whole_stage(data, arch, image_size, batch_size, steps, precision, nproc, workers, compiled, device, **_) -> float:
     """Images per second of the stage as users run it. Opening the dataset and the first steps are left out."""
-    import mlflow
     from mlflow.tracking import MlflowClient
 
     import hpt_mlflow
 
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["HPT_CACHE"] = f"{folder}/cache"
-        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-        mlflow.create_experiment("bench", artifact_location=f"{folder}/artifacts")
-        mlflow.set_experiment("bench")
+    with temporary_store():
         result = hpt_mlflow.pretrain(
             data=data,
             arch=arch,
@@ -119,6 +114,20 @@ def whole_stage(data, arch, image_size, batch_size, steps, precision, nproc, wor
         history = MlflowClient().get_metric_history(result.run_id, "train/images_per_second")
     rates = [metric.value for metric in sorted(history, key=lambda metric: metric.step)][WARM_UP_REPORTS:]
     return statistics.harmonic_mean(rates)
+
+
+@contextmanager
+def temporary_store() -> Iterator[None]:
+    """An empty MLflow store, and an empty cache, for what is trained in the block."""
+    import mlflow
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["HPT_CACHE"] = f"{folder}/cache"
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        mlflow.create_experiment("bench", artifact_location=f"{folder}/artifacts")
+        mlflow.set_experiment("bench")
+        yield
 
 
 def lightly_example(data, arch, image_size, batch_size, steps, device, **_) -> float:

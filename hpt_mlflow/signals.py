@@ -13,6 +13,8 @@ from types import FrameType
 from typing import Any
 
 PARENT_POLL_SECONDS = 1.0
+# What shells report of a program that Ctrl-C ended.
+INTERRUPTED = 130
 # A shell that `mlflow run` starts us in may stand between.
 SHELLS = frozenset({"sh", "bash", "dash", "zsh"})
 # Not every system has all of them.

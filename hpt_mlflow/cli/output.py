@@ -10,9 +10,7 @@ from contextlib import contextmanager
 import click
 
 from hpt_mlflow.errors import HptError
-
-# What shells report of a program that Ctrl-C ended.
-INTERRUPTED = 130
+from hpt_mlflow.signals import INTERRUPTED
 
 
 @contextmanager

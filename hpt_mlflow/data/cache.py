@@ -1,4 +1,4 @@
-"""Small results kept between runs, by a key that names what they were computed from."""
+"""Results kept between runs, by a key that names what they were computed from."""
 
 from __future__ import annotations
 

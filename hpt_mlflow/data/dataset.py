@@ -78,7 +78,7 @@ def files_digest(names: Sequence[str], files: Sequence[Path], labels: np.ndarray
         add_names(digest, names)
         if labels is not None:
             digest.update(content_digest(labels).encode())
-        for i in np.linspace(0, len(names) - 1, SAMPLED_SIZES).astype(np.int64):
+        for i in evenly_spaced(np.arange(len(names)), SAMPLED_SIZES):
             digest.update(f"{_size(files[i])}\n".encode())
         return digest.hexdigest()[:16]
     paths: Iterable[str | Path] = files.paths() if isinstance(files, Files) else files
@@ -105,6 +105,11 @@ def _size(file: str | Path) -> int:
         return os.stat(file).st_size
     except (OSError, ValueError):  # it is not there, or no file can have this name
         return -1
+
+
+def evenly_spaced(indices: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the indices, int64 (N,), from the first to the last."""
+    return indices[np.unique(np.linspace(0, len(indices) - 1, min(most, len(indices))).astype(np.int64))]
 
 
 def content_digest(*arrays: np.ndarray) -> str:

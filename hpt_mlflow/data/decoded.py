@@ -13,19 +13,14 @@ import numpy as np
 import PIL
 
 from hpt_mlflow.data.cache import cache_folder, check_room, keep, limit, locked
-from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.dataset import Dataset, evenly_spaced
 from hpt_mlflow.data.decode import Encoded, UnreadableImageError
+from hpt_mlflow.data.fingerprints import END_BYTES
 from hpt_mlflow.data.packed import MAGIC, DecodedFile, Packed, TooLargeError, write_packed
 from hpt_mlflow.data.shards import Members
 
 # How many pictures are looked at for a change that the digest of a dataset does not show.
 LOOKED_AT = 10_000
-END_BYTES = 4096
-
-
-def evenly_spaced(indices: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the indices, from the first to the last."""
-    return indices[np.unique(np.linspace(0, len(indices) - 1, min(most, len(indices))).astype(np.int64))]
 
 
 @dataclass(frozen=True)

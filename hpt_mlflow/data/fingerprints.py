@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.dataset import Dataset, evenly_spaced
 from hpt_mlflow.data.decode import Encoded
 from hpt_mlflow.data.shards import Members
 
@@ -28,11 +28,11 @@ def fingerprints(dataset: Dataset, indices: np.ndarray) -> np.ndarray:
     """64 bits of each image's content, int64 (N,); `UNKNOWN` where it cannot be read or was not looked at.
 
     Of a file, or a member of a shard: its size, its first and its last 4096 bytes. Of an array or a Pillow image: its
-    shape and pixels. Of more than `MOST` images, so many evenly spaced ones are looked at, since 14 million would take
-    a quarter of an hour of a local disk, and many hours of a network's. What is found of such a sample is less by the
+    shape and pixels. Of more than `MOST` images, so many evenly spaced ones are looked at, since 14 million would
+    take many minutes of a local disk, and many hours of a network's. What is found of such a sample is less by the
     sample's share: `seen_images` keeps it.
     """
-    looked_at = np.linspace(0, len(indices) - 1, min(MOST, len(indices))).astype(np.int64)
+    looked_at = evenly_spaced(np.arange(len(indices)), MOST)
     result = np.full(len(indices), UNKNOWN, dtype=np.int64)
     with ThreadPoolExecutor(THREADS) as pool:
         # All at once, a million waiting tasks would take a gigabyte.

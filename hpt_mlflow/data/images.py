@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.dataset import Dataset, evenly_spaced
 from hpt_mlflow.data.decode import UnreadableImageError, decode
-from hpt_mlflow.data.decoded import DecodedCache, Measured, evenly_spaced
+from hpt_mlflow.data.decoded import DecodedCache, Measured
 from hpt_mlflow.data.packed import DecodedFile, Packed, pack
 from hpt_mlflow.errors import HptError
 

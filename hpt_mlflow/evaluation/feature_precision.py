@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hpt_mlflow.data.cache import cache_folder, keep
+from hpt_mlflow.data.dataset import evenly_spaced
 from hpt_mlflow.evaluation.features import FeatureReader, FrozenNetwork
 from hpt_mlflow.evaluation.kept_features import update_with_network
 from hpt_mlflow.models.bfloat16 import has_native_bfloat16
@@ -95,8 +96,7 @@ def _try(reader: FeatureReader, backbones: Sequence[nn.Module]) -> FeaturePrecis
 
 
 def _evenly(indices: np.ndarray) -> np.ndarray:
-    count = min(len(indices), TRIAL_IMAGES, max(SMALLEST_TRIAL, int(TRIAL_SHARE * len(indices))))
-    return indices[np.linspace(0, len(indices) - 1, count).astype(int)]
+    return evenly_spaced(indices, min(TRIAL_IMAGES, max(SMALLEST_TRIAL, int(TRIAL_SHARE * len(indices)))))
 
 
 def _timed(network: FrozenNetwork, batches: list[Tensor], precision: str) -> tuple[Tensor, float]:

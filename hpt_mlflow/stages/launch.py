@@ -22,9 +22,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import TrainingSettings
-from hpt_mlflow.signals import end_with_parent, handlers_kept, warnings_passed_on
+from hpt_mlflow.signals import INTERRUPTED, end_with_parent, handlers_kept, warnings_passed_on
 from hpt_mlflow.stages.device import resolve_device
-from hpt_mlflow.stages.result import StageResult
+from hpt_mlflow.stages.result import StageResult, read_result
 from hpt_mlflow.tracking.earlier import experiment_id_here
 from hpt_mlflow.tracking.runs import PARENT_VARIABLE, current_run_id
 from hpt_mlflow.training.processes import LostProcessError, joins_others
@@ -32,7 +32,6 @@ from hpt_mlflow.training.processes import LostProcessError, joins_others
 SETTINGS_FILE = "settings.json"
 RESULT_FILE = "result.json"
 PID_FILE = "first.pid"
-INTERRUPTED = 130
 # Seconds between two looks at the processes.
 MONITOR_SECONDS = 0.2
 
@@ -77,8 +76,7 @@ def launch(stage: str, settings: TrainingSettings) -> StageResult:
             raise KeyboardInterrupt from None
         except ChildFailedError as error:
             raise _what_happened(error, folder) from None
-        written = json.loads((folder / RESULT_FILE).read_text())
-        return StageResult(**written | {"chain": tuple(written["chain"])})
+        return read_result(json.loads((folder / RESULT_FILE).read_text()))
 
 
 def _check_devices(settings: TrainingSettings) -> None:
@@ -143,8 +141,9 @@ def _take_part(stage: str, folder: Path) -> int:
     rank = int(os.environ["RANK"])
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING if rank == 0 else logging.ERROR)
     settings = json.loads((folder / SETTINGS_FILE).read_text())
-    error_file = folder / f"error-{rank}"
-    error_file.unlink(missing_ok=True)
+    # What it said before all were started again.
+    for left in folder.glob(f"*-{rank}"):
+        left.unlink()
     if rank == 0:
         (folder / PID_FILE).write_text(str(os.getpid()))
     try:
@@ -156,7 +155,7 @@ def _take_part(stage: str, folder: Path) -> int:
         (folder / f"lost-{rank}").write_text(str(error))
         return 1
     except HptError as error:
-        error_file.write_text(str(error))
+        (folder / f"error-{rank}").write_text(str(error))
         return 1
     if rank == 0:
         (folder / RESULT_FILE).write_text(json.dumps(asdict(result)))

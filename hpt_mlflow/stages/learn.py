@@ -22,7 +22,7 @@ from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.signals import Requests, signals_as_requests
 from hpt_mlflow.stages.planning import Start, identify
 from hpt_mlflow.stages.progress import ProgressDisplay
-from hpt_mlflow.stages.result import StageResult, result_of
+from hpt_mlflow.stages.result import StageResult, read_result, result_of
 from hpt_mlflow.stages.work import Work, prepare
 from hpt_mlflow.tracking.dataset_input import log_dataset
 from hpt_mlflow.tracking.delivery import VERSION_PLACEHOLDER
@@ -61,8 +61,7 @@ def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
         return result
     if group.share() == AT_WORK:
         _follow(prepare(stage, settings, start, dataset, group, None))
-    shared = group.share()
-    return StageResult(**shared | {"chain": tuple(shared["chain"])})
+    return read_result(group.share())
 
 
 def _lead(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset, group: Group) -> StageResult:

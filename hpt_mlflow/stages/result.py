@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hpt_mlflow.tracking.earlier import Earlier
 
@@ -24,6 +26,11 @@ class StageResult:
     chain: tuple[str, ...]
     metrics: dict[str, float]
     classifier_uri: str | None = None
+
+
+def read_result(values: Mapping[str, Any]) -> StageResult:
+    """A result that has travelled from one process to another as JSON, which knows no tuples."""
+    return StageResult(**{**values, "chain": tuple(values["chain"])})
 
 
 def result_of(earlier: Earlier) -> StageResult:

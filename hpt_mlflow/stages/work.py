@@ -25,7 +25,7 @@ from hpt_mlflow.tracking.states import newest_state
 from hpt_mlflow.training.arithmetic import Arithmetic, choose_arithmetic
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import Plan
-from hpt_mlflow.training.processes import Group, own_device
+from hpt_mlflow.training.processes import Group, own_device, processes_here
 
 # Steps between two reports of metrics: at least 100 reports in a short training, at most 50 steps apart in a long one.
 REPORTS = 100
@@ -80,7 +80,7 @@ def prepare(
     arithmetic = _choose_arithmetic(settings, plan, start, device, group, earlier)
     plan = replace(plan, precision=arithmetic.precision, compile=arithmetic.compile)
     statistics = _channel_statistics(f"{dataset.digest}-{settings.split_seed}-{smallest_side}", images, group)
-    workers = default_workers(images, device, settings.nproc) if settings.workers is None else settings.workers
+    workers = default_workers(images, device, processes_here()) if settings.workers is None else settings.workers
 
     chain = (*start.chain, dataset.name)
     trainer = Trainer(start.backbone, start.feature_size, plan, statistics, device, group)
@@ -123,18 +123,10 @@ def _open_images(
     dataset: Dataset, split: Split, smallest_side: int, settings: TrainingSettings, group: Group
 ) -> Images:
     """The first process decodes and keeps what the others then find, and they take its word for what is unreadable."""
-    images = None
-    if group.first:
-        images = Images(dataset, split.seen, smallest_side, settings.strict, cache_gib=settings.cache_gib)
+    opened = partial(Images, dataset, split.seen, smallest_side, settings.strict, cache_gib=settings.cache_gib)
+    images = opened() if group.first else None
     unreadable = group.share(list(images.unreadable.items()) if images else None)
-    return images or Images(
-        dataset,
-        split.seen,
-        smallest_side,
-        settings.strict,
-        cache_gib=settings.cache_gib,
-        known_unreadable=dict(unreadable),
-    )
+    return images or opened(known_unreadable=dict(unreadable))
 
 
 def _choose_arithmetic(
@@ -179,7 +171,7 @@ def _params(
         "image_size": start.image_size,
         "small_stem": start.small_stem,
         "workers": workers,
-        "device": device.type,
+        "device": device,
         "nproc": group.size,
     }
     return asdict(settings) | plan.as_params() | resolved

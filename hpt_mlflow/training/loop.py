@@ -6,7 +6,6 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -144,10 +143,10 @@ class Trainer:
         with self._autocast():
             shuffled = self.group.gather(self.moco.encode_keys(key_views))  # N x 128
             keys = torch.empty_like(shuffled).index_copy_(0, order, shuffled)
-            with losses() if self.group.size > 1 else nullcontext():
+            with losses():
                 output: MoCoOutput = self._model(query_views, keys[self._own])
         optimizer.zero_grad()
-        with losses() if self.group.size > 1 else nullcontext():
+        with losses():
             self.scaler.scale(output.loss).backward()
         self.scaler.step(optimizer)
         self.scaler.update()

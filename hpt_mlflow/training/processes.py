@@ -102,6 +102,11 @@ def joins_others() -> bool:
     return dist.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def processes_here() -> int:
+    """How many processes of the group are on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if joins_others() else 1
+
+
 def was_restarted() -> bool:
     """Whether torchrun has started this process again, after one of the group had ended."""
     return joins_others() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -1,7 +1,11 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from hpt_mlflow.data import images as images_module
 from hpt_mlflow.data.dataset import Dataset
 
 
@@ -38,3 +42,24 @@ def plain_files(tmp_path, write_image):
         return [write_image(tmp_path / "files" / f"{i:03}.png", size, (i, i, i)) for i in range(count)]
 
     return write
+
+
+@pytest.fixture
+def folder():
+    return Path(os.environ["HPT_CACHE"]) / "decoded"
+
+
+@pytest.fixture
+def kept(folder):
+    """Names of what is in the cache, hidden or not; and nothing else of any process."""
+    return lambda: sorted(file.name for file in folder.glob("*") if file.name != "locks")
+
+
+@pytest.fixture
+def no_decoding(monkeypatch):
+    """From when it is called on, decoding fails."""
+
+    def refuse(picture, side):
+        raise AssertionError(f"{picture} is decoded")
+
+    return lambda: monkeypatch.setattr(images_module, "decode", refuse)

@@ -9,24 +9,12 @@ import pytest
 from PIL import Image
 
 from hpt_mlflow.data import decoded as decoded_module
-from hpt_mlflow.data import images as images_module
 from hpt_mlflow.data import packed as packed_module
 from hpt_mlflow.data.decode import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.errors import HptError
 
 COUNT = 20
-
-
-@pytest.fixture
-def folder():
-    return Path(os.environ["HPT_CACHE"]) / "decoded"
-
-
-@pytest.fixture
-def kept(folder):
-    """Names of what is in the cache, hidden or not; and nothing else of any process."""
-    return lambda: sorted(file.name for file in folder.glob("*") if file.name != "locks")
 
 
 @pytest.fixture
@@ -52,16 +40,6 @@ def opened(dataset_of, files):
         return Images(dataset_of(files if pictures is None else pictures), indices, side, cache_gib=cache_gib, **more)
 
     return build
-
-
-@pytest.fixture
-def no_decoding(monkeypatch):
-    """From when it is called on, decoding fails."""
-
-    def refuse(picture, side):
-        raise AssertionError(f"{picture} is decoded")
-
-    return lambda: monkeypatch.setattr(images_module, "decode", refuse)
 
 
 def spoil(files):

@@ -1,9 +1,7 @@
 """Decoded images among real processes: two that open them at once, one that is killed, and workers."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,11 +33,6 @@ dataset = Dataset("some", "folder:some", files, [file.name for file in files], N
 opened = images.Images(dataset, np.arange(len(files)), 8, cache_gib=1)
 print(next(decoded), sum(int(opened[i][0, 0, 0]) for i in opened.indices), flush=True)
 """
-
-
-@pytest.fixture
-def folder():
-    return Path(os.environ["HPT_CACHE"]) / "decoded"
 
 
 @pytest.fixture

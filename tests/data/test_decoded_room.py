@@ -18,17 +18,6 @@ Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.fixture
-def folder():
-    return Path(os.environ["HPT_CACHE"]) / "decoded"
-
-
-@pytest.fixture
-def kept(folder):
-    """Names of what is in the cache, hidden or not."""
-    return lambda: sorted(file.name for file in folder.glob("*") if file.name != "locks")
-
-
-@pytest.fixture
 def files(write_image, tmp_path):
     """Plainly grey images of their number's value, each larger than the one before: 19 KB together."""
     return [write_image(tmp_path / f"{i:02}.png", (30 - i, 5 + i), (i, i, i)) for i in range(COUNT)]
@@ -42,16 +31,6 @@ def opened(dataset_of, files):
         return Images(dataset_of(files), np.array(indices), 64, cache_gib=cache_gib, **more)
 
     return build
-
-
-@pytest.fixture
-def no_decoding(monkeypatch):
-    """From when it is called on, decoding fails."""
-
-    def refuse(picture, side):
-        raise AssertionError(f"{picture} is decoded")
-
-    return lambda: monkeypatch.setattr(images_module, "decode", refuse)
 
 
 def assert_all_there(images):
