@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from hpt_mlflow.options import Settings, value_type
 from hpt_mlflow.settings import (
     AdaptSettings,
     EvaluateSettings,
     MainSettings,
     PretrainSettings,
-    Settings,
     TrainingSettings,
-    value_type,
 )
 from hpt_mlflow.training.plan import PRESETS, Preset
 

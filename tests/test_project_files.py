@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from hpt_mlflow.cli import hpt
+from hpt_mlflow.options import value_type
 from hpt_mlflow.reference import STAGES, reference_page
-from hpt_mlflow.settings import value_type
 
 ROOT = Path(__file__).resolve().parents[1]
 MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())

@@ -5,15 +5,14 @@ import dataclasses
 import pytest
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.options import Settings, value_type
 from hpt_mlflow.reference import STAGES, reference_page
 from hpt_mlflow.settings import (
     AdaptSettings,
     EvaluateSettings,
     MainSettings,
     PretrainSettings,
-    Settings,
     TrainingSettings,
-    value_type,
 )
 from hpt_mlflow.training.plan import PRESETS
 

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from hpt_mlflow.cli.output import errors, log_to_stderr
+from hpt_mlflow.options import value_type
 from hpt_mlflow.reference import STAGES, TYPE_NAMES, default_text, settings_of
-from hpt_mlflow.settings import value_type
 
 
 class Value(click.ParamType):

@@ -12,7 +12,8 @@ from hpt_mlflow.augment.subset import parse_subset
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.settings import AdaptSettings, Settings, TrainingSettings, value_type
+from hpt_mlflow.options import Settings, value_type
+from hpt_mlflow.settings import AdaptSettings, TrainingSettings
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.training.plan import PRESETS, Plan
 from hpt_mlflow.training.processes import ALONE, Group

@@ -1,0 +1,66 @@
+"""How a setting is declared: its type, default, range and meaning, and how a value is checked against them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from hpt_mlflow.errors import HptError
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A field with what the user needs to know: its meaning (with its unit), and the values that it may take."""
+    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "above": above, "choices": choices}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every stage shares: checking."""
+
+    def __post_init__(self) -> None:
+        for entry in dataclasses.fields(self):
+            value = getattr(self, entry.name)
+            if value is not None or not _may_be_none(type(self), entry.name):
+                _check(entry.name, value, value_type(self, entry.name), entry.metadata)
+
+
+def value_type(settings: Settings | type[Settings], name: str) -> type:
+    """The type of a setting, without its `| None`."""
+    hint = typing.get_type_hints(settings if isinstance(settings, type) else type(settings))[name]
+    if isinstance(hint, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    return hint
+
+
+def _may_be_none(settings: type[Settings], name: str) -> bool:
+    return type(None) in typing.get_args(typing.get_type_hints(settings)[name])
+
+
+def _check(name: str, value: Any, kind: type, allowed: typing.Mapping[str, Any]) -> None:
+    """Raise HptError unless `value` has the type and lies in the range of its option."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (isinstance(value, kind) or (kind is float and is_number)) or (kind is int and isinstance(value, bool)):
+        raise HptError(f"{name}: expected {kind.__name__}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise HptError(f"{name}: {value} is not a finite number")
+    if allowed["choices"] and value not in allowed["choices"]:
+        raise HptError(f"{name}: {value!r} is not one of {', '.join(allowed['choices'])}")
+    if allowed["minimum"] is not None and value < allowed["minimum"]:
+        raise HptError(f"{name}: {value} is too small; the least is {allowed['minimum']}")
+    if allowed["maximum"] is not None and value > allowed["maximum"]:
+        raise HptError(f"{name}: {value} is too large; the most is {allowed['maximum']}")
+    if allowed["above"] is not None and value <= allowed["above"]:
+        raise HptError(f"{name}: {value} must be greater than {allowed['above']}")
