@@ -12,12 +12,14 @@ from hpt_mlflow.settings import (
     MainSettings,
     PretrainSettings,
     TrainingSettings,
+    TuneSettings,
 )
 from hpt_mlflow.training.plan import PRESETS, Preset
 
 STAGES: dict[str, type[Settings]] = {
     "pretrain": PretrainSettings,
     "adapt": AdaptSettings,
+    "tune": TuneSettings,
     "evaluate": EvaluateSettings,
     "main": MainSettings,
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, get_type_hints
 
 from hpt_mlflow.errors import HptError
 
@@ -34,6 +35,12 @@ class Strengths:
     flip_p: float = 0.5
 
 
+# The names of all strengths, those that are ranges, and a limit of the colour circle.
+NAMES = tuple(field.name for field in fields(Strengths))
+RANGES = tuple(name for name, hint in get_type_hints(Strengths).items() if hint is not float)
+LARGEST_HUE = 0.5
+
+
 def parse_subset(text: str) -> tuple[str, ...]:
     """Read an augmentation subset such as `crop,flip`, or `none`, into the order of application.
 
@@ -48,3 +55,71 @@ def parse_subset(text: str) -> tuple[str, ...]:
         given = unknown[0] if unknown else text
         raise HptError(f"augment: unknown augmentation {given!r}; choose from {', '.join(AUGMENTATIONS)}, or none")
     return tuple(name for name in AUGMENTATIONS if name in names)
+
+
+def parse_strengths(text: str) -> Strengths:
+    """Read strengths such as `crop_scale=0.3:1,hue=0.1,blur_p=0.2`; what is not named keeps its default.
+
+    A range is written `LOW:HIGH`, or as a range's free end alone: `crop_scale=0.3` is `0.3:1`, `blur_sigma=1.5` is
+    `0.1:1.5`. `jitter=X` stands for brightness, contrast, saturation and hue together, hue at most 0.5.
+
+    Raises:
+        HptError: a name is unknown, or a value is not a number in its range.
+    """
+    strengths = Strengths()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, value = (word.strip() for word in part.partition("="))
+        numbers = _numbers(part, value)
+        if name == "jitter" and len(numbers) == 1:
+            strengths = with_jitter(strengths, numbers[0])
+        elif name in RANGES:
+            free_end = {"crop_scale": (*numbers, 1.0), "blur_sigma": (Strengths.blur_sigma[0], *numbers)}[name]
+            strengths = _replace(strengths, name, free_end if len(numbers) == 1 else numbers)
+        elif name in NAMES and len(numbers) == 1:
+            strengths = _replace(strengths, name, numbers[0])
+        else:
+            raise HptError(f"strengths: cannot read {part!r}; write NAME=NUMBER with one of {', '.join(NAMES)}, jitter")
+    _check(strengths)
+    return strengths
+
+
+def format_strengths(strengths: Strengths) -> str:
+    """What `parse_strengths` reads back: all that differs from the defaults, or nothing."""
+    parts = []
+    for name in NAMES:
+        value = getattr(strengths, name)
+        if value != getattr(Strengths(), name):
+            parts.append(f"{name}=" + (":".join(map(repr, value)) if name in RANGES else repr(value)))
+    return ",".join(parts)
+
+
+def with_jitter(strengths: Strengths, jitter: float) -> Strengths:
+    """Strengths with one number for brightness, contrast, saturation and hue, which ends at `LARGEST_HUE`."""
+    return replace(strengths, brightness=jitter, contrast=jitter, saturation=jitter, hue=min(jitter, LARGEST_HUE))
+
+
+def _replace(strengths: Strengths, name: str, value: Any) -> Strengths:
+    return replace(strengths, **{name: value})
+
+
+def _numbers(part: str, value: str) -> tuple[float, ...]:
+    """One number, or the two of a range."""
+    try:
+        numbers = tuple(float(word) for word in value.split(":"))
+    except ValueError:
+        numbers = ()
+    if len(numbers) not in (1, 2):
+        raise HptError(f"strengths: {part!r} has no number; write for example crop_scale=0.3 or blur_sigma=0.1:1.5")
+    return numbers
+
+
+def _check(strengths: Strengths) -> None:
+    """Raise HptError unless every value lies in its range."""
+    for name in NAMES:
+        value = getattr(strengths, name)
+        low, high = value if name in RANGES else (value, value)
+        most = {"hue": LARGEST_HUE, "blur_sigma": 100.0}.get(name, 1.0)
+        least = {"crop_scale": 0.001, "blur_sigma": 0.001}.get(name, 0.0)
+        if not least <= low <= high <= most:
+            shown = f"{low:g}:{high:g}" if name in RANGES else f"{low:g}"
+            raise HptError(f"strengths: {name}={shown} is not between {least:g} and {most:g}, the lower end first")

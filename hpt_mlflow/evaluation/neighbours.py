@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from hpt_mlflow.evaluation.scores import is_multilabel
+
 NEIGHBOURS = 20
 # Wu et al., CVPR 2018, section 3.4.
 TEMPERATURE = 0.07
@@ -15,25 +17,36 @@ CHUNK = 1024
 def nearest_neighbour_classes(
     known: np.ndarray, known_labels: np.ndarray, asked: np.ndarray, neighbours: int = NEIGHBOURS
 ) -> np.ndarray:
-    """Classes by the weighted vote of the nearest known features (Wu et al., CVPR 2018, section 3.4).
+    """Classes by the weighted vote of the nearest known features; int64 (M,). See `nearest_neighbour_votes`."""
+    votes = nearest_neighbour_votes(known, known_labels, asked, neighbours)
+    return votes.argmax(axis=1)
+
+
+def nearest_neighbour_votes(
+    known: np.ndarray, known_labels: np.ndarray, asked: np.ndarray, neighbours: int = NEIGHBOURS
+) -> np.ndarray:
+    """The weighted vote of the nearest known features (Wu et al., CVPR 2018, section 3.4).
 
     Nearness is the cosine similarity s, a vote weighs exp(s / 0.07).
 
     Args:
         known: float32 (N, F).
-        known_labels: int64 (N,).
+        known_labels: int64 (N,), or uint8 (N, C) where each neighbour votes for all its labels.
         asked: float32 (M, F).
 
     Returns:
-        int64 (M,).
+        float32 (M, C): the weight of the votes for a class or label as a share of that of all neighbours, so that
+        images with near neighbours and images with distant ones can be ranked together.
     """
     bank = F.normalize(torch.from_numpy(known), dim=1)
     labels = torch.from_numpy(known_labels)
     count = min(neighbours, len(bank))
-    answers = []
+    votes = []
     for chunk in torch.from_numpy(asked).split(CHUNK):
         similarity, nearest = (F.normalize(chunk, dim=1) @ bank.T).topk(count, dim=1)  # M x k
-        votes = torch.zeros(len(chunk), int(labels.max()) + 1)
-        votes.scatter_add_(1, labels[nearest], (similarity / TEMPERATURE).exp())
-        answers.append(votes.argmax(dim=1))
-    return torch.cat(answers).numpy()
+        weights = (similarity / TEMPERATURE).softmax(dim=1)
+        if is_multilabel(known_labels):
+            votes.append((weights.unsqueeze(2) * labels[nearest]).sum(dim=1))  # of M x k x C
+        else:
+            votes.append(torch.zeros(len(chunk), int(labels.max()) + 1).scatter_add_(1, labels[nearest], weights))
+    return torch.cat(votes).numpy()

@@ -43,10 +43,11 @@ def adapt(**settings: Any) -> StageResult:
         found = find_model(chosen.parent, "parent", chosen.model_name) if group.first else None
         uri = group.share(found.uri if found else None)
         parent = found or find_model(uri, "parent", chosen.model_name)
-        return learn("adapt", chosen, _from_parent(chosen, parent), dataset, group)
+        return learn("adapt", chosen, from_parent(chosen, parent), dataset, group)
 
 
-def _from_parent(chosen: AdaptSettings, parent: FoundModel) -> Start:
+def from_parent(chosen: AdaptSettings, parent: FoundModel) -> Start:
+    """What an adaptation with some settings starts from, at a model that was found."""
     preset, card = PRESETS[chosen.preset], parent.card
     if chosen.arch not in (None, card.arch):
         raise HptError(f"arch: {chosen.parent} is a {card.arch}, not a {chosen.arch}; leave arch out")

@@ -89,17 +89,28 @@ def _check_devices(settings: TrainingSettings) -> None:
         )
 
 
-def _variables(settings: TrainingSettings) -> dict[str, str]:
-    """What the processes find in their environment: the same server, the same experiment, a share of the cores."""
+def child_variables(parent_run_id: str, processes: int) -> dict[str, str]:
+    """What processes of ours find in their environment: the same server, the same experiment, a share of the cores.
+
+    Args:
+        parent_run_id: the run that theirs are nested in, or nothing.
+        processes: how many share the cores.
+    """
     return {
         "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
         "MLFLOW_REGISTRY_URI": mlflow.get_registry_uri(),
         "MLFLOW_EXPERIMENT_ID": experiment_id_here(),
-        PARENT_VARIABLE: current_run_id() or "",
+        PARENT_VARIABLE: parent_run_id,
+        # torchrun's own choice is one thread a process, whatever the machine has.
+        "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes)),
+    }
+
+
+def _variables(settings: TrainingSettings) -> dict[str, str]:
+    """What the processes of a training find in their environment."""
+    return child_variables(current_run_id() or "", settings.nproc) | {
         # A store that outlives a restart holds the addresses of processes that are gone, and some would be called up.
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        # torchrun's own choice is one thread a process, whatever the machine has.
-        "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // settings.nproc)),
     }
 
 

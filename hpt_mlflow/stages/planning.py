@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hpt_mlflow.augment.subset import parse_subset
+from hpt_mlflow.augment.subset import parse_strengths, parse_subset
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.errors import HptError
@@ -72,6 +72,7 @@ def make_plan(settings: TrainingSettings, start: Start) -> Plan:
         steps=settings.steps or start.steps,
         learning_rate=settings.learning_rate or start.learning_rate,
         subset=parse_subset(settings.augment),
+        strengths=parse_strengths(settings.strengths or ""),
         update=settings.update if isinstance(settings, AdaptSettings) else "all",
         precision=settings.precision,
         seed=settings.seed,

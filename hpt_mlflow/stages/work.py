@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from hpt_mlflow.augment.crop import smallest_useful_side
+from hpt_mlflow.augment.subset import format_strengths
 from hpt_mlflow.data.batches import ViewBatches, default_workers
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
@@ -155,8 +156,11 @@ def _tags(stage: str, chain: tuple[str, ...], plan: Plan, start: Start, dataset:
         "hpt.stage": stage,
         "hpt.chain": " > ".join(chain),
         "hpt.update": plan.update,
+        "hpt.augment": ",".join(plan.subset) or "none",
         "hpt.dataset_digest": dataset.digest,
     }
+    if changed := format_strengths(plan.strengths):
+        tags["hpt.strengths"] = changed
     if start.weights:
         return tags | start.weights
     return tags | ({"hpt.parent_model": start.parent} if start.parent else {})

@@ -99,7 +99,7 @@ def _find(identity: Identity, parent: str | None) -> Earlier | None:
         # What was done once is not taken up again from an older attempt.
         if run.info.status == "FINISHED":
             return Earlier(run, None) if parent else None
-        if _is_alive_still(client, run):
+        if is_still_alive(client, run):
             log.warning(
                 "the run %s (%s) does the same work on %s; another one is started beside it",
                 run.info.run_id,
@@ -108,7 +108,7 @@ def _find(identity: Identity, parent: str | None) -> Earlier | None:
             )
             continue
         try:
-            return _take(client, run)
+            return take_up(client, run)
         except SpoolBusyError:
             log.warning("the run %s is being taken up by another process; a new one is started", run.info.run_id)
     return None
@@ -138,12 +138,12 @@ def _named(identity: Identity, run_id: str) -> Earlier:
         raise HptError(f"resume: {run_id} did other work; here {', '.join(different)}")
     if run.info.status == "FINISHED":
         raise HptError(f"resume: {run_id} is finished; its model is {run.data.tags.get('hpt.model')}")
-    if _is_alive_still(client, run):
+    if is_still_alive(client, run):
         raise HptError(f"resume: {run_id} is being worked on, on {run.data.tags.get(HOST_TAG)}")
-    return _take(client, run)
+    return take_up(client, run)
 
 
-def _is_alive_still(client: MlflowClient, run: Run) -> bool:
+def is_still_alive(client: MlflowClient, run: Run) -> bool:
     """As `is_alive`; a run without a spool here is watched for a while: machines are taken away without a word."""
     if not is_alive(run):
         return False
@@ -159,8 +159,12 @@ def _is_alive_still(client: MlflowClient, run: Run) -> bool:
     return False
 
 
-def _take(client: MlflowClient, run: Run) -> Earlier:
-    """Make a run ours, and deliver what it left behind."""
+def take_up(client: MlflowClient, run: Run, finished_too: bool = False) -> Earlier:
+    """Make a run ours, and deliver what it left behind.
+
+    Args:
+        finished_too: whether a finished run is to be continued, and not only to be told of.
+    """
     owner = owner_here(run)
     spool = Spool.open(spool_folder(run.info.run_id), owner)
     if left := drain(spool, owner, DRAIN_SECONDS):
@@ -168,7 +172,7 @@ def _take(client: MlflowClient, run: Run) -> Earlier:
         raise HptError(f"the run {run.info.run_id} cannot go on: {left}; see hpt sync, or start anew with resume=never")
     run = client.get_run(run.info.run_id)
     # It had been done, and only had to be told.
-    if run.info.status == "FINISHED":
+    if run.info.status == "FINISHED" and not finished_too:
         spool.close()
         return Earlier(run, None)
     return Earlier(run, spool)

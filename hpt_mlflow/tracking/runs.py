@@ -41,6 +41,10 @@ PARENT_VARIABLE = "HPT_PARENT_RUN_ID"
 _current: ContextVar[str | None] = ContextVar("current_run", default=None)
 
 
+class EndedEarly(Exception):  # noqa: N818
+    """Raised by the block of a run that ends before its time, with nothing wrong: the run is KILLED."""
+
+
 class NotDeliveredError(HptError):
     """The work is done, but the tracking server has not taken all of it."""
 
@@ -219,6 +223,9 @@ def stage_run(name: str, identity: Identity | None = None, earlier: Earlier | No
             status = "FINISHED"
         except NotDeliveredError:
             status = "FINISHED"
+            raise
+        except EndedEarly:
+            status = "KILLED"
             raise
         except KeyboardInterrupt:
             status = "KILLED"

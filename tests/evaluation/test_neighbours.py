@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpt_mlflow.evaluation import neighbours
-from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
+from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes, nearest_neighbour_votes
 
 
 def brute_force(known: np.ndarray, labels: np.ndarray, asked: np.ndarray, k: int) -> list[int]:
@@ -81,3 +81,28 @@ def test_more_questions_than_fit_into_a_chunk(monkeypatch):
     at_once = nearest_neighbour_classes(known, labels, asked)
     monkeypatch.setattr(neighbours, "CHUNK", 8)
     assert np.array_equal(nearest_neighbour_classes(known, labels, asked), at_once)
+
+
+def test_votes_are_shares_of_the_weight_of_the_neighbours():
+    known = np.array([[1, 0], [0, 1], [-1, 0]], dtype=np.float32)
+    asked = np.array([[3, 0], [0.6, 0.8]], dtype=np.float32)
+    votes = nearest_neighbour_votes(known, np.array([0, 2, 2]), asked, 2)
+    first, second = math.exp(1 / 0.07), 1
+    near, nearer = math.exp(0.6 / 0.07), math.exp(0.8 / 0.07)
+    expected = [[first, 0, second], [near, 0, nearer]] / np.array([[first + second], [near + nearer]])
+    assert votes.dtype == np.float32
+    np.testing.assert_allclose(votes, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [7, 1024])
+def test_each_neighbour_votes_for_all_its_labels(chunk, monkeypatch):
+    monkeypatch.setattr(neighbours, "CHUNK", chunk)
+    known, asked = random_features(60, 0), random_features(40, 1)
+    labels = np.random.default_rng(2).integers(0, 2, (60, 3)).astype(np.uint8)
+    votes = nearest_neighbour_votes(known, labels, asked, 5)
+    # A label on its own is a class that some are of and the others are not.
+    for label in range(3):
+        alone = nearest_neighbour_votes(known, labels[:, label].astype(np.int64), asked, 5)
+        np.testing.assert_allclose(votes[:, label], alone[:, 1], rtol=1e-5, atol=1e-6)
+    assert votes.shape == (40, 3)
+    assert votes.sum(axis=1).max() > 1

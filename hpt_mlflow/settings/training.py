@@ -1,31 +1,17 @@
-"""The settings of each stage: every option with its type, default, range, unit and meaning.
-
-The command line, MLproject, the Python API and the reference in docs/ are made from these classes or checked against
-them. A setting of None takes its value from elsewhere: from `preset`, or, as its help says, from the parent or the
-machine.
-"""
+"""The settings of the two training stages."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpt_mlflow.augment.subset import AUGMENTATIONS, parse_subset
+from hpt_mlflow.augment.subset import AUGMENTATIONS, parse_strengths, parse_subset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.options import Settings, option
+from hpt_mlflow.settings.common import CACHE_HELP, DEFAULT_MODEL_NAME, DEVICE_HELP, PRESETS, RESUME_HELP
 
-DEFAULT_MODEL_NAME = "hpt"
-PRESETS = ("quick", "paper")
 UPDATES = ("all", "bn", "bn-stats")
-PROTOCOLS = ("fast", "paper", "finetune")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 COMPILE = ("auto", "on", "off")
-# What several stages say alike.
-DEVICE_HELP = "auto (a GPU where there is one), cpu, cuda, cuda:N or mps."
-CACHE_HELP = "Keep decoded images on disk for later runs, those used last, up to so many GiB in HPT_CACHE; 0: none."
-RESUME_HELP = (
-    "auto: go on with the newest unfinished run of the same settings, data and parent; never: start anew; or the id of "
-    "the run to go on with."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +50,11 @@ class TrainingSettings(Settings):
     augment: str = option(
         ",".join(AUGMENTATIONS),
         f"Augmentations that make a view: a comma-separated choice of {', '.join(AUGMENTATIONS)}; or none.",
+    )
+    strengths: str | None = option(
+        None,
+        "How strong augmentations are, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; what is not "
+        "named stays as in the paper. Default: all as in the paper.",
     )
     precision: str = option(
         "auto", "Arithmetic of the networks. auto: the fastest in a short trial on this machine.", choices=PRECISIONS
@@ -109,6 +100,7 @@ class TrainingSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_subset(self.augment)
+        parse_strengths(self.strengths or "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,86 +146,3 @@ class AdaptSettings(TrainingSettings):
         "statistics, without any gradient (the paper's Base).",
         choices=UPDATES,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateSettings(Settings):
-    """How good a model is on a labelled dataset."""
-
-    data: str = option(
-        "builtin:digits", "Labelled images: FOLDER, folder:, list:, csv:, shards:, builtin: or torchvision:."
-    )
-    root: str | None = option(
-        None, "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets."
-    )
-    model: str = option(
-        f"models:/{DEFAULT_MODEL_NAME}/latest",
-        "Model to evaluate: a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model "
-        f"{DEFAULT_MODEL_NAME}. Of a run, runs:/ID, each milestone is evaluated.",
-    )
-    protocol: str = option(
-        "fast",
-        "fast: a linear probe on features that are computed once; paper: a linear probe trained on random views, as "
-        "the paper does (hours); finetune: all weights learn from --labels (hours).",
-        choices=PROTOCOLS,
-    )
-    labels: str | None = option(
-        None,
-        "Labelled images to learn from: a number or a percentage of the train part, at least one of each class. "
-        "Default: all of them; for finetune 1000.",
-    )
-    steps: int | None = option(
-        None, "Steps of paper (the paper's: 5000) or of each of finetune's trainings. Default: the paper's.", minimum=1
-    )
-    repeats: int = option(
-        1, "Repetitions of paper or finetune with other seeds, for a mean and a spread.", minimum=1, maximum=100
-    )
-    steps_to: float | None = option(
-        None,
-        "Of a run: an accuracy (or AUROC); the first milestone that reaches it is logged as test/steps_to.",
-        minimum=0,
-        maximum=1,
-    )
-    untrained: bool = option(True, "Evaluate an untrained network of the same architecture in the same way, too.")
-    classifier_name: str | None = option(
-        None, "Registered model that gets the classifier; none: keep it with the run only. Default: NAME-classifier."
-    )
-    allow_seen: bool = option(False, "Evaluate on test images even though a stage of the chain has trained on them.")
-    seed: int = option(0, "Seed of the untrained network, of drawn labels and of training.", minimum=0)
-    split_seed: int = option(
-        0, "Seed of the split into train, validation and test; keep it the same along a chain.", minimum=0
-    )
-    workers: int | None = option(None, "Threads that decode images. Default: one for each processor.", minimum=0)
-    cache_gib: float = option(4.0, CACHE_HELP, minimum=0)
-    precision: str = option(
-        "auto",
-        "Arithmetic of frozen features. auto: the fastest in a short trial whose features are those of float32.",
-        choices=("auto", "float32", "bfloat16"),
-    )
-    device: str = option("auto", DEVICE_HELP)
-    batch_size: int = option(256, "Images in a forward pass of frozen features.", minimum=2)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.protocol == "fast" and (self.steps or self.repeats > 1):
-            name = "steps" if self.steps else "repeats"
-            raise HptError(f"{name}: only for --protocol paper or finetune; fast has no steps, and nothing random")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MainSettings(Settings):
-    """Pretrain, adapt and evaluate in a row."""
-
-    base: str = option("builtin:mnist", "Images that the base model learns from.")
-    source: str | None = option(None, "Images of a stage between base and target, nearer to the target. Default: none.")
-    target: str = option("builtin:digits", "Images that the model is for; labels, where there are any, only judge it.")
-    root: str | None = option(None, "Folder that relative paths start from, and that holds torchvision: datasets.")
-    preset: str = option("quick", "Values of all training options: quick or paper.", choices=PRESETS)
-    base_steps: int | None = option(None, "Optimiser steps on base. Default: the preset's.", minimum=1)
-    adapt_steps: int | None = option(None, "Optimiser steps on source and on target. Default: the preset's.", minimum=1)
-    device: str = option("auto", DEVICE_HELP)
-    nproc: int = option(1, "Processes that train together on this machine (see pretrain).", minimum=1)
-    seed: int = option(0, "Seed of the training.", minimum=0)
-    split_seed: int = option(0, "Seed of the split into train, validation and test.", minimum=0)
-    resume: str = option("auto", RESUME_HELP)
-    model_name: str = option(DEFAULT_MODEL_NAME, "Name of the registered model that gets the versions.")

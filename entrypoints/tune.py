@@ -1,0 +1,7 @@
+"""The entry point `tune` of MLproject."""
+
+import sys
+
+from hpt_mlflow.cli import hpt
+
+hpt(["tune", *sys.argv[1:]])

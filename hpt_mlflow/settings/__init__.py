@@ -1,0 +1,27 @@
+"""The settings of each stage: every option with its type, default, range, unit and meaning.
+
+The command line, MLproject, the Python API and the reference in docs/ are made from these classes or checked against
+them. A setting of None takes its value from elsewhere: from `preset`, or, as its help says, from the parent or the
+machine.
+"""
+
+from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, PRESETS
+from hpt_mlflow.settings.evaluate import PROTOCOLS, EvaluateSettings
+from hpt_mlflow.settings.main import MainSettings
+from hpt_mlflow.settings.training import COMPILE, PRECISIONS, UPDATES, AdaptSettings, PretrainSettings, TrainingSettings
+from hpt_mlflow.settings.tune import TuneSettings
+
+__all__ = [
+    "COMPILE",
+    "DEFAULT_MODEL_NAME",
+    "PRECISIONS",
+    "PRESETS",
+    "PROTOCOLS",
+    "UPDATES",
+    "AdaptSettings",
+    "EvaluateSettings",
+    "MainSettings",
+    "PretrainSettings",
+    "TrainingSettings",
+    "TuneSettings",
+]

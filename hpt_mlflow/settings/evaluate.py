@@ -1,0 +1,75 @@
+"""The settings of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.options import Settings, option
+from hpt_mlflow.settings.common import CACHE_HELP, DEFAULT_MODEL_NAME, DEVICE_HELP
+
+PROTOCOLS = ("fast", "paper", "finetune")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings(Settings):
+    """How good a model is on a labelled dataset."""
+
+    data: str = option(
+        "builtin:digits", "Labelled images: FOLDER, folder:, list:, csv:, shards:, builtin: or torchvision:."
+    )
+    root: str | None = option(
+        None, "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets."
+    )
+    model: str = option(
+        f"models:/{DEFAULT_MODEL_NAME}/latest",
+        "Model to evaluate: a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model "
+        f"{DEFAULT_MODEL_NAME}. Of a run, runs:/ID, each milestone is evaluated.",
+    )
+    protocol: str = option(
+        "fast",
+        "fast: a linear probe on features that are computed once; paper: a linear probe trained on random views, as "
+        "the paper does (hours); finetune: all weights learn from --labels (hours).",
+        choices=PROTOCOLS,
+    )
+    labels: str | None = option(
+        None,
+        "Labelled images to learn from: a number or a percentage of the train part, at least one of each class. "
+        "Default: all of them; for finetune 1000.",
+    )
+    steps: int | None = option(
+        None, "Steps of paper (the paper's: 5000) or of each of finetune's trainings. Default: the paper's.", minimum=1
+    )
+    repeats: int = option(
+        1, "Repetitions of paper or finetune with other seeds, for a mean and a spread.", minimum=1, maximum=100
+    )
+    steps_to: float | None = option(
+        None,
+        "Of a run: an accuracy (or AUROC); the first milestone that reaches it is logged as test/steps_to.",
+        minimum=0,
+        maximum=1,
+    )
+    untrained: bool = option(True, "Evaluate an untrained network of the same architecture in the same way, too.")
+    classifier_name: str | None = option(
+        None, "Registered model that gets the classifier; none: keep it with the run only. Default: NAME-classifier."
+    )
+    allow_seen: bool = option(False, "Evaluate on test images even though a stage of the chain has trained on them.")
+    seed: int = option(0, "Seed of the untrained network, of drawn labels and of training.", minimum=0)
+    split_seed: int = option(
+        0, "Seed of the split into train, validation and test; keep it the same along a chain.", minimum=0
+    )
+    workers: int | None = option(None, "Threads that decode images. Default: one for each processor.", minimum=0)
+    cache_gib: float = option(4.0, CACHE_HELP, minimum=0)
+    precision: str = option(
+        "auto",
+        "Arithmetic of frozen features. auto: the fastest in a short trial whose features are those of float32.",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    device: str = option("auto", DEVICE_HELP)
+    batch_size: int = option(256, "Images in a forward pass of frozen features.", minimum=2)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.protocol == "fast" and (self.steps or self.repeats > 1):
+            name = "steps" if self.steps else "repeats"
+            raise HptError(f"{name}: only for --protocol paper or finetune; fast has no steps, and nothing random")

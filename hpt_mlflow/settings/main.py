@@ -1,0 +1,27 @@
+"""The settings of a whole chain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpt_mlflow.options import Settings, option
+from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, DEVICE_HELP, PRESETS, RESUME_HELP
+
+
+@dataclass(frozen=True, kw_only=True)
+class MainSettings(Settings):
+    """Pretrain, adapt and evaluate in a row."""
+
+    base: str = option("builtin:mnist", "Images that the base model learns from.")
+    source: str | None = option(None, "Images of a stage between base and target, nearer to the target. Default: none.")
+    target: str = option("builtin:digits", "Images that the model is for; labels, where there are any, only judge it.")
+    root: str | None = option(None, "Folder that relative paths start from, and that holds torchvision: datasets.")
+    preset: str = option("quick", "Values of all training options: quick or paper.", choices=PRESETS)
+    base_steps: int | None = option(None, "Optimiser steps on base. Default: the preset's.", minimum=1)
+    adapt_steps: int | None = option(None, "Optimiser steps on source and on target. Default: the preset's.", minimum=1)
+    device: str = option("auto", DEVICE_HELP)
+    nproc: int = option(1, "Processes that train together on this machine (see pretrain).", minimum=1)
+    seed: int = option(0, "Seed of the training.", minimum=0)
+    split_seed: int = option(0, "Seed of the split into train, validation and test.", minimum=0)
+    resume: str = option("auto", RESUME_HELP)
+    model_name: str = option(DEFAULT_MODEL_NAME, "Name of the registered model that gets the versions.")

@@ -1,0 +1,202 @@
+"""A worker of a study: it takes trials one after another, each a run of its own, until none is left."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from optuna.storages import BaseStorage
+from optuna.trial import Trial, TrialState
+
+from hpt_mlflow.augment.subset import AUGMENTATIONS, format_strengths
+from hpt_mlflow.data.batches import ViewBatches
+from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.settings import DEFAULT_MODEL_NAME, TuneSettings
+from hpt_mlflow.signals import INTERRUPTED, end_with_parent, signals_as_requests, termination_as_interrupt
+from hpt_mlflow.stages.bench import Bench, lay_bench
+from hpt_mlflow.stages.progress import ProgressDisplay
+from hpt_mlflow.tracking.connection import connect
+from hpt_mlflow.tracking.registry import find_model
+from hpt_mlflow.tracking.runs import EndedEarly, NotDeliveredError, StageRun, stage_run
+from hpt_mlflow.tracking.study_runs import worker_name
+from hpt_mlflow.training.loop import Trainer
+from hpt_mlflow.tuning.pruning import make_pruner
+from hpt_mlflow.tuning.storage import open_storage, storage_errors
+from hpt_mlflow.tuning.study import RUN, SharedStudy
+
+JOB_FILE, ERROR_FILE = "job.json", "error"
+BUDGET_STEPS, BUDGET_MINUTES = "budget_steps is spent", "minutes are over"
+
+log = logging.getLogger("hpt_mlflow")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told.
+
+    Attributes:
+        settings: with the address of the parent as it was found.
+        deadline: of all trials, in seconds since the epoch; None for none.
+    """
+
+    settings: TuneSettings
+    study: str
+    deadline: float | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its time has passed."""
+        return self.deadline is not None and time.time() > self.deadline
+
+
+def open_study(settings: TuneSettings, storage: BaseStorage, name: str, bench: Bench) -> SharedStudy:
+    """The study of some settings, as each worker opens it."""
+    pruner = make_pruner(settings.pruner, bench.plan.steps, bench.rungs[0], settings.reduction)
+    return SharedStudy(storage, name, bench.space, pruner, settings.seed, settings.budget_steps)
+
+
+def run_trials(job: Job) -> None:
+    """Take trials until none is left, or a budget is spent.
+
+    Raises:
+        HptError: the study is another one than the leader's, or its storage cannot be reached.
+        KeyboardInterrupt: a signal asked to stop; the trial waits in the queue again.
+    """
+    settings = job.settings
+    dataset = open_dataset(settings.data, settings.root)
+    connect()
+    bench = lay_bench(settings, dataset, find_model(settings.parent, "parent", DEFAULT_MODEL_NAME))
+    with storage_errors(settings.storage):
+        study = open_study(settings, open_storage(settings.storage), job.study, bench)
+        study.check_identity(bench.identity)
+        while not job.is_over and study.has_steps_for(bench.rungs[0]):
+            trial = study.claim(worker_name())
+            if trial is None or not _run_trial(bench, study, trial, job):
+                return
+
+
+def _run_trial(bench: Bench, study: SharedStudy, trial: Trial, job: Job) -> bool:
+    """Adapt with the subset of a trial, as far as it is worth it; gives whether there may be more to do."""
+    if not study.reserve(trial, bench.rungs[0]):
+        study.give_up(trial, BUDGET_STEPS, count=False)
+        return False
+    subset, strengths = bench.space.suggest(trial)
+    bench = replace(bench, plan=replace(bench.plan, subset=subset, strengths=strengths))
+    name = ",".join(subset) or "none"
+    try:
+        with stage_run(f"trial {trial.number} {name}") as run:
+            trial.set_user_attr(RUN, run.run_id)
+            _introduce(run, bench, trial, job)
+            try:
+                score, pruned = _train(run, bench, study, trial, job)
+            except KeyboardInterrupt:
+                study.give_up(trial, "interrupted", count=False)
+                run.tags({"hpt.trial_state": "interrupted"})
+                raise
+            except HptError as error:
+                study.end(trial, TrialState.FAIL, reason=str(error))
+                run.tags({"hpt.trial_state": "failed", "hpt.reason": error})
+                raise
+            if score is None:
+                study.give_up(trial, pruned, count=False)
+            else:
+                study.end(trial, TrialState.PRUNED if pruned else TrialState.COMPLETE, score, pruned)
+            run.tags({"hpt.trial_state": "pruned" if pruned else "complete", "hpt.reason": pruned})
+            if pruned:
+                raise EndedEarly
+    except EndedEarly:
+        pass
+    except NotDeliveredError as error:
+        log.warning("%s", error)
+    except HptError as error:
+        log.warning("trial %d %s failed: %s", trial.number, name, error)
+    return True
+
+
+def _introduce(run: StageRun, bench: Bench, trial: Trial, job: Job) -> None:
+    """Log what is known before the first step."""
+    plan, subset = bench.plan, bench.plan.subset
+    run.tags(
+        {
+            "hpt.stage": "trial",
+            "hpt.study": job.study,
+            "hpt.trial": trial.number,
+            "hpt.trial_state": "running",
+            "hpt.chain": " > ".join((*bench.start.chain, bench.dataset.name)),
+            "hpt.parent_model": bench.start.parent,
+            "hpt.augment": ",".join(subset) or "none",
+            "hpt.dataset_digest": bench.dataset.digest,
+        }
+    )
+    changed = format_strengths(plan.strengths)
+    # On and off as numbers, each under a name of its own: a parallel coordinates plot has an axis for each.
+    run.params(
+        {f"augment_{name}": int(name in subset) for name in AUGMENTATIONS}
+        | {name: value for name, value in trial.params.items() if not isinstance(value, bool)}
+        | plan.as_params()
+        | {"objective": bench.objective, "strengths": changed or "default", "arch": bench.start.arch}
+    )
+
+
+def _train(run: StageRun, bench: Bench, study: SharedStudy, trial: Trial, job: Job) -> tuple[float | None, str]:
+    """Train from rung to rung.
+
+    Returns:
+        The last score, and why the trial ended before its last rung, or nothing.
+    """
+    plan, start = bench.plan, bench.start
+    trainer = Trainer(copy.deepcopy(start.backbone), start.feature_size, plan, bench.statistics, bench.device)
+    batches = ViewBatches(bench.images, plan.batch_size, start.image_size, plan.subset, plan.strengths, plan.seed)
+    title = f"trial {trial.number} {','.join(plan.subset) or 'none'}"
+    score: float | None = None
+    with ProgressDisplay(title, plan.steps) as display, signals_as_requests() as requests:
+        # The loss is the mean over as many steps at every rung.
+        for step, metrics in trainer.train(batches, bench.workers, bench.rungs[0]):
+            display.advance(step, metrics)
+            if metrics:
+                run.metrics(metrics, step)
+            if step in bench.rungs:
+                score = bench.judge.score(trainer.moco.backbone) if bench.judge else metrics["train/loss"]
+                run.metrics({"tune/score": score}, step)
+                trial.report(score, step)
+                if pruned := _why_pruned(bench, study, trial, step):
+                    return score, pruned
+            if requests.stop:
+                raise KeyboardInterrupt
+            if job.is_over and step < plan.steps:
+                return score, BUDGET_MINUTES
+    return score, ""
+
+
+def _why_pruned(bench: Bench, study: SharedStudy, trial: Trial, step: int) -> str:
+    """Why a trial does not go on to its next rung, or nothing; if it does, the steps up to there count as spent."""
+    if step == bench.rungs[-1]:
+        return ""
+    if trial.should_prune():
+        return f"not among the best at step {step}"
+    return "" if study.reserve(trial, bench.rungs[bench.rungs.index(step) + 1]) else BUDGET_STEPS
+
+
+def _work(folder: Path) -> int:
+    """Be a worker; gives the exit code."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    said = json.loads((folder / JOB_FILE).read_text())
+    try:
+        with end_with_parent(), termination_as_interrupt():
+            run_trials(Job(TuneSettings(**said["settings"]), said["study"], said["deadline"]))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except HptError as error:
+        (folder / ERROR_FILE).write_text(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_work(Path(sys.argv[1])))

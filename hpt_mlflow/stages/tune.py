@@ -1,0 +1,237 @@
+"""Tune: which augmentations suit the images. Short adaptations of one parent compete; the best is adapted in full."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+from optuna.storages import BaseStorage
+
+from hpt_mlflow.augment.subset import Strengths, format_strengths
+from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.objectives import maximises
+from hpt_mlflow.settings import AdaptSettings, TuneSettings
+from hpt_mlflow.stages.adapt import adapt
+from hpt_mlflow.stages.bench import Bench, lay_bench, study_name
+from hpt_mlflow.stages.crew import work_off
+from hpt_mlflow.stages.evaluate import evaluate
+from hpt_mlflow.stages.planning import identify
+from hpt_mlflow.stages.result import StageResult, result_of
+from hpt_mlflow.stages.study_report import StudyReport
+from hpt_mlflow.stages.trials import Job, open_study
+from hpt_mlflow.tracking.connection import connect
+from hpt_mlflow.tracking.dataset_input import log_dataset
+from hpt_mlflow.tracking.earlier import Earlier
+from hpt_mlflow.tracking.evaluations import common_evaluations
+from hpt_mlflow.tracking.identity import Identity
+from hpt_mlflow.tracking.predictions import compare_evaluations
+from hpt_mlflow.tracking.registry import FoundModel, check_names, find_model
+from hpt_mlflow.tracking.runs import StageRun, stage_run
+from hpt_mlflow.tracking.study_runs import is_worked_on, led_run, was_made_in, worker_name
+from hpt_mlflow.training.processes import joins_others
+from hpt_mlflow.tuning.effects import Effect
+from hpt_mlflow.tuning.records import FAILED, WAITING, TrialRecord, best_trial
+from hpt_mlflow.tuning.storage import open_storage, storage_errors
+from hpt_mlflow.tuning.study import IDENTITY, LEADER, LEADER_RUN, SharedStudy, attributes_of
+
+# How long a study may be without a run after a process of another machine has made it.
+NEW_STUDY_SECONDS = 60.0
+
+
+def tune(**settings: Any) -> StageResult:
+    """Search the augmentations with which a parent adapts best; adapt with them in full, evaluate and register that.
+
+    The first process with a study leads it, with a run of its own; every other one with the same study and storage
+    works along until no trial is left. A study that was interrupted goes on where it stopped.
+
+    Args:
+        settings: the fields of `TuneSettings`.
+
+    Raises:
+        HptError: something is wrong that the user can mend; before any long work where that is possible.
+    """
+    chosen = TuneSettings(**settings)
+    if joins_others():
+        raise HptError("tune starts processes itself: use --workers, or the same command on each machine")
+    dataset = open_dataset(chosen.data, chosen.root)
+    storage = open_storage(chosen.storage)
+    connect()
+    check_names(chosen.model_name, chosen.alias)
+    name = study_name(chosen, dataset)
+    with storage_errors(chosen.storage):
+        parent = _find_parent(chosen, attributes_of(storage, name))
+        chosen = replace(chosen, parent=parent.uri)
+        bench = lay_bench(chosen, dataset, parent)
+        study = open_study(chosen, storage, name, bench)
+        if study.create(bench.identity, maximises(bench.objective)):
+            study.note(LEADER, worker_name())
+            return _lead(chosen, bench, study, None)
+        run_id = _await_run(storage, name)
+        if not run_id:
+            return _lead(chosen, bench, study, None)
+        with led_run(run_id, name) as earlier:
+            if earlier is None:
+                return _join(chosen, bench, study, run_id)
+            study.note(LEADER, worker_name())
+            return _lead(chosen, bench, study, earlier)
+
+
+def _find_parent(chosen: TuneSettings, noted: dict[str, Any]) -> FoundModel:
+    """The parent; where `latest` has become what the study itself has registered, the parent that the study has."""
+    parent = find_model(chosen.parent, "parent", chosen.model_name)
+    first = json.loads(noted.get(IDENTITY, "{}")).get("parent", parent.uri)
+    if parent.uri != first and LEADER_RUN in noted and was_made_in(parent.uri, noted[LEADER_RUN]):
+        return find_model(first, "parent", chosen.model_name)
+    return parent
+
+
+def _await_run(storage: BaseStorage, name: str) -> str:
+    """The run around a study that was made elsewhere; nothing where whoever made it has not come so far."""
+    end = time.monotonic() + NEW_STUDY_SECONDS
+    while True:
+        noted = attributes_of(storage, name)
+        if run_id := noted.get(LEADER_RUN):
+            return str(run_id)
+        if time.monotonic() > end or not is_worked_on("", noted.get(LEADER, ""), age_seconds=0):
+            return ""
+        time.sleep(1)
+
+
+def _join(chosen: TuneSettings, bench: Bench, study: SharedStudy, run_id: str) -> StageResult:
+    """Work along in a study that another process leads."""
+    print(f"study {study.name}: another process leads it; its run {run_id} shows the result")
+    work_off(study, _job(chosen, study), bench.rungs[0], run_id, lambda: None)
+    return StageResult(run_id, chosen.parent, (*bench.start.chain, bench.dataset.name), {})
+
+
+def _lead(chosen: TuneSettings, bench: Bench, study: SharedStudy, earlier: Earlier | None) -> StageResult:
+    """Queue the trials, see them through, and do with the best what is asked for."""
+    queue = bench.space.queue(chosen.trials, chosen.seed)
+    study.fill(queue)
+    if earlier and _is_done(chosen, study, earlier):
+        return result_of(earlier)
+    title = f"tune {bench.dataset.name} < {bench.start.chain[-1]}"
+    with stage_run(title, _identity(chosen, bench, study), earlier) as run:
+        study.note(LEADER_RUN, run.run_id)
+        report = StudyReport(run, chosen, bench, study, len(queue))
+        _introduce(run, chosen, bench, study)
+        work_off(study, _job(chosen, study), bench.rungs[0], run.run_id, report.update)
+        trials = report.update()
+        report.draw(trials)
+        winner = best_trial(trials, report.maximise)
+        if winner is None:
+            raise HptError(_why_none(trials))
+        result = {"tune/best_score": winner.score, "tune/steps": float(study.spent_steps())}
+        model = chosen.parent
+        if chosen.adapt_winner:
+            outcome = _adapt_winner(chosen, bench, winner)
+            report.describe(trials, **outcome)
+            model, result = outcome["registered"], result | _figures(outcome)
+            run.metrics(_figures(outcome), len(trials))
+        run.tags({"hpt.model": model, "hpt.adapted": str(chosen.adapt_winner).lower()})
+        return StageResult(run.run_id, model, (*bench.start.chain, bench.dataset.name), result)
+
+
+def _is_done(chosen: TuneSettings, study: SharedStudy, earlier: Earlier) -> bool:
+    """Whether a study was finished with the budget that it has now."""
+    tags = earlier.run.data.tags
+    asked = not chosen.adapt_winner or tags.get("hpt.adapted") == "true"
+    left = any(trial.state == WAITING for trial in study.records())
+    return earlier.run.info.status == "FINISHED" and "hpt.model" in tags and asked and not left
+
+
+def _introduce(run: StageRun, chosen: TuneSettings, bench: Bench, study: SharedStudy) -> None:
+    """Log what is known before the first trial."""
+    run.tags(
+        {
+            "hpt.stage": "tune",
+            "hpt.study": study.name,
+            "hpt.chain": " > ".join((*bench.start.chain, bench.dataset.name)),
+            "hpt.update": bench.plan.update,
+            "hpt.parent_model": chosen.parent,
+            "hpt.dataset_digest": bench.dataset.digest,
+        }
+    )
+    if not run.history:
+        resolved = {"objective": bench.objective, "rungs": ",".join(map(str, bench.rungs)), "study": study.name}
+        # A budget may grow, and a parameter of a run cannot.
+        free = ("trials", "budget_steps", "minutes", "workers", "adapt_winner", "storage")
+        said = {name: value for name, value in asdict(chosen).items() if name not in free}
+        run.params(said | {"trial_steps": bench.rungs[-1], "first_rung": bench.rungs[0]} | resolved)
+        log_dataset(run.run_id, bench.dataset, bench.split, bench.statistics, "training")
+
+
+def _job(chosen: TuneSettings, study: SharedStudy) -> Job:
+    deadline = time.time() + 60 * chosen.minutes if chosen.minutes else None
+    return Job(chosen, study.name, deadline)
+
+
+def _identity(chosen: TuneSettings, bench: Bench, study: SharedStudy) -> Identity:
+    command = identify("tune", chosen, [bench.dataset], chosen.parent).command
+    return Identity({"stage": "tune", "study": study.name, **bench.identity}, command)
+
+
+def _why_none(trials: list[TrialRecord]) -> str:
+    """Why no trial has a score."""
+    reasons = sorted({trial.reason for trial in trials if trial.state == FAILED and trial.reason})
+    if reasons:
+        return f"all trials failed: {'; '.join(reasons[:3])}"
+    return "the budget is spent before any trial has a score; raise budget_steps or minutes, or lower first_rung"
+
+
+def _adapt_winner(chosen: TuneSettings, bench: Bench, winner: TrialRecord) -> dict[str, Any]:
+    """Adapt in full with the paper's subset and with the best one, and compare them on test where there are labels.
+
+    Returns:
+        What `report.tuning_card.tuning_card` says of it.
+    """
+    everything, own = bench.space.paper_subsets[0], bench.space.strengths
+    # The winner last, so that it is the newest version.
+    baseline = None
+    if (winner.subset, winner.strengths) != (everything, own):
+        baseline = _adapt(chosen, everything, own, None)
+    registered = _adapt(chosen, winner.subset or (), winner.strengths, chosen.alias)
+    outcome: dict[str, Any] = {"registered": registered, "baseline": baseline}
+    if bench.dataset.labels is None:
+        return outcome
+    for model in filter(None, (baseline, registered)):
+        figures = _evaluate(chosen, model)
+    name = next(name for name in ("auroc", "accuracy") if f"test/{name}" in figures)
+    outcome["metric"] = name
+    outcome["result"] = Effect(*(figures[f"test/{name}{end}"] for end in ("", "_low", "_high")))
+    if baseline:
+        compared = compare_evaluations(*common_evaluations(baseline, registered)).primary
+        outcome["baseline_result"] = Effect(*compared.a)
+        outcome["difference"] = Effect(*compared.difference)
+    return outcome
+
+
+def _adapt(chosen: TuneSettings, subset: tuple[str, ...], strengths: Strengths, alias: str | None) -> str:
+    """Adapt as `hpt adapt` would; inside this run, what was done before is not done again."""
+    shared = {field.name: getattr(chosen, field.name) for field in fields(AdaptSettings)}
+    of_trials = {"augment": ",".join(subset) or "none", "strengths": format_strengths(strengths) or None}
+    result = adapt(**shared | of_trials | {"alias": alias, "workers": None, "resume": "auto"})
+    return result.model_uri
+
+
+def _evaluate(chosen: TuneSettings, model: str) -> dict[str, float]:
+    shared = {name: getattr(chosen, name) for name in ("data", "root", "split_seed", "seed", "device", "cache_gib")}
+    return evaluate(model=model, untrained=False, classifier_name="none", **shared).metrics
+
+
+def _figures(outcome: dict[str, Any]) -> dict[str, float]:
+    """Metrics of the run around the study."""
+    name = outcome.get("metric")
+    found = {
+        f"test/{name}": outcome.get("result"),
+        f"baseline/{name}": outcome.get("baseline_result"),
+        f"gain/{name}": outcome.get("difference"),
+    }
+    figures: dict[str, float] = {}
+    for key, effect in found.items():
+        if effect is not None:
+            figures |= {key: effect.value, f"{key}_low": effect.low, f"{key}_high": effect.high}
+    return figures

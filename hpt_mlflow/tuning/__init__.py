@@ -1,0 +1,1 @@
+"""The Optuna search: its space, its storage, its trials, and what they say."""

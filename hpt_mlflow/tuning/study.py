@@ -1,0 +1,232 @@
+"""A study that many workers share: made once, its trials queued beforehand, each taken by one worker.
+
+All trials are put into Optuna's queue when the study is made, those whose parameters the sampler is to choose as empty
+ones. So a budget of n trials is n trials with any number of workers, a grid is visited once, and what is left waits
+there for whoever goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING, TrialRecord
+from hpt_mlflow.tuning.space import Space
+
+# What it would say of each study and trial, we say ourselves.
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+# Attributes of a study: what it is, the process that leads it, and the MLflow run around it.
+IDENTITY, LEADER, LEADER_RUN = "hpt.identity", "hpt.leader", "hpt.run_id"
+# Attributes of a trial: its place in the queue, how often it was tried before, its MLflow run, who works on it, the
+# steps that it has trained or is about to, and why it ended.
+PLACE, ATTEMPT, RUN, OWNER, STEPS, REASON = (
+    *("hpt.place", "hpt.attempt", "hpt.run_id", "hpt.owner", "hpt.steps", "hpt.reason"),
+)
+# How often a trial is tried whose worker was killed.
+MOST_ATTEMPTS = 3
+STATES = {
+    TrialState.COMPLETE: COMPLETE,
+    TrialState.PRUNED: PRUNED,
+    TrialState.FAIL: FAILED,
+    TrialState.RUNNING: RUNNING,
+    TrialState.WAITING: WAITING,
+}
+
+
+def attributes_of(storage: BaseStorage, name: str) -> dict[str, Any]:
+    """What is noted of a study; nothing where there is none of this name."""
+    try:
+        return optuna.load_study(study_name=name, storage=storage).user_attrs
+    except KeyError:
+        return {}
+
+
+@dataclass(frozen=True)
+class SharedStudy:
+    """A study, as each of its workers opens it.
+
+    Attributes:
+        budget_steps: optimiser steps of all trials together; None for no limit.
+    """
+
+    storage: BaseStorage
+    name: str
+    space: Space
+    pruner: BasePruner
+    seed: int
+    budget_steps: int | None = None
+
+    def create(self, identity: Mapping[str, Any], maximise: bool) -> bool:
+        """Make the study unless it is there; of several that try at once, one makes it. Gives whether it was made here.
+
+        Args:
+            identity: what decides on the scores, as JSON can hold it.
+
+        Raises:
+            HptError: a study of this name is there and is another one.
+        """
+        try:
+            study = optuna.create_study(
+                storage=self.storage, study_name=self.name, direction="maximize" if maximise else "minimize"
+            )
+        except DuplicatedStudyError:
+            self.check_identity(identity)
+            return False
+        study.set_user_attr(IDENTITY, json.dumps(identity, sort_keys=True))
+        return True
+
+    def note(self, name: str, value: str) -> None:
+        """Set an attribute of the study."""
+        self.open().set_user_attr(name, value)
+
+    def open(self, sampler: BaseSampler | None = None) -> optuna.Study:
+        """The study as it is now."""
+        return optuna.load_study(
+            study_name=self.name,
+            storage=self.storage,
+            sampler=sampler or RandomSampler(seed=self.seed),
+            pruner=self.pruner,
+        )
+
+    def fill(self, queue: Sequence[Mapping[str, Any]]) -> None:
+        """Queue those trials that were not queued before: all of them, or those by which a budget has grown."""
+        study = self.open()
+        there = {trial.user_attrs.get(PLACE) for trial in study.get_trials(deepcopy=False)}
+        for place, parameters in enumerate(queue):
+            if place not in there:
+                study.enqueue_trial(dict(parameters), user_attrs={PLACE: place, ATTEMPT: 1})
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """The trials in some states, or in any."""
+        return self.open().get_trials(deepcopy=False, states=states or None)
+
+    def records(self) -> list[TrialRecord]:
+        """What is known of each trial; of those that do the same work again, of the last one."""
+        last = {trial.user_attrs.get(PLACE, f"of others {trial.number}"): trial for trial in self.trials()}
+        return sorted(map(self._record, last.values()), key=lambda record: record.number)
+
+    def claim(self, owner: str) -> Trial | None:
+        """Take the first trial of the queue, for this worker alone; None where none is left."""
+        for waiting in self.trials(TrialState.WAITING):
+            try:
+                taken = self.storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING)
+            except UpdateFinishedTrialError:
+                continue
+            if taken:
+                trial = Trial(self.open(self._sampler(waiting.number)), waiting._trial_id)
+                trial.set_user_attr(OWNER, owner)
+                return trial
+        return None
+
+    def reserve(self, trial: Trial, steps: int) -> bool:
+        """Whether the budget of steps lets a trial train up to so many; where it does, they count as spent."""
+        if self.budget_steps is None:
+            trial.set_user_attr(STEPS, steps)
+            return True
+        before = int(trial.user_attrs.get(STEPS, 0))
+        # Said first and counted then, so that two workers cannot both take the last steps.
+        trial.set_user_attr(STEPS, steps)
+        if self.spent_steps() <= self.budget_steps:
+            return True
+        trial.set_user_attr(STEPS, before)
+        return False
+
+    def has_steps_for(self, steps: int) -> bool:
+        """Whether the budget of steps has so many left."""
+        return self.budget_steps is None or self.spent_steps() + steps <= self.budget_steps
+
+    def spent_steps(self) -> int:
+        """Optimiser steps of all trials, those that failed included."""
+        return sum(int(trial.user_attrs.get(STEPS, 0)) for trial in self.trials())
+
+    def end(self, trial: Trial, state: TrialState, score: float | None = None, reason: str = "") -> None:
+        """Tell how a trial ended."""
+        if reason:
+            trial.set_user_attr(REASON, reason)
+        self.storage.set_trial_state_values(trial._trial_id, state, [score] if score is not None else None)
+
+    def give_up(self, trial: FrozenTrial | Trial, reason: str, count: bool = True) -> bool:
+        """Call a trial failed that its worker does not finish, and queue it again.
+
+        Args:
+            count: whether this was an attempt; one that was only interrupted is none.
+
+        Returns:
+            Whether it was still running: of several that give it up at once, one does.
+        """
+        attributes = trial.user_attrs
+        attempt = int(attributes.get(ATTEMPT, 1))
+        again = not count or attempt < MOST_ATTEMPTS
+        # Told while it runs, as a finished trial takes no attributes any more.
+        try:
+            self.storage.set_trial_user_attr(trial._trial_id, REASON, reason)
+            self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        except UpdateFinishedTrialError:
+            return False
+        if again:
+            self.open().enqueue_trial(
+                dict(trial.params), user_attrs={PLACE: attributes.get(PLACE), ATTEMPT: attempt + int(count)}
+            )
+        return True
+
+    def give_up_lost(self, is_alive: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:
+        """Give up all running trials that nobody works on any more; gives those."""
+        lost = [trial for trial in self.trials(TrialState.RUNNING) if not is_alive(trial)]
+        return [trial for trial in lost if self.give_up(trial, "its worker was lost")]
+
+    def _sampler(self, number: int) -> BaseSampler:
+        """A sampler for one trial; seeded by its number, so that a worker that starts anew does not repeat draws."""
+        seed = self.seed * 1_000_003 + number
+        if not self.space.with_strengths:
+            return RandomSampler(seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            # Grouped, since a strength is there only where its augmentation is on; the constant liar keeps workers
+            # apart (Optuna's TPESampler).
+            return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+
+    def check_identity(self, identity: Mapping[str, Any]) -> None:
+        """Raise HptError where the study that is there is another one."""
+        there = self.open().user_attrs.get(IDENTITY)
+        if there is None:
+            raise HptError(f"study: {self.name!r} is there already, and is not of hpt tune; name another one")
+        theirs = json.loads(there)
+        different = [
+            f"{name} {identity.get(name)!r} instead of {theirs.get(name)!r}"
+            for name in {**identity, **theirs}
+            if identity.get(name) != theirs.get(name)
+        ]
+        if different:
+            raise HptError(
+                f"study: {self.name!r} is another one; here {', '.join(different)}; go on with what it has, or name "
+                "another study"
+            )
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord:
+        names = self.space.augmentations
+        params = trial.params or trial.system_attrs.get("fixed_params", {})
+        known = all(name in params for name in names)
+        subset, strengths = self.space.read(params) if known else (None, self.space.strengths)
+        scores = {step: score for step, score in sorted(trial.intermediate_values.items()) if math.isfinite(score)}
+        return TrialRecord(
+            trial.number,
+            subset,
+            STATES[trial.state],
+            scores,
+            strengths,
+            trial.user_attrs.get(REASON, ""),
+            trial.user_attrs.get(RUN, ""),
+        )

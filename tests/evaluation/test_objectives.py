@@ -1,0 +1,485 @@
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.images import Images
+from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.data.split import Split, unlabelled_split
+from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation import objectives as objectives_module
+from hpt_mlflow.evaluation.features import FeatureReader, FrozenNetwork, prepare
+from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
+from hpt_mlflow.evaluation.objectives import NEED_LABELS, OBJECTIVES, Judge, make_judge, maximises
+from hpt_mlflow.evaluation.probe import REGULARISATIONS, fit_probe
+from hpt_mlflow.models.backbone import batch_norms, build_backbone
+
+CPU = torch.device("cpu")
+STATISTICS = ChannelStatistics((0.3, 0.3, 0.3), (0.35, 0.35, 0.35))
+JUDGED = ("probe", "knn", "rotation")
+DIGITS = open_dataset("builtin:digits")
+SIZE = 8
+# Fewer digits than there are, so that a score takes a tenth of a second.
+SPLIT = Split(*(np.sort(part) for part in np.split(np.random.default_rng(5).permutation(400), [200, 300])))
+CURVED, LARGE = np.isin(DIGITS.labels, (0, 3, 6, 8, 9)), DIGITS.labels > 4
+SEVERAL = np.stack([CURVED, LARGE, DIGITS.labels == 1], axis=1).astype(np.uint8)
+
+
+class Tally(list):
+    """What copies of a network share."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class Drawing(nn.Module):
+    """A layer that draws in evaluation mode too."""
+
+    def forward(self, batch):
+        return batch + 1e-6 * torch.rand(batch.shape)
+
+
+def network(seed=0):
+    """A small network that has seen a few images, so that its BatchNorm has statistics of its own."""
+    torch.manual_seed(seed)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten()
+    )
+    layers(torch.randn(16, 3, SIZE, SIZE))
+    return layers
+
+
+def reader_of(dataset=DIGITS, indices=None, **more):
+    indices = np.arange(len(dataset)) if indices is None else indices
+    images = Images(dataset, indices, smallest_side=4096, **more)
+    return FeatureReader(images, SIZE, STATISTICS, CPU, batch_size=64, threads=1)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return reader_of()
+
+
+def plain_features(backbone, arrays):
+    """By an ordinary forward pass of a copy."""
+    copied = network()
+    copied.load_state_dict(backbone.state_dict())
+    with torch.no_grad():
+        return copied.eval()(prepare(arrays, SIZE, STATISTICS)).numpy()
+
+
+def colours(indices):
+    """The digits as they are decoded, uint8 (8, 8, 3), straight from the dataset."""
+    return [np.repeat(np.asarray(DIGITS.pictures[i])[:, :, None], 3, axis=2) for i in indices]
+
+
+def by_sklearn(features, labels, asked, truth):
+    """Accuracy of logistic regression, of the best regularisation."""
+    scores = []
+    for regularisation in REGULARISATIONS:
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=regularisation, max_iter=3000, tol=1e-6))
+        scores.append(classifier.fit(features.astype(np.float64), labels).score(asked, truth))
+    return max(scores)
+
+
+def test_infonce_alone_is_minimised():
+    assert {objective: maximises(objective) for objective in OBJECTIVES} == {
+        "probe": True,
+        "knn": True,
+        "rotation": True,
+        "infonce": False,
+    }
+
+
+def test_probe_is_the_probe_of_the_parts(reader):
+    backbone = network()
+    train, validation = (plain_features(backbone, colours(part)) for part in (SPLIT.train, SPLIT.validation))
+    labels, truth = DIGITS.labels[SPLIT.train], DIGITS.labels[SPLIT.validation]
+    score = make_judge("probe", reader, SPLIT, DIGITS.labels).score(backbone)
+    assert score == pytest.approx(fit_probe(train, labels, validation, truth, 10).validation_score, abs=0.011)
+    assert score == pytest.approx(by_sklearn(train, labels, validation, truth), abs=0.021)
+    assert 0.5 < score < 1
+
+
+def test_probe_of_several_labels_is_the_mean_area_under_the_curve(reader):
+    backbone = network()
+    train, validation = (plain_features(backbone, colours(part)) for part in (SPLIT.train, SPLIT.validation))
+    areas = []
+    for regularisation in REGULARISATIONS:
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=regularisation, max_iter=3000))
+        each = [classifier.fit(train, labels).predict_proba(validation)[:, 1] for labels in SEVERAL[SPLIT.train].T]
+        areas.append(np.mean([roc_auc_score(t, p) for t, p in zip(SEVERAL[SPLIT.validation].T, each, strict=True)]))
+    score = make_judge("probe", reader, SPLIT, SEVERAL).score(backbone)
+    assert score == pytest.approx(max(areas), abs=0.005)
+    assert 0.6 < score < 1
+
+
+def votes_by_hand(known, known_labels, asked):
+    """For each image, the share of the weight of its 20 nearest that has each label, in float64."""
+    known, asked = (f.astype(np.float64) / np.linalg.norm(f, axis=1, keepdims=True) for f in (known, asked))
+    shares = []
+    for similarities in asked @ known.T:
+        nearest = np.argsort(-similarities)[:20]
+        weights = np.exp(similarities[nearest] / 0.07)
+        shares.append(weights @ known_labels[nearest] / weights.sum())
+    return np.array(shares)
+
+
+def test_knn_is_the_share_of_right_answers_of_20_neighbours(reader):
+    backbone = network()
+    train, validation = (plain_features(backbone, colours(part)) for part in (SPLIT.train, SPLIT.validation))
+    votes = votes_by_hand(train, np.eye(10)[DIGITS.labels[SPLIT.train]], validation)
+    expected = (votes.argmax(axis=1) == DIGITS.labels[SPLIT.validation]).mean()
+    score = make_judge("knn", reader, SPLIT, DIGITS.labels).score(backbone)
+    assert score == pytest.approx(expected, abs=0.011)
+    answers = nearest_neighbour_classes(train, DIGITS.labels[SPLIT.train], validation)
+    assert score == pytest.approx((answers == DIGITS.labels[SPLIT.validation]).mean(), abs=0.011)
+    assert 0.4 < score < 1
+
+
+def test_knn_of_several_labels_is_the_mean_area_under_the_curve_of_the_votes(reader):
+    backbone = network()
+    train, validation = (plain_features(backbone, colours(part)) for part in (SPLIT.train, SPLIT.validation))
+    votes, truth = votes_by_hand(train, SEVERAL[SPLIT.train], validation), SEVERAL[SPLIT.validation]
+    expected = np.mean([roc_auc_score(truth[:, label], votes[:, label]) for label in range(3)])
+    score = make_judge("knn", reader, SPLIT, SEVERAL).score(backbone)
+    assert score == pytest.approx(expected, abs=1e-3)
+    assert 0.6 < score < 1
+
+
+def turned_by_hand(backbone, part):
+    """Features of images that NumPy turned, all of one turn after all of another, and their turns."""
+    images = [np.ascontiguousarray(np.rot90(array, turn)) for turn in range(4) for array in colours(part)]
+    return plain_features(backbone, images), np.repeat(np.arange(4), len(part))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_rotation_is_logistic_regression_on_images_that_numpy_turned(reader, seed):
+    backbone = network(seed)
+    expected = by_sklearn(*turned_by_hand(backbone, SPLIT.train), *turned_by_hand(backbone, SPLIT.validation))
+    score = make_judge("rotation", reader, SPLIT, None).score(backbone)
+    assert score == pytest.approx(expected, abs=0.011)
+    assert 0.4 < score < 0.99
+
+
+def test_what_rotation_is_learned_from_and_judged_by(reader, monkeypatch):
+    asked = {}
+
+    def watched(*arguments):
+        asked["arguments"] = arguments
+        return fit_probe(*arguments)
+
+    monkeypatch.setattr(objectives_module, "fit_probe", watched)
+    backbone = network()
+    make_judge("rotation", reader, SPLIT, DIGITS.labels).score(backbone)
+    for part, features, turns in zip(
+        (SPLIT.train, SPLIT.validation), asked["arguments"][0:4:2], asked["arguments"][1:4:2], strict=True
+    ):
+        expected, expected_turns = turned_by_hand(backbone, part)
+        assert turns.dtype == np.int64
+        for turn in range(4):
+            assert (turns == turn).sum() == len(part)
+            np.testing.assert_allclose(features[turns == turn], expected[expected_turns == turn], atol=1e-4)
+    assert asked["arguments"][4] == 4
+
+
+def test_rotation_cannot_be_told_by_features_that_do_not_change_with_it(reader):
+    whole = nn.AdaptiveAvgPool2d(1)
+    assert make_judge("rotation", reader, SPLIT, None).score(whole) == pytest.approx(0.25, abs=0.05)
+
+
+def test_turned_images_are_as_many_in_a_pass_as_the_reader_allows_and_the_network_is_folded(reader, monkeypatch):
+    passes, networks = Tally(), []
+    plain = FrozenNetwork.features
+
+    class Counting(nn.Module):
+        def forward(self, batch):
+            passes.append(len(batch))
+            return batch
+
+    def watched(frozen, batch, precision):
+        networks.append(frozen._network)
+        return plain(frozen, batch, precision)
+
+    monkeypatch.setattr(FrozenNetwork, "features", watched)
+    judge = make_judge("rotation", replace(reader, batch_size=40), SPLIT, None)
+    judge.score(network())
+    assert networks
+    assert not any(batch_norms(one) for one in networks)
+    # Without BatchNorm there is nothing to fold, and the network is used as it is.
+    judge.score(nn.Sequential(Counting(), nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(2)))
+    assert passes == [40] * 20 + [40] * 10
+    few = make_judge("rotation", replace(reader, batch_size=3), SPLIT, None)
+    assert few.score(network()) == pytest.approx(judge.score(network()), abs=0.011)
+
+
+def everything(backbone):
+    state = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    gradients = [None if p.grad is None else p.grad.clone() for p in backbone.parameters()]
+    modes = [layer.training for layer in backbone.modules()]
+    layouts = [(p.stride(), p.requires_grad, p.data_ptr()) for p in backbone.parameters()]
+    return state, gradients, modes, layouts
+
+
+@pytest.mark.parametrize("objective", JUDGED)
+@pytest.mark.parametrize("training", [True, False])
+def test_the_backbone_is_left_as_it_was_bit_for_bit_and_trains_on(reader, objective, training):
+    def trained(judged):
+        torch.manual_seed(3)
+        backbone = nn.Sequential(*network(), Drawing(), nn.Dropout(0.3), nn.Linear(72, 20)).train(training)
+        backbone[1].eval()
+        backbone[0].weight.requires_grad_(False)
+        optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+        for step in range(3):
+            backbone(torch.randn(8, 3, SIZE, SIZE)).square().mean().backward()
+            optimizer.step()
+            if judged and step == 1:
+                before, draws = everything(backbone), torch.get_rng_state()
+                assert 0 < make_judge(objective, reader, SPLIT, DIGITS.labels).score(backbone) < 1
+                after = everything(backbone)
+                assert torch.equal(torch.get_rng_state(), draws)
+                assert all(torch.equal(after[0][name], tensor) for name, tensor in before[0].items())
+                assert [g is None for g in before[1]] == [g is None for g in after[1]] == [True] + [False] * 4
+                assert all(torch.equal(a, b) for a, b in zip(before[1][1:], after[1][1:], strict=True))
+                assert before[2:] == after[2:]
+            optimizer.zero_grad()
+        return backbone.state_dict()
+
+    plain, interrupted = trained(judged=False), trained(judged=True)
+    assert all(torch.equal(interrupted[name], tensor) for name, tensor in plain.items())
+
+
+@pytest.mark.parametrize("objective", JUDGED)
+def test_a_backbone_is_judged_as_it_is_in_evaluation_mode(reader, objective):
+    judge = make_judge(objective, reader, SPLIT, DIGITS.labels)
+    backbone = nn.Sequential(*network(), nn.Dropout(0.9))
+    assert judge.score(backbone.train()) == judge.score(backbone.eval()) == judge.score(network())
+
+
+@pytest.mark.parametrize("objective", JUDGED)
+def test_the_same_backbone_gets_the_same_score_and_another_one_another(reader, objective):
+    backbone = network()
+    scores = {make_judge(objective, reader, SPLIT, DIGITS.labels).score(backbone) for _ in range(2)}
+    assert len(scores) == 1
+    assert scores != {make_judge(objective, reader, SPLIT, DIGITS.labels).score(network(7))}
+
+
+@pytest.mark.parametrize("objective", JUDGED)
+def test_a_resnet_is_judged(reader, objective):
+    torch.manual_seed(0)
+    backbone, _ = build_backbone("resnet18", SIZE, small_stem=True)
+    few = Split(SPLIT.train[:60], SPLIT.validation[:30], SPLIT.test)
+    score = make_judge(objective, reader, few, DIGITS.labels).score(backbone)
+    assert {"probe": 0.3, "knn": 0.3, "rotation": 0.35}[objective] < score <= 1
+
+
+@pytest.mark.parametrize("objective", JUDGED)
+@pytest.mark.parametrize("labels", [DIGITS.labels, SEVERAL])
+def test_a_backbone_that_diverged_has_no_score(reader, objective, labels):
+    backbone = network()
+    with torch.no_grad():
+        backbone[1].weight[2] = float("nan")
+    assert np.isnan(make_judge(objective, reader, SPLIT, labels).score(backbone))
+
+
+@pytest.mark.parametrize("objective", JUDGED)
+@pytest.mark.parametrize("labels", [DIGITS.labels, SEVERAL])
+def test_no_image_of_test_is_asked_for_and_all_others_are(reader, objective, labels, monkeypatch):
+    asked = []
+    plain = Images.__getitem__
+
+    def watched(images, index):
+        asked.append(index)
+        return plain(images, index)
+
+    monkeypatch.setattr(Images, "__getitem__", watched)
+    # Of test the labels are wrong; those of classes are none at all.
+    labels = labels.copy()
+    labels[SPLIT.test] = 1 - labels[SPLIT.test]
+    judge = make_judge(objective, reader, SPLIT, labels)
+    judge.score(network())
+    assert sorted(asked) == SPLIT.seen.tolist()
+    np.testing.assert_array_equal(judge.train, SPLIT.train)
+    np.testing.assert_array_equal(judge.validation, SPLIT.validation)
+
+
+def test_no_image_of_test_is_judged_where_nothing_is_labelled(reader):
+    split = unlabelled_split(400, SPLIT.test)
+    judge = make_judge("rotation", reader, split, None)
+    np.testing.assert_array_equal(np.union1d(judge.train, judge.validation), split.train)
+    assert not np.isin(split.test, judge.validation).any()
+
+
+def test_without_labels_a_fifth_of_train_is_held_out(reader):
+    split = unlabelled_split(300)
+    judge = make_judge("rotation", reader, split, None)
+    assert (len(judge.train), len(judge.validation)) == (240, 60)
+    assert not np.intersect1d(judge.train, judge.validation).size
+    assert (np.diff(judge.train) > 0).all()
+    assert (np.diff(judge.validation) > 0).all()
+    # Drawn, and not the last ones, which may all be of one kind.
+    assert judge.validation.min() < 60
+    again = make_judge("rotation", reader, split, None)
+    np.testing.assert_array_equal(judge.validation, again.validation)
+    by_hand = (turned_by_hand(network(), part) for part in (judge.train, judge.validation))
+    (features, turns), (asked, truth) = by_hand
+    assert judge.score(network()) == pytest.approx(by_sklearn(features, turns, asked, truth), abs=0.011)
+
+
+def test_whole_groups_are_held_out():
+    groups = np.arange(len(DIGITS)) // 9
+    judge = make_judge("rotation", reader_of(replace(DIGITS, groups=groups)), unlabelled_split(450), None)
+    assert not np.intersect1d(groups[judge.train], groups[judge.validation]).size
+    assert (len(judge.train), len(judge.validation)) == (360, 90)
+
+
+def test_labelled_images_are_held_out_only_where_the_split_has_no_validation(reader):
+    with_validation = make_judge("rotation", reader, SPLIT, DIGITS.labels)
+    np.testing.assert_array_equal(with_validation.validation, SPLIT.validation)
+    nothing = replace(SPLIT, validation=np.array([], dtype=np.int64))
+    judge = make_judge("rotation", reader, nothing, DIGITS.labels)
+    np.testing.assert_array_equal(np.union1d(judge.train, judge.validation), SPLIT.train)
+    assert len(judge.validation) == 40
+
+
+@pytest.mark.parametrize("objective", JUDGED)
+def test_so_many_images_judge_at_most_and_they_are_drawn(reader, objective, monkeypatch):
+    assert (objectives_module.TRAIN_IMAGES, objectives_module.VALIDATION_IMAGES) == (5000, 2000)
+    monkeypatch.setattr(objectives_module, "TRAIN_IMAGES", 50)
+    monkeypatch.setattr(objectives_module, "VALIDATION_IMAGES", 30)
+    judge, again = (make_judge(objective, reader, SPLIT, DIGITS.labels) for _ in range(2))
+    for part, drawn, same, most in (
+        (SPLIT.train, judge.train, again.train, 50),
+        (SPLIT.validation, judge.validation, again.validation, 30),
+    ):
+        assert len(drawn) == most
+        assert np.isin(drawn, part).all()
+        assert (np.diff(drawn) > 0).all()
+        np.testing.assert_array_equal(drawn, same)
+        # Of the first, the middle and the last.
+        assert (np.histogram(np.searchsorted(part, drawn), 3, (0, len(part)))[0] > most / 8).all()
+    few = Split(judge.train, judge.validation, SPLIT.test)
+    assert judge.score(network()) == make_judge(objective, reader, few, DIGITS.labels).score(network())
+
+
+def test_images_that_cannot_be_read_do_not_judge_and_change_nothing_about_the_others(reader, monkeypatch):
+    monkeypatch.setattr(objectives_module, "TRAIN_IMAGES", 50)
+    monkeypatch.setattr(objectives_module, "VALIDATION_IMAGES", 30)
+    whole = make_judge("knn", reader, SPLIT, DIGITS.labels)
+    gone = [int(whole.train[20]), int(whole.validation[3])]
+    images = reader_of(known_unreadable=dict.fromkeys(gone, "gone")).images
+    judge = make_judge("knn", replace(reader, images=images), SPLIT, DIGITS.labels)
+    for before, after in ((whole.train, judge.train), (whole.validation, judge.validation)):
+        assert len(after) == len(before)
+        assert len(np.intersect1d(before, after)) == len(before) - 1
+        assert not np.isin(gone, after).any()
+
+
+@pytest.fixture
+def files(tmp_path):
+    """400 digits as files that are read each time."""
+    paths = []
+    for i, array in enumerate(colours(range(400))):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(array).save(paths[-1])
+    names = [path.name for path in paths]
+    return Dataset("files", "test:files", paths, names, DIGITS.labels[:400], DIGITS.classes, "0" * 16)
+
+
+@pytest.mark.parametrize("objective", JUDGED)
+def test_images_that_vanish_are_left_out_and_reported(files, objective):
+    reader = reader_of(files, memory_limit_bytes=0)
+    judge = make_judge(objective, reader, SPLIT, files.labels)
+    gone = [*SPLIT.train[[0, 70]].tolist(), *SPLIT.validation[[5, 99]].tolist()]
+    for index in gone:
+        files.pictures[index].unlink()
+    score = judge.score(network())
+    assert set(reader.images.unreadable) == set(gone)
+    left = Split(np.setdiff1d(SPLIT.train, gone), np.setdiff1d(SPLIT.validation, gone), SPLIT.test)
+    expected = make_judge(objective, reader_of(), left, DIGITS.labels).score(network())
+    assert score == pytest.approx(expected, abs=1e-9)
+    assert judge.score(network()) == score
+
+
+def test_too_many_vanished_images_are_refused(files):
+    judge = make_judge("rotation", reader_of(files, memory_limit_bytes=0), SPLIT, None)
+    for index in SPLIT.train[:5]:
+        files.pictures[index].unlink()
+    with pytest.raises(HptError, match="5 of 400 images of files are unreadable"):
+        judge.score(network())
+
+
+@pytest.mark.parametrize("objective", ["infonce", "accuracy"])
+def test_what_has_no_judge_is_refused(reader, objective):
+    with pytest.raises(ValueError, match=f"'{objective}' has no judge"):
+        Judge(objective, reader, SPLIT.train, SPLIT.validation, DIGITS.labels)
+    with pytest.raises(ValueError, match=f"'{objective}' has no judge"):
+        make_judge(objective, reader, SPLIT, DIGITS.labels)
+
+
+@pytest.mark.parametrize("objective", NEED_LABELS)
+def test_an_objective_that_needs_labels_is_refused_without(reader, objective):
+    expected = f"^objective: {objective} needs labels, and digits has none; use rotation, or give labels$"
+    with pytest.raises(HptError, match=expected):
+        make_judge(objective, reader, unlabelled_split(300), None)
+    with pytest.raises(ValueError, match="without labels"):
+        Judge(objective, reader, SPLIT.train, SPLIT.validation, None)
+
+
+@pytest.mark.parametrize(
+    ("objective", "train", "validation", "part", "count"),
+    [
+        ("probe", 1, 50, "train", 1),
+        ("knn", 50, 1, "validation", 1),
+        ("knn", 50, 0, "validation", 0),
+        ("rotation", 0, 0, "train", 0),
+        ("rotation", 1, 0, "train", 0),
+        ("rotation", 4, 0, "validation", 1),
+        ("rotation", 50, 1, "validation", 1),
+    ],
+)
+def test_parts_with_too_few_images_are_refused(reader, objective, train, validation, part, count):
+    split = Split(SPLIT.train[:train], SPLIT.validation[:validation], SPLIT.test)
+    expected = (
+        f"^objective: {objective} needs 2 or more readable images in {part}, and digits has {count}; give more images$"
+    )
+    with pytest.raises(HptError, match=expected):
+        make_judge(objective, reader, split, DIGITS.labels)
+
+
+def test_images_that_cannot_be_read_do_not_count(reader):
+    images = reader_of(known_unreadable={int(SPLIT.validation[0]): "gone"}).images
+    split = replace(SPLIT, validation=SPLIT.validation[:2])
+    make_judge("rotation", reader, split, None)
+    with pytest.raises(HptError, match="in validation, and digits has 1;"):
+        make_judge("rotation", replace(reader, images=images), split, None)
+
+
+@pytest.mark.parametrize("objective", NEED_LABELS)
+@pytest.mark.parametrize("labels", [DIGITS.labels, SEVERAL])
+def test_validation_images_that_are_all_alike_are_refused(reader, objective, labels):
+    alike = replace(SPLIT, validation=SPLIT.validation[DIGITS.labels[SPLIT.validation] == 3])
+    count = len(alike.validation)
+    with pytest.raises(HptError, match=f"objective: {objective} .* labels differ, and the {count} of digits all"):
+        make_judge(objective, reader, alike, labels)
+    make_judge("rotation", reader, alike, labels)
+
+
+def test_labels_that_no_validation_image_has_do_not_count(reader):
+    labels = np.pad(SEVERAL, ((0, 0), (0, 1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        score = make_judge("knn", reader, SPLIT, labels).score(network())
+    assert score == make_judge("knn", reader, SPLIT, SEVERAL).score(network())

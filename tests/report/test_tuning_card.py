@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import math
+import shlex
+
+import pytest
+
+from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
+from hpt_mlflow.report.tuning_card import tuning_card
+from hpt_mlflow.tuning.effects import Effect
+from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord
+
+ALL = "`crop,color,gray,blur,flip`"
+STUDY = {
+    "data": "folder:/data/birds",
+    "seen": 1200,
+    "chain": ("imagenet", "birds"),
+    "parent": "models:/hpt/1",
+    "objective": "20-NN accuracy on validation",
+    "maximise": True,
+    "planned": 32,
+    "steps": 64,
+    "rungs": (4, 16),
+    "pruning": "the worse half is pruned",
+    "storage": "sqlite:///study.db",
+}
+TRIALS = [
+    TrialRecord(0, AUGMENTATIONS, PRUNED, {4: 0.3, 16: 0.4}),
+    TrialRecord(1, ("crop", "flip"), COMPLETE, {4: 0.2, 16: 0.5, 64: 0.6}),
+    TrialRecord(2, ("gray",), FAILED, {4: 0.1}),
+    TrialRecord(3, ("blur",), PRUNED, {4: 0.1}),
+]
+ADAPTED = {
+    "registered": "models:/hpt/9",
+    "result": Effect(0.9, 0.88, 0.92),
+    "baseline": "models:/hpt/8",
+    "baseline_result": Effect(0.85, 0.83, 0.87),
+    "difference": Effect(0.05, 0.02, 0.08),
+}
+
+
+def card(**changes):
+    return tuning_card(**STUDY | changes)
+
+
+def part(text, title):
+    """The paragraph of a title, without it; None where it is not there."""
+    found = [line for line in text.split("\n\n") if line.startswith(f"**{title}**")]
+    return found[0].removeprefix(f"**{title}** ") if found else None
+
+
+def commands(text):
+    before, *lines, after = text.split("\n\n")[-1].splitlines()
+    assert before == after == "```"
+    assert "**Go on**" in text
+    return lines
+
+
+def test_it_says_what_is_tuned_and_how():
+    text = card()
+    assert part(text, "Chain") == "imagenet > birds"
+    assert part(text, "Data") == "`folder:/data/birds`: 1,200 images seen, starting from `models:/hpt/1`"
+    how = "largest 20-NN accuracy on validation; 32 trials of 64 steps; the worse half is pruned, at 4, 16 steps"
+    assert part(text, "Search") == how
+    assert part(card(parent=None), "Data").endswith("starting from random weights")
+    assert part(card(maximise=False), "Search").startswith("smallest")
+
+
+@pytest.mark.parametrize("without", [{"pruning": ""}, {"rungs": ()}])
+def test_it_says_that_nothing_is_pruned(without):
+    assert part(card(**without), "Search").endswith("64 steps; no pruning")
+
+
+def test_before_the_first_trial_there_is_nothing_to_tell():
+    text = card()
+    spent = "0 steps up to their last scores, 0% of the 2,048 of an exhaustive search"
+    assert part(text, "State") == f"0 complete, 0 pruned, 0 failed, 0 running; {spent}"
+    assert [part(text, title) for title in ("Best", "Effects", "Result")] == [None] * 3
+    assert commands(text) == ["optuna-dashboard sqlite:///study.db"]
+
+
+def test_it_counts_trials_and_their_steps():
+    state = part(card(trials=[*TRIALS, TrialRecord(4, ("crop",), RUNNING, {4: 0.1})]), "State")
+    assert state.startswith(
+        "1 complete, 2 pruned, 1 failed, 1 running; 92 steps up to their last scores, 4% of the 2,048"
+    )
+    assert "92 steps up to their last scores, 14% of the 640 of" in part(
+        card(trials=[*TRIALS, TrialRecord(4, ("crop",), RUNNING, {4: 0.1})], subsets=10), "State"
+    )
+
+
+def test_the_best_is_compared_where_the_papers_subset_has_a_score_too():
+    best = part(card(trials=TRIALS), "Best")
+    reached, compared = best.split("; ")
+    assert reached == "`crop,flip` (trial 1): 0.6 after 64 of 64 steps"
+    assert compared == f"after 16 steps 0.5 against 0.4 of the paper's {ALL}: better"
+
+
+@pytest.mark.parametrize(
+    ("maximise", "score", "verdict"),
+    [
+        (True, 0.5, "better"),
+        (True, 0.3, "not better"),
+        (True, 0.4, "not better"),
+        (False, 0.3, "better"),
+        (False, 0.5, "not better"),
+    ],
+)
+def test_better_is_what_is_wanted(maximise, score, verdict):
+    trials = [TRIALS[0], TrialRecord(1, ("crop",), COMPLETE, {16: score, 64: 0.6})]
+    assert part(card(trials=trials, maximise=maximise), "Best").endswith(f": {verdict}")
+
+
+def test_the_papers_subset_is_the_one_with_its_strengths():
+    other = TrialRecord(5, AUGMENTATIONS, PRUNED, {4: 0.7, 16: 0.7, 64: 0.7}, Strengths(hue=0.1))
+    best = part(card(trials=[*TRIALS, other]), "Best")
+    named = "`crop,color,gray,blur,flip hue=0.1` (trial 5): 0.7 after 64 of 64 steps"
+    assert best == f"{named}; after 16 steps 0.7 against 0.4 of the paper's {ALL}: better"
+
+
+def test_the_papers_subset_may_be_the_best_or_have_no_score():
+    assert (
+        part(card(trials=TRIALS[:1]), "Best")
+        == f"`{','.join(AUGMENTATIONS)}` (trial 0): 0.4 after 16 of 64 steps; this is the paper's {ALL}"
+    )
+    assert part(card(trials=TRIALS[1:]), "Best").endswith(f"the paper's {ALL} has no score to compare with")
+
+
+def test_effects_have_a_line_each_the_largest_first():
+    effects = {"flip": Effect(-0.01, -0.03, 0.01), "crop": Effect(0.123, 0.101, 0.145), "gray": Effect(0, math.nan, 0)}
+    text = card(effects=effects, effects_step=1024)
+    assert "after 1,024 steps" in part(text, "Effects")
+    lines = [line for line in text.splitlines() if line.startswith("- ")]
+    assert lines == ["- crop +0.123 [0.101, 0.145]", "- gray +0.000", "- flip -0.010 [-0.030, 0.010]"]
+
+
+def test_after_adapting_it_gives_the_result_and_the_next_commands():
+    text = card(trials=TRIALS, metric="mean AUROC", **ADAPTED)
+    winner, baseline = "`models:/hpt/9` 0.900 [0.880, 0.920]", "`models:/hpt/8` 0.850 [0.830, 0.870]"
+    found = f"test mean AUROC: {winner}, baseline {baseline}, difference +0.050 [0.020, 0.080]"
+    assert part(text, "Result") == found
+    assert commands(text) == [
+        "hpt compare models:/hpt/8 models:/hpt/9",
+        "hpt promote models:/hpt/9",
+        "optuna-dashboard sqlite:///study.db",
+    ]
+
+
+def test_a_difference_that_may_be_chance_is_said_to_be():
+    text = card(**ADAPTED | {"difference": Effect(0.05, -0.02, 0.12)})
+    assert part(text, "Result").endswith("difference +0.050 [-0.020, 0.120], which may be chance")
+
+
+def test_a_winner_without_figures_or_baseline_is_still_named():
+    text = card(registered="models:/hpt/9")
+    assert part(text, "Result") == "test accuracy: `models:/hpt/9`"
+    assert commands(text) == ["hpt promote models:/hpt/9", "optuna-dashboard sqlite:///study.db"]
+    both = card(registered="models:/hpt/9", baseline="models:/hpt/8")
+    assert part(both, "Result") == "test accuracy: `models:/hpt/9`, baseline `models:/hpt/8`"
+
+
+@pytest.mark.parametrize(
+    ("storage", "shown"),
+    [
+        ("postgresql://me:s3:c/r@t@db.example:5432/hpt", "postgresql://me:***@db.example:5432/hpt"),
+        ("postgresql://db.example:5432/hpt", "postgresql://db.example:5432/hpt"),
+        ("sqlite:////data/my study; rm x.db", "sqlite:////data/my study; rm x.db"),
+        ("sqlite:////data/a:b@c.db", "sqlite:////data/a:b@c.db"),
+        ("journal.log", "journal.log"),
+    ],
+)
+def test_the_storage_is_a_word_of_the_shell_without_its_password(storage, shown):
+    assert shlex.split(commands(card(storage=storage))[-1]) == ["optuna-dashboard", shown]
