@@ -22,6 +22,8 @@ from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, TrialRe
 STATES = {COMPLETE: ("o", BLUE), PRUNED: ("v", GREY), RUNNING: ("d", PURPLE), FAILED: ("X", VERMILION)}
 # More rungs than these, and the steps are ticks of their own choice.
 MOST_RUNGS = 12
+# Steps of more letters than these have no room side by side.
+MOST_LETTERS = 60
 # Rungs that grow by at least this factor are spread evenly by a logarithmic axis.
 GEOMETRIC = 1.4
 
@@ -115,7 +117,6 @@ def interactions_figure(effects: Mapping[tuple[str, str], Effect], step: int, ob
     axes = figure.add_subplot()
     axes.set_title(_after("Effect of the row when the column is on rather than off", step), fontsize=10)
     largest = np.nanmax(np.abs(values)) if effects else 1.0
-    largest = largest or 1.0
     image = axes.imshow(np.ma.masked_invalid(values), cmap="PuOr", vmin=-largest, vmax=largest)
     axes.set_facecolor("0.93")
     axes.set_xticks(range(n), AUGMENTATIONS)
@@ -216,9 +217,8 @@ def _rung_axis(axes: Axes, rungs: Sequence[int]) -> None:
     """Ticks at the rungs where there are few, on a logarithmic axis where they grow by a factor."""
     if len(rungs) > 1 and rungs[0] > 0 and all(b >= GEOMETRIC * a for a, b in pairwise(rungs)):
         axes.set_xscale("log", base=2)
-        axes.minorticks_off()
     if 0 < len(rungs) <= MOST_RUNGS:
-        long = len(rungs) * len(f"{rungs[-1]:,}") > 40
+        long = len(rungs) * len(f"{rungs[-1]:,}") > MOST_LETTERS
         axes.set_xticks(rungs, [f"{step:,}" for step in rungs], rotation=45 if long else 0)
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -85,18 +85,16 @@ class Space:
         """Optuna's parameters of a subset; strengths have their defaults, kept within what is searched."""
         chosen: dict[str, Any] = {name: name in subset for name in self.augmentations}
         if self.with_strengths:
-            for name in subset:
-                for key, (low, high) in STRENGTHS[name].items():
-                    chosen[key] = min(max(_default(key, self.strengths), low), high)
+            for key, (low, high) in self._limits(subset).items():
+                chosen[key] = min(max(_default(key, self.strengths), low), high)
         return chosen
 
     def suggest(self, trial: Trial) -> tuple[tuple[str, ...], Strengths]:
         """The subset and the strengths of a trial."""
         subset = tuple(name for name in self.augmentations if trial.suggest_categorical(name, ON.choices))
         if self.with_strengths:
-            for name in subset:
-                for key, (low, high) in STRENGTHS[name].items():
-                    trial.suggest_float(key, low, high)
+            for key, (low, high) in self._limits(subset).items():
+                trial.suggest_float(key, low, high)
         return self.read(trial.params)
 
     def read(self, params: Mapping[str, Any]) -> tuple[tuple[str, ...], Strengths]:
@@ -114,14 +112,25 @@ class Space:
         on: dict[str, Any] = dict.fromkeys(self.augmentations, ON)
         if not self.with_strengths:
             return on
-        ranges = {key: limits for name in self.augmentations for key, limits in STRENGTHS[name].items()}
-        return on | {key: FloatDistribution(*limits) for key, limits in ranges.items()}
+        return on | {key: FloatDistribution(*limits) for key, limits in self._limits(self.augmentations).items()}
 
     @property
     def smallest_crop_scale(self) -> tuple[float, float]:
         """The range of crops that needs the largest images."""
         low, high = self.strengths.crop_scale
         return (min(low, STRENGTHS["crop"]["crop_scale"][0]), high) if self.with_strengths else (low, high)
+
+    def _limits(self, subset: tuple[str, ...]) -> dict[str, tuple[float, float]]:
+        """By strength, what is searched; no further than to the other end of its range, which is not searched."""
+        largest_crop, smallest_sigma = self.strengths.crop_scale[1], self.strengths.blur_sigma[0]
+        limits = {key: ends for name in subset for key, ends in STRENGTHS[name].items()}
+        if "crop_scale" in limits:
+            low, high = limits["crop_scale"]
+            limits["crop_scale"] = (min(low, largest_crop), min(high, largest_crop))
+        if "blur_sigma" in limits:
+            low, high = limits["blur_sigma"]
+            limits["blur_sigma"] = (max(low, smallest_sigma), max(high, smallest_sigma))
+        return limits
 
 
 def _default(key: str, strengths: Strengths) -> float:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from hpt_mlflow.errors import HptError, one_line
 
 JOURNAL = "journal:"
 # Seconds after which a database that does not answer is called out of reach.
 CONNECT_SECONDS = 10
+# How often a new database is opened in which another process makes the same tables at the moment.
+MOST_OPENINGS = 10
 EXAMPLES = "journal:FILE, sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
 
 
@@ -42,10 +47,13 @@ def dashboard_command(address: str) -> str:
 
 def hidden(address: str) -> str:
     """The address without its password."""
-    try:
-        return address if address.startswith(JOURNAL) else make_url(address).render_as_string(hide_password=True)
-    except ArgumentError:
+    if address.startswith(JOURNAL):
         return address
+    with suppress(ArgumentError, ValueError):
+        address = make_url(address).render_as_string(hide_password=True)
+    # What cannot be read may have one, too, and so may the options at the end.
+    address = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", address)
+    return re.sub(r"([?&](?:password|passwd|pwd)=)[^&]*", r"\1***", address, flags=re.IGNORECASE)
 
 
 @contextmanager
@@ -61,6 +69,7 @@ def _open_journal(file: Path) -> BaseStorage:
     if not file.parent.is_dir():
         raise HptError(f"storage: there is no folder {file.parent} for {file.name}; make it, or name another file")
     try:
+        _check_beginning(file)
         # A lock that a killed process has left is broken after 30 seconds (Optuna's grace period).
         return JournalStorage(JournalFileBackend(str(file), lock_obj=JournalFileOpenLock(str(file))))
     except OSError as error:
@@ -69,13 +78,37 @@ def _open_journal(file: Path) -> BaseStorage:
         raise HptError(f"storage: {file} is no journal of Optuna ({one_line(error)}); name another file") from error
 
 
+def _check_beginning(file: Path) -> None:
+    """Raise an exception where a file is no journal: Optuna takes a single line for one that is just being written."""
+    if not file.exists():
+        return
+    with file.open("rb") as opened:
+        line = opened.readline(1_000_000)
+    unfinished = not line.endswith(b"\n")
+    if not (line[:1] in (b"", b"{") if unfinished else "op_code" in json.loads(line)):
+        raise ValueError("it does not begin as one")
+
+
 def _open_database(address: str) -> BaseStorage:
+    for _ in range(MOST_OPENINGS - 1):
+        try:
+            return _connect(address)
+        except HptError as error:
+            # Which is how databases tell that two make a table, or put the same into it, at the same time.
+            cause = error.__cause__
+            if not isinstance(cause, IntegrityError) and "already exists" not in str(cause):
+                raise
+            time.sleep(0.1)
+    return _connect(address)
+
+
+def _connect(address: str) -> BaseStorage:
     try:
         url = _with_driver(make_url(address))
         timeout = {"connect_timeout": CONNECT_SECONDS} if url.get_backend_name() in ("postgresql", "mysql") else {}
         arguments = {"connect_args": timeout, "pool_pre_ping": True}
         return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=arguments)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise HptError(f"storage: cannot read {hidden(address)!r}; write {EXAMPLES}") from None
     except ImportError as error:
         raise HptError(

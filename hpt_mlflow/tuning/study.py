@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ PLACE, ATTEMPT, RUN, OWNER, STEPS, REASON = (
 )
 # How often a trial is tried whose worker was killed.
 MOST_ATTEMPTS = 3
+# How long a study may be without its identity, which the process that makes it notes a moment later.
+IDENTITY_SECONDS = 10.0
 STATES = {
     TrialState.COMPLETE: COMPLETE,
     TrialState.PRUNED: PRUNED,
@@ -97,7 +100,7 @@ class SharedStudy:
         return optuna.load_study(
             study_name=self.name,
             storage=self.storage,
-            sampler=sampler or RandomSampler(seed=self.seed),
+            sampler=sampler or RandomSampler(),
             pruner=self.pruner,
         )
 
@@ -115,7 +118,7 @@ class SharedStudy:
 
     def records(self) -> list[TrialRecord]:
         """What is known of each trial; of those that do the same work again, of the last one."""
-        last = {trial.user_attrs.get(PLACE, f"of others {trial.number}"): trial for trial in self.trials()}
+        last = {_place(trial): trial for trial in self.trials()}
         return sorted(map(self._record, last.values()), key=lambda record: record.number)
 
     def claim(self, owner: str) -> Trial | None:
@@ -126,7 +129,10 @@ class SharedStudy:
             except UpdateFinishedTrialError:
                 continue
             if taken:
-                trial = Trial(self.open(self._sampler(waiting.number)), waiting._trial_id)
+                study = self.open(self._sampler(waiting.number))
+                # In a database, Optuna knows those trials by their ids only that it has read with the study.
+                study.get_trials(deepcopy=False)
+                trial = Trial(study, waiting._trial_id)
                 trial.set_user_attr(OWNER, owner)
                 return trial
         return None
@@ -153,7 +159,9 @@ class SharedStudy:
         return sum(int(trial.user_attrs.get(STEPS, 0)) for trial in self.trials())
 
     def end(self, trial: Trial, state: TrialState, score: float | None = None, reason: str = "") -> None:
-        """Tell how a trial ended."""
+        """Tell how a trial ended; without a finite score it can only have failed."""
+        if score is not None and not math.isfinite(score):
+            state, score, reason = TrialState.FAIL, None, f"its score is {score}"
         if reason:
             trial.set_user_attr(REASON, reason)
         self.storage.set_trial_state_values(trial._trial_id, state, [score] if score is not None else None)
@@ -167,8 +175,8 @@ class SharedStudy:
         Returns:
             Whether it was still running: of several that give it up at once, one does.
         """
-        attributes = trial.user_attrs
-        attempt = int(attributes.get(ATTEMPT, 1))
+        now = self.storage.get_trial(trial._trial_id)
+        attempt = int(now.user_attrs.get(ATTEMPT, 1))
         again = not count or attempt < MOST_ATTEMPTS
         # Told while it runs, as a finished trial takes no attributes any more.
         try:
@@ -177,9 +185,8 @@ class SharedStudy:
         except UpdateFinishedTrialError:
             return False
         if again:
-            self.open().enqueue_trial(
-                dict(trial.params), user_attrs={PLACE: attributes.get(PLACE), ATTEMPT: attempt + int(count)}
-            )
+            attributes = {PLACE: _place(now), ATTEMPT: attempt + int(count)}
+            self.open().enqueue_trial(_parameters(now), user_attrs=attributes)
         return True
 
     def give_up_lost(self, is_alive: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:
@@ -189,7 +196,7 @@ class SharedStudy:
 
     def _sampler(self, number: int) -> BaseSampler:
         """A sampler for one trial; seeded by its number, so that a worker that starts anew does not repeat draws."""
-        seed = self.seed * 1_000_003 + number
+        seed = (self.seed * 1_000_003 + number) % 2**32
         if not self.space.with_strengths:
             return RandomSampler(seed=seed)
         with warnings.catch_warnings():
@@ -200,7 +207,7 @@ class SharedStudy:
 
     def check_identity(self, identity: Mapping[str, Any]) -> None:
         """Raise HptError where the study that is there is another one."""
-        there = self.open().user_attrs.get(IDENTITY)
+        there = self._identity()
         if there is None:
             raise HptError(f"study: {self.name!r} is there already, and is not of hpt tune; name another one")
         theirs = json.loads(there)
@@ -215,11 +222,24 @@ class SharedStudy:
                 "another study"
             )
 
+    def _identity(self) -> str | None:
+        """What the study that is there says that it is; waits for a moment where it was only just made."""
+        end = time.monotonic() + IDENTITY_SECONDS
+        while True:
+            # Looked at in this order, as trials come after the identity.
+            settled = bool(self.trials()) or time.monotonic() > end
+            there = self.open().user_attrs.get(IDENTITY)
+            if there is not None or settled:
+                return there
+            time.sleep(0.05)
+
     def _record(self, trial: FrozenTrial) -> TrialRecord:
-        names = self.space.augmentations
-        params = trial.params or trial.system_attrs.get("fixed_params", {})
-        known = all(name in params for name in names)
-        subset, strengths = self.space.read(params) if known else (None, self.space.strengths)
+        subset: tuple[str, ...] | None
+        try:
+            subset, strengths = self.space.read(_parameters(trial))
+        except KeyError:
+            # Its worker has not come so far as to choose all of them.
+            subset, strengths = None, self.space.strengths
         scores = {step: score for step, score in sorted(trial.intermediate_values.items()) if math.isfinite(score)}
         return TrialRecord(
             trial.number,
@@ -227,6 +247,17 @@ class SharedStudy:
             STATES[trial.state],
             scores,
             strengths,
-            trial.user_attrs.get(REASON, ""),
+            # Of one that completed while it was being given up, there is a reason, too.
+            trial.user_attrs.get(REASON, "") if trial.state in (TrialState.PRUNED, TrialState.FAIL) else "",
             trial.user_attrs.get(RUN, ""),
         )
+
+
+def _place(trial: FrozenTrial) -> int | str:
+    """The place of a trial in the queue; a name of its own where it was queued by others."""
+    return trial.user_attrs.get(PLACE, f"of others {trial.number}")
+
+
+def _parameters(trial: FrozenTrial) -> dict[str, Any]:
+    """The parameters of a trial: those that it was queued with, and those chosen so far."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}

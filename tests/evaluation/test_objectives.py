@@ -329,8 +329,8 @@ def test_without_labels_a_fifth_of_train_is_held_out(reader):
     assert not np.intersect1d(judge.train, judge.validation).size
     assert (np.diff(judge.train) > 0).all()
     assert (np.diff(judge.validation) > 0).all()
-    # Drawn, and not the last ones, which may all be of one kind.
-    assert judge.validation.min() < 60
+    # From the beginning, the middle and the end, which may be of different kinds.
+    assert (np.histogram(judge.validation, 3, (0, 300))[0] > 8).all()
     again = make_judge("rotation", reader, split, None)
     np.testing.assert_array_equal(judge.validation, again.validation)
     by_hand = (turned_by_hand(network(), part) for part in (judge.train, judge.validation))

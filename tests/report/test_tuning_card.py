@@ -103,12 +103,23 @@ def test_the_best_is_compared_where_the_papers_subset_has_a_score_too():
         (True, 0.3, "not better"),
         (True, 0.4, "not better"),
         (False, 0.3, "better"),
+        (False, 0.4, "not better"),
         (False, 0.5, "not better"),
     ],
 )
 def test_better_is_what_is_wanted(maximise, score, verdict):
     trials = [TRIALS[0], TrialRecord(1, ("crop",), COMPLETE, {16: score, 64: 0.6})]
     assert part(card(trials=trials, maximise=maximise), "Best").endswith(f": {verdict}")
+
+
+def test_the_best_is_the_smallest_where_that_is_wanted():
+    trials = [TrialRecord(0, ("crop",), COMPLETE, {64: 0.5}), TrialRecord(1, ("flip",), COMPLETE, {64: 0.4})]
+    assert part(card(trials=trials, maximise=False), "Best").startswith("`flip` (trial 1): 0.4")
+
+
+def test_the_best_is_not_compared_where_it_has_no_score():
+    trials = [TrialRecord(0, AUGMENTATIONS, FAILED, {4: 0.3, 32: 0.4}), TRIALS[1]]
+    assert "; after 4 steps 0.2 against 0.3 of" in part(card(trials=trials), "Best")
 
 
 def test_the_papers_subset_is_the_one_with_its_strengths():

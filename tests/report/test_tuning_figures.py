@@ -130,6 +130,8 @@ STUDIES = {
     "two hundred": search(200, (4, 8, 16, 32, 64, 128, 256)),
     "one rung": search(32, (100,)),
     "long": search(32, (1000, 4000, 16000, 64000, 256000, 1024000)),
+    "wide": search(32, tuple(4000 * 2**k for k in range(8))),
+    "slanted": search(32, tuple(1000 * 2**k for k in range(11))),
     "linear": search(32, tuple(range(1000, 11000, 1000))),
     "dense": search(32, tuple(range(500, 20500, 500))),
     "untrained": search(32, (0, 10, 100)),
@@ -155,9 +157,9 @@ def test_history_shows_each_state_by_shape_and_colour():
 
 
 def test_history_keeps_failed_trials_on_the_edge():
-    axes = optimisation_history(FIVE, True, SCORE).axes[0]
+    axes = optimisation_history([*FIVE, TrialRecord(6, (), FAILED)], True, SCORE).axes[0]
     failed = line(axes, FAILED)
-    assert points(failed) == [(3, 0)]
+    assert points(failed) == [(3, 0), (6, 0)]
     assert failed.get_transform() == axes.get_xaxis_transform()
     assert axes.get_ylim()[1] < 0.9
 
@@ -184,6 +186,7 @@ def test_history_follows_the_best_of_those_trained_longest(maximise, best, numbe
 def test_history_has_no_best_of_trials_that_do_not_count(state):
     axes = optimisation_history([TrialRecord(0, (), state, {4: 0.5})], True, SCORE).axes[0]
     assert [text.get_text() for text in axes.texts] == ["no scores yet"]
+    assert axes.get_yticks().size == 0
     assert len(axes.lines) == 1
 
 
@@ -202,6 +205,8 @@ def test_main_effects_are_sorted_and_have_their_intervals():
     bars = [points(line) for line in axes.lines if line.get_linewidth() == 2.5]
     assert bars == [[(-0.3, 0), (-0.1, 0)], [(0.05, 1), (0.15, 1)], [(0.2, 2), (0.4, 2)]]
     assert [text.get_text() for text in axes.texts] == [str(effects[name]) for name in ("flip", "crop", "blur")]
+    # Beside the axes, where no interval is.
+    assert all(text.xy[0] > 1 for text in axes.texts)
     assert axes.lines[0].get_xdata() == [0, 0]
     low, high = axes.get_xlim()
     assert low < -0.3
@@ -236,7 +241,10 @@ def test_interactions_stand_on_both_sides_of_the_diagonal():
 
 def test_interactions_that_are_all_zero_can_be_drawn():
     zero = dict.fromkeys(combinations(AUGMENTATIONS, 2), Effect(0.0, 0.0, 0.0))
-    assert unreadable(interactions_figure(zero, 4, SCORE)) == []
+    figure = interactions_figure(zero, 4, SCORE)
+    assert unreadable(figure) == []
+    low, high = figure.axes[0].images[0].get_clim()
+    assert low < 0 < high
 
 
 def test_without_effects_the_figures_say_so():
@@ -253,6 +261,12 @@ def test_rung_curves_show_each_trial_from_rung_to_rung():
     # A marker where the trial ended.
     assert {tuple(line.get_markevery()) for line in lines} == {(-1,)}
     assert legend(figure) == ["complete", "pruned (its last score)", "running (its last score)", "failed"]
+
+
+def test_rung_curves_go_by_steps_and_name_the_states_there_are():
+    figure = rung_curves([TrialRecord(0, (), COMPLETE, {16: 0.5, 4: 0.3})], ("crop",), None, SCORE)
+    assert points(figure.axes[0].lines[0]) == [(4, 0.3), (16, 0.5)]
+    assert legend(figure) == ["complete"]
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
@@ -158,6 +159,10 @@ def test_augmentations_that_nothing_tells_apart_are_left_out():
         found = main_effects(trials, 4, AUGMENTATIONS)
         assert set(found) == {"gray", "blur", "flip"}
         assert found["flip"].value == pytest.approx(MAIN["flip"])
+    # Two columns that are one column take one degree of freedom.
+    noisy = trials_of(subsets[:10], 0.05, np.random.default_rng(6))
+    without = main_effects(noisy, 4, ("crop", "gray", "blur", "flip"))
+    assert tuple(main_effects(noisy, 4, AUGMENTATIONS)["gray"]) == pytest.approx(tuple(without["gray"]))
     # Whether crop or colour changes the effect of gray cannot be told either.
     assert set(interactions(trials, 4, AUGMENTATIONS)) == set(combinations(("gray", "blur", "flip"), 2))
 
@@ -189,6 +194,12 @@ def test_trials_without_subset_or_score_do_not_count():
         TrialRecord(42, (), COMPLETE, {8: 9}),
     ]
     assert main_effects([*trials, *others], 4, AUGMENTATIONS) == main_effects(trials, 4, AUGMENTATIONS)
+
+
+def test_scores_after_the_step_do_not_count():
+    trials = trials_of(GRID, 0.05, np.random.default_rng(7))
+    longer = [replace(trial, scores={**trial.scores, 16: 9.0 * trial.number}) for trial in trials]
+    assert main_effects(longer, 4, AUGMENTATIONS) == main_effects(trials, 4, AUGMENTATIONS)
 
 
 def test_two_trials_of_one_subset_both_count():

@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import sys
+import threading
+import time
+
+import optuna
+import pytest
+from optuna.exceptions import StorageInternalError
+from optuna.storages.journal import _file as optuna_journal
+from sqlalchemy.exc import OperationalError
+
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.tuning.storage import dashboard_command, hidden, open_storage, storage_errors
+
+
+def refusal(address):
+    with pytest.raises(HptError) as caught:
+        open_storage(address)
+    text = str(caught.value)
+    assert text.startswith("storage: ")
+    assert "\n" not in text
+    return text
+
+
+def is_kept(address):
+    """Whether what is written into a storage is there when it is opened again."""
+    study = optuna.create_study(storage=open_storage(address), study_name="cats")
+    study.enqueue_trial({"crop": True}, user_attrs={"place": 3})
+    (trial,) = optuna.load_study(storage=open_storage(address), study_name="cats").trials
+    return trial.user_attrs == {"place": 3} and trial.system_attrs["fixed_params"] == {"crop": True}
+
+
+@pytest.mark.parametrize("name", ["hpt.journal", "with space.journal", "sqlite"])
+def test_a_journal_keeps_what_is_written(tmp_path, name):
+    assert is_kept(f"journal:{tmp_path}/{name}")
+
+
+def test_a_journal_at_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_kept("journal:hpt.journal")
+    assert (tmp_path / "hpt.journal").exists()
+
+
+def test_a_journal_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert is_kept("journal:~/hpt.journal")
+    assert (tmp_path / "hpt.journal").exists()
+
+
+def test_a_journal_in_a_missing_folder_is_refused(tmp_path):
+    text = refusal(f"journal:{tmp_path}/no/hpt.journal")
+    assert f"{tmp_path}/no" in text
+    assert "make it, or name another file" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_no_journal(tmp_path):
+    assert f"{tmp_path}: Is a directory" in refusal(f"journal:{tmp_path}")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_journal_that_may_not_be_read_is_refused(tmp_path):
+    file = tmp_path / "hpt.journal"
+    file.touch(mode=0)
+    assert "Permission denied" in refusal(f"journal:{file}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"one line of text\n",
+        b"text without an end of its line",
+        b"two lines\nof text\n",
+        b"\n",
+        b"[1]\n",
+        b"3\n",
+        b'"op_code"\n',
+        b'{"a": 1}\n',
+        b'{"op_code": 99, "worker_id": "a"}\n',
+        bytes(range(256)),
+        b"\x89PNG\r\n\x1a\n\x00\x00",
+        b"SQLite format 3\x00" + b"\x00" * 84,
+        b"\x00" * 100_000,
+    ],
+)
+def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path, content):
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    text = refusal(f"journal:{file}")
+    assert f"{file} is no journal of Optuna" in text
+    assert "name another file" in text
+    assert file.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_empty_file_becomes_a_journal(tmp_path):
+    (tmp_path / "empty").touch()
+    assert is_kept(f"journal:{tmp_path}/empty")
+
+
+def test_a_journal_of_plain_optuna_is_one(tmp_path):
+    plain = optuna_journal.JournalFileBackend(f"{tmp_path}/plain")
+    optuna.create_study(storage=optuna.storages.JournalStorage(plain), study_name="dogs")
+    storage = open_storage(f"journal:{tmp_path}/plain")
+    assert [study.study_name for study in storage.get_all_studies()] == ["dogs"]
+
+
+def test_a_journal_whose_first_line_is_being_written_is_one(tmp_path):
+    (tmp_path / "new").write_bytes(b'{"op_code":0,"wor')
+    assert open_storage(f"journal:{tmp_path}/new").get_all_studies() == []
+
+
+def test_a_lock_that_a_killed_process_has_left_is_broken_after_half_a_minute(tmp_path, monkeypatch):
+    class Clock:
+        """Each look at it takes a second, and no time passes otherwise."""
+
+        now = 0.0
+        slept = 0
+
+        def monotonic(self):
+            self.now += 1
+            return self.now
+
+        def sleep(self, seconds):
+            self.slept += 1
+            assert self.slept < 1000, "it waits for ever"
+
+    clock = Clock()
+    monkeypatch.setattr(optuna_journal, "time", clock)
+    lock = tmp_path / "hpt.journal.lock"
+    lock.touch()
+    assert is_kept(f"journal:{tmp_path}/hpt.journal")
+    assert 30 < clock.now < 60
+    assert not lock.exists()
+
+
+@pytest.mark.parametrize("address", ["", "journal", "journal:", "hpt.journal", "/tmp/hpt.journal", "sqlite:file.db"])
+def test_an_address_that_cannot_be_read_is_refused_with_examples(address):
+    text = refusal(address)
+    assert repr(address) in text
+    assert "write journal:FILE, sqlite:///FILE or postgresql://" in text
+
+
+@pytest.mark.parametrize(
+    "address", ["oracel://u:secret@host/db", "postgresql+nodriver://u:secret@host/db", "://u:secret@host"]
+)
+def test_an_unknown_kind_of_database_is_refused_with_examples(address):
+    text = refusal(address)
+    assert "write journal:FILE" in text
+    assert address.replace("secret", "***") in text
+
+
+@pytest.mark.parametrize("address", ["postgresql://u:secret@host:port/db", "mysql://u:secret@host:1x/db"])
+def test_a_port_that_is_no_number_is_refused(address):
+    text = refusal(address)
+    assert address.replace("secret", "***") in text
+    assert "secret" not in text
+
+
+def test_sqlite_keeps_what_is_written(tmp_path):
+    assert is_kept(f"sqlite:///{tmp_path}/hpt.db")
+
+
+def test_sqlite_in_a_missing_folder_is_refused(tmp_path):
+    address = f"sqlite:///{tmp_path}/no/hpt.db"
+    assert refusal(address) == f"storage: {address}: unable to open database file"
+
+
+def test_a_file_that_is_no_sqlite_is_refused(tmp_path):
+    (tmp_path / "text").write_text("some text\n" * 100)
+    assert "file is not a database" in refusal(f"sqlite:///{tmp_path}/text")
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+def test_a_server_that_is_not_there_is_refused_soon_and_without_the_password(unused_port, scheme):
+    pytest.importorskip("psycopg")
+    start = time.monotonic()
+    text = refusal(f"{scheme}://someone:secret@127.0.0.1:{unused_port}/db")
+    assert time.monotonic() - start < 5
+    assert f"{scheme}://someone:***@127.0.0.1:{unused_port}/db: " in text
+    assert "refused" in text
+    assert "secret" not in text
+
+
+def test_a_server_that_does_not_answer_is_given_up(monkeypatch):
+    pytest.importorskip("psycopg")
+    # libpq's least.
+    monkeypatch.setattr("hpt_mlflow.tuning.storage.CONNECT_SECONDS", 2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        start = time.monotonic()
+        text = refusal(f"postgresql://someone:secret@127.0.0.1:{port}/db")
+    assert time.monotonic() - start < 10
+    assert "timeout" in text
+    assert "secret" not in text
+
+
+def test_a_server_that_speaks_another_protocol_is_refused():
+    pytest.importorskip("psycopg")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer():
+            connection, _ = other.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        answering = threading.Thread(target=answer, daemon=True)
+        answering.start()
+        text = refusal(f"postgresql://someone:secret@127.0.0.1:{other.getsockname()[1]}/db?sslmode=disable")
+        answering.join()
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize("address", ["postgresql://u:secret@host/db", "postgres://u:secret@host/db"])
+def test_without_psycopg_the_message_says_how_to_get_it(monkeypatch, address):
+    for name in [name for name in sys.modules if name.split(".")[0] == "psycopg"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    text = refusal(address)
+    assert "needs a driver" in text
+    assert "pip install psycopg[binary]" in text
+    assert "secret" not in text
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("journal:~/hpt.journal", "journal:~/hpt.journal"),
+        ("journal:/a:b@c/hpt.journal", "journal:/a:b@c/hpt.journal"),
+        ("sqlite:///hpt.db", "sqlite:///hpt.db"),
+        ("postgresql://u@host/db", "postgresql://u@host/db"),
+        ("postgresql://u:secret@host/db", "postgresql://u:***@host/db"),
+        ("postgresql+psycopg://u:secret@host:5432/db", "postgresql+psycopg://u:***@host:5432/db"),
+        ("postgres://u:secret@host/db", "postgres://u:***@host/db"),
+        ("postgresql://u:secret@host:port/db", "postgresql://u:***@host:port/db"),
+        ("postgresql://host/db?user=u&password=secret", "postgresql://host/db?password=***&user=u"),
+        ("mysql://host/db?passwd=secret", "mysql://host/db?passwd=***"),
+        ("://u:secret@host", "://u:***@host"),
+        ("nothing", "nothing"),
+        ("", ""),
+    ],
+)
+def test_passwords_are_hidden(address, shown):
+    assert hidden(address) == shown
+
+
+@pytest.mark.parametrize(
+    ("address", "command"),
+    [
+        ("journal:hpt.journal", "optuna-dashboard hpt.journal"),
+        ("journal:/data/hpt.journal", "optuna-dashboard /data/hpt.journal"),
+        ("sqlite:///hpt.db", "optuna-dashboard sqlite:///hpt.db"),
+    ],
+)
+def test_the_command_of_the_dashboard(address, command):
+    assert dashboard_command(address) == command
+
+
+def test_the_command_of_the_dashboard_has_no_password():
+    words = shlex.split(dashboard_command("postgresql://u:secret@host/db"))
+    assert words == ["optuna-dashboard", "postgresql://u:***@host/db"]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (StorageInternalError("An exception is raised\nin two lines"), "An exception is raised"),
+        (OperationalError("SELECT 1", {}, Exception("server closed the connection\nunexpectedly")), "server closed"),
+    ],
+)
+def test_what_a_storage_raises_becomes_one_line_without_the_password(error, words):
+    with pytest.raises(HptError) as caught, storage_errors("postgresql://u:secret@host/db"):
+        raise error
+    text = str(caught.value)
+    assert text.startswith("storage: postgresql://u:***@host/db: ")
+    assert words in text
+    assert "\n" not in text
+
+
+def test_the_cause_at_the_bottom_is_what_is_told():
+    with pytest.raises(HptError, match="^storage: sqlite:///hpt.db: database is locked$"), storage_errors(
+        "sqlite:///hpt.db"
+    ):
+        try:
+            raise OSError("database is locked\nand more")
+        except OSError as error:
+            raise StorageInternalError("An exception is raised during the commit.") from error
+
+
+@pytest.mark.parametrize("error", [KeyError("name"), HptError("mine"), KeyboardInterrupt()])
+def test_what_is_not_of_the_storage_passes(error):
+    with pytest.raises(type(error)) as caught, storage_errors("sqlite:///hpt.db"):
+        raise error
+    assert caught.value is error
