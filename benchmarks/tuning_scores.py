@@ -34,27 +34,37 @@ from hpt_mlflow.training.loop import Trainer
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 JUDGED = ("probe", "knn", "rotation")
-# Rotation is slow to judge; it is asked for at these shares of a trial.
-ROTATION_AT = (1 / 8, 1 / 2, 1)
 
 
 @click.command()
 @click.argument("name", type=click.Choice(["noto", "twemoji"]))
 @click.option("--seed", default=0, show_default=True)
-@click.option("--steps", default=128, show_default=True, help="Length of a trial.")
-@click.option("--first-rung", default=4, show_default=True)
-@click.option("--batch-size", default=128, show_default=True)
+@click.option("--steps", default=96, show_default=True, help="Length of a trial.")
+@click.option("--first-rung", default=6, show_default=True)
+@click.option("--learning-rate", default=0.06, show_default=True)
+@click.option("--batch-size", default=96, show_default=True)
+@click.option("--arch", default="shufflenet_v2_x0_5", show_default=True)
 @click.option("--parent-steps", default=600, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(name: str, seed: int, steps: int, first_rung: int, batch_size: int, parent_steps: int, out: Path) -> None:
+def main(
+    name: str,
+    seed: int,
+    steps: int,
+    first_rung: int,
+    learning_rate: float,
+    batch_size: int,
+    parent_steps: int,
+    out: Path,
+) -> None:
     """Train and score every subset on a dataset."""
-    parent = _parent(out.resolve().parent, parent_steps, batch_size)
+    parent = _parent(out.resolve().parent, arch, parent_steps, batch_size)
     settings = TuneSettings(
         data=str(DATA / name),
         parent=parent,
         trial_steps=steps,
         first_rung=first_rung,
-        reduction=2,
+        reduction=4,
+        learning_rate=learning_rate,
         batch_size=batch_size,
         seed=seed,
         split_seed=seed,
@@ -76,7 +86,7 @@ def main(name: str, seed: int, steps: int, first_rung: int, batch_size: int, par
         print(f"{name} {seed} {text}: {result['test']:.3f} {time.perf_counter() - started:.0f} s", file=sys.stderr)
 
 
-def _parent(folder: Path, steps: int, batch_size: int) -> str:
+def _parent(folder: Path, arch: str, steps: int, batch_size: int) -> str:
     """The registered Base, trained on clipart once."""
     import mlflow
 
@@ -88,7 +98,7 @@ def _parent(folder: Path, steps: int, batch_size: int) -> str:
     if not kept.exists():
         made = hpt_mlflow.pretrain(
             data=str(DATA / "clipart"),
-            arch="shufflenet_v2_x0_5",
+            arch=arch,
             image_size=32,
             steps=steps,
             batch_size=batch_size,
@@ -105,14 +115,12 @@ def _score(bench: Bench, subset: tuple[str, ...]) -> dict[str, object]:
     batches = ViewBatches(bench.images, plan.batch_size, start.image_size, plan.subset, plan.strengths, plan.seed)
     reader = bench.judge.reader
     judges = {name: make_judge(name, reader, bench.split, dataset.labels) for name in JUDGED}
-    rotated = {round(share * plan.steps) for share in ROTATION_AT}
     scores: dict[str, dict[int, float]] = {name: {} for name in (*JUDGED, "infonce")}
     for step, metrics in trainer.train(batches, bench.workers, bench.rungs[0]):
         if step in bench.rungs:
             scores["infonce"][step] = metrics["train/loss"]
             for name, judge in judges.items():
-                if name != "rotation" or step in rotated:
-                    scores[name][step] = judge.score(trainer.moco.backbone)
+                scores[name][step] = judge.score(trainer.moco.backbone)
     return {**scores, "test": _test_accuracy(bench, trainer.moco.backbone)}
 
 

@@ -121,5 +121,5 @@ def _check(strengths: Strengths) -> None:
         most = {"hue": LARGEST_HUE, "blur_sigma": 100.0}.get(name, 1.0)
         least = {"crop_scale": 0.001, "blur_sigma": 0.001}.get(name, 0.0)
         if not least <= low <= high <= most:
-            shown = f"{low:g}:{high:g}" if name in RANGES else f"{low:g}"
+            shown = f"{low:.15g}:{high:.15g}" if name in RANGES else f"{low:.15g}"
             raise HptError(f"strengths: {name}={shown} is not between {least:g} and {most:g}, the lower end first")

@@ -25,9 +25,11 @@ from hpt_mlflow.evaluation.scores import is_multilabel, primary_score
 
 OBJECTIVES = ("probe", "knn", "rotation", "infonce")
 NEED_LABELS = ("probe", "knn")
-# The most images that judge: a search asks them again and again.
+# The most images that judge, turned ones each counted: a search asks them again and again. For the same reason linear
+# classifiers are fitted with those values of C alone that were best before (docs/tuning.md).
 TRAIN_IMAGES = 5000
 VALIDATION_IMAGES = 2000
+REGULARISATIONS = (1e-2, 1e-1)
 FEWEST_IMAGES = 2
 # By 0, 90, 180 and 270 degrees, counterclockwise.
 TURNS = 4
@@ -90,7 +92,7 @@ class Judge:
             return primary_score(validation.labels, nearest_neighbour_votes(*train, validation.features))
         highest = max(int(train.labels.max()), int(validation.labels.max()))
         classes = train.labels.shape[1] if is_multilabel(train.labels) else highest + 1
-        return fit_probe(*train, *validation, classes, device).validation_score
+        return fit_probe(*train, *validation, classes, device, REGULARISATIONS).validation_score
 
     def _examples(self, backbone: nn.Module, part: np.ndarray) -> _Examples:
         """What is to be told from what, of the images of a part that can be read."""
@@ -111,7 +113,7 @@ def make_judge(objective: str, reader: FeatureReader, split: Split, labels: np.n
     """Choose the images that judge; the same dataset and split give the same ones, and none is of test.
 
     They are train and validation of the split, as far as the reader can read them, or `TRAIN_IMAGES` and
-    `VALIDATION_IMAGES` drawn from them where they are more. Where nothing is validation, as without labels,
+    `VALIDATION_IMAGES` drawn from them where they are more (for `rotation` a quarter, in four turns each). Where nothing is validation, as without labels,
     `rotation` holds a fifth of train out, whole groups where the dataset has any.
 
     Args:
@@ -126,7 +128,9 @@ def make_judge(objective: str, reader: FeatureReader, split: Split, labels: np.n
     train, validation = split.train, split.validation
     if objective == "rotation" and not len(validation):
         train, validation = _hold_out(images, train)
-    train, validation = _drawn(images, train, TRAIN_IMAGES), _drawn(images, validation, VALIDATION_IMAGES)
+    turns = TURNS if objective == "rotation" else 1
+    train = _drawn(images, train, TRAIN_IMAGES // turns)
+    validation = _drawn(images, validation, VALIDATION_IMAGES // turns)
     for part, indices in (("train", train), ("validation", validation)):
         if len(indices) < FEWEST_IMAGES:
             raise HptError(

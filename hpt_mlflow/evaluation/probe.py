@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -48,8 +48,9 @@ def fit_probe(
     validation_labels: np.ndarray,
     classes: int,
     device: torch.device | None = None,
+    regularisations: Sequence[float] = REGULARISATIONS,
 ) -> Probe:
-    """Logistic regression for each of `REGULARISATIONS`; the one that is best on validation is kept.
+    """Logistic regression for each of `regularisations`; the one that is best on validation is kept.
 
     For a given C it minimises the sum of the cross-entropies plus |weight|^2 / (2 C), as scikit-learn's
     LogisticRegression does for three or more classes, with at most 100 iterations of L-BFGS: stopping early
@@ -59,6 +60,7 @@ def fit_probe(
         train_features, validation_features: float32 (N, F) and (M, F).
         train_labels, validation_labels: int64 (N,) and (M,), or uint8 (N, classes) and (M, classes).
         device: where to compute; the probe itself comes back on the CPU.
+        regularisations: values of C, ascending; each fit starts from the one before.
     """
     features = torch.from_numpy(train_features)
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
@@ -69,7 +71,7 @@ def fit_probe(
     weight = torch.zeros(features.shape[1], classes, device=device)
     bias = torch.zeros(classes, device=device)
     probes = []
-    for regularisation in REGULARISATIONS:
+    for regularisation in regularisations:
         with _flushed_denormals():
             fit = _fit(standardised, labels, weight, bias, regularisation)
         trace = tuple((n, LinearHead(mean, std, w.cpu(), b.cpu(), multilabel)) for n, w, b in fit.looks)

@@ -6,20 +6,22 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from hpt_mlflow.errors import HptError, one_line
 
 JOURNAL = "journal:"
-# Seconds after which a database that does not answer is called out of reach.
-CONNECT_SECONDS = 10
+# Seconds after which a server that does not answer is called out of reach, and a file that others write to.
+TIMEOUTS = {"postgresql": {"connect_timeout": 10}, "mysql": {"connect_timeout": 10}, "sqlite": {"timeout": 60}}
 # How often a new database is opened in which another process makes the same tables at the moment.
 MOST_OPENINGS = 10
 EXAMPLES = "journal:FILE, sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
@@ -49,9 +51,7 @@ def hidden(address: str) -> str:
     """The address without its password."""
     if address.startswith(JOURNAL):
         return address
-    with suppress(ArgumentError, ValueError):
-        address = make_url(address).render_as_string(hide_password=True)
-    # What cannot be read may have one, too, and so may the options at the end.
+    # As text, since what cannot be read may have one, too, and so may the options at the end.
     address = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", address)
     return re.sub(r"([?&](?:password|passwd|pwd)=)[^&]*", r"\1***", address, flags=re.IGNORECASE)
 
@@ -105,9 +105,9 @@ def _open_database(address: str) -> BaseStorage:
 def _connect(address: str) -> BaseStorage:
     try:
         url = _with_driver(make_url(address))
-        timeout = {"connect_timeout": CONNECT_SECONDS} if url.get_backend_name() in ("postgresql", "mysql") else {}
-        arguments = {"connect_args": timeout, "pool_pre_ping": True}
-        return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=arguments)
+        kind = url.get_backend_name()
+        arguments = {"connect_args": TIMEOUTS.get(kind, {}), "pool_pre_ping": True}
+        storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=arguments)
     except (ArgumentError, ValueError):
         raise HptError(f"storage: cannot read {hidden(address)!r}; write {EXAMPLES}") from None
     except ImportError as error:
@@ -116,6 +116,26 @@ def _connect(address: str) -> BaseStorage:
         ) from error
     except Exception as error:
         raise HptError(f"storage: {hidden(address)}: {_reason(error)}") from error
+    if kind == "sqlite":
+        if url.database in (None, "", ":memory:"):
+            raise HptError(f"storage: {address} is gone with this process; write sqlite:///FILE")
+        _lock_first(storage.engine)
+    return storage
+
+
+def _lock_first(engine: Engine) -> None:
+    """Let SQLite lock when a transaction begins: it locks no rows, so that two workers would take the same trial."""
+
+    @event.listens_for(engine, "connect")
+    def leave_transactions_to_us(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    # What it has connected so far.
+    engine.dispose()
 
 
 def _with_driver(url: URL) -> URL:

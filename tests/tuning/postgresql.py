@@ -55,7 +55,9 @@ def find_programs() -> Path | None:
     folders = sorted(DEBIAN.glob("*/bin"), key=lambda folder: int(folder.parent.name.split(".")[0]), reverse=True)
     in_path = shutil.which("initdb")
     folders += [Path(in_path).parent] if in_path else []
-    return next((folder for folder in folders if all((folder / name).exists() for name in ("initdb", "postgres"))), None)
+    return next(
+        (folder for folder in folders if all((folder / name).exists() for name in ("initdb", "postgres"))), None
+    )
 
 
 @contextmanager
@@ -89,7 +91,7 @@ def running_server(programs: Path, user: str | None) -> Iterator[Server]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 (no thread of ours runs yet)
         ) as process:
             try:
                 said = []

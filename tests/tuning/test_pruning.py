@@ -88,7 +88,7 @@ def test_a_trial_with_one_rung_is_not_pruned(name, first):
 
 @pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
 def test_halving_as_worked_out_by_hand(direction, sign):
-    # By halves, at steps 2 and 4. Of 0.5, it alone goes on; of 0.5 and 0.6, the better; of three, one; of four, two; ...
+    # By halves, at steps 2 and 4. At step 2, 0.5 goes on alone, of 0.5 and 0.6 the better, of four two, of six three.
     scores = [0.5, 0.6, 0.4, 0.55, 0.5, 0.9]
     # At step 4, of 0.5, 0.6 and 0.55, one goes on, which 0.55 is not; 0.9 is among two of four.
     reached = [8, 8, 2, 4, 2, 8]

@@ -16,7 +16,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import NopPruner
 from optuna.samplers import TPESampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from postgresql import postgresql  # noqa: F401
 
@@ -26,7 +26,7 @@ from hpt_mlflow.tuning import study as study_module
 from hpt_mlflow.tuning.pruning import make_pruner
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING
 from hpt_mlflow.tuning.space import PAPER_SUBSETS, Space
-from hpt_mlflow.tuning.storage import open_storage
+from hpt_mlflow.tuning.storage import open_storage, storage_errors
 from hpt_mlflow.tuning.study import ATTEMPT, MOST_ATTEMPTS, OWNER, PLACE, REASON, RUN, STEPS, SharedStudy, attributes_of
 
 WORKERS = 4
@@ -36,7 +36,8 @@ IDENTITY = {"data": "cats", "steps": 64, "augment": ["crop", "flip"], "root": No
 # Runs Python code with `study`, a shared study; says what it prints, and waits until it is killed.
 KILLED = """
 import sys
-from test_shared_study import *
+from optuna.storages.journal import JournalFileOpenLock
+from test_shared_study import shared
 study = shared(sys.argv[1], sys.argv[2])
 {code}
 print("ready", flush=True)
@@ -100,7 +101,7 @@ def address(request, tmp_path):
 
 @pytest.fixture
 def database(postgresql):  # noqa: F811
-    """Without a study, but with Optuna's tables, which take a while to make. Numbers of trials are not their ids here."""
+    """Without a study, but with Optuna's tables, which take a while to make. Ids of trials are not their numbers."""
     if not hasattr(postgresql, "common"):
         postgresql.common = postgresql.new_database()
         opened(postgresql.common)
@@ -208,11 +209,11 @@ def give_up_all(place, address):
     return [trial.number for trial in shared(address).give_up_lost(lambda trial: False)]
 
 
-def end_or_give_up(place, address):
+def end_or_give_up(place, address, trials):
     """Half of the processes complete all trials, the others give them up; gives which succeeded at each."""
     study = shared(address)
     succeeded = []
-    for trial in study.trials(TrialState.RUNNING):
+    for trial in study.trials()[:trials]:
         if place % 2:
             succeeded.append(study.give_up(trial, "its worker was lost"))
             continue
@@ -363,7 +364,8 @@ def test_a_claimed_trial_says_whose_it_is(address):
     assert waiting.datetime_start is None
 
 
-def test_several_processes_take_each_subset_once(address, crew):
+def test_several_processes_take_each_subset_once(new_address, crew):
+    address = new_address
     study = made(address, SPACE.queue(None, seed=0))
     taken = [each for of_process in crew(take_all, address, False) for each in of_process]
     assert sorted(taken) == list(enumerate(SPACE.subsets(0)))
@@ -492,8 +494,11 @@ def test_an_interruption_is_no_attempt(address):
         trial = study.claim("me")
         assert trial.user_attrs[ATTEMPT] == 1
         assert study.give_up(trial, "interrupted", count=False)
-    for _ in range(MOST_ATTEMPTS):
-        assert study.give_up(study.claim("me"), "its worker was lost")
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        assert study.give_up(study.claim("me"), "interrupted", count=False)
+        trial = study.claim("me")
+        assert trial.user_attrs[ATTEMPT] == attempt
+        assert study.give_up(trial, "its worker was lost")
     assert study.claim("me") is None
 
 
@@ -552,7 +557,7 @@ def test_a_trial_either_completes_or_is_tried_again(address, crew):
     study = made(address, SPACE.queue(10, seed=0))
     for _ in range(10):
         study.claim("slow")
-    by_process = crew(end_or_give_up, address)
+    by_process = crew(end_or_give_up, address, 10)
     for number in range(10):
         succeeded = [of_process[number] for of_process in by_process]
         assert sum(succeeded) == 1
@@ -582,6 +587,28 @@ def test_a_process_killed_while_it_holds_the_lock_of_a_journal_does_not_block_fo
     start = time.monotonic()
     assert study.claim("me").number == 0
     assert 25 < time.monotonic() - start < 60
+
+
+# Databases that fail
+
+
+def test_a_server_that_has_closed_its_connections_is_connected_again(postgresql, database):  # noqa: F811
+    study = made(database, SPACE.queue(2, seed=0))
+    first = study.claim("me")
+    postgresql.execute(database, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+    study.end(first, TrialState.COMPLETE, 0.5)
+    assert study.claim("me").number == 1
+
+
+def test_a_database_that_is_gone_is_told_in_one_line(postgresql):  # noqa: F811
+    address = postgresql.new_database()
+    study = made(address, SPACE.queue(1, seed=0))
+    postgresql.execute(postgresql.address(), f"DROP DATABASE {address.split('/')[3].split('?')[0]} WITH (FORCE)")
+    with pytest.raises(HptError) as caught, storage_errors(address):
+        study.claim("me")
+    assert str(caught.value).startswith("storage: postgresql://postgres@/tests_")
+    assert "does not exist" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 # Records
@@ -719,10 +746,10 @@ def test_halving_is_the_same_with_a_study_opened_anew_for_each_trial(address):
 
 def search(address, count, seed=0, score=lambda subset, strengths: float(len(subset)), name="cats", maximise=True):
     """Work off a search in which each trial is done by a worker that opens the study anew; gives what was drawn."""
-    made(address, SEARCH.queue(count, seed), space=SEARCH, seed=seed, name=name, maximise=maximise)
+    storage = made(address, SEARCH.queue(count, seed), space=SEARCH, seed=seed, name=name, maximise=maximise).storage
     drawn = []
     for _ in range(count):
-        study = shared(address, name, SEARCH, seed=seed)
+        study = SharedStudy(storage, name, SEARCH, NopPruner(), seed)
         trial = study.claim("me")
         chosen = SEARCH.suggest(trial)
         drawn.append(chosen)
@@ -730,7 +757,8 @@ def search(address, count, seed=0, score=lambda subset, strengths: float(len(sub
     return drawn
 
 
-def test_a_search_is_the_same_for_a_seed(address):
+def test_a_search_is_the_same_for_a_seed(tmp_path):
+    address = f"journal:{tmp_path}/hpt.journal"
     first, again, other = (search(address, 16, seed, name=f"study {i}") for i, seed in enumerate((3, 3, 4)))
     assert first == again
     assert first[:5] == other[:5]
@@ -742,8 +770,9 @@ def test_a_search_is_the_same_in_any_storage(tmp_path, database):
     assert search(f"journal:{tmp_path}/hpt.journal", 14) == search(database, 14)
 
 
-def test_the_sampler_sees_what_came_before(address):
+def test_the_sampler_sees_what_came_before(tmp_path):
     """After the first random trials."""
+    address = f"journal:{tmp_path}/hpt.journal"
 
     def with_crops(subset, strengths):
         return float("crop" in subset)
@@ -757,11 +786,13 @@ def test_the_sampler_sees_what_came_before(address):
 
 
 @pytest.mark.parametrize("maximise", [True, False])
-def test_the_sampler_seeks_what_is_better(address, maximise):
-    """Of subsets with crop and without gray, chance gives 5 of 20. Many come where they are rewarded, or where a loss says so."""
+def test_the_sampler_seeks_what_is_better(tmp_path, maximise):
+    """Crop without gray, which chance would give 5 times of 20, where that is rewarded, or where a loss says so."""
     sign = 1 if maximise else -1
     drawn = search(
-        address, 40, score=lambda subset, strengths: sign * float("crop" in subset and "gray" not in subset),
+        f"journal:{tmp_path}/hpt.journal",
+        40,
+        score=lambda subset, strengths: sign * float("crop" in subset and "gray" not in subset),
         maximise=maximise,
     )
     late = [subset for subset, _ in drawn[20:]]
@@ -774,7 +805,8 @@ def test_parameters_are_drawn_together(address):
     study.fill(SEARCH.queue(13, seed=0))
     trial = study.claim("me")
     assert isinstance(trial.study.sampler, TPESampler)
-    assert set(trial.relative_params) >= set(AUGMENTATIONS)
+    # In groups, so that strengths are among them which are not there in each trial.
+    assert set(trial.relative_params) == set(SEARCH.distributions)
     subset_of(study, trial)
     assert all(trial.params[name] == trial.relative_params[name] for name in AUGMENTATIONS)
 

@@ -14,7 +14,7 @@ from optuna.storages.journal import _file as optuna_journal
 from sqlalchemy.exc import OperationalError
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.tuning.storage import dashboard_command, hidden, open_storage, storage_errors
+from hpt_mlflow.tuning.storage import TIMEOUTS, dashboard_command, hidden, open_storage, storage_errors
 
 
 def refusal(address):
@@ -157,7 +157,7 @@ def test_an_unknown_kind_of_database_is_refused_with_examples(address):
 @pytest.mark.parametrize("address", ["postgresql://u:secret@host:port/db", "mysql://u:secret@host:1x/db"])
 def test_a_port_that_is_no_number_is_refused(address):
     text = refusal(address)
-    assert address.replace("secret", "***") in text
+    assert f"cannot read '{address.replace('secret', '***')}'; write journal:FILE" in text
     assert "secret" not in text
 
 
@@ -168,6 +168,13 @@ def test_sqlite_keeps_what_is_written(tmp_path):
 def test_sqlite_in_a_missing_folder_is_refused(tmp_path):
     address = f"sqlite:///{tmp_path}/no/hpt.db"
     assert refusal(address) == f"storage: {address}: unable to open database file"
+
+
+@pytest.mark.parametrize("address", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_sqlite_in_memory_is_refused_as_workers_are_other_processes(address):
+    text = refusal(address)
+    assert f"{address} is gone with this process" in text
+    assert "write sqlite:///FILE" in text
 
 
 def test_a_file_that_is_no_sqlite_is_refused(tmp_path):
@@ -189,7 +196,7 @@ def test_a_server_that_is_not_there_is_refused_soon_and_without_the_password(unu
 def test_a_server_that_does_not_answer_is_given_up(monkeypatch):
     pytest.importorskip("psycopg")
     # libpq's least.
-    monkeypatch.setattr("hpt_mlflow.tuning.storage.CONNECT_SECONDS", 2)
+    monkeypatch.setitem(TIMEOUTS, "postgresql", {"connect_timeout": 2})
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         start = time.monotonic()
@@ -238,7 +245,9 @@ def test_without_psycopg_the_message_says_how_to_get_it(monkeypatch, address):
         ("postgresql+psycopg://u:secret@host:5432/db", "postgresql+psycopg://u:***@host:5432/db"),
         ("postgres://u:secret@host/db", "postgres://u:***@host/db"),
         ("postgresql://u:secret@host:port/db", "postgresql://u:***@host:port/db"),
-        ("postgresql://host/db?user=u&password=secret", "postgresql://host/db?password=***&user=u"),
+        ("postgresql://host/db?user=u&password=secret", "postgresql://host/db?user=u&password=***"),
+        ("postgresql://u:sec:r@t/x@host/db?host=/tmp", "postgresql://u:***@host/db?host=/tmp"),
+        ("sqlite:////data/a:b@c.db", "sqlite:////data/a:b@c.db"),
         ("mysql://host/db?passwd=secret", "mysql://host/db?passwd=***"),
         ("://u:secret@host", "://u:***@host"),
         ("nothing", "nothing"),
@@ -284,13 +293,15 @@ def test_what_a_storage_raises_becomes_one_line_without_the_password(error, word
 
 
 def test_the_cause_at_the_bottom_is_what_is_told():
-    with pytest.raises(HptError, match="^storage: sqlite:///hpt.db: database is locked$"), storage_errors(
-        "sqlite:///hpt.db"
-    ):
-        try:
-            raise OSError("database is locked\nand more")
-        except OSError as error:
-            raise StorageInternalError("An exception is raised during the commit.") from error
+    error = StorageInternalError("An exception is raised during the commit.")
+    error.__cause__ = OSError("database is locked\nand more")
+    with pytest.raises(HptError, match="^storage: sqlite:///hpt.db: database is locked$"):
+        raise_in_storage(error)
+
+
+def raise_in_storage(error):
+    with storage_errors("sqlite:///hpt.db"):
+        raise error
 
 
 @pytest.mark.parametrize("error", [KeyError("name"), HptError("mine"), KeyboardInterrupt()])
