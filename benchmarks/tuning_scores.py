@@ -53,11 +53,12 @@ def main(
     first_rung: int,
     learning_rate: float,
     batch_size: int,
+    arch: str,
     parent_steps: int,
     out: Path,
 ) -> None:
     """Train and score every subset on a dataset."""
-    parent = _parent(out.resolve().parent, arch, parent_steps, batch_size)
+    parent = _parent(out.resolve().parent, arch, parent_steps)
     settings = TuneSettings(
         data=str(DATA / name),
         parent=parent,
@@ -86,7 +87,7 @@ def main(
         print(f"{name} {seed} {text}: {result['test']:.3f} {time.perf_counter() - started:.0f} s", file=sys.stderr)
 
 
-def _parent(folder: Path, arch: str, steps: int, batch_size: int) -> str:
+def _parent(folder: Path, arch: str, steps: int) -> str:
     """The registered Base, trained on clipart once."""
     import mlflow
 
@@ -101,7 +102,7 @@ def _parent(folder: Path, arch: str, steps: int, batch_size: int) -> str:
             arch=arch,
             image_size=32,
             steps=steps,
-            batch_size=batch_size,
+            batch_size=128,
             compile="off",
         )
         kept.write_text(made.model_uri)

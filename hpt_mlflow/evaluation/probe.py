@@ -48,7 +48,7 @@ def fit_probe(
     validation_labels: np.ndarray,
     classes: int,
     device: torch.device | None = None,
-    regularisations: Sequence[float] = REGULARISATIONS,
+    regularisations: Sequence[float] | None = None,
 ) -> Probe:
     """Logistic regression for each of `regularisations`; the one that is best on validation is kept.
 
@@ -60,7 +60,7 @@ def fit_probe(
         train_features, validation_features: float32 (N, F) and (M, F).
         train_labels, validation_labels: int64 (N,) and (M,), or uint8 (N, classes) and (M, classes).
         device: where to compute; the probe itself comes back on the CPU.
-        regularisations: values of C, ascending; each fit starts from the one before.
+        regularisations: values of C, ascending, as each fit starts from the one before; None for `REGULARISATIONS`.
     """
     features = torch.from_numpy(train_features)
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
@@ -71,7 +71,7 @@ def fit_probe(
     weight = torch.zeros(features.shape[1], classes, device=device)
     bias = torch.zeros(classes, device=device)
     probes = []
-    for regularisation in regularisations:
+    for regularisation in regularisations or REGULARISATIONS:
         with _flushed_denormals():
             fit = _fit(standardised, labels, weight, bias, regularisation)
         trace = tuple((n, LinearHead(mean, std, w.cpu(), b.cpu(), multilabel)) for n, w, b in fit.looks)

@@ -121,11 +121,14 @@ def study_name(settings: TuneSettings, dataset: Dataset) -> str:
 
 
 def _objective(settings: TuneSettings, dataset: Dataset) -> str:
-    if settings.objective == "auto":
-        return "rotation" if dataset.labels is None else "probe"
-    if settings.objective in NEED_LABELS and dataset.labels is not None:
+    objective = settings.objective
+    if objective == "auto":
+        objective = "rotation" if dataset.labels is None else "probe"
+    if objective in NEED_LABELS and dataset.labels is not None:
         check_labels(dataset, dataset.split(settings.split_seed))
-    return settings.objective
+    if objective == "infonce" and settings.update == "bn-stats":
+        raise HptError("objective: infonce is the training loss, and update=bn-stats has none; use another objective")
+    return objective
 
 
 def _identity(

@@ -18,6 +18,7 @@ SETTINGS = {"pretrain": PretrainSettings, "adapt": AdaptSettings, "main": MainSe
 OTHER = {
     "weights": "moco.pth.tar",
     "adapt_steps": 7,
+    "strengths": "blur_sigma=0.1:1.0",
     "alias": "base",
     "arch": "shufflenet_v2_x0_5",
     "augment": "crop,flip",

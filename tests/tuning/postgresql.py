@@ -46,7 +46,7 @@ class Server:
     def execute(address: str, statement: str) -> None:
         import psycopg
 
-        with psycopg.connect(address, autocommit=True) as connection:
+        with psycopg.connect(address, autocommit=True, options="-c lock_timeout=20s") as connection:
             connection.execute(statement)
 
 

@@ -44,22 +44,17 @@ print("ready", flush=True)
 sys.stdin.read()
 """
 barrier = None
-# Storages of this process that are open.
-storages = []
+# By address, databases that this process has open: each takes a connection, and a moment to open.
+databases = {}
 
 
 def opened(address):
-    storages.append(open_storage(address))
-    return storages[-1]
-
-
-def close_storages():
-    """Which Optuna leaves to the garbage collector; a server has so many connections only."""
-    while storages:
-        storage = storages.pop()
-        if not isinstance(storage, JournalStorage):
-            storage.remove_session()
-            storage.engine.dispose()
+    """A storage; of a journal, one of its own, as another process would have it."""
+    if address.startswith("journal:"):
+        return open_storage(address)
+    if address not in databases:
+        databases[address] = open_storage(address)
+    return databases[address]
 
 
 def shared(address, name="cats", space=SPACE, pruner=None, seed=0, budget_steps=None):
@@ -84,12 +79,6 @@ def places(study, *states):
 
 def states(study):
     return [trial.state for trial in study.trials()]
-
-
-@pytest.fixture(autouse=True)
-def storages_closed():
-    yield
-    close_storages()
 
 
 @pytest.fixture(params=["journal", "postgresql"])
@@ -157,10 +146,7 @@ def _join_crew(shared_barrier):
 
 def _at_once(function, place, arguments):
     barrier.wait()
-    try:
-        return function(place, *arguments)
-    finally:
-        close_storages()
+    return function(place, *arguments)
 
 
 # What the processes of a crew do; the first argument is the place of the process.
