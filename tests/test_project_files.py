@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 PROMISED = {
     "pretrain": """data root arch image_size small_stem preset steps batch_size learning_rate weight_decay key_momentum
-        temperature queue_size bn_splits augment strengths precision compile workers cache_gib device nproc restarts seed
-        split_seed milestones checkpoint_every resume model_name alias strict""",
+        temperature queue_size bn_splits augment strengths precision compile workers cache_gib device nproc restarts
+        seed split_seed milestones checkpoint_every resume model_name alias strict""",
     "evaluate": """data root model protocol labels steps repeats steps_to untrained classifier_name allow_seen seed
         split_seed workers cache_gib precision device batch_size""",
 }
@@ -97,6 +97,8 @@ def test_commands_in_the_documents_use_options_that_there_are():
         ):
             for parameter in re.findall(r"-P\s+(\w+)=", rest):
                 assert parameter in names(stage), f"{page.name}: {stage} has no {parameter}"
-        for stage, rest in re.findall(r"^hpt (pretrain|adapt|tune|evaluate|main)((?:[^\n]|\\\n)*)", page.read_text(), re.M):
+        for stage, rest in re.findall(
+            r"^hpt (pretrain|adapt|tune|evaluate|main)((?:[^\n]|\\\n)*)", page.read_text(), re.M
+        ):
             for option in re.findall(r"--([a-z-]+)", rest):
                 assert option.replace("-", "_") in names(stage), f"{page.name}: {stage} has no --{option}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -24,7 +22,7 @@ def tuning_card(
     steps: int,
     rungs: Sequence[int],
     pruning: str,
-    storage: str,
+    dashboard: str,
     trials: Sequence[TrialRecord] = (),
     subsets: int = 2 ** len(AUGMENTATIONS),
     effects: Mapping[str, Effect] | None = None,
@@ -44,7 +42,7 @@ def tuning_card(
         objective, maximise: what the score is, in words, and whether a high one is good.
         planned, steps, rungs: trials, full length of each, and steps at which a trial may be pruned.
         pruning: by what rule, in words; empty for none.
-        storage: of Optuna; a password in it is not shown.
+        dashboard: the command that opens the study in optuna-dashboard.
         trials, subsets: what is known so far, and how many subsets an exhaustive search would train to full length.
         effects, effects_step: main effects by augmentation, and the step at which scores were compared.
         registered, result: version that was adapted with the best subset, and its test figure.
@@ -76,7 +74,7 @@ def tuning_card(
         )
     commands = [f"hpt compare {baseline} {registered}"] if registered and baseline else []
     commands += [f"hpt promote {registered}"] if registered else []
-    commands.append("optuna-dashboard " + shlex.quote(re.sub(r"(://[^:/@]*):.*@", r"\1:***@", storage)))
+    commands.append(dashboard)
     return "\n\n".join([*parts, "**Go on**", "\n".join(["```", *commands, "```"])])
 
 

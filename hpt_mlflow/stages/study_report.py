@@ -22,6 +22,7 @@ from hpt_mlflow.stages.bench import Bench
 from hpt_mlflow.tracking.runs import StageRun
 from hpt_mlflow.tuning.effects import common_step, interactions, main_effects
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, TrialRecord, best_trial
+from hpt_mlflow.tuning.storage import dashboard_command
 from hpt_mlflow.tuning.study import SharedStudy
 
 # Figures are drawn anew at most so often while the study goes on.
@@ -102,7 +103,7 @@ class StudyReport:
                 steps=bench.rungs[-1],
                 rungs=bench.rungs[:-1],
                 pruning=RULES[settings.pruner].format(settings.reduction),
-                storage=settings.storage.removeprefix("journal:"),
+                dashboard=dashboard_command(settings.storage),
                 trials=trials,
                 subsets=2 ** len(bench.space.augmentations),
                 effects=main_effects(trials, step, bench.space.augmentations),

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import Trial, TrialState
 
@@ -114,6 +115,8 @@ def _run_trial(bench: Bench, study: SharedStudy, trial: Trial, job: Job) -> bool
         pass
     except NotDeliveredError as error:
         log.warning("%s", error)
+    except UpdateFinishedTrialError:
+        log.warning("trial %d %s was taken for lost, and is tried again", trial.number, name)
     except HptError as error:
         log.warning("trial %d %s failed: %s", trial.number, name, error)
     return True

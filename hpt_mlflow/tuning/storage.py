@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ def open_storage(address: str) -> BaseStorage:
 def dashboard_command(address: str) -> str:
     """The command that opens a storage in optuna-dashboard."""
     shown = address.removeprefix(JOURNAL)
-    return f"optuna-dashboard {shown if shown != address else hidden(address)}"
+    return f"optuna-dashboard {shlex.quote(shown if shown != address else hidden(address))}"
 
 
 def hidden(address: str) -> str:
@@ -61,7 +62,7 @@ def storage_errors(address: str) -> Iterator[None]:
     """Turn what a storage raises into one line."""
     try:
         yield
-    except (StorageInternalError, SQLAlchemyError, OSError) as error:
+    except (StorageInternalError, SQLAlchemyError) as error:
         raise HptError(f"storage: {hidden(address)}: {_reason(error)}") from error
 
 

@@ -32,9 +32,9 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 # Attributes of a study: what it is, the process that leads it, and the MLflow run around it.
 IDENTITY, LEADER, LEADER_RUN = "hpt.identity", "hpt.leader", "hpt.run_id"
 # Attributes of a trial: its place in the queue, how often it was tried before, its MLflow run, who works on it, the
-# steps that it has trained or is about to, and why it ended.
-PLACE, ATTEMPT, RUN, OWNER, STEPS, REASON = (
-    *("hpt.place", "hpt.attempt", "hpt.run_id", "hpt.owner", "hpt.steps", "hpt.reason"),
+# steps that it has trained or is about to, why it ended, and as which attempt it is tried again.
+PLACE, ATTEMPT, RUN, OWNER, STEPS, REASON, AGAIN = (
+    *("hpt.place", "hpt.attempt", "hpt.run_id", "hpt.owner", "hpt.steps", "hpt.reason", "hpt.again"),
 )
 # How often a trial is tried whose worker was killed.
 MOST_ATTEMPTS = 3
@@ -105,12 +105,16 @@ class SharedStudy:
         )
 
     def fill(self, queue: Sequence[Mapping[str, Any]]) -> None:
-        """Queue those trials that were not queued before: all of them, or those by which a budget has grown."""
-        study = self.open()
-        there = {trial.user_attrs.get(PLACE) for trial in study.get_trials(deepcopy=False)}
+        """Queue those trials that were not queued before: all of them, or those by which a budget has grown.
+
+        One that was given up by a process that was killed before it could queue it again is queued as well.
+        """
+        last = {_place(trial): trial for trial in self.trials()}
         for place, parameters in enumerate(queue):
-            if place not in there:
-                study.enqueue_trial(dict(parameters), user_attrs={PLACE: place, ATTEMPT: 1})
+            if place not in last:
+                self.open().enqueue_trial(dict(parameters), user_attrs={PLACE: place, ATTEMPT: 1})
+            elif last[place].state == TrialState.FAIL and AGAIN in last[place].user_attrs:
+                self._queue_again(last[place])
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """The trials in some states, or in any."""
@@ -177,17 +181,22 @@ class SharedStudy:
         """
         now = self.storage.get_trial(trial._trial_id)
         attempt = int(now.user_attrs.get(ATTEMPT, 1))
-        again = not count or attempt < MOST_ATTEMPTS
         # Told while it runs, as a finished trial takes no attributes any more.
         try:
             self.storage.set_trial_user_attr(trial._trial_id, REASON, reason)
+            if not count or attempt < MOST_ATTEMPTS:
+                self.storage.set_trial_user_attr(trial._trial_id, AGAIN, attempt + int(count))
             self.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         except UpdateFinishedTrialError:
             return False
-        if again:
-            attributes = {PLACE: _place(now), ATTEMPT: attempt + int(count)}
-            self.open().enqueue_trial(_parameters(now), user_attrs=attributes)
+        self._queue_again(self.storage.get_trial(trial._trial_id))
         return True
+
+    def _queue_again(self, trial: FrozenTrial) -> None:
+        """Queue a trial that was given up, where it is to be tried again."""
+        if AGAIN in trial.user_attrs:
+            attributes = {PLACE: _place(trial), ATTEMPT: trial.user_attrs[AGAIN]}
+            self.open().enqueue_trial(_parameters(trial), user_attrs=attributes)
 
     def give_up_lost(self, is_alive: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:
         """Give up all running trials that nobody works on any more; gives those."""

@@ -1,0 +1,196 @@
+"""A search by way of real studies, workers and runs, with trials of a few steps."""
+
+from __future__ import annotations
+
+import json
+
+import mlflow
+import optuna
+import pytest
+from mlflow.tracking import MlflowClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from PIL import Image
+
+import hpt_mlflow
+from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.stages.tune import tune
+
+BASE = {"arch": "shufflenet_v2_x0_5", "image_size": 16, "batch_size": 32, "precision": "float32", "compile": "off"}
+SEARCH = {"data": "builtin:digits", "batch_size": 32, "precision": "float32", "compile": "off", "steps": 2}
+SEARCH |= {"trial_steps": 4, "first_rung": 1, "reduction": 2, "study": "s"}
+
+
+@pytest.fixture
+def parent(store):
+    """A registered model in a store of its own."""
+    return hpt_mlflow.pretrain(data="builtin:digits", steps=1, milestones="100%", **BASE).model_uri
+
+
+def study(name="s"):
+    """The study as Optuna's own function opens it."""
+    return optuna.load_study(study_name=name, storage=JournalStorage(JournalFileBackend("hpt_studies.journal")))
+
+
+def runs(parent_run_id=None, stage="trial"):
+    found = mlflow.search_runs(["0"], f"tags.`hpt.stage` = '{stage}'", output_format="list")
+    return [r for r in found if parent_run_id is None or r.data.tags.get("mlflow.parentRunId") == parent_run_id]
+
+
+@pytest.fixture
+def whole(parent):
+    """A search of five trials, with all that comes after it."""
+    return tune(parent=parent, trials=5, alias="target", **SEARCH)
+
+
+def test_one_run_a_study_one_nested_run_a_trial_and_the_winner_registered(whole, parent):
+    client = MlflowClient()
+    trials = study().get_trials()
+    assert [trial.number for trial in trials] == list(range(5))
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert any(trial.state == TrialState.PRUNED for trial in trials)
+
+    nested = {int(run.data.tags["hpt.trial"]): run for run in runs(whole.run_id)}
+    assert sorted(nested) == list(range(5)) and len(runs()) == 5
+    subsets = ["crop,color,gray,blur,flip", "crop,color,blur,flip", "crop,gray,blur,flip", "crop,blur", "crop"]
+    for trial, subset in zip(trials, subsets, strict=True):
+        run = nested[trial.number]
+        assert run.info.run_name == f"trial {trial.number} {subset}"
+        complete = trial.state == TrialState.COMPLETE
+        assert run.info.status == ("FINISHED" if complete else "KILLED")
+        assert run.data.tags["hpt.trial_state"] == ("complete" if complete else "pruned")
+        chosen = {
+            name: run.data.params[f"settings/augment_{name}"] for name in ("crop", "color", "gray", "blur", "flip")
+        }
+        assert chosen == {name: str(int(name in subset.split(","))) for name in chosen}
+        scores = {m.step: m.value for m in client.get_metric_history(run.info.run_id, "tune/score")}
+        assert scores == pytest.approx(trial.intermediate_values)
+        assert trial.user_attrs["hpt.run_id"] == run.info.run_id
+
+    best = max((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: t.value)
+    version = client.get_model_version_by_alias("hpt", "target")
+    assert whole.model_uri == f"models:/hpt/{version.version}"
+    winner = ",".join(name for name in ("crop", "color", "gray", "blur", "flip") if best.params[name])
+    assert version.tags["hpt.augment"] == winner
+    assert version.tags["hpt.parent_model"] == parent
+    run = client.get_run(whole.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["hpt.model"] == whole.model_uri and run.data.tags["hpt.study"] == "s"
+    assert run.data.metrics["tune/best_score"] == pytest.approx(best.value)
+    assert run.data.metrics["tune/steps"] == sum(max(t.intermediate_values) for t in trials)
+    assert "test/accuracy" in whole.metrics
+    files = {file.path for file in client.list_artifacts(whole.run_id)}
+    assert files >= {
+        "optimisation_history.png",
+        "rung_curves.png",
+        "main_effects.png",
+        "interactions.png",
+        "trials.json",
+    }
+    path = client.download_artifacts(whole.run_id, "trials.json")
+    table = json.load(open(path))
+    assert len(table["data"]) == 5
+    assert whole.model_uri in run.data.tags["mlflow.note.content"]
+
+
+def test_the_same_command_again_gives_the_result_and_a_larger_budget_only_what_is_new(whole, parent):
+    again = tune(parent=parent, trials=5, alias="target", **SEARCH)
+    assert (again.run_id, again.model_uri) == (whole.run_id, whole.model_uri)
+    assert len(runs()) == 5
+    more = tune(parent=parent, trials=7, adapt_winner=False, **SEARCH)
+    assert more.run_id == whole.run_id
+    trials = study().get_trials()
+    assert len(trials) == 7 and len({tuple(sorted(t.params.items())) for t in trials}) == 7
+    assert len(runs(whole.run_id)) == 7
+    assert MlflowClient().get_run(whole.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_a_folder_without_labels_is_searched_by_rotation(parent, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i, picture in enumerate(open_dataset("builtin:digits").pictures[:60]):
+        Image.fromarray(picture).save(tmp_path / "photos" / f"{i}.png")
+    found = tune(parent=parent, trials=2, workers=2, **SEARCH | {"data": "photos", "batch_size": 16})
+    run = MlflowClient().get_run(found.run_id)
+    assert run.data.params["settings/objective"] == "rotation"
+    assert not runs(found.run_id, "evaluate")
+    assert MlflowClient().get_model_version("hpt", found.model_uri.split("/")[-1]).tags["hpt.augment"]
+
+
+@pytest.mark.slow
+def test_strengths_are_searched_by_tpe_and_go_into_the_adaptation(parent):
+    found = tune(parent=parent, trials=6, tune_strengths=True, augment="crop,blur", pruner="none", **SEARCH)
+    trials = study().get_trials()
+    assert len(trials) == 6
+    on = [t for t in trials if t.params["crop"]]
+    assert on and all("crop_scale" in t.params for t in on)
+    assert all("blur_sigma" not in t.params for t in trials if not t.params["blur"])
+    version = MlflowClient().get_model_version("hpt", found.model_uri.split("/")[-1])
+    best = max(trials, key=lambda t: t.value)
+    if best.params["crop"] and best.params["crop_scale"] != 0.2:
+        assert f"crop_scale={best.params['crop_scale']!r}" in version.tags["hpt.strengths"]
+
+
+@pytest.mark.slow
+def test_a_budget_of_steps_is_kept_and_what_is_left_goes_on_later(parent):
+    tune(parent=parent, trials=5, budget_steps=6, pruner="none", adapt_winner=False, **SEARCH)
+    assert sum(t.user_attrs.get("hpt.steps", 0) for t in study().get_trials()) <= 6
+    assert any(t.state == TrialState.WAITING for t in study().get_trials())
+    tune(parent=parent, trials=5, pruner="none", adapt_winner=False, **SEARCH)
+    assert not any(t.state in (TrialState.WAITING, TrialState.RUNNING) for t in study().get_trials())
+    assert len({t.user_attrs["hpt.place"] for t in study().get_trials()}) == 5
+
+
+@pytest.mark.slow
+def test_the_loss_is_minimised(parent):
+    found = tune(parent=parent, trials=3, objective="infonce", adapt_winner=False, **SEARCH)
+    complete = [t.value for t in study().get_trials() if t.state == TrialState.COMPLETE]
+    assert study().direction.name == "MINIMIZE"
+    assert found.metrics["tune/best_score"] == pytest.approx(min(complete))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"augment": "none"}, "augment: none leaves nothing"),
+        ({"storage": "journal:no/such/folder/x.log"}, "storage: there is no folder"),
+        ({"storage": "postgresql://u:secret@127.0.0.1:1/x"}, "storage: postgresql://u:***@127.0.0.1:1/x"),
+        ({"first_rung": 9}, "first_rung: 9 is beyond the 4 steps"),
+        ({"objective": "infonce", "update": "bn-stats"}, "objective: infonce"),
+        ({"parent": "models:/nobody/1"}, "parent: there is no registered model"),
+        ({"batch_size": 100_000}, "batch_size: 100000 is more"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_run(parent, settings, words):
+    with pytest.raises(HptError) as error:
+        tune(**{"parent": parent, **SEARCH, **settings})
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "secret" not in str(error.value)
+    assert not runs(stage="tune")
+
+
+def test_labels_are_asked_for_where_there_are_none(parent, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(40):
+        Image.new("RGB", (16, 16), (i, 2 * i, 3 * i)).save(tmp_path / "photos" / f"{i}.png")
+    for objective in ("probe", "knn"):
+        with pytest.raises(HptError, match=f"objective: {objective} needs labels.*photos has none"):
+            tune(parent=parent, **SEARCH | {"data": "photos", "objective": objective, "batch_size": 16})
+
+
+def test_a_study_of_another_space_dataset_or_parent_is_refused_by_name(parent):
+    tune(parent=parent, trials=1, adapt_winner=False, **SEARCH)
+    other = hpt_mlflow.pretrain(data="builtin:digits", steps=1, milestones="100%", seed=1, **BASE).model_uri
+    for changed, words in (
+        ({"augment": "crop,flip"}, "augment 'crop,flip' instead of"),
+        ({"data": "builtin:mnist"}, "data "),
+        ({"parent": other}, f"parent '{other}' instead of '{parent}'"),
+        ({"parent": "models:/hpt/latest"}, f"parent '{other}' instead of '{parent}'"),
+        ({"objective": "knn"}, "objective 'knn' instead of 'probe'"),
+    ):
+        with pytest.raises(HptError, match="study: 's' is another one") as error:
+            tune(**{"parent": parent, **SEARCH, **changed})
+        assert words in str(error.value)
