@@ -113,8 +113,8 @@ def make_judge(objective: str, reader: FeatureReader, split: Split, labels: np.n
     """Choose the images that judge; the same dataset and split give the same ones, and none is of test.
 
     They are train and validation of the split, as far as the reader can read them, or `TRAIN_IMAGES` and
-    `VALIDATION_IMAGES` drawn from them where they are more (for `rotation` a quarter, in four turns each). Where nothing is validation, as without labels,
-    `rotation` holds a fifth of train out, whole groups where the dataset has any.
+    `VALIDATION_IMAGES` drawn from them where they are more (for `rotation` a quarter, in four turns each). Where
+    nothing is validation, as without labels, `rotation` holds a fifth of train out, whole groups where there are any.
 
     Args:
         labels: of the whole dataset, int64 (N,) or uint8 (N, C), or None.

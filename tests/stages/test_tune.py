@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import mlflow
 import optuna
@@ -53,7 +54,8 @@ def test_one_run_a_study_one_nested_run_a_trial_and_the_winner_registered(whole,
     assert any(trial.state == TrialState.PRUNED for trial in trials)
 
     nested = {int(run.data.tags["hpt.trial"]): run for run in runs(whole.run_id)}
-    assert sorted(nested) == list(range(5)) and len(runs()) == 5
+    assert sorted(nested) == list(range(5))
+    assert len(runs()) == 5
     subsets = ["crop,color,gray,blur,flip", "crop,color,blur,flip", "crop,gray,blur,flip", "crop,blur", "crop"]
     for trial, subset in zip(trials, subsets, strict=True):
         run = nested[trial.number]
@@ -77,7 +79,8 @@ def test_one_run_a_study_one_nested_run_a_trial_and_the_winner_registered(whole,
     assert version.tags["hpt.parent_model"] == parent
     run = client.get_run(whole.run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.tags["hpt.model"] == whole.model_uri and run.data.tags["hpt.study"] == "s"
+    assert run.data.tags["hpt.model"] == whole.model_uri
+    assert run.data.tags["hpt.study"] == "s"
     assert run.data.metrics["tune/best_score"] == pytest.approx(best.value)
     assert run.data.metrics["tune/steps"] == sum(max(t.intermediate_values) for t in trials)
     assert "test/accuracy" in whole.metrics
@@ -89,8 +92,7 @@ def test_one_run_a_study_one_nested_run_a_trial_and_the_winner_registered(whole,
         "interactions.png",
         "trials.json",
     }
-    path = client.download_artifacts(whole.run_id, "trials.json")
-    table = json.load(open(path))
+    table = json.loads(Path(client.download_artifacts(whole.run_id, "trials.json")).read_text())
     assert len(table["data"]) == 5
     assert whole.model_uri in run.data.tags["mlflow.note.content"]
 
@@ -102,7 +104,8 @@ def test_the_same_command_again_gives_the_result_and_a_larger_budget_only_what_i
     more = tune(parent=parent, trials=7, adapt_winner=False, **SEARCH)
     assert more.run_id == whole.run_id
     trials = study().get_trials()
-    assert len(trials) == 7 and len({tuple(sorted(t.params.items())) for t in trials}) == 7
+    assert len(trials) == 7
+    assert len({tuple(sorted(t.params.items())) for t in trials}) == 7
     assert len(runs(whole.run_id)) == 7
     assert MlflowClient().get_run(whole.run_id).info.status == "FINISHED"
 
@@ -125,7 +128,8 @@ def test_strengths_are_searched_by_tpe_and_go_into_the_adaptation(parent):
     trials = study().get_trials()
     assert len(trials) == 6
     on = [t for t in trials if t.params["crop"]]
-    assert on and all("crop_scale" in t.params for t in on)
+    assert on
+    assert all("crop_scale" in t.params for t in on)
     assert all("blur_sigma" not in t.params for t in trials if not t.params["blur"])
     version = MlflowClient().get_model_version("hpt", found.model_uri.split("/")[-1])
     best = max(trials, key=lambda t: t.value)
