@@ -144,7 +144,7 @@ def rung_curves(
         best: the trial that stands out; None for none.
         objective_label: what the score is.
     """
-    figure, axes = _axes("optimiser steps of pretraining", objective_label)
+    figure, axes = _axes("optimiser steps", objective_label)
     scored = [trial for trial in trials if trial.scores]
     _rung_axis(axes, sorted({step for trial in scored for step in trial.scores}))
     # Of few lines each is seen; of many, where they lie together.
@@ -230,7 +230,7 @@ def _state_label(state: str) -> str:
 
 
 def _after(title: str, step: int) -> str:
-    return f"{title}\nafter {step:,} steps of pretraining" if step else title
+    return f"{title}\nafter {step:,} optimiser steps" if step else title
 
 
 def _nothing(axes: Axes, why: str) -> None:

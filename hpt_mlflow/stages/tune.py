@@ -170,7 +170,8 @@ def _job(chosen: TuneSettings, study: SharedStudy) -> Job:
 
 
 def _identity(chosen: TuneSettings, bench: Bench, study: SharedStudy) -> Identity:
-    command = identify("tune", chosen, [bench.dataset], chosen.parent).command
+    # The name is said, as the parent now has another address than the one that the default name is made from.
+    command = identify("tune", replace(chosen, study=study.name), [bench.dataset], chosen.parent).command
     return Identity({"stage": "tune", "study": study.name, **bench.identity}, command)
 
 

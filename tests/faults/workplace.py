@@ -50,13 +50,13 @@ class Workplace:
         }
 
     def start(self, *words, **more):
-        """Start a command; its words on stderr go to a file that `said` reads."""
-        with open(self.folder / "stderr.txt", "w") as stderr:
+        """Start a command; its words go to files that `told` and `said` read."""
+        with open(self.folder / "stdout.txt", "w") as stdout, open(self.folder / "stderr.txt", "w") as stderr:
             return subprocess.Popen(
                 [BIN / words[0], *map(str, words[1:])],
                 cwd=self.folder,
                 env=self.environment(**more),
-                stdout=subprocess.DEVNULL,
+                stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
             )
@@ -64,6 +64,9 @@ class Workplace:
     def pretrain(self, environment=None, **options):
         words = [word for name, value in (SMALL | options).items() for word in (f"--{name.replace('_', '-')}", value)]
         return self.start("hpt", "pretrain", *words, **(environment or {}))
+
+    def told(self):
+        return (self.folder / "stdout.txt").read_text()
 
     def said(self):
         return (self.folder / "stderr.txt").read_text()
