@@ -114,6 +114,7 @@ def _score(bench: Bench, subset: tuple[str, ...]) -> dict[str, object]:
     plan, start, dataset = replace(bench.plan, subset=subset), bench.start, bench.dataset
     trainer = Trainer(copy.deepcopy(start.backbone), start.feature_size, plan, bench.statistics, bench.device)
     batches = ViewBatches(bench.images, plan.batch_size, start.image_size, plan.subset, plan.strengths, plan.seed)
+    assert bench.judge is not None
     reader = bench.judge.reader
     judges = {name: make_judge(name, reader, bench.split, dataset.labels) for name in JUDGED}
     scores: dict[str, dict[int, float]] = {name: {} for name in (*JUDGED, "infonce")}
@@ -131,6 +132,7 @@ def _test_accuracy(bench: Bench, backbone: torch.nn.Module) -> float:
     parts = (bench.split.train, bench.split.validation, bench.split.test)
     train, validation, test = (reader.features(backbone, part) for part in parts)
     labels = bench.dataset.labels
+    assert labels is not None
     probe = fit_probe(train, labels[parts[0]], validation, labels[parts[1]], len(bench.dataset.classes))
     return primary_score(labels[parts[2]], probe.head.probabilities(test))
 

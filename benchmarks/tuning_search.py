@@ -17,7 +17,7 @@ import click
 import numpy as np
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS
 from hpt_mlflow.evaluation.objectives import maximises

@@ -87,7 +87,7 @@ def _preset_value(stage: str, name: str, preset: Preset) -> Any:
         return None
     if name == "steps":
         return preset.pretrain_steps if stage == "pretrain" else preset.adapt_steps
-    if name == "learning_rate" and stage == "adapt":
+    if name == "learning_rate" and stage in ("adapt", "tune"):
         return preset.adapt_learning_rate
     if name in ("arch", "image_size"):
         return getattr(preset, name)

@@ -97,9 +97,13 @@ def ignore_signals() -> None:
 
 
 @contextmanager
-def end_with_parent() -> Iterator[None]:
-    """Send this process SIGTERM when the `mlflow run` behind it dies, so that no training goes on unseen."""
-    parent = _parent_that_counts()
+def end_with_parent(pid: int | None = None) -> Iterator[None]:
+    """Send this process SIGTERM when the `mlflow run` behind it dies, so that no training goes on unseen.
+
+    Args:
+        pid: of the process that has started this one, where it is known: it may be gone already.
+    """
+    parent = _parent_that_counts() if pid is None else lambda: os.getppid() == pid
     over = threading.Event()
 
     def watch() -> None:

@@ -64,6 +64,12 @@ class TuneSettings(AdaptSettings):
     workers: int = option(
         1, "Processes that run trials side by side on this machine, each on a GPU or a share of the cores.", minimum=1
     )
+    resume: str = option(
+        "auto",
+        "auto: what this study has adapted in full before is not adapted again; never: it is. The study itself goes on "
+        "by its name.",
+        choices=("auto", "never"),
+    )
     adapt_winner: bool = option(
         True, "Adapt with the best subset in full, and with the paper's; evaluate both on test; register the best."
     )

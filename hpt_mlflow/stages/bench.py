@@ -79,6 +79,12 @@ def lay_bench(settings: TuneSettings, dataset: Dataset, parent: FoundModel) -> B
     split = dataset.split(settings.split_seed)
     start = from_parent(settings, parent)
     space = Space(parse_subset(settings.augment), settings.tune_strengths, parse_strengths(settings.strengths or ""))
+    fewest = len(space.paper_subsets)
+    if settings.trials is not None and settings.trials < fewest:
+        raise HptError(
+            f"trials: {settings.trials} are fewer than the {fewest} subsets of the paper, which are always among them; "
+            f"use {fewest} or more"
+        )
     objective = _objective(settings, dataset)
     whole = make_plan(settings, start)
     steps = settings.trial_steps or max(1, whole.steps // 2)
@@ -106,7 +112,7 @@ def lay_bench(settings: TuneSettings, dataset: Dataset, parent: FoundModel) -> B
         objective=objective,
         judge=None if objective == "infonce" else make_judge(objective, reader, split, dataset.labels),
         device=device,
-        workers=default_workers(images, device, 1),
+        workers=default_workers(images, device, settings.workers),
         identity=_identity(settings, dataset, parent, objective, steps, first),
     )
 
@@ -116,7 +122,9 @@ def study_name(settings: TuneSettings, dataset: Dataset) -> str:
     if settings.study:
         return settings.study
     fields = identify("tune", settings, [dataset], settings.parent).fields
-    decisive = {name: value for name, value in fields.items() if name not in FREE}
+    # The length of a trial comes from that of the whole where it is not said.
+    free = FREE if settings.trial_steps else FREE - {"steps"}
+    decisive = {name: value for name, value in fields.items() if name not in free}
     return f"{dataset.name}-{hashlib.sha256(repr(sorted(decisive.items())).encode()).hexdigest()[:8]}"
 
 
@@ -136,7 +144,8 @@ def _identity(
 ) -> dict[str, Any]:
     """What decides on the scores of a study."""
     fields = identify("tune", settings, [dataset], parent.uri).fields
-    resolved = {"objective": objective, "trial_steps": steps, "first_rung": first}
+    resolved: dict[str, Any] = {"objective": objective, "trial_steps": steps, "first_rung": first}
+    resolved["augment"] = ",".join(parse_subset(settings.augment))
     decisive = {name: value for name, value in fields.items() if name not in FREE}
     return decisive | resolved | {"weights of the parent": _checksum(parent.backbone)}
 

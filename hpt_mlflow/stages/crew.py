@@ -8,21 +8,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from datetime import datetime
 from pathlib import Path
 
 import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.signals import INTERRUPTED
+from hpt_mlflow.signals import INTERRUPTED, ignore_signals
 from hpt_mlflow.stages.launch import child_variables
 from hpt_mlflow.stages.trials import ERROR_FILE, JOB_FILE, Job
 from hpt_mlflow.tracking.study_runs import LostRuns, is_worked_on
-from hpt_mlflow.tuning.study import OWNER, RUN, SharedStudy
+from hpt_mlflow.tuning.study import OWNER, RUN, TAKEN, SharedStudy
 
 POLL_SECONDS = 1.0
 # What an interrupted worker may take to tell how its trial ended.
@@ -44,27 +44,25 @@ def work_off(study: SharedStudy, job: Job, first_rung: int, run_id: str, on_chan
         HptError: what a worker has to say that cannot work at all.
         KeyboardInterrupt: a worker was interrupted.
     """
-    lost, ended = LostRuns(), -1
+    lost, ended, succeeded = LostRuns(), -1, 0
     with _crew(job, run_id) as crew:
         while True:
             for trial in study.give_up_lost(_is_alive):
                 lost.add(trial.user_attrs.get(RUN, ""))
             lost.settle()
-            trials = study.trials()
-            now = sum(trial.state.is_finished() for trial in trials)
-            if now != ended:
+            count = Counter(trial.state for trial in study.trials())
+            if (now := count[TrialState.COMPLETE] + count[TrialState.PRUNED]) != succeeded:
+                succeeded, crew.deaths = now, 0
+            if (now := succeeded + count[TrialState.FAIL]) != ended:
                 ended = now
-                crew.deaths = 0
                 on_change()
-            waiting = sum(trial.state == TrialState.WAITING for trial in trials)
-            if job.is_over or not study.has_steps_for(first_rung):
-                waiting = 0
+            over = job.is_over or not study.has_steps_for(first_rung)
+            waiting = 0 if over else count[TrialState.WAITING]
             at_work = crew.keep(waiting)
-            if not waiting and not at_work and not any(trial.state == TrialState.RUNNING for trial in trials):
+            if not waiting and not at_work and not count[TrialState.RUNNING]:
                 break
             time.sleep(POLL_SECONDS)
     lost.settle(wait=True)
-    on_change()
 
 
 class _Crew:
@@ -78,7 +76,8 @@ class _Crew:
         self.deaths = 0
         self._job = job
         self._folder = folder
-        self._variables = os.environ | child_variables(run_id, job.settings.workers)
+        inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
+        self._variables = inherited | child_variables(run_id, job.settings.workers)
         self._places: dict[int, subprocess.Popen[bytes]] = {}
 
     def keep(self, waiting: int) -> int:
@@ -87,9 +86,9 @@ class _Crew:
             if process.poll() is not None:
                 del self._places[place]
                 self._look_into(process.returncode, self._place_folder(place))
-        # One that has just begun takes a trial of those that wait.
         free = [place for place in range(self._job.settings.workers) if place not in self._places]
-        for place in free[: max(0, waiting - len(self._places)) or (1 if waiting and not self._places else 0)]:
+        # One that has just begun will take a trial of those that wait.
+        for place in free[: max(0, waiting - len(self._places))]:
             self._places[place] = self._start(place)
         return len(self._places)
 
@@ -110,9 +109,11 @@ class _Crew:
         folder.mkdir(exist_ok=True)
         settings = replace(self._job.settings, device=_device(self._job.settings.device, place))
         job = {"settings": asdict(settings), "study": self._job.study, "deadline": self._job.deadline}
-        (folder / JOB_FILE).write_text(json.dumps(job))
+        (folder / JOB_FILE).write_text(json.dumps(job | {"leader": os.getpid()}))
         command = [sys.executable, "-m", "hpt_mlflow.stages.trials", str(folder)]
-        return subprocess.Popen(command, env=self._variables, stdin=subprocess.DEVNULL)
+        # Out of reach of a terminal's Ctrl-C, which would break off its imports with a traceback: `end` asks it to stop
+        # instead.
+        return subprocess.Popen(command, env=self._variables, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def _look_into(self, code: int, folder: Path) -> None:
         """Go on after a worker has ended, or not."""
@@ -139,6 +140,10 @@ def _crew(job: Job, run_id: str) -> Iterator[_Crew]:
         crew = _Crew(job, run_id, Path(folder))
         try:
             yield crew
+        except KeyboardInterrupt:
+            # `mlflow run` answers Ctrl-C by SIGTERM as well, which must not cut off what follows.
+            ignore_signals()
+            raise
         finally:
             crew.end()
 
@@ -150,6 +155,6 @@ def _device(device: str, place: int) -> str:
 
 
 def _is_alive(trial: FrozenTrial) -> bool:
-    started = trial.datetime_start
-    age = (datetime.now(started.tzinfo) - started).total_seconds() if started else 0.0
-    return is_worked_on(trial.user_attrs.get(RUN, ""), trial.user_attrs.get(OWNER, ""), age)
+    attributes = trial.user_attrs
+    age_seconds = time.time() - attributes.get(TAKEN, time.time())
+    return is_worked_on(attributes.get(RUN, ""), attributes.get(OWNER, ""), age_seconds)

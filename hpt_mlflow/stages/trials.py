@@ -17,7 +17,7 @@ from optuna.trial import Trial, TrialState
 from hpt_mlflow.augment.subset import AUGMENTATIONS, format_strengths
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.sources import open_dataset
-from hpt_mlflow.errors import HptError
+from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, TuneSettings
 from hpt_mlflow.signals import INTERRUPTED, end_with_parent, signals_as_requests, termination_as_interrupt
 from hpt_mlflow.stages.bench import Bench, lay_bench
@@ -28,11 +28,12 @@ from hpt_mlflow.tracking.runs import EndedEarly, NotDeliveredError, StageRun, st
 from hpt_mlflow.tracking.study_runs import worker_name
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.tuning.pruning import make_pruner
+from hpt_mlflow.tuning.records import FAILED
 from hpt_mlflow.tuning.storage import open_storage, storage_errors
-from hpt_mlflow.tuning.study import RUN, SharedStudy
+from hpt_mlflow.tuning.study import RUN, STATES, SharedStudy
 
 JOB_FILE, ERROR_FILE = "job.json", "error"
-BUDGET_STEPS, BUDGET_MINUTES = "budget_steps is spent", "minutes are over"
+BUDGET_STEPS, BUDGET_MINUTES, INTERRUPTED_REASON = "budget_steps is spent", "minutes are over", "interrupted"
 
 log = logging.getLogger("hpt_mlflow")
 
@@ -83,43 +84,66 @@ def run_trials(job: Job) -> None:
 
 
 def _run_trial(bench: Bench, study: SharedStudy, trial: Trial, job: Job) -> bool:
-    """Adapt with the subset of a trial, as far as it is worth it; gives whether there may be more to do."""
-    if not study.reserve(trial, bench.rungs[0]):
-        study.give_up(trial, BUDGET_STEPS, count=False)
-        return False
-    subset, strengths = bench.space.suggest(trial)
-    bench = replace(bench, plan=replace(bench.plan, subset=subset, strengths=strengths))
-    name = ",".join(subset) or "none"
+    """Adapt with the subset of a trial, as far as it is worth it; gives whether there may be more to do.
+
+    Raises:
+        HptError: no run can be started; the trial waits in the queue again.
+        KeyboardInterrupt: a signal asked to stop; likewise.
+    """
     try:
-        with stage_run(f"trial {trial.number} {name}") as run:
+        if not study.reserve(trial, bench.rungs[0]):
+            study.give_up(trial, BUDGET_STEPS, count=False)
+            return False
+        subset, strengths = bench.space.suggest(trial)
+        bench = replace(bench, plan=replace(bench.plan, subset=subset, strengths=strengths))
+        with stage_run(_title(trial, bench)) as run:
             trial.set_user_attr(RUN, run.run_id)
             _introduce(run, bench, trial, job)
-            try:
-                score, pruned = _train(run, bench, study, trial, job)
-            except KeyboardInterrupt:
-                study.give_up(trial, "interrupted", count=False)
-                run.tags({"hpt.trial_state": "interrupted"})
-                raise
-            except HptError as error:
-                study.end(trial, TrialState.FAIL, reason=str(error))
-                run.tags({"hpt.trial_state": "failed", "hpt.reason": error})
-                raise
-            if score is None:
-                study.give_up(trial, pruned, count=False)
-            else:
-                study.end(trial, TrialState.PRUNED if pruned else TrialState.COMPLETE, score, pruned)
-            run.tags({"hpt.trial_state": "pruned" if pruned else "complete", "hpt.reason": pruned})
-            if pruned:
-                raise EndedEarly
+            _see_through(run, bench, study, trial, job)
     except EndedEarly:
         pass
     except NotDeliveredError as error:
         log.warning("%s", error)
     except UpdateFinishedTrialError:
-        log.warning("trial %d %s was taken for lost, and is tried again", trial.number, name)
-    except HptError as error:
-        log.warning("trial %d %s failed: %s", trial.number, name, error)
+        log.warning("%s was taken for lost, and is tried again", _title(trial, bench))
+    except (HptError, KeyboardInterrupt) as error:
+        # Nothing happens here where it has been told already how the trial ended.
+        reason = one_line(error) if isinstance(error, HptError) else INTERRUPTED_REASON
+        given_up = study.give_up(trial, reason, count=False)
+        if given_up or isinstance(error, KeyboardInterrupt):
+            raise
+        log.warning("%s failed: %s", _title(trial, bench), error)
     return True
+
+
+def _see_through(run: StageRun, bench: Bench, study: SharedStudy, trial: Trial, job: Job) -> None:
+    """Train, and tell Optuna how it ended before the run ends: a running trial without a run is a lost one."""
+    try:
+        score, why = _train(run, bench, study, trial, job)
+    except KeyboardInterrupt:
+        study.give_up(trial, INTERRUPTED_REASON, count=False)
+        run.tags({"hpt.trial_state": "interrupted"})
+        raise
+    # Torch's own errors, such as too little memory, are of this trial as well.
+    except (HptError, RuntimeError) as error:
+        study.end(trial, TrialState.FAIL, reason=one_line(error))
+        run.tags({"hpt.trial_state": FAILED, "hpt.reason": one_line(error)})
+        raise HptError(one_line(error)) from error
+    if score is None:
+        study.give_up(trial, why, count=False)
+        run.tags({"hpt.trial_state": "interrupted", "hpt.reason": why})
+        raise EndedEarly
+    wanted = TrialState.PRUNED if why else TrialState.COMPLETE
+    state, why = study.end(trial, wanted, score, why, again=why in (BUDGET_STEPS, BUDGET_MINUTES))
+    run.tags({"hpt.trial_state": STATES[state], "hpt.reason": why})
+    if state == TrialState.FAIL:
+        raise HptError(why)
+    if state == TrialState.PRUNED:
+        raise EndedEarly
+
+
+def _title(trial: Trial, bench: Bench) -> str:
+    return f"trial {trial.number} {','.join(bench.plan.subset) or 'none'}"
 
 
 def _introduce(run: StageRun, bench: Bench, trial: Trial, job: Job) -> None:
@@ -156,10 +180,9 @@ def _train(run: StageRun, bench: Bench, study: SharedStudy, trial: Trial, job: J
     plan, start = bench.plan, bench.start
     trainer = Trainer(copy.deepcopy(start.backbone), start.feature_size, plan, bench.statistics, bench.device)
     batches = ViewBatches(bench.images, plan.batch_size, start.image_size, plan.subset, plan.strengths, plan.seed)
-    title = f"trial {trial.number} {','.join(plan.subset) or 'none'}"
     score: float | None = None
-    with ProgressDisplay(title, plan.steps) as display, signals_as_requests() as requests:
-        # The loss is the mean over as many steps at every rung.
+    with ProgressDisplay(_title(trial, bench), plan.steps) as display, signals_as_requests() as requests:
+        # The loss is the mean over as many steps at every rung, but for a last one that is nearer to a report.
         for step, metrics in trainer.train(batches, bench.workers, bench.rungs[0]):
             display.advance(step, metrics)
             if metrics:
@@ -191,7 +214,7 @@ def _work(folder: Path) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     said = json.loads((folder / JOB_FILE).read_text())
     try:
-        with end_with_parent(), termination_as_interrupt():
+        with termination_as_interrupt(), end_with_parent(said["leader"]):
             run_trials(Job(TuneSettings(**said["settings"]), said["study"], said["deadline"]))
     except KeyboardInterrupt:
         return INTERRUPTED

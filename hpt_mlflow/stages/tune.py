@@ -10,10 +10,11 @@ from typing import Any
 from optuna.storages import BaseStorage
 
 from hpt_mlflow.augment.subset import Strengths, format_strengths
+from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.objectives import maximises
-from hpt_mlflow.settings import AdaptSettings, TuneSettings
+from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, TuneSettings
 from hpt_mlflow.stages.adapt import adapt
 from hpt_mlflow.stages.bench import Bench, lay_bench, study_name
 from hpt_mlflow.stages.crew import work_off
@@ -21,6 +22,7 @@ from hpt_mlflow.stages.evaluate import evaluate
 from hpt_mlflow.stages.planning import identify
 from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.stages.study_report import StudyReport
+from hpt_mlflow.stages.task import check_unseen, prepare_task
 from hpt_mlflow.stages.trials import Job, open_study
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.dataset_input import log_dataset
@@ -29,13 +31,13 @@ from hpt_mlflow.tracking.evaluations import common_evaluations
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.predictions import compare_evaluations
 from hpt_mlflow.tracking.registry import FoundModel, check_names, find_model
-from hpt_mlflow.tracking.runs import StageRun, stage_run
-from hpt_mlflow.tracking.study_runs import is_worked_on, led_run, was_made_in, worker_name
+from hpt_mlflow.tracking.runs import NotDeliveredError, StageRun, stage_run
+from hpt_mlflow.tracking.study_runs import is_left, is_worked_on, joined_run, led_run, was_made_in, worker_name
 from hpt_mlflow.training.processes import joins_others
 from hpt_mlflow.tuning.effects import Effect
 from hpt_mlflow.tuning.records import FAILED, WAITING, TrialRecord, best_trial
-from hpt_mlflow.tuning.storage import open_storage, storage_errors
-from hpt_mlflow.tuning.study import IDENTITY, LEADER, LEADER_RUN, SharedStudy, attributes_of
+from hpt_mlflow.tuning.storage import hidden, open_storage, storage_errors
+from hpt_mlflow.tuning.study import IDENTITY, LEADER, LEADER_RUN, PRECISION, SharedStudy, attributes_of
 
 # How long a study may be without a run after a process of another machine has made it.
 NEW_STUDY_SECONDS = 60.0
@@ -62,21 +64,22 @@ def tune(**settings: Any) -> StageResult:
     check_names(chosen.model_name, chosen.alias)
     name = study_name(chosen, dataset)
     with storage_errors(chosen.storage):
-        parent = _find_parent(chosen, attributes_of(storage, name))
-        chosen = replace(chosen, parent=parent.uri)
+        noted = attributes_of(storage, name)
+        parent = _find_parent(chosen, noted)
+        # All trials of a study compute alike, wherever they run.
+        chosen = replace(chosen, parent=parent.uri, precision=noted.get(PRECISION, chosen.precision))
         bench = lay_bench(chosen, dataset, parent)
+        chosen = replace(chosen, precision=bench.plan.precision)
+        if chosen.adapt_winner and dataset.labels is not None:
+            _check_evaluation(chosen, dataset, parent)
         study = open_study(chosen, storage, name, bench)
-        if study.create(bench.identity, maximises(bench.objective)):
-            study.note(LEADER, worker_name())
-            return _lead(chosen, bench, study, None)
-        run_id = _await_run(storage, name)
+        made = study.create(bench.identity, maximises(bench.objective))
+        run_id = "" if made else _await_run(storage, name)
         if not run_id:
-            return _lead(chosen, bench, study, None)
-        with led_run(run_id, name) as earlier:
-            if earlier is None:
-                return _join(chosen, bench, study, run_id)
+            study.note(PRECISION, chosen.precision)
             study.note(LEADER, worker_name())
-            return _lead(chosen, bench, study, earlier)
+            return _lead(chosen, bench, study, None)
+        return _go_on(chosen, bench, study, run_id)
 
 
 def _find_parent(chosen: TuneSettings, noted: dict[str, Any]) -> FoundModel:
@@ -100,18 +103,31 @@ def _await_run(storage: BaseStorage, name: str) -> str:
         time.sleep(1)
 
 
-def _join(chosen: TuneSettings, bench: Bench, study: SharedStudy, run_id: str) -> StageResult:
-    """Work along in a study that another process leads."""
-    print(f"study {study.name}: another process leads it; its run {run_id} shows the result")
-    work_off(study, _job(chosen, study), bench.rungs[0], run_id, lambda: None)
-    return StageResult(run_id, chosen.parent, (*bench.start.chain, bench.dataset.name), {})
+def _check_evaluation(chosen: TuneSettings, dataset: Dataset, parent: FoundModel) -> None:
+    """Refuse before the search what an evaluation of its winner would refuse after it."""
+    task = prepare_task(_evaluation(chosen, parent.uri), dataset, parent.card)
+    check_unseen(_evaluation(chosen, parent.uri), parent.uri, dataset, task)
+
+
+def _go_on(chosen: TuneSettings, bench: Bench, study: SharedStudy, run_id: str) -> StageResult:
+    """Lead a study that nobody leads any more; work along in one that another process leads, and see to its end."""
+    while True:
+        with led_run(run_id, study.name) as earlier:
+            if earlier:
+                study.note(LEADER, worker_name())
+                return _lead(chosen, bench, study, earlier)
+        with joined_run(run_id):
+            print(f"study {study.name}: another process leads it; its run {run_id} shows the result")
+            work_off(study, _job(chosen, study), bench.rungs[0], run_id, lambda: None)
+        if not is_left(run_id):
+            return StageResult(run_id, chosen.parent, (*bench.start.chain, bench.dataset.name), {})
 
 
 def _lead(chosen: TuneSettings, bench: Bench, study: SharedStudy, earlier: Earlier | None) -> StageResult:
     """Queue the trials, see them through, and do with the best what is asked for."""
     queue = bench.space.queue(chosen.trials, chosen.seed)
     study.fill(queue)
-    if earlier and _is_done(chosen, study, earlier):
+    if earlier and _is_done(chosen, study, bench.rungs[0], earlier):
         return result_of(earlier)
     title = f"tune {bench.dataset.name} < {bench.start.chain[-1]}"
     with stage_run(title, _identity(chosen, bench, study), earlier) as run:
@@ -127,7 +143,11 @@ def _lead(chosen: TuneSettings, bench: Bench, study: SharedStudy, earlier: Earli
         result = {"tune/best_score": winner.score, "tune/steps": float(study.spent_steps())}
         model = chosen.parent
         if chosen.adapt_winner:
-            outcome = _adapt_winner(chosen, bench, winner)
+            try:
+                outcome = _adapt_winner(chosen, bench, winner)
+            except NotDeliveredError as error:
+                # Of a nested run: this one is not done without it.
+                raise HptError(str(error)) from error
             report.describe(trials, **outcome)
             model, result = outcome["registered"], result | _figures(outcome)
             run.metrics(_figures(outcome), len(trials))
@@ -135,11 +155,11 @@ def _lead(chosen: TuneSettings, bench: Bench, study: SharedStudy, earlier: Earli
         return StageResult(run.run_id, model, (*bench.start.chain, bench.dataset.name), result)
 
 
-def _is_done(chosen: TuneSettings, study: SharedStudy, earlier: Earlier) -> bool:
+def _is_done(chosen: TuneSettings, study: SharedStudy, first_rung: int, earlier: Earlier) -> bool:
     """Whether a study was finished with the budget that it has now."""
     tags = earlier.run.data.tags
     asked = not chosen.adapt_winner or tags.get("hpt.adapted") == "true"
-    left = any(trial.state == WAITING for trial in study.records())
+    left = study.has_steps_for(first_rung) and any(trial.state == WAITING for trial in study.records())
     return earlier.run.info.status == "FINISHED" and "hpt.model" in tags and asked and not left
 
 
@@ -171,7 +191,8 @@ def _job(chosen: TuneSettings, study: SharedStudy) -> Job:
 
 def _identity(chosen: TuneSettings, bench: Bench, study: SharedStudy) -> Identity:
     # The name is said, as the parent now has another address than the one that the default name is made from.
-    command = identify("tune", replace(chosen, study=study.name), [bench.dataset], chosen.parent).command
+    named = replace(chosen, study=study.name, storage=hidden(chosen.storage))
+    command = identify("tune", named, [bench.dataset], chosen.parent).command
     return Identity({"stage": "tune", "study": study.name, **bench.identity}, command)
 
 
@@ -199,7 +220,7 @@ def _adapt_winner(chosen: TuneSettings, bench: Bench, winner: TrialRecord) -> di
     if bench.dataset.labels is None:
         return outcome
     for model in filter(None, (baseline, registered)):
-        figures = _evaluate(chosen, model)
+        figures = evaluate(**asdict(_evaluation(chosen, model))).metrics
     name = next(name for name in ("auroc", "accuracy") if f"test/{name}" in figures)
     outcome["metric"] = name
     outcome["result"] = Effect(*(figures[f"test/{name}{end}"] for end in ("", "_low", "_high")))
@@ -214,13 +235,13 @@ def _adapt(chosen: TuneSettings, subset: tuple[str, ...], strengths: Strengths, 
     """Adapt as `hpt adapt` would; inside this run, what was done before is not done again."""
     shared = {field.name: getattr(chosen, field.name) for field in fields(AdaptSettings)}
     of_trials = {"augment": ",".join(subset) or "none", "strengths": format_strengths(strengths) or None}
-    result = adapt(**shared | of_trials | {"alias": alias, "workers": None, "resume": "auto"})
+    result = adapt(**shared | of_trials | {"alias": alias, "workers": None})
     return result.model_uri
 
 
-def _evaluate(chosen: TuneSettings, model: str) -> dict[str, float]:
+def _evaluation(chosen: TuneSettings, model: str) -> EvaluateSettings:
     shared = {name: getattr(chosen, name) for name in ("data", "root", "split_seed", "seed", "device", "cache_gib")}
-    return evaluate(model=model, untrained=False, classifier_name="none", **shared).metrics
+    return EvaluateSettings(model=model, untrained=False, classifier_name="none", **shared)
 
 
 def _figures(outcome: dict[str, Any]) -> dict[str, float]:

@@ -124,7 +124,8 @@ class StageRun:
             (folder / file).write_text(text)
 
         self.tell("artifacts", {"files": [file]}, fill)
-        self._tables += [{"path": file, "type": "table"}]
+        if not any(table["path"] == file for table in self._tables):
+            self._tables += [{"path": file, "type": "table"}]
         self.tags({"mlflow.loggedArtifacts": json.dumps(self._tables)})
 
     def settle(self, patience_seconds: float = PATIENCE_SECONDS) -> str:

@@ -48,7 +48,7 @@ def start(name: str, identity: Identity | None, earlier: Earlier | None, parent_
     if earlier:
         run_id = earlier.run.info.run_id
         if made and made != run_id:
-            _mark_as_attempt(client, made, earlier.run)
+            mark_as_attempt(client, made, earlier.run)
     elif made_run:
         run_id = made
         if NAME_BY_MLFLOW.fullmatch(made_run.info.run_name or ""):
@@ -63,7 +63,7 @@ def start(name: str, identity: Identity | None, earlier: Earlier | None, parent_
     return Started(run, made if by_mlflow_run else "", _history(client, run) if earlier else [])
 
 
-def _mark_as_attempt(client: MlflowClient, run_id: str, continued: Run) -> None:
+def mark_as_attempt(client: MlflowClient, run_id: str, continued: Run) -> None:
     """The run that `mlflow run` has just made stays a note below the one that is continued."""
     client.update_run(run_id, name=f"goes on: {continued.info.run_name}")
     note = f"This command went on with the run `{continued.info.run_id}`, which this one is nested in."

@@ -6,18 +6,20 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.signals import is_running
+from hpt_mlflow.signals import end_with_parent, is_running, termination_as_interrupt
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.earlier import STALE_SECONDS, Earlier, heartbeat_age_seconds, is_alive, is_still_alive, take_up
 from hpt_mlflow.tracking.evaluations import is_version, split_version
 from hpt_mlflow.tracking.identity import PARENT_TAG
 from hpt_mlflow.tracking.spool import SpoolBusyError
+from hpt_mlflow.tracking.start import mark_as_attempt
 
 # How long the guard of a killed trial is waited for before its run is called FAILED.
 GUARD_SECONDS = 60.0
@@ -37,9 +39,11 @@ def is_worked_on(run_id: str, worker: str, age_seconds: float) -> bool:
         age_seconds: since it was taken.
     """
     if run_id:
-        with suppress(MlflowException):
+        try:
             return is_alive(MlflowClient().get_run(run_id))
-        return False
+        except MlflowException as error:
+            # A server that is away for a moment says nothing about the trial.
+            return error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
     host, _, pid = worker.rpartition(":")
     if host == socket.gethostname():
         return is_running(int(pid))
@@ -72,6 +76,36 @@ def led_run(run_id: str, study: str) -> Iterator[Earlier | None]:
             taken.spool.close()
 
 
+@contextmanager
+def joined_run(run_id: str) -> Iterator[None]:
+    """Work along under a run that another process leads; SIGTERM does what Ctrl-C does.
+
+    The run that `mlflow run` made for this process becomes a note below that one.
+    """
+    client, made = MlflowClient(), os.environ.pop("MLFLOW_RUN_ID", "")
+    with ExitStack() as stack:
+        stack.enter_context(termination_as_interrupt())
+        if made and not os.environ.get("HPT_DETACHED"):
+            stack.enter_context(end_with_parent())
+        if made and made != run_id:
+            mark_as_attempt(client, made, client.get_run(run_id))
+        try:
+            yield
+        except KeyboardInterrupt:
+            # Nobody else says so where `mlflow run` is gone.
+            with suppress(MlflowException):
+                if made and made != run_id:
+                    client.set_terminated(made, "KILLED")
+            raise
+
+
+def is_left(run_id: str) -> bool:
+    """Whether the run around a study is unfinished, and nobody works on it."""
+    with tracking_errors("cannot look after the study"):
+        run = MlflowClient().get_run(run_id)
+        return run.info.status != "FINISHED" and not is_alive(run)
+
+
 def was_made_in(version: str, run_id: str) -> bool:
     """Whether a registered version was made by a stage of a run."""
     if not is_version(version):
@@ -98,9 +132,9 @@ class LostRuns:
         """Call FAILED those whose time has come.
 
         Args:
-            wait: until it has come for all of them.
+            wait: until it has come for all of them, but not for ever.
         """
-        client = MlflowClient()
+        client, end = MlflowClient(), time.monotonic() + 2 * GUARD_SECONDS
         while self._since:
             for run_id, since in list(self._since.items()):
                 # The server may be away for a moment.
@@ -113,6 +147,6 @@ class LostRuns:
                     client.set_tag(run_id, "hpt.reason", "its worker was lost")
                     client.set_terminated(run_id, "FAILED", run.info.end_time)
                     del self._since[run_id]
-            if not wait:
+            if not wait or time.monotonic() > end:
                 return
             time.sleep(1)

@@ -14,8 +14,9 @@ Applied Regression Analysis, 3rd edition 1998, chapter 5):
     b +- t(97.5%, n - r) sqrt(s^2 [(X'X)^+]_bb),    s^2 = |y - Xb|^2 / (n - r),    r the rank of X, n trials
 
 They hold where the noise is of one size and the model is right: interactions of three augmentations count as noise, and
-so do strengths that differ between trials. Scores are compared at one and the same step of training; the deepest that
-all trials reached is before any pruning, so that bad subsets are not left out.
+so do strengths that differ between trials. All trials share seed, images and judge: what another seed or other
+validation images would change is not in the intervals. Scores are compared at one and the same step of training; the
+deepest that all trials reached is before any pruning, so that bad subsets are not left out.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
-from hpt_mlflow.tuning.records import TrialRecord
+from hpt_mlflow.tuning.records import RUNNING, TrialRecord
 
 LEVEL = 0.95
 # Parts of a coefficient below this size are rounding: the columns of X hold 1, 1/2 and 1/4.
@@ -53,8 +54,8 @@ class Effect(NamedTuple):
 
 
 def common_step(trials: Sequence[TrialRecord]) -> int:
-    """The deepest rung, in steps, that all trials with any score have a score at; 0 for none."""
-    scored = [set(trial.scores) for trial in trials if trial.scores]
+    """The deepest rung, in steps, that all trials with any score have a score at, running ones aside; 0 for none."""
+    scored = [set(trial.scores) for trial in trials if trial.scores and trial.state != RUNNING]
     return max(set.intersection(*scored), default=0) if scored else 0
 
 

@@ -10,14 +10,14 @@ PRUNERS = ("halving", "hyperband", "none")
 def rungs(steps: int, first: int, reduction: int) -> tuple[int, ...]:
     """Steps at which a trial is scored: the first one, each `reduction` times the one before, and the last step.
 
+    None but the first lies in the last third of a trial: to give one up there saves too little.
+
     Args:
         steps: of a whole trial.
     """
-    found = []
-    step = first
-    while step < steps:
-        found.append(step)
-        step *= reduction
+    found = [first] if first < steps else []
+    while found and found[-1] * reduction <= steps * 2 / 3:
+        found.append(found[-1] * reduction)
     return (*found, steps)
 
 

@@ -10,32 +10,33 @@ from __future__ import annotations
 import json
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, UpdateFinishedTrialError
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING, TrialRecord
+from hpt_mlflow.tuning.sampling import make_sampler
 from hpt_mlflow.tuning.space import Space
 
 # What it would say of each study and trial, we say ourselves.
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-# Attributes of a study: what it is, the process that leads it, and the MLflow run around it.
-IDENTITY, LEADER, LEADER_RUN = "hpt.identity", "hpt.leader", "hpt.run_id"
-# Attributes of a trial: its place in the queue, how often it was tried before, its MLflow run, who works on it, the
-# steps that it has trained or is about to, why it ended, and as which attempt it is tried again.
-PLACE, ATTEMPT, RUN, OWNER, STEPS, REASON, AGAIN = (
-    *("hpt.place", "hpt.attempt", "hpt.run_id", "hpt.owner", "hpt.steps", "hpt.reason", "hpt.again"),
+# Attributes of a study: what it is, the arithmetic of its trials, the process that leads it, its MLflow run.
+IDENTITY, PRECISION, LEADER, LEADER_RUN = "hpt.identity", "hpt.precision", "hpt.leader", "hpt.run_id"
+# Attributes of a trial: its place in the queue, how often it was tried, its MLflow run, who works on it and since when
+# (seconds since the epoch), the steps that it has trained or is about to, why it ended, as which attempt it is queued.
+PLACE, ATTEMPT, RUN, OWNER, TAKEN, STEPS, REASON, AGAIN = (
+    *("hpt.place", "hpt.attempt", "hpt.run_id", "hpt.owner", "hpt.taken", "hpt.steps", "hpt.reason", "hpt.again"),
 )
+QUEUED_TWICE = "it was queued twice"
 # How often a trial is tried whose worker was killed.
 MOST_ATTEMPTS = 3
 # How long a study may be without its identity, which the process that makes it notes a moment later.
@@ -107,13 +108,15 @@ class SharedStudy:
     def fill(self, queue: Sequence[Mapping[str, Any]]) -> None:
         """Queue those trials that were not queued before: all of them, or those by which a budget has grown.
 
-        One that was given up by a process that was killed before it could queue it again is queued as well.
+        One whose budget was spent on its way is queued again, and so is one that was given up by a process that was
+        killed before it could queue it itself.
         """
         last = {_place(trial): trial for trial in self.trials()}
         for place, parameters in enumerate(queue):
             if place not in last:
                 self.open().enqueue_trial(dict(parameters), user_attrs={PLACE: place, ATTEMPT: 1})
-            elif last[place].state == TrialState.FAIL and AGAIN in last[place].user_attrs:
+            # Of a budget that was spent, only where there is more of it now.
+            elif last[place].state == TrialState.FAIL or self.has_steps_for(1):
                 self._queue_again(last[place])
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
@@ -121,23 +124,43 @@ class SharedStudy:
         return self.open().get_trials(deepcopy=False, states=states or None)
 
     def records(self) -> list[TrialRecord]:
-        """What is known of each trial; of those that do the same work again, of the last one."""
-        last = {_place(trial): trial for trial in self.trials()}
-        return sorted(map(self._record, last.values()), key=lambda record: record.number)
+        """What is known of each trial; of those that do the same work, of the one that has come furthest."""
+        furthest: dict[object, FrozenTrial] = {}
+        for trial in self.trials():
+            there = furthest.get(_place(trial))
+            if there is None or _rank(trial) >= _rank(there):
+                furthest[_place(trial)] = trial
+        return sorted(map(self._record, furthest.values()), key=lambda record: record.number)
 
     def claim(self, owner: str) -> Trial | None:
         """Take the first trial of the queue, for this worker alone; None where none is left."""
+        while trial := self._take_first(owner):
+            if not self._is_done_elsewhere(trial):
+                return trial
+            self.end(trial, TrialState.FAIL, reason=QUEUED_TWICE)
+        return None
+
+    def _is_done_elsewhere(self, trial: Trial) -> bool:
+        """Whether an earlier trial does the same work: two processes that lead at once may queue it twice."""
+        place = trial.user_attrs.get(PLACE)
+        return place is not None and any(
+            other.number < trial.number and other.user_attrs.get(PLACE) == place and AGAIN not in other.user_attrs
+            for other in self.trials(TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+        )
+
+    def _take_first(self, owner: str) -> Trial | None:
         for waiting in self.trials(TrialState.WAITING):
             try:
                 taken = self.storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING)
             except UpdateFinishedTrialError:
                 continue
             if taken:
-                study = self.open(self._sampler(waiting.number))
+                study = self.open(make_sampler(self.space, self.seed, waiting.number))
                 # In a database, Optuna knows those trials by their ids only that it has read with the study.
                 study.get_trials(deepcopy=False)
                 trial = Trial(study, waiting._trial_id)
                 trial.set_user_attr(OWNER, owner)
+                trial.set_user_attr(TAKEN, time.time())
                 return trial
         return None
 
@@ -162,13 +185,22 @@ class SharedStudy:
         """Optimiser steps of all trials, those that failed included."""
         return sum(int(trial.user_attrs.get(STEPS, 0)) for trial in self.trials())
 
-    def end(self, trial: Trial, state: TrialState, score: float | None = None, reason: str = "") -> None:
-        """Tell how a trial ended; without a finite score it can only have failed."""
+    def end(
+        self, trial: Trial, state: TrialState, score: float | None = None, reason: str = "", again: bool = False
+    ) -> tuple[TrialState, str]:
+        """Tell how a trial ended; without a finite score it can only have failed. Gives the state and the reason.
+
+        Args:
+            again: whether it is to be tried again when the budget has grown.
+        """
         if score is not None and not math.isfinite(score):
             state, score, reason = TrialState.FAIL, None, f"its score is {score}"
         if reason:
             trial.set_user_attr(REASON, reason)
+        if again:
+            trial.set_user_attr(AGAIN, trial.user_attrs.get(ATTEMPT, 1))
         self.storage.set_trial_state_values(trial._trial_id, state, [score] if score is not None else None)
+        return state, reason
 
     def give_up(self, trial: FrozenTrial | Trial, reason: str, count: bool = True) -> bool:
         """Call a trial failed that its worker does not finish, and queue it again.
@@ -193,8 +225,8 @@ class SharedStudy:
         return True
 
     def _queue_again(self, trial: FrozenTrial) -> None:
-        """Queue a trial that was given up, where it is to be tried again."""
-        if AGAIN in trial.user_attrs:
+        """Queue a trial that has ended, where it is to be tried again."""
+        if AGAIN in trial.user_attrs and trial.state.is_finished():
             attributes = {PLACE: _place(trial), ATTEMPT: trial.user_attrs[AGAIN]}
             self.open().enqueue_trial(_parameters(trial), user_attrs=attributes)
 
@@ -202,17 +234,6 @@ class SharedStudy:
         """Give up all running trials that nobody works on any more; gives those."""
         lost = [trial for trial in self.trials(TrialState.RUNNING) if not is_alive(trial)]
         return [trial for trial in lost if self.give_up(trial, "its worker was lost")]
-
-    def _sampler(self, number: int) -> BaseSampler:
-        """A sampler for one trial; seeded by its number, so that a worker that starts anew does not repeat draws."""
-        seed = (self.seed * 1_000_003 + number) % 2**32
-        if not self.space.with_strengths:
-            return RandomSampler(seed=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            # Grouped, since a strength is there only where its augmentation is on; the constant liar keeps workers
-            # apart (Optuna's TPESampler).
-            return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
 
     def check_identity(self, identity: Mapping[str, Any]) -> None:
         """Raise HptError where the study that is there is another one."""
@@ -260,6 +281,12 @@ class SharedStudy:
             trial.user_attrs.get(REASON, "") if trial.state in (TrialState.PRUNED, TrialState.FAIL) else "",
             trial.user_attrs.get(RUN, ""),
         )
+
+
+def _rank(trial: FrozenTrial) -> int:
+    """Which of several trials that do the same work says most of it; of equals, the last one does."""
+    ranks = {TrialState.RUNNING: 2, TrialState.WAITING: 1, TrialState.FAIL: 0}
+    return -1 if trial.user_attrs.get(REASON) == QUEUED_TWICE else ranks.get(trial.state, 3)
 
 
 def _place(trial: FrozenTrial) -> int | str:

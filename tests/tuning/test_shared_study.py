@@ -27,7 +27,18 @@ from hpt_mlflow.tuning.pruning import make_pruner
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING
 from hpt_mlflow.tuning.space import PAPER_SUBSETS, Space
 from hpt_mlflow.tuning.storage import open_storage, storage_errors
-from hpt_mlflow.tuning.study import ATTEMPT, MOST_ATTEMPTS, OWNER, PLACE, REASON, RUN, STEPS, SharedStudy, attributes_of
+from hpt_mlflow.tuning.study import (
+    ATTEMPT,
+    MOST_ATTEMPTS,
+    OWNER,
+    PLACE,
+    REASON,
+    RUN,
+    STEPS,
+    TAKEN,
+    SharedStudy,
+    attributes_of,
+)
 
 WORKERS = 4
 SPACE = Space(AUGMENTATIONS)
@@ -344,6 +355,7 @@ def test_a_claimed_trial_says_whose_it_is(address):
     study = made(address, SPACE.queue(2, seed=0))
     study.claim("me")
     running, waiting = study.trials()
+    assert running.user_attrs.pop(TAKEN) <= time.time()
     assert running.user_attrs == {PLACE: 0, ATTEMPT: 1, OWNER: "me"}
     assert running.datetime_start is not None
     assert waiting.user_attrs == {PLACE: 1, ATTEMPT: 1}

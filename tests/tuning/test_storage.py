@@ -278,7 +278,6 @@ def test_the_command_of_the_dashboard_has_no_password():
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (OSError(28, "No space left on device"), "No space left on device"),
         (StorageInternalError("An exception is raised\nin two lines"), "An exception is raised"),
         (OperationalError("SELECT 1", {}, Exception("server closed the connection\nunexpectedly")), "server closed"),
     ],
