@@ -64,7 +64,7 @@ def search(furnished, tmp_path):
 
 
 class Search:
-    """Commands that search, each on a machine of its own, and what has become of the study."""
+    """Commands that search, and what has become of the study."""
 
     def __init__(self, folder, furnished):
         shutil.copy(furnished.folder / "mlflow.db", folder)
@@ -74,20 +74,24 @@ class Search:
         self.here = Workplace(folder, self.uri)
         self.storage = f"journal:{folder}/s.journal"
 
-    def machine(self, name):
-        """A machine: a folder and a spool of its own, the same servers."""
+    def place(self, name):
+        """Another folder to start a command in, with the same servers and the same spool."""
         place = Workplace(self.folder / name, self.uri)
         place.folder.mkdir(exist_ok=True)
         return place
 
     def tune(self, place=None, **options):
-        options = SEARCH | {"storage": self.storage} | {name.replace("_", "-"): v for name, v in options.items()}
-        return (place or self.here).start("hpt", "tune", *(word for n, v in options.items() for word in (f"--{n}", v)))
+        words = [word for name, value in self._options(options).items() for word in (f"--{name}", value)]
+        return (place or self.here).start("hpt", "tune", *words, HPT_SPOOL=str(self.here.spool))
 
     def mlflow_run(self, place=None, **options):
-        options = SEARCH | {"storage": self.storage} | {name.replace("_", "-"): v for name, v in options.items()}
-        words = [word for n, v in options.items() for word in ("-P", f"{n.replace('-', '_')}={v}")]
-        return (place or self.here).start("mlflow", "run", ROOT, "-e", "tune", "--env-manager", "local", *words)
+        options = {name.replace("-", "_"): value for name, value in self._options(options).items()}
+        words = ["-e", "tune", "--env-manager", "local"]
+        words += [word for option in options.items() for word in ("-P", "{}={}".format(*option))]
+        return (place or self.here).start("mlflow", "run", ROOT, *words, HPT_SPOOL=str(self.here.spool))
+
+    def _options(self, options):
+        return SEARCH | {"storage": self.storage} | {name.replace("_", "-"): v for name, v in options.items()}
 
     def study(self):
         """The study as Optuna's own functions open it; None before it is there."""
@@ -116,7 +120,7 @@ class Search:
             locked = (self.folder / "s.journal.lock").exists()
             return len(self.trials(*DONE)) >= done and running and not locked and running[0]
 
-        return wait_for(found, process)
+        return wait_for(found, process, 300)
 
     def worker(self, process):
         """Wait until a command has started a worker; gives its number."""
@@ -125,11 +129,11 @@ class Search:
         )[0]
 
     def processes(self, place=None):
-        """What runs of all that was started here, or on one machine, with its command line."""
-        found, folder_of_all = {}, place.folder if place else self.folder
+        """What runs of all that was started, or of that in one folder, with its command line."""
+        found, start = {}, place.folder if place else self.folder
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                if f"HPT_SPOOL={folder_of_all}/".encode() in (folder / "environ").read_bytes():
+                if f"HPT_CACHE={start}/".encode() in (folder / "environ").read_bytes():
                     found[int(folder.name)] = (folder / "cmdline").read_bytes()
         return found
 
@@ -307,7 +311,7 @@ def database():
 @pytest.mark.slow
 def test_two_commands_at_once_share_the_work(shared, fault):
     with fault("the same search twice at once"):
-        places = [shared.machine("one"), shared.machine("other")]
+        places = [shared.place("one"), shared.place("other")]
         processes = [shared.tune(place, trials=6) for place in places]
         assert [place.finish(process, 300) for place, process in zip(places, processes, strict=True)] == [0, 0]
         assert shared.is_done(6) == {"complete": 6}
@@ -324,17 +328,19 @@ def test_two_commands_at_once_share_the_work(shared, fault):
 )
 def test_a_signal_to_one_that_works_along_leaves_the_leader_at_work(search, fault, number, start):
     with fault(f"{number.name} to {start.replace('_', ' ')} that works along in a study"):
-        leading, joining = search.machine("one"), search.machine("other")
-        leader = search.tune(leading, trials=4)
+        # The other one takes seconds to start.
+        long = {"trials": 6, "trial_steps": 120}
+        leading, joining = search.place("one"), search.place("other")
+        leader = search.tune(leading, **long)
         search.in_the_middle(leader)
-        other = getattr(search, start)(joining, trials=4)
+        other = getattr(search, start)(joining, **long)
         wait_for(lambda: len(search.trials(TrialState.RUNNING)) == 2, other)
         os.killpg(other.pid, number) if number == signal.SIGINT else other.send_signal(number)
         code = joining.finish(other, SECONDS_TO_END)
         assert code == (130 if start == "tune" else -number)
         wait_for(lambda: not search.processes(joining), seconds=SECONDS_TO_END)
         assert leading.finish(leader) == 0
-        assert search.is_done(4) == {"complete": 4, "interrupted": 1}
+        assert search.is_done(6) == {"complete": 6, "interrupted": 1}
 
 
 def stop(database):
@@ -370,7 +376,7 @@ def test_a_database_that_goes_away_and_comes_back(search, fault, database):
     with fault("a PostgreSQL server goes away in a study"):
         search.storage = database.new_database()
         process = search.tune(workers=2)
-        search.in_the_middle(process, done=1)
+        search.in_the_middle(process)
         run, before = search.run(), search.trials(*DONE)
         stop(database)
         assert search.here.finish(process) == 1
@@ -426,10 +432,12 @@ def test_nothing_outlives_mlflow_run_and_the_same_command_goes_on(search, fault)
 @pytest.mark.slow
 def test_mlflow_run_works_along(search, fault):
     with fault("mlflow run works along in a study"):
-        leading, joining = search.machine("one"), search.machine("other")
-        leader = search.tune(leading, trials=6)
+        # The other one takes seconds to start.
+        long = {"trials": 6, "trial_steps": 120}
+        leading, joining = search.place("one"), search.place("other")
+        leader = search.tune(leading, **long)
         search.in_the_middle(leader)
-        other = search.mlflow_run(joining, trials=6, workers=2)
+        other = search.mlflow_run(joining, **long, workers=2)
         assert leading.finish(leader, 300) == 0
         assert joining.finish(other, 300) == 0
         assert search.is_done(6) == {"complete": 6}
