@@ -96,8 +96,7 @@ def test_one_run_a_study_one_nested_run_a_trial_and_the_winner_registered(whole,
     assert len(table["data"]) == 5
     assert whole.model_uri in run.data.tags["mlflow.note.content"]
 
-
-def test_the_same_command_again_gives_the_result_and_a_larger_budget_only_what_is_new(whole, parent):
+    # The same command again gives the result, and a larger budget only what is new.
     again = tune(parent=parent, trials=5, alias="target", **SEARCH)
     assert (again.run_id, again.model_uri) == (whole.run_id, whole.model_uri)
     assert len(runs()) == 5
