@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from hpt_mlflow.cli.datasets import datasets
 from hpt_mlflow.cli.models import compare, history, lineage, promote
 from hpt_mlflow.cli.predict import predict
 from hpt_mlflow.cli.runs import results, runs, sync
@@ -38,6 +39,7 @@ for _command in (
     predict,
     import_,
     export,
+    datasets,
     runs,
     sync,
 ):

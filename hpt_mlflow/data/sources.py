@@ -15,6 +15,7 @@ from hpt_mlflow.data.decode import SUFFIXES
 from hpt_mlflow.data.labels import number_classes
 from hpt_mlflow.data.list_source import open_list
 from hpt_mlflow.data.names import Files, Names, NumberedNames
+from hpt_mlflow.data.paper_layouts import open_paper
 from hpt_mlflow.data.paths import resolve_path
 from hpt_mlflow.data.shards_source import open_shards
 from hpt_mlflow.data.split import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES
@@ -47,6 +48,7 @@ def open_dataset(uri: str, root: str | None = None) -> Dataset:
         "shards": open_shards,
         "builtin": _open_builtin,
         "torchvision": _open_torchvision,
+        "paper": open_paper,
     }
     # One letter and a colon is a drive of Windows.
     if not separator or len(scheme) == 1 or os.path.exists(uri):

@@ -1,0 +1,194 @@
+"""What the readers of the paper's layouts share: finding the folder, reading its files safely, making a `Dataset`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hpt_mlflow.data.catalogue import CatalogueEntry
+from hpt_mlflow.data.dataset import Dataset, content_digest, evenly_spaced, files_digest
+from hpt_mlflow.data.decode import SUFFIXES
+from hpt_mlflow.data.names import Files, Names
+from hpt_mlflow.errors import HptError, one_line, printable
+
+KNOWN_SUFFIXES = frozenset(SUFFIXES.split())
+# So many images are looked for to find out whether they lie where the layout says.
+LOOKED_FOR = 100
+
+log = logging.getLogger("hpt_mlflow")
+
+
+class Content(NamedTuple):
+    """What a reader found.
+
+    Attributes:
+        names: N paths relative to the folder, parts joined by `/`.
+        labels: int64 (N,), or uint8 (N, L), or None.
+        classes: names of the classes or labels.
+        test: indices of the official test part, int64, or None.
+        groups: int64 (N,), or None.
+    """
+
+    names: Sequence[str]
+    labels: np.ndarray | None
+    classes: tuple[str, ...]
+    test: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+
+def other_layout(entry: CatalogueEntry, folder: Path, what: str) -> HptError:
+    """The error for a folder that is not as the dataset unpacks."""
+    return HptError(
+        f"data: {printable(str(folder))} is not {entry.title} as it unpacks: {printable(what)}; see hpt datasets "
+        f"{entry.key}; people get it from {entry.source}"
+    )
+
+
+def find_base(entry: CatalogueEntry, root: Path, inner: Sequence[str], required: Iterable[str]) -> Path:
+    """The folder that holds all that is required: the root, or one within it.
+
+    Args:
+        entry: for the message.
+        root: as the user gave it.
+        inner: names of the folder that the archive unpacks to, which may lie in the root.
+        required: files and folders in it.
+
+    Raises:
+        HptError: no folder holds them.
+    """
+    required = list(required)
+    if not root.is_dir():
+        raise HptError(
+            f"data: there is no folder {printable(str(root))} for {entry.address}; it is to hold {entry.title}, which "
+            f"people get from {entry.source}"
+        )
+    for base in (root, *(root / name for name in inner)):
+        if all((base / name).exists() for name in required):
+            return base
+    missing = next(name for name in required if not (root / name).exists())
+    raise other_layout(entry, root, f"{missing} is missing")
+
+
+def build(entry: CatalogueEntry, root: Path, base: Path, content: Content) -> Dataset:
+    """The dataset of what a reader found in a folder.
+
+    Raises:
+        HptError: there are no images, or none of them is there.
+    """
+    if not len(content.names):
+        raise other_layout(entry, base, "no images are found")
+    names = Names.of(content.names)
+    files = Files(base, names)
+    if not any(map(os.path.exists, (files[i] for i in evenly_spaced(np.arange(len(names)), LOOKED_FOR)))):
+        raise other_layout(entry, base, f"{names[0]} is missing")
+    expected = entry.sizes.total
+    # What is opened may be less than there is (labels of test are rarely published), but hardly less than half.
+    if expected is not None and len(names) < expected / 2:
+        log.warning("data: %s has %d images of %d in %s; is it complete?", entry.title, len(names), expected, str(base))
+    digest = files_digest(names, files, content.labels)
+    more = [part for part in (content.test, content.groups) if part is not None]
+    named = np.frombuffer("\0".join((digest, *content.classes)).encode(), dtype=np.uint8)
+    return Dataset(
+        name=entry.key,
+        uri=f"paper:{entry.key}?root={root}",
+        pictures=files,
+        names=names,
+        labels=content.labels,
+        classes=content.classes,
+        digest=content_digest(named, *more),
+        test=content.test,
+        groups=content.groups,
+    )
+
+
+def image_names(folder: Path) -> list[str]:
+    """Names of the image files in a folder, sorted; hidden ones are left out."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.name[0] != "."]
+    except OSError as error:
+        raise HptError(f"data: cannot look into {printable(str(folder))}: {error.strerror}") from error
+    return sorted(name for name in names if os.path.splitext(name)[1].lower() in KNOWN_SUFFIXES)
+
+
+def folder_names(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted; hidden ones and those of macOS's archives are left out."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith((".", "__MACOSX")))
+    except OSError as error:
+        raise HptError(f"data: cannot look into {printable(str(folder))}: {error.strerror}") from error
+
+
+def read_text(entry: CatalogueEntry, file: Path) -> str:
+    """A text file in UTF-8.
+
+    Raises:
+        HptError: it cannot be read as such.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise HptError(f"data: cannot read {printable(str(file))}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise other_layout(entry, file.parent, f"{file.name} is not UTF-8") from error
+
+
+def read_json(entry: CatalogueEntry, file: Path, keys: frozenset[str]) -> Any:
+    """A JSON file, of whose objects only these keys are kept: outlines take most of a file of a gigabyte.
+
+    Raises:
+        HptError: it cannot be read as such.
+    """
+    text = read_text(entry, file)
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: {key: value for key, value in pairs if key in keys})
+    except (ValueError, RecursionError) as error:
+        raise other_layout(entry, file.parent, f"{file.name} is no JSON ({one_line(error)})") from error
+
+
+def read_rows(entry: CatalogueEntry, file: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """The values of these columns of a CSV file, stripped of blanks, one tuple a row.
+
+    Raises:
+        HptError: it cannot be read as such, or lacks a column or a value.
+    """
+    reader = csv.reader(read_text(entry, file).splitlines(), strict=True)
+    rows = []
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        absent = next((name for name in columns if name not in header), None)
+        if absent is not None:
+            raise other_layout(entry, file.parent, f"{file.name} has no column {absent!r}")
+        positions = [header.index(name) for name in columns]
+        for row in reader:
+            if row and len(row) != len(header):
+                raise other_layout(entry, file.parent, f"line {reader.line_num} of {file.name} is cut short")
+            if row:
+                rows.append(tuple(row[i].strip() for i in positions))
+    except csv.Error as error:
+        raise other_layout(entry, file.parent, f"line {reader.line_num} of {file.name} is no CSV ({error})") from error
+    return rows
+
+
+def check_inside(entry: CatalogueEntry, file: Path, name: str) -> str:
+    """A path that a file of the dataset names; it must stay within the dataset's folder.
+
+    Raises:
+        HptError: it leads elsewhere.
+    """
+    if not name or "\0" in name or name.startswith("/") or "\\" in name or ".." in name.split("/"):
+        raise other_layout(entry, file.parent, f"{file.name} names the image {name!r}, which is not in the folder")
+    return name
+
+
+def numbered_groups(keys: Sequence[str]) -> np.ndarray:
+    """Numbers of groups, int64 (N,), from their names."""
+    return np.unique(np.asarray(keys, dtype=object).astype(str), return_inverse=True)[1].reshape(-1).astype(np.int64)
