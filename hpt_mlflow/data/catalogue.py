@@ -77,7 +77,7 @@ def _domainnet(
         std=std,
         split=f"train and test by the lists {domain}_train.txt and {domain}_test.txt; test is held out",
         source="https://ai.bu.edu/M3SDA (the cleaned version)",
-        licence="academic research, as fair use of copyrighted pictures (its page)",
+        licence="academic research, as fair use of copyrighted pictures",
         layout=(
             "DIR/",
             f"  {domain}_train.txt, {domain}_test.txt     lines: {domain}/aircraft_carrier/{domain}_001_000005.jpg 0",
