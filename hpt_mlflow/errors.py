@@ -1,5 +1,9 @@
 """The one exception that this project raises for its users, and how to quote those of others."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+
 
 def one_line(error: BaseException) -> str:
     """The first line of an error's text, or its kind where it has none."""
@@ -16,6 +20,15 @@ def printable(text: str) -> str:
     """The text as valid Unicode on one line."""
     valid = valid_unicode(text)
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in valid)
+
+
+def differences(here: Mapping[str, object], there: Mapping[str, object]) -> list[str]:
+    """What `here` says otherwise than `there`, each as `NAME VALUE instead of VALUE`."""
+    return [
+        f"{name} {here.get(name)!r} instead of {there.get(name)!r}"
+        for name in {**here, **there}
+        if here.get(name) != there.get(name)
+    ]
 
 
 class HptError(Exception):

@@ -1,4 +1,4 @@
-"""Opening a dataset from its address: `folder:` (or a path), `list:`, `csv:`, `shards:`, `builtin:`, `torchvision:`."""
+"""Opening a dataset from its address: `folder:` (or a path), `list:`, `csv:`, `shards:`, `paper:`, ..."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def open_dataset(uri: str, root: str | None = None) -> Dataset:
 
     Args:
         uri: `folder:PATH` or a bare path, `list:FILE`, `csv:FILE` or `csv:FILE?labels=A,B`, `shards:FOLDER` or
-            `shards:train-{000..146}.tar`, `builtin:mnist`, `builtin:digits`, or `torchvision:NAME`.
+            `shards:train-{000..146}.tar`, `paper:NAME?root=FOLDER`, `builtin:mnist`,
+            `builtin:digits`, or `torchvision:NAME`.
         root: folder that relative paths start from, and that holds the files of `torchvision:`.
 
     Raises:

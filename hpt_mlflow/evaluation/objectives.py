@@ -26,7 +26,7 @@ from hpt_mlflow.evaluation.scores import is_multilabel, primary_score
 OBJECTIVES = ("probe", "knn", "rotation", "infonce")
 NEED_LABELS = ("probe", "knn")
 # The most images that judge, turned ones each counted: a search asks them again and again. For the same reason linear
-# classifiers are fitted with those values of C alone that were best before (docs/tuning.md).
+# classifiers are fitted with two values of C, instead of the probe's six.
 TRAIN_IMAGES = 5000
 VALIDATION_IMAGES = 2000
 REGULARISATIONS = (1e-2, 1e-1)

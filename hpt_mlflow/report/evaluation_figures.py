@@ -13,7 +13,7 @@ from sklearn.metrics import roc_curve
 
 from hpt_mlflow.evaluation.calibration import reliability
 from hpt_mlflow.evaluation.scores import is_multilabel, label_aurocs
-from hpt_mlflow.report.figures import BLUE, COLOURS, GREEN, GREY, SKY, VERMILION, class_label
+from hpt_mlflow.report.figures import BLUE, COLOURS, GREEN, GREY, SKY, VERMILION, class_label, plain_axes
 
 # A matrix of more classes than MOST_CLASSES shows SHOWN_CLASSES of them.
 MOST_CLASSES = 60
@@ -108,7 +108,7 @@ def probe_curve(
         xlabel: what the steps are.
         chosen: the step whose probe is used; None for the first that is best on validation.
     """
-    figure, axes = _curve_axes(xlabel, metric)
+    figure, axes = plain_axes(xlabel, metric)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     steps, validation, test = np.array(sorted(curve, key=itemgetter(0)), dtype=np.float64).reshape(-1, 3).T
     marker = "o" if len(steps) < 30 else None
@@ -207,7 +207,7 @@ def milestone_curve(
         untrained: score of the untrained network.
         reached: a score that was asked for, and the first step with it.
     """
-    figure, axes = _curve_axes("optimiser steps of pretraining", metric)
+    figure, axes = plain_axes("optimiser steps of pretraining", metric)
     order = np.argsort(steps, kind="stable")
     x, y, low, high = (np.asarray(values, dtype=np.float64)[order] for values in (steps, scores, lows, highs))
     axes.fill_between(x, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95% interval")
@@ -249,11 +249,3 @@ def _step_axis(axes: Axes, steps: np.ndarray) -> None:
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.xaxis.set_major_formatter("{x:,.0f}")
-
-
-def _curve_axes(xlabel: str, metric: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
-    axes = figure.add_subplot(xlabel=xlabel, ylabel=metric)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes

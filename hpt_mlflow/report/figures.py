@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -30,6 +31,19 @@ def class_label(name: str, length: int = 24) -> str:
         tail = length // 3
         shown = f"{shown[: length - 1 - tail]}…{shown[len(shown) - tail :]}"
     return shown.replace("$", r"\$")
+
+
+def plain_axes(xlabel: str, ylabel: str, height: float = 4.2) -> tuple[Figure, Axes]:
+    """A figure with one grid to draw in, without a frame above and on the right.
+
+    Args:
+        height: of the figure, in inches.
+    """
+    figure = Figure(figsize=(6.5, height), layout="constrained")
+    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
 
 
 def views_grid(crops: Tensor, views: Sequence[Tensor], mean: Tensor, std: Tensor) -> Image.Image:

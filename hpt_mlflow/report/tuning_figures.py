@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths, format_strengths
-from hpt_mlflow.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
+from hpt_mlflow.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, plain_axes
 from hpt_mlflow.tuning.effects import Effect
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord, best_trial
 
@@ -26,6 +26,8 @@ MOST_RUNGS = 12
 MOST_LETTERS = 60
 # Rungs that grow by at least this factor are spread evenly by a logarithmic axis.
 GEOMETRIC = 1.4
+# Of a figure with a legend below, in inches.
+HEIGHT = 4.4
 
 
 def optimisation_history(trials: Sequence[TrialRecord], maximise: bool, objective_label: str) -> Figure:
@@ -37,7 +39,7 @@ def optimisation_history(trials: Sequence[TrialRecord], maximise: bool, objectiv
         maximise: whether a high score is good.
         objective_label: what the score is.
     """
-    figure, axes = _axes("trial", objective_label)
+    figure, axes = plain_axes("trial", objective_label, HEIGHT)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     last = max((trial.number for trial in trials), default=0)
     axes.set_xlim(-0.03 * last - 0.5, 1.03 * last + 0.5)
@@ -78,7 +80,7 @@ def main_effects_figure(effects: Mapping[str, Effect], step: int, objective_labe
         step: of training, at which scores were compared.
         objective_label: what the score is.
     """
-    figure, axes = _axes(f"change of {objective_label}\n(dot), with its 95% interval", "")
+    figure, axes = plain_axes(f"change of {objective_label}\n(dot), with its 95% interval", "", HEIGHT)
     figure.set_size_inches(6.5, 1.8 + 0.45 * max(len(effects), 2))
     axes.set_title(_after("Augmentation on instead of off", step), fontsize=10)
     if not effects:
@@ -144,7 +146,7 @@ def rung_curves(
         best: the trial that stands out; None for none.
         objective_label: what the score is.
     """
-    figure, axes = _axes("optimiser steps", objective_label)
+    figure, axes = plain_axes("optimiser steps", objective_label, HEIGHT)
     scored = [trial for trial in trials if trial.scores]
     _rung_axis(axes, sorted({step for trial in scored for step in trial.scores}))
     # Of few lines each is seen; of many, where they lie together.
@@ -236,11 +238,3 @@ def _after(title: str, step: int) -> str:
 def _nothing(axes: Axes, why: str) -> None:
     axes.set_yticks([])
     axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color=GREY)
-
-
-def _axes(xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.5, 4.4), layout="constrained")
-    axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes

@@ -16,7 +16,7 @@ class EvaluateSettings(Settings):
     """How good a model is on a labelled dataset."""
 
     data: str = option(
-        "builtin:digits", "Labelled images: FOLDER, folder:, list:, csv:, shards:, builtin: or torchvision:."
+        "builtin:digits", "Labelled images: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:."
     )
     root: str | None = option(
         None, "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets."

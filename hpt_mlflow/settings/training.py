@@ -108,7 +108,8 @@ class PretrainSettings(TrainingSettings):
     """Self-supervised training from random weights, or from weights that come from elsewhere."""
 
     data: str = option(
-        "builtin:mnist", "Images to learn from: FOLDER, folder:, list:, csv:, shards:, builtin: or torchvision:."
+        "builtin:mnist",
+        "Images to learn from: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.",
     )
     weights: str | None = option(
         None,
@@ -130,7 +131,7 @@ class AdaptSettings(TrainingSettings):
     """Self-supervised training that goes on from a registered model."""
 
     data: str = option(
-        "builtin:digits", "Images to adapt to: FOLDER, folder:, list:, csv:, shards:, builtin: or torchvision:."
+        "builtin:digits", "Images to adapt to: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:."
     )
     arch: str | None = option(None, "Backbone. Default: the parent's; another one is refused.")
     image_size: int | None = option(

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from hpt_mlflow.augment.crop import smallest_useful_side
 from hpt_mlflow.augment.subset import parse_strengths, parse_subset
 from hpt_mlflow.data.batches import default_workers
-from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.dataset import Dataset, content_digest
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.labels import check_labels
 from hpt_mlflow.data.split import Split
@@ -147,13 +146,5 @@ def _identity(
     resolved: dict[str, Any] = {"objective": objective, "trial_steps": steps, "first_rung": first}
     resolved["augment"] = ",".join(parse_subset(settings.augment))
     decisive = {name: value for name, value in fields.items() if name not in FREE}
-    return decisive | resolved | {"weights of the parent": _checksum(parent.backbone)}
-
-
-def _checksum(backbone: nn.Module) -> str:
-    """16 hexadecimal digits that stand for all weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(backbone.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    weights = content_digest(*(tensor.numpy() for tensor in parent.backbone.state_dict().values()))
+    return decisive | resolved | {"weights of the parent": weights}

@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.fluent import _get_experiment_id
 
-from hpt_mlflow.errors import HptError
+from hpt_mlflow.errors import HptError, differences
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery import HEARTBEAT_TAG
 from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, HOST_TAG, IDENTITY_TAG, PARENT_TAG, Identity
@@ -129,12 +129,7 @@ def _named(identity: Identity, run_id: str) -> Earlier:
         raise HptError(
             f"resume: the tag {IDENTITY_TAG} of {run_id} is damaged; start anew with resume=never"
         ) from error
-    different = [
-        f"{name} {here.get(name)!r} instead of {there.get(name)!r}"
-        for name in {**here, **there}
-        if here.get(name) != there.get(name)
-    ]
-    if different:
+    if different := differences(here, there):
         raise HptError(f"resume: {run_id} did other work; here {', '.join(different)}")
     if run.info.status == "FINISHED":
         raise HptError(f"resume: {run_id} is finished; its model is {run.data.tags.get('hpt.model')}")

@@ -20,6 +20,7 @@ from hpt_mlflow.tracking.evaluations import is_version, split_version
 from hpt_mlflow.tracking.identity import PARENT_TAG
 from hpt_mlflow.tracking.spool import SpoolBusyError
 from hpt_mlflow.tracking.start import mark_as_attempt
+from hpt_mlflow.tuning.records import FAILED, LOST
 
 # How long the guard of a killed trial is waited for before its run is called FAILED.
 GUARD_SECONDS = 60.0
@@ -143,8 +144,8 @@ class LostRuns:
                     guarded = run.info.status == "RUNNING" and heartbeat_age_seconds(run) < STALE_SECONDS
                     if guarded and time.monotonic() - since < GUARD_SECONDS:
                         continue
-                    client.set_tag(run_id, "hpt.trial_state", "failed")
-                    client.set_tag(run_id, "hpt.reason", "its worker was lost")
+                    client.set_tag(run_id, "hpt.trial_state", FAILED)
+                    client.set_tag(run_id, "hpt.reason", LOST)
                     client.set_terminated(run_id, "FAILED", run.info.end_time)
                     del self._since[run_id]
             if not wait or time.monotonic() > end:

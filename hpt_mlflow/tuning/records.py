@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from hpt_mlflow.augment.subset import Strengths
 
 COMPLETE, PRUNED, FAILED, RUNNING, WAITING = "complete", "pruned", "failed", "running", "waiting"
+# Why a trial failed whose worker was killed.
+LOST = "its worker was lost"
 
 
 @dataclass(frozen=True)

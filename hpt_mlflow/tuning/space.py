@@ -8,7 +8,6 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import Trial
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths, with_jitter
@@ -31,7 +30,7 @@ STRENGTHS: dict[str, dict[str, tuple[float, float]]] = {
     "blur": {"blur_sigma": (0.5, 4.0), "blur_p": (0.1, 1.0)},
     "flip": {"flip_p": (0.1, 0.5)},
 }
-ON = CategoricalDistribution([False, True])
+OFF_OR_ON = (False, True)
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class Space:
 
     def suggest(self, trial: Trial) -> tuple[tuple[str, ...], Strengths]:
         """The subset and the strengths of a trial."""
-        subset = tuple(name for name in self.augmentations if trial.suggest_categorical(name, ON.choices))
+        subset = tuple(name for name in self.augmentations if trial.suggest_categorical(name, OFF_OR_ON))
         if self.with_strengths:
             for key, (low, high) in self._limits(subset).items():
                 trial.suggest_float(key, low, high)
@@ -105,14 +104,6 @@ class Space:
             for key in STRENGTHS[name]:
                 strengths = _with(strengths, key, params[key])
         return subset, strengths
-
-    @property
-    def distributions(self) -> dict[str, Any]:
-        """Of all parameters, those that depend on another one included."""
-        on: dict[str, Any] = dict.fromkeys(self.augmentations, ON)
-        if not self.with_strengths:
-            return on
-        return on | {key: FloatDistribution(*limits) for key, limits in self._limits(self.augmentations).items()}
 
     @property
     def smallest_crop_scale(self) -> tuple[float, float]:

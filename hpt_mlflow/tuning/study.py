@@ -21,8 +21,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from hpt_mlflow.errors import HptError
-from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING, TrialRecord
+from hpt_mlflow.errors import HptError, differences
+from hpt_mlflow.tuning.records import COMPLETE, FAILED, LOST, PRUNED, RUNNING, WAITING, TrialRecord
 from hpt_mlflow.tuning.sampling import make_sampler
 from hpt_mlflow.tuning.space import Space
 
@@ -233,20 +233,14 @@ class SharedStudy:
     def give_up_lost(self, is_alive: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:
         """Give up all running trials that nobody works on any more; gives those."""
         lost = [trial for trial in self.trials(TrialState.RUNNING) if not is_alive(trial)]
-        return [trial for trial in lost if self.give_up(trial, "its worker was lost")]
+        return [trial for trial in lost if self.give_up(trial, LOST)]
 
     def check_identity(self, identity: Mapping[str, Any]) -> None:
         """Raise HptError where the study that is there is another one."""
         there = self._identity()
         if there is None:
             raise HptError(f"study: {self.name!r} is there already, and is not of hpt tune; name another one")
-        theirs = json.loads(there)
-        different = [
-            f"{name} {identity.get(name)!r} instead of {theirs.get(name)!r}"
-            for name in {**identity, **theirs}
-            if identity.get(name) != theirs.get(name)
-        ]
-        if different:
+        if different := differences(identity, json.loads(there)):
             raise HptError(
                 f"study: {self.name!r} is another one; here {', '.join(different)}; go on with what it has, or name "
                 "another study"

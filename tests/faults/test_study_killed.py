@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from tuning.postgresql import OPTIONS, find_programs, running_server
+from tuning.postgresql import OPTIONS, find_programs, server_or_skip
 from workplace import Workplace, wait_for
 
 from hpt_mlflow.tuning.storage import open_storage
@@ -294,17 +293,7 @@ def shared(request, search):
 @pytest.fixture
 def database():
     """A PostgreSQL server that a test may end; the test is skipped where none can be started."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed")
-    programs, user = find_programs(), None
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed")
-    if os.geteuid() == 0:
-        user = "postgres"
-        try:
-            pwd.getpwnam(user)
-        except KeyError:
-            pytest.skip("PostgreSQL refuses to run as root, and there is no user postgres")
-    with running_server(programs, user) as server:
+    with server_or_skip() as server:
         yield server
 
 

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import io
-import warnings
-
 import numpy as np
 import pytest
-from PIL import Image
+from drawn import drawn
 from sklearn.metrics import roc_auc_score
 
 from hpt_mlflow.evaluation.calibration import expected_calibration_error
@@ -16,16 +13,6 @@ from hpt_mlflow.report.evaluation_figures import (
     reliability_diagram,
     roc_curves,
 )
-
-
-def drawn(figure) -> Image.Image:
-    """The figure as it is stored, without a warning (of a layout that failed, or a letter that is missing)."""
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure.savefig(file, format="png")
-    assert file.tell() < 1_000_000
-    return Image.open(file)
 
 
 def overlapping(figure, *groups) -> list[tuple[str, str]]:

@@ -1,16 +1,14 @@
 from __future__ import annotations
 
-import io
 import json
 import math
-import warnings
 from dataclasses import replace
 from itertools import combinations, product
 
 import numpy as np
 import pytest
+from drawn import drawn
 from matplotlib.colors import to_hex
-from PIL import Image
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
 from hpt_mlflow.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
@@ -64,16 +62,6 @@ def figures(trials):
         "interactions": interactions_figure(interactions(trials, step, AUGMENTATIONS), step, SCORE),
         "rungs": rung_curves(trials, AUGMENTATIONS, best_trial(trials, True), SCORE),
     }
-
-
-def drawn(figure) -> Image.Image:
-    """The figure as it is stored, without a warning (of a layout that failed, or a letter that is missing)."""
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure.savefig(file, format="png")
-    assert file.tell() < 1_000_000
-    return Image.open(file)
 
 
 def tick_labels(axis):
@@ -211,7 +199,7 @@ def test_main_effects_are_sorted_and_have_their_intervals():
     low, high = axes.get_xlim()
     assert low < -0.3
     assert high > 0.4
-    assert "after 1,024 steps" in axes.get_title()
+    assert "after 1,024 optimiser steps" in axes.get_title()
     assert SCORE in axes.get_xlabel()
 
 
@@ -236,7 +224,7 @@ def test_interactions_stand_on_both_sides_of_the_diagonal():
     assert len(shown) == 4
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [label.get_text() for label in labels] == list(AUGMENTATIONS)
-    assert "after 16 steps" in axes.get_title()
+    assert "after 16 optimiser steps" in axes.get_title()
 
 
 def test_interactions_that_are_all_zero_can_be_drawn():

@@ -15,9 +15,11 @@ from optuna.trial import TrialState
 from PIL import Image
 
 import hpt_mlflow
+from hpt_mlflow.augment.subset import format_strengths
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.stages.tune import tune
+from hpt_mlflow.tuning.space import Space
 
 BASE = {"arch": "shufflenet_v2_x0_5", "image_size": 16, "batch_size": 32, "precision": "float32", "compile": "off"}
 SEARCH = {"data": "builtin:digits", "batch_size": 32, "precision": "float32", "compile": "off", "steps": 2}
@@ -132,8 +134,9 @@ def test_strengths_are_searched_by_tpe_and_go_into_the_adaptation(parent):
     assert all("blur_sigma" not in t.params for t in trials if not t.params["blur"])
     version = MlflowClient().get_model_version("hpt", found.model_uri.split("/")[-1])
     best = max(trials, key=lambda t: t.value)
-    if best.params["crop"] and best.params["crop_scale"] != 0.2:
-        assert f"crop_scale={best.params['crop_scale']!r}" in version.tags["hpt.strengths"]
+    subset, strengths = Space(("crop", "blur"), with_strengths=True).read(best.params)
+    assert version.tags["hpt.augment"] == (",".join(subset) or "none")
+    assert version.tags.get("hpt.strengths", "") == format_strengths(strengths)
 
 
 @pytest.mark.slow

@@ -118,6 +118,13 @@ def running_server(programs: Path, user: str | None) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Server]:
     """A PostgreSQL server; the test is skipped where none can be started."""
+    with server_or_skip() as server:
+        yield server
+
+
+@contextmanager
+def server_or_skip() -> Iterator[Server]:
+    """A PostgreSQL server of its own; the test is skipped where none can be started."""
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     programs = find_programs()
     if programs is None:

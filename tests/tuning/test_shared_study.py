@@ -25,7 +25,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.tuning import study as study_module
 from hpt_mlflow.tuning.pruning import make_pruner
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING
-from hpt_mlflow.tuning.space import PAPER_SUBSETS, Space
+from hpt_mlflow.tuning.space import PAPER_SUBSETS, STRENGTHS, Space
 from hpt_mlflow.tuning.storage import open_storage, storage_errors
 from hpt_mlflow.tuning.study import (
     ATTEMPT,
@@ -804,7 +804,8 @@ def test_parameters_are_drawn_together(address):
     trial = study.claim("me")
     assert isinstance(trial.study.sampler, TPESampler)
     # In groups, so that strengths are among them which are not there in each trial.
-    assert set(trial.relative_params) == set(SEARCH.distributions)
+    strengths = {key for keys in STRENGTHS.values() for key in keys}
+    assert set(trial.relative_params) == {*AUGMENTATIONS, *strengths}
     subset_of(study, trial)
     assert all(trial.params[name] == trial.relative_params[name] for name in AUGMENTATIONS)
 

@@ -227,17 +227,6 @@ def test_jitter_beyond_the_colour_circle_keeps_its_default():
     assert space.suggest(asked(new_study(), space.parameters(AUGMENTATIONS))) == (AUGMENTATIONS, own)
 
 
-@pytest.mark.parametrize("allowed", SOME_CHOICES)
-@pytest.mark.parametrize("with_strengths", [False, True])
-@pytest.mark.parametrize("own", ["", "crop_scale=0.1:0.3,blur_sigma=1:2"])
-def test_the_distributions_are_those_that_trials_have(allowed, with_strengths, own):
-    space = Space(allowed, with_strengths, parse_strengths(own))
-    trial = asked(new_study(), dict.fromkeys(allowed, True))
-    space.suggest(trial)
-    assert space.distributions == trial.distributions
-    assert list(space.distributions) == list(trial.distributions)
-
-
 @pytest.mark.parametrize(
     ("with_strengths", "own", "smallest"),
     [
