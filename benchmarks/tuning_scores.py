@@ -1,25 +1,28 @@
 """All 32 augmentation subsets trained in full, scored by every objective at every rung: what a search can be judged by.
 
-  python benchmarks/tuning_scores.py twemoji --seed 0 --out scores.jsonl
+  python benchmarks/tuning_scores.py --parent PARENT --out scores.jsonl
 
-Each line is one subset of one dataset and seed. Lines that are there are not made again. benchmarks/tuning_search.py
-reads them. The parent is trained first, on clipart, and kept beside --out.
+PARENT is a registered model, such as `hpt pretrain --data ../shared/data/clipart` gives. Each line is one subset of one
+dataset and seed. Lines that are there are not made again, and several processes can share the work (--share).
+benchmarks/tuning_search.py reads them.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import os
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
 
+from hpt_mlflow.augment.subset import AUGMENTATIONS
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.sources import open_dataset
@@ -29,84 +32,59 @@ from hpt_mlflow.evaluation.probe import fit_probe
 from hpt_mlflow.evaluation.scores import primary_score
 from hpt_mlflow.settings import TuneSettings
 from hpt_mlflow.stages.bench import Bench, lay_bench
+from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.registry import find_model
 from hpt_mlflow.training.loop import Trainer
+from hpt_mlflow.tuning.space import Space
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 JUDGED = ("probe", "knn", "rotation")
 
 
 @click.command()
-@click.argument("name", type=click.Choice(["noto", "twemoji"]))
-@click.option("--seed", default=0, show_default=True)
-@click.option("--steps", default=96, show_default=True, help="Length of a trial.")
-@click.option("--first-rung", default=6, show_default=True)
-@click.option("--learning-rate", default=0.06, show_default=True)
-@click.option("--batch-size", default=96, show_default=True)
-@click.option("--arch", default="shufflenet_v2_x0_5", show_default=True)
-@click.option("--parent-steps", default=600, show_default=True)
+@click.option("--parent", required=True, help="Address of a registered model.")
+@click.option("--data", "names", multiple=True, default=("noto", "twemoji"), show_default=True)
+@click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
+@click.option("--steps", default=256, show_default=True, help="Length of a trial.")
+@click.option("--first-rung", default=4, show_default=True)
+@click.option("--learning-rate", default=0.03, show_default=True)
+@click.option("--batch-size", default=128, show_default=True)
+@click.option("--share", default="0/1", show_default=True, help="I/N: every Nth of the trainings, from the Ith on.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(
-    name: str,
-    seed: int,
-    steps: int,
-    first_rung: int,
-    learning_rate: float,
-    batch_size: int,
-    arch: str,
-    parent_steps: int,
-    out: Path,
-) -> None:
-    """Train and score every subset on a dataset."""
-    parent = _parent(out.resolve().parent, arch, parent_steps)
-    settings = TuneSettings(
-        data=str(DATA / name),
-        parent=parent,
-        trial_steps=steps,
-        first_rung=first_rung,
-        reduction=4,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        seed=seed,
-        split_seed=seed,
-        compile="off",
-    )
-    dataset = open_dataset(settings.data)
-    bench = lay_bench(settings, dataset, find_model(parent, "parent", "hpt"))
+def main(parent: str, names: tuple[str, ...], seeds: tuple[int, ...], share: str, out: Path, **length) -> None:
+    """Train and score every subset on each dataset with each seed."""
+    connect()
+
+    @lru_cache(maxsize=1)
+    def bench_of(name: str, seed: int) -> Bench:
+        shared = {"reduction": 2, "seed": seed, "split_seed": seed, "compile": "off"}
+        settings = TuneSettings(data=str(DATA / name), parent=parent, **_settings(length), **shared)
+        return lay_bench(settings, open_dataset(settings.data), find_model(parent, "parent", "hpt"))
+
     done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    there = {(line["data"], line["seed"], line["steps"], line["subset"]) for line in done}
-    for subset in bench.space.subsets(seed):
+    there = {(line["data"], line["seed"], line["subset"]) for line in done}
+    first, every = map(int, share.split("/"))
+    for name, seed, subset in list(_trainings(names, seeds))[first::every]:
         text = ",".join(subset) or "none"
-        if (name, seed, steps, text) in there:
+        if (name, seed, text) in there:
             continue
         started = time.perf_counter()
-        result = _score(bench, subset)
-        line = {"data": name, "seed": seed, "steps": steps, "subset": text, **result}
+        result = _score(bench_of(name, seed), subset)
+        line = {"data": name, "seed": seed, "steps": length["steps"], "subset": text, **result}
         with out.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(f"{name} {seed} {text}: {result['test']:.3f} {time.perf_counter() - started:.0f} s", file=sys.stderr)
 
 
-def _parent(folder: Path, arch: str, steps: int) -> str:
-    """The registered Base, trained on clipart once."""
-    import mlflow
+def _trainings(names: tuple[str, ...], seeds: tuple[int, ...]) -> Iterator[tuple[str, int, tuple[str, ...]]]:
+    for seed in seeds:
+        for name in names:
+            for subset in Space(AUGMENTATIONS).subsets(seed):
+                yield name, seed, subset
 
-    import hpt_mlflow
 
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    os.environ["MLFLOW_TRACKING_URI"] = mlflow.get_tracking_uri()
-    kept = folder / "parent.txt"
-    if not kept.exists():
-        made = hpt_mlflow.pretrain(
-            data=str(DATA / "clipart"),
-            arch=arch,
-            image_size=32,
-            steps=steps,
-            batch_size=128,
-            compile="off",
-        )
-        kept.write_text(made.model_uri)
-    return kept.read_text()
+def _settings(length: dict) -> dict:
+    return {"trial_steps" if name == "steps" else name: value for name, value in length.items()}
 
 
 def _score(bench: Bench, subset: tuple[str, ...]) -> dict[str, object]:
@@ -115,14 +93,16 @@ def _score(bench: Bench, subset: tuple[str, ...]) -> dict[str, object]:
     trainer = Trainer(copy.deepcopy(start.backbone), start.feature_size, plan, bench.statistics, bench.device)
     batches = ViewBatches(bench.images, plan.batch_size, start.image_size, plan.subset, plan.strengths, plan.seed)
     assert bench.judge is not None
-    reader = bench.judge.reader
-    judges = {name: make_judge(name, reader, bench.split, dataset.labels) for name in JUDGED}
-    scores: dict[str, dict[int, float]] = {name: {} for name in (*JUDGED, "infonce")}
-    for step, metrics in trainer.train(batches, bench.workers, bench.rungs[0]):
+    judges = {name: make_judge(name, bench.judge.reader, bench.split, dataset.labels) for name in JUDGED}
+    # What judging by validation alone would say, where so few images are cross-validated.
+    judges["probe held out"] = replace(judges["probe"], rounds=((bench.split.train, bench.split.validation),))
+    scores: dict[str, dict[int, float]] = {name: {} for name in (*judges, "infonce")}
+    for step, metrics in trainer.train(batches, workers=0, report_every=bench.rungs[0]):
         if step in bench.rungs:
             scores["infonce"][step] = metrics["train/loss"]
             for name, judge in judges.items():
-                scores[name][step] = judge.score(trainer.moco.backbone)
+                if name != "rotation" or step == bench.rungs[-1]:
+                    scores[name][step] = judge.score(trainer.moco.backbone)
     return {**scores, "test": _test_accuracy(bench, trainer.moco.backbone)}
 
 

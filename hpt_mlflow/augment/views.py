@@ -22,8 +22,8 @@ from hpt_mlflow.augment.crop import centre_crop
 from hpt_mlflow.augment.draws import CropDraws, FinishDraws, blur_radius
 from hpt_mlflow.augment.subset import Strengths
 
-# In the order in which `draws.FinishDraws` counts them.
-ADJUSTMENTS = (color.adjust_brightness, color.adjust_contrast, color.adjust_saturation, color.adjust_hue)
+# As `draws.FinishDraws` counts the operations; 0, brightness, blends with black.
+CONTRAST, SATURATION, HUE = 1, 2, 3
 # Fewer are not worth a thread.
 SMALLEST_PART = 8
 
@@ -98,17 +98,22 @@ def finish_image_by_image(crops: Tensor, draws: FinishDraws, radius: int, mean: 
 def finish_in_batches(crops: Tensor, draws: FinishDraws, radius: int, mean: Tensor, std: Tensor) -> Tensor:
     """What `finish_views` does on other devices: an operation at a time on all images that it is for."""
     images = crops.float().div_(255)
-    turns = [draws.color & (order == operation) for order in draws.order.T for operation in range(len(ADJUSTMENTS))]
-    *colored, gray, blurred, flipped = _indices([*turns, draws.gray, draws.sigma > 0, draws.flip], crops.device)
-    numbers = _send(np.column_stack([draws.factors, draws.sigma]), crops.device)
-    for turn, where in enumerate(colored):
-        operation = turn % len(ADJUSTMENTS)
-        if len(where):
-            images[where] = ADJUSTMENTS[operation](images[where], numbers[where, operation])
-    images[gray] = color.rgb_to_grayscale(images[gray]).expand(-1, 3, -1, -1)
+    # Operation and factor of each image in each of four turns; hue, which no blend gives, is done beside the blends.
+    turns = np.where(draws.color, draws.order.T, -1)  # 4 x N
+    factors = np.take_along_axis(draws.factors.T, draws.order.T, axis=0)
+    blends = np.stack([np.where((turns < 0) | (turns == HUE), 1, factors), turns == SATURATION, turns == CONTRAST])
+    *hues, gray, blurred, flipped = _indices([*(turns == HUE), draws.gray, draws.sigma > 0, draws.flip], crops.device)
+    *blended, hue, sigma = _send(
+        np.vstack([*blends, draws.factors.T[HUE], draws.sigma]).astype(np.float32), crops.device
+    )
+    for turn, turned in enumerate(hues if draws.color.any() else []):
+        images = color.blend(images, *blended[turn :: len(turns)])
+        if len(turned):
+            images.index_copy_(0, turned, color.adjust_hue(images[turned], hue[turned]))
+    images.index_copy_(0, gray, color.rgb_to_grayscale(images[gray]).expand(-1, 3, -1, -1))
     if len(blurred):
-        images[blurred] = color.gaussian_blur(images[blurred], numbers[blurred, -1], radius)
-    images[flipped] = images[flipped].flip(-1)
+        images.index_copy_(0, blurred, color.gaussian_blur(images[blurred], sigma[blurred], radius))
+    images.index_copy_(0, flipped, images[flipped].flip(-1))
     return normalise(images, mean, std).contiguous(memory_format=torch.channels_last)
 
 

@@ -26,11 +26,16 @@ from hpt_mlflow.evaluation.scores import is_multilabel, primary_score
 OBJECTIVES = ("probe", "knn", "rotation", "infonce")
 NEED_LABELS = ("probe", "knn")
 # The most images that judge, turned ones each counted: a search asks them again and again. For the same reason linear
-# classifiers are fitted with two values of C, instead of the probe's six.
+# classifiers are fitted with two values of C, instead of the probe's six, and stopped early, which regularises too.
 TRAIN_IMAGES = 5000
 VALIDATION_IMAGES = 2000
 REGULARISATIONS = (1e-2, 1e-1)
+ITERATIONS = 20
 FEWEST_IMAGES = 2
+# Where fewer judge, the noise of their verdict, 1.6 points and more, is as large as what subsets differ by: then every
+# image judges in its turn.
+ENOUGH_IMAGES = 1000
+FOLDS = 5
 # By 0, 90, 180 and 270 degrees, counterclockwise.
 TURNS = 4
 # Another search on the same dataset and split judges by the same images.
@@ -48,16 +53,15 @@ class Judge:
 
     Attributes:
         objective: `probe`, `knn` or `rotation`; not `infonce`, which the training loop gives.
-        reader: of images that hold those of both parts.
-        train: indices of the images that a classifier learns from, or that vote; int64, ascending.
-        validation: indices of those that it is judged by.
+        reader: of images that hold all that are in the rounds.
+        rounds: indices of the images that a classifier learns from, or that vote, and of those that it is judged by;
+            int64, ascending. With more than one round each image judges in one of them: a cross-validation.
         labels: of the whole dataset, int64 (N,) or uint8 (N, C); None will do for `rotation`.
     """
 
     objective: str
     reader: FeatureReader
-    train: np.ndarray
-    validation: np.ndarray
+    rounds: tuple[tuple[np.ndarray, np.ndarray], ...]
     labels: np.ndarray | None
 
     def __post_init__(self) -> None:
@@ -71,7 +75,7 @@ class Judge:
 
         `probe` gives the score of the best linear classifier on validation and `knn` that of the weighted vote of 20
         neighbours: top-1, or the mean AUROC of labels that stand each on its own. `rotation` gives the share of turned
-        validation images of which a linear classifier tells the turn; 0.25 is chance.
+        validation images of which a linear classifier tells the turn; 0.25 is chance. All rounds give one score.
 
         The backbone is judged as it is in evaluation mode, and left exactly as it is, as are torch's random numbers:
         its training may go on. Images that cannot be read any more are reported to the reader's images and left out.
@@ -85,17 +89,29 @@ class Judge:
         device = self.reader.device
         # A layer may draw in evaluation mode too.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            train, validation = self._examples(backbone, self.train), self._examples(backbone, self.validation)
-        if not (np.isfinite(train.features).all() and np.isfinite(validation.features).all()):
+            examples = self._examples(backbone)
+        if not np.isfinite(examples.features).all():
             return float("nan")
-        if self.objective == "knn":
-            return primary_score(validation.labels, nearest_neighbour_votes(*train, validation.features))
-        highest = max(int(train.labels.max()), int(validation.labels.max()))
-        classes = train.labels.shape[1] if is_multilabel(train.labels) else highest + 1
-        return fit_probe(*train, *validation, classes, device, REGULARISATIONS).validation_score
+        classes = examples.labels.shape[1] if is_multilabel(examples.labels) else int(examples.labels.max()) + 1
+        answers, truth = [], []
+        for train, validation in self.rounds:
+            known, asked = examples.of(train), examples.of(validation)
+            answers.append(self._answer(known, asked, classes))
+            truth.append(asked.labels)
+        return primary_score(np.concatenate(truth), np.concatenate(answers))
 
-    def _examples(self, backbone: nn.Module, part: np.ndarray) -> _Examples:
-        """What is to be told from what, of the images of a part that can be read."""
+    def _answer(self, known: _Examples, asked: _Examples, classes: int) -> np.ndarray:
+        """Scores of the classes or labels for what is asked; float32 (M, classes)."""
+        if self.objective == "knn":
+            votes = nearest_neighbour_votes(known.features, known.labels, asked.features)
+            return np.pad(votes, ((0, 0), (0, classes - votes.shape[1])))
+        examples = (known.features, known.labels, asked.features, asked.labels)
+        probe = fit_probe(*examples, classes, self.reader.device, REGULARISATIONS, ITERATIONS)
+        return probe.head.probabilities(asked.features)
+
+    def _examples(self, backbone: nn.Module) -> _Examples:
+        """What is to be told from what, of all images of the rounds that can be read."""
+        part = np.unique(np.concatenate([part for both in self.rounds for part in both]))
         if self.objective == "rotation":
             # All turns of an image pass at once.
             reader = replace(self.reader, batch_size=max(1, self.reader.batch_size // TURNS))
@@ -105,8 +121,9 @@ class Judge:
         still_there = ~np.isin(part, list(self.reader.images.unreadable))
         features, part = features[still_there], part[still_there]
         if self.objective == "rotation" or self.labels is None:
-            return _Examples(features.reshape(TURNS * len(part), -1), np.tile(np.arange(TURNS), len(part)))
-        return _Examples(features, self.labels[part])
+            turns = np.tile(np.arange(TURNS), len(part))
+            return _Examples(features.reshape(TURNS * len(part), -1), turns, np.repeat(part, TURNS))
+        return _Examples(features, self.labels[part], part)
 
 
 def make_judge(objective: str, reader: FeatureReader, split: Split, labels: np.ndarray | None) -> Judge:
@@ -115,6 +132,8 @@ def make_judge(objective: str, reader: FeatureReader, split: Split, labels: np.n
     They are train and validation of the split, as far as the reader can read them, or `TRAIN_IMAGES` and
     `VALIDATION_IMAGES` drawn from them where they are more (for `rotation` a quarter, in four turns each). Where
     nothing is validation, as without labels, `rotation` holds a fifth of train out, whole groups where there are any.
+    Where validation has fewer than `ENOUGH_IMAGES`, turned ones each counted, train and validation together are
+    cross-validated instead, again by whole groups.
 
     Args:
         labels: of the whole dataset, int64 (N,) or uint8 (N, C), or None.
@@ -144,14 +163,22 @@ def make_judge(objective: str, reader: FeatureReader, split: Split, labels: np.n
                 f"objective: {objective} needs validation images whose labels differ, and the {len(asked)} of {name} "
                 "all have the same; use rotation, or give more images"
             )
-    return Judge(objective, reader, train, validation, labels)
+    whole = ((train, validation),)
+    rounds = whole if turns * len(validation) >= ENOUGH_IMAGES else _folds(images, train, validation, labels)
+    return Judge(objective, reader, rounds, labels)
 
 
 class _Examples(NamedTuple):
-    """Features, float32 (N, F), and what is to be told from them, int64 (N,) or uint8 (N, C)."""
+    """Features, float32 (N, F), what is to be told from them, int64 (N,) or uint8 (N, C), and their images' indices."""
 
     features: np.ndarray
     labels: np.ndarray
+    indices: np.ndarray
+
+    def of(self, part: np.ndarray) -> _Examples:
+        """Those of some images."""
+        chosen = np.isin(self.indices, part)
+        return _Examples(self.features[chosen], self.labels[chosen], self.indices[chosen])
 
 
 class _Turned(nn.Module):
@@ -174,6 +201,25 @@ def _hold_out(images: Images, train: np.ndarray) -> tuple[np.ndarray, np.ndarray
     shuffled = np.random.default_rng(SEED).permutation(np.unique(groups))
     held_out = np.isin(groups, shuffled[: max(1, round(VALIDATION_SHARE * len(shuffled)))])
     return train[~held_out], train[held_out]
+
+
+def _folds(
+    images: Images, train: np.ndarray, validation: np.ndarray, labels: np.ndarray | None
+) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Rounds in which each image is judged once by what the others teach.
+
+    Whole groups stay together, and of each class as many as can be come into each round.
+    """
+    both = np.union1d(train, validation)
+    shuffled = np.random.default_rng(SEED).permutation(both)
+    if labels is not None and not is_multilabel(labels):
+        shuffled = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    groups = np.arange(len(images.dataset)) if images.dataset.groups is None else images.dataset.groups
+    # Numbers of the groups in the order in which they are met.
+    _, first, number = np.unique(groups[shuffled], return_index=True, return_inverse=True)
+    fold = np.argsort(np.argsort(first))[number] % FOLDS
+    parts = [np.sort(shuffled[fold == i]) for i in range(FOLDS)]
+    return tuple((np.setdiff1d(both, part), part) for part in parts if 0 < len(part) < len(both))
 
 
 def _drawn(images: Images, part: np.ndarray, most: int) -> np.ndarray:

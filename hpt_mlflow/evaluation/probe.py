@@ -16,7 +16,7 @@ from hpt_mlflow.evaluation.scores import is_multilabel, primary_score
 
 # Inverse strengths of the L2 penalty, strongest penalty first; each fit starts from the one before.
 REGULARISATIONS = tuple(10.0**exponent for exponent in (-5, -4, -3, -2, -1, 0))
-# After how many iterations of L-BFGS, in each fit, the classifier is looked at; the last is the most that a fit takes.
+# After how many iterations of L-BFGS, in each fit, the classifier is looked at.
 LOOKS = (1, 2, 5, 10, 20, 35, 50, 75, 100)
 # A fit has converged where its objective falls by less than this share from one look to the next.
 SETTLED = 1e-3
@@ -49,11 +49,12 @@ def fit_probe(
     classes: int,
     device: torch.device | None = None,
     regularisations: Sequence[float] | None = None,
+    iterations: int = 100,
 ) -> Probe:
     """Logistic regression for each of `regularisations`; the one that is best on validation is kept.
 
     For a given C it minimises the sum of the cross-entropies plus |weight|^2 / (2 C), as scikit-learn's
-    LogisticRegression does for three or more classes, with at most 100 iterations of L-BFGS: stopping early
+    LogisticRegression does for three or more classes, with at most so many iterations of L-BFGS: stopping early
     regularises too, and validation judges. Labels that stand each on its own get a binary cross-entropy each.
 
     Args:
@@ -61,6 +62,7 @@ def fit_probe(
         train_labels, validation_labels: int64 (N,) and (M,), or uint8 (N, classes) and (M, classes).
         device: where to compute; the probe itself comes back on the CPU.
         regularisations: values of C, ascending, as each fit starts from the one before; None for `REGULARISATIONS`.
+        iterations: of each fit, at most.
     """
     features = torch.from_numpy(train_features)
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
@@ -73,7 +75,7 @@ def fit_probe(
     probes = []
     for regularisation in regularisations or REGULARISATIONS:
         with _flushed_denormals():
-            fit = _fit(standardised, labels, weight, bias, regularisation)
+            fit = _fit(standardised, labels, weight, bias, regularisation, iterations)
         trace = tuple((n, LinearHead(mean, std, w.cpu(), b.cpu(), multilabel)) for n, w, b in fit.looks)
         head = trace[-1][1]
         score = primary_score(validation_labels, head.probabilities(validation_features))
@@ -101,7 +103,9 @@ class _Fit(NamedTuple):
     converged: bool
 
 
-def _fit(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, regularisation: float) -> _Fit:
+def _fit(
+    features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, regularisation: float, iterations: int
+) -> _Fit:
     """L-BFGS from the given weight and bias."""
     weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([weight, bias], line_search_fn="strong_wolfe")
@@ -115,7 +119,7 @@ def _fit(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, regular
 
     looks, before, fallen = [], 0, float("inf")
     last = float(objective())
-    for look in LOOKS:
+    for look in (look for look in LOOKS if look <= iterations):
         # The optimiser keeps its curvature from one call to the next.
         group = optimizer.param_groups[0]
         group["max_iter"], group["max_eval"] = look - before, 2 * (look - before) + 1

@@ -6,14 +6,23 @@ from hpt_mlflow.augment import color
 
 FACTORS = [0.0, 0.4, 1.0, 1.7]
 HUES = [-0.5, -0.23, 0.0, 0.1, 0.5]
+
+
+def blend_with(grayness, mean_grayness):
+    def blend(images, factor):
+        return color.blend(images, factor, torch.full_like(factor, grayness), torch.full_like(factor, mean_grayness))
+
+    return blend
+
+
 ADJUSTMENTS = [
-    (color.adjust_brightness, functional.adjust_brightness, FACTORS),
-    (color.adjust_contrast, functional.adjust_contrast, FACTORS),
-    (color.adjust_saturation, functional.adjust_saturation, FACTORS),
+    (blend_with(0, 0), functional.adjust_brightness, FACTORS),
+    (blend_with(0, 1), functional.adjust_contrast, FACTORS),
+    (blend_with(1, 0), functional.adjust_saturation, FACTORS),
     (color.adjust_hue, functional.adjust_hue, HUES),
 ]
 BY_NAME = pytest.mark.parametrize(
-    ("ours", "theirs", "values"), ADJUSTMENTS, ids=[ours.__name__ for ours, _, _ in ADJUSTMENTS]
+    ("ours", "theirs", "values"), ADJUSTMENTS, ids=[theirs.__name__ for _, theirs, _ in ADJUSTMENTS]
 )
 
 

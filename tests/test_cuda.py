@@ -1,0 +1,169 @@
+"""What only a GPU can show. The rest of the tests runs the same code on the processor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import hpt_mlflow
+from hpt_mlflow.augment.draws import blur_radius, draw_finish
+from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
+from hpt_mlflow.augment.views import finish_image_by_image, finish_views
+from hpt_mlflow.data.batches import ViewBatches
+from hpt_mlflow.data.images import Images
+from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.evaluation.features import FeatureReader
+from hpt_mlflow.evaluation.objectives import make_judge
+from hpt_mlflow.evaluation.probe import fit_probe
+from hpt_mlflow.models.backbone import build_backbone
+from hpt_mlflow.stages.tune import tune
+from hpt_mlflow.training.arithmetic import choose_arithmetic
+from hpt_mlflow.training.loop import Trainer
+from hpt_mlflow.training.plan import Plan
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is here")
+CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+STATISTICS = ChannelStatistics((0.3, 0.3, 0.3), (0.35, 0.35, 0.35))
+SIZE = 32
+PLAN = Plan(
+    steps=6,
+    batch_size=64,
+    learning_rate=0.03,
+    warmup_steps=2,
+    weight_decay=1e-4,
+    key_momentum=0.99,
+    temperature=0.2,
+    queue_size=256,
+    bn_splits=4,
+    seed=3,
+)
+
+
+@pytest.fixture(scope="module")
+def images():
+    dataset = open_dataset("builtin:digits")
+    return Images(dataset, np.arange(len(dataset)), smallest_side=4096)
+
+
+def backbone():
+    torch.manual_seed(0)
+    return build_backbone("resnet18", SIZE, small_stem=True)
+
+
+def make_trainer(plan=PLAN, device=CUDA):
+    return Trainer(*backbone(), plan, STATISTICS, device)
+
+
+def steps_of(trainer, images, report_every=1):
+    plan = trainer.plan
+    batches = ViewBatches(images, plan.batch_size, SIZE, plan.subset, plan.strengths, plan.seed)
+    return trainer.train(batches, workers=0, report_every=report_every)
+
+
+def losses(plan, images, device=CUDA):
+    return [metrics["train/loss"] for _, metrics in steps_of(make_trainer(plan, device), images)]
+
+
+@pytest.fixture
+def exact(monkeypatch):
+    """Float32 as a processor has it: no TF32."""
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def test_views_are_those_of_the_processor():
+    rng = np.random.default_rng(0)
+    crops = torch.from_numpy(rng.integers(0, 256, (64, 3, SIZE, SIZE), dtype=np.uint8))
+    draws = draw_finish(rng, 64, AUGMENTATIONS, Strengths())
+    mean, std = torch.tensor(STATISTICS.mean), torch.tensor(STATISTICS.std)
+    expected = finish_image_by_image(crops, draws, blur_radius(Strengths()), mean, std)
+    got = finish_views(crops.to(CUDA), draws, Strengths(), mean.to(CUDA), std.to(CUDA))
+    assert got.device.type == "cuda"
+    torch.testing.assert_close(got.cpu().contiguous(), expected.contiguous(), atol=2e-4, rtol=0)
+
+
+@pytest.mark.usefixtures("exact")
+def test_a_training_goes_as_on_the_processor(images):
+    assert losses(PLAN, images) == pytest.approx(losses(PLAN, images, CPU), abs=0.05)
+
+
+@pytest.mark.usefixtures("exact")
+def test_a_training_goes_on_from_its_state(images, tmp_path):
+    whole = make_trainer()
+    expected = [metrics for _, metrics in steps_of(whole, images)]
+    first, second = make_trainer(), make_trainer(replace(PLAN, seed=3))
+    for step, _ in steps_of(first, images):
+        if step == 3:
+            first.state({}).write(tmp_path)
+            break
+    second.restore(type(first.state({})).read(tmp_path))
+    got = [metrics for _, metrics in steps_of(second, images)]
+    for metrics, before in zip(got, expected[3:], strict=True):
+        assert metrics["train/loss"] == pytest.approx(before["train/loss"], abs=1e-3)
+    for name, tensor in whole.moco.state_dict().items():
+        torch.testing.assert_close(second.moco.state_dict()[name], tensor, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_learns_the_same(images, precision):
+    assert losses(replace(PLAN, precision=precision), images) == pytest.approx(losses(PLAN, images), abs=0.1)
+
+
+def test_a_compiled_training_is_the_same(images):
+    assert losses(replace(PLAN, compile=True), images) == pytest.approx(losses(PLAN, images), abs=0.1)
+
+
+def test_bfloat16_is_chosen_where_the_gpu_has_it():
+    arithmetic = choose_arithmetic("auto", "auto", backbone()[0], SIZE, 64, 100, CUDA)
+    assert arithmetic.precision in ("bfloat16", "float32")
+    assert set(arithmetic.trial) == {"float32", "bfloat16"}
+
+
+@pytest.mark.parametrize("objective", ["probe", "knn", "rotation"])
+def test_a_backbone_is_judged_as_on_the_processor(images, objective):
+    labels = images.dataset.labels
+    split = images.dataset.split(0)
+    scores = []
+    for device in (CPU, CUDA):
+        reader = FeatureReader(images, SIZE, STATISTICS, device)
+        scores.append(make_judge(objective, reader, split, labels).score(backbone()[0].to(device)))
+    assert scores[1] == pytest.approx(scores[0], abs=0.015)
+
+
+def test_a_probe_is_fitted_as_on_the_processor():
+    torch.manual_seed(0)
+    features, labels = torch.randn(300, 20).numpy(), torch.randint(5, (300,)).numpy()
+    features[np.arange(300), labels] += 2
+    parts = (features[:200], labels[:200], features[200:], labels[200:], 5)
+    here, there = fit_probe(*parts), fit_probe(*parts, CUDA)
+    assert there.head.weight.device.type == "cpu"
+    assert there.validation_score == pytest.approx(here.validation_score, abs=0.02)
+
+
+def test_the_stages_and_a_search_run_on_the_gpu(store):
+    short = {"data": "builtin:digits", "steps": 4, "batch_size": 64}
+    base = hpt_mlflow.pretrain(arch="resnet18", image_size=SIZE, **short)
+    target = hpt_mlflow.adapt(parent=base.model_uri, **short)
+    for made in (base, target):
+        run = mlflow.get_run(made.run_id)
+        assert run.info.status == "FINISHED"
+        assert run.data.params["device"].startswith("cuda")
+    for protocol in ({"protocol": "fast"}, {"protocol": "finetune", "steps": 4}):
+        result = hpt_mlflow.evaluate(model=target.model_uri, data="builtin:digits", **protocol)
+        assert mlflow.get_run(result.run_id).info.status == "FINISHED"
+    found = tune(parent=base.model_uri, augment="crop,flip", workers=2, study="gpu", trial_steps=8, **short)
+    assert mlflow.get_run(found.run_id).data.tags["hpt.augment"]
+
+
+def test_backbones_run(images):
+    for arch in ("shufflenet_v2_x0_5", "mobilenet_v3_small", "resnet50"):
+        network, size = build_backbone(arch, SIZE)
+        trainer = Trainer(network, size, replace(PLAN, steps=2, precision="bfloat16"), STATISTICS, CUDA)
+        assert all(np.isfinite(metrics["train/loss"]) for _, metrics in steps_of(trainer, images))
+        assert isinstance(trainer.moco, nn.Module)
