@@ -22,7 +22,7 @@ from training_speed import processor
 
 from hpt_mlflow.augment.draws import blur_radius, draw_crops, draw_finish
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
-from hpt_mlflow.augment.views import crop_views, finish_in_batches, finish_views
+from hpt_mlflow.augment.views import crop_views, finish_views
 
 STRENGTHS = Strengths()
 RADIUS = blur_radius(STRENGTHS)
@@ -81,11 +81,12 @@ def _pictures(count: int, side: int) -> list[np.ndarray]:
 
 def _paths(size: int) -> dict[str, Path]:
     paths: dict[str, Path] = {
-        "hpt_mlflow": _ours(size, in_batches=False),
-        "hpt_mlflow, finished in torch batches": _ours(size, in_batches=True),
+        "hpt_mlflow": _ours(size, torch.device("cpu")),
         "torchvision v2, tensors": _torchvision(size, pillow=False),
         "torchvision v2, PIL images": _torchvision(size, pillow=True),
     }
+    if torch.cuda.is_available():
+        paths[f"hpt_mlflow, finished by {torch.cuda.get_device_name()}"] = _ours(size, torch.device("cuda"))
     try:
         paths["albumentations"] = _albumentations(size)
     except ImportError:
@@ -93,18 +94,17 @@ def _paths(size: int) -> dict[str, Path]:
     return paths
 
 
-def _ours(size: int, in_batches: bool) -> Path:
+def _ours(size: int, device: torch.device) -> Path:
     """Of both crops of half as many images, as a training makes them."""
-    rng, mean, std = np.random.default_rng(0), torch.tensor(MEAN), torch.tensor(STD)
+    rng, mean, std = np.random.default_rng(0), torch.tensor(MEAN, device=device), torch.tensor(STD, device=device)
 
     def views(pictures: list[np.ndarray]) -> None:
         half = pictures[: len(pictures) // 2]
         for crop in crop_views(half, size, AUGMENTATIONS, STRENGTHS, draw_crops(rng, len(half))):
             draws = draw_finish(rng, len(half), AUGMENTATIONS, STRENGTHS)
-            if in_batches:
-                finish_in_batches(crop, draws, RADIUS, mean, std)
-            else:
-                finish_views(crop, draws, STRENGTHS, mean, std)
+            finish_views(crop.to(device), draws, STRENGTHS, mean, std)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
 
     return views
 

@@ -72,6 +72,17 @@ def reader():
     return reader_of()
 
 
+@pytest.fixture
+def one_round(monkeypatch):
+    """As many images as there are in validation are enough."""
+    monkeypatch.setattr(objectives_module, "ENOUGH_IMAGES", 0)
+
+
+def only_round(judge):
+    ((train, validation),) = judge.rounds
+    return train, validation
+
+
 def plain_features(backbone, arrays):
     """By an ordinary forward pass of a copy."""
     copied = network()
@@ -103,6 +114,7 @@ def test_infonce_alone_is_minimised():
     }
 
 
+@pytest.mark.usefixtures("one_round")
 def test_probe_is_the_probe_of_the_parts(reader):
     backbone = network()
     train, validation = (plain_features(backbone, colours(part)) for part in (SPLIT.train, SPLIT.validation))
@@ -113,6 +125,7 @@ def test_probe_is_the_probe_of_the_parts(reader):
     assert 0.5 < score < 1
 
 
+@pytest.mark.usefixtures("one_round")
 def test_probe_of_several_labels_is_the_mean_area_under_the_curve(reader):
     backbone = network()
     train, validation = (plain_features(backbone, colours(part)) for part in (SPLIT.train, SPLIT.validation))
@@ -137,6 +150,7 @@ def votes_by_hand(known, known_labels, asked):
     return np.array(shares)
 
 
+@pytest.mark.usefixtures("one_round")
 def test_knn_is_the_share_of_right_answers_of_20_neighbours(reader):
     backbone = network()
     train, validation = (plain_features(backbone, colours(part)) for part in (SPLIT.train, SPLIT.validation))
@@ -149,6 +163,7 @@ def test_knn_is_the_share_of_right_answers_of_20_neighbours(reader):
     assert 0.4 < score < 1
 
 
+@pytest.mark.usefixtures("one_round")
 def test_knn_of_several_labels_is_the_mean_area_under_the_curve_of_the_votes(reader):
     backbone = network()
     train, validation = (plain_features(backbone, colours(part)) for part in (SPLIT.train, SPLIT.validation))
@@ -165,6 +180,7 @@ def turned_by_hand(backbone, part):
     return plain_features(backbone, images), np.repeat(np.arange(4), len(part))
 
 
+@pytest.mark.usefixtures("one_round")
 @pytest.mark.parametrize("seed", [0, 1])
 def test_rotation_is_logistic_regression_on_images_that_numpy_turned(reader, seed):
     backbone = network(seed)
@@ -174,6 +190,7 @@ def test_rotation_is_logistic_regression_on_images_that_numpy_turned(reader, see
     assert 0.4 < score < 0.99
 
 
+@pytest.mark.usefixtures("one_round")
 def test_what_rotation_is_learned_from_and_judged_by(reader, monkeypatch):
     asked = {}
 
@@ -193,6 +210,7 @@ def test_what_rotation_is_learned_from_and_judged_by(reader, monkeypatch):
             assert (turns == turn).sum() == len(part)
             np.testing.assert_allclose(features[turns == turn], expected[expected_turns == turn], atol=1e-4)
     assert asked["arguments"][4] == 4
+    assert asked["arguments"][6:] == ((1e-2, 1e-1), 20)
 
 
 def test_rotation_cannot_be_told_by_features_that_do_not_change_with_it(reader):
@@ -223,6 +241,142 @@ def test_turned_images_are_as_many_in_a_pass_as_the_reader_allows_and_the_networ
     assert passes == [40] * 20 + [40] * 10
     few = make_judge("rotation", replace(reader, batch_size=3), SPLIT, None)
     assert few.score(network()) == pytest.approx(judge.score(network()), abs=0.011)
+
+
+def assert_same_rounds(rounds, expected):
+    for parts, expected_parts in zip(rounds, expected, strict=True):
+        for part, expected_part in zip(parts, expected_parts, strict=True):
+            np.testing.assert_array_equal(part, expected_part)
+
+
+@pytest.mark.parametrize("objective", JUDGED)
+def test_the_parts_of_the_split_judge_where_enough_images_are_validation(reader, objective):
+    turns = 4 if objective == "rotation" else 1
+    some = np.random.default_rng(6).permutation(len(DIGITS))[:1500]
+    enough, too_few = (Split(np.sort(some[n:]), np.sort(some[:n]), SPLIT.test) for n in (1000 // turns, 999 // turns))
+    one = make_judge(objective, reader, enough, DIGITS.labels).rounds
+    assert_same_rounds(one, [(enough.train, enough.validation)])
+    assert len(make_judge(objective, reader, too_few, DIGITS.labels).rounds) == 5
+
+
+CROSS_VALIDATED = [
+    *((objective, labels) for objective in JUDGED for labels in (DIGITS.labels, SEVERAL)),
+    ("rotation", None),
+]
+
+
+@pytest.mark.parametrize(("objective", "labels"), CROSS_VALIDATED)
+def test_each_image_of_train_and_validation_judges_once_by_what_all_others_teach(reader, objective, labels):
+    rounds = make_judge(objective, reader, SPLIT, labels).rounds
+    judging = np.concatenate([validation for _, validation in rounds])
+    np.testing.assert_array_equal(np.sort(judging), SPLIT.seen)
+    assert [len(validation) for _, validation in rounds] == [60] * 5
+    for train, validation in rounds:
+        assert train.dtype == validation.dtype == np.int64
+        assert (np.diff(validation) > 0).all()
+        np.testing.assert_array_equal(train, np.setdiff1d(SPLIT.seen, validation))
+
+
+def test_the_rounds_are_the_same_again_whatever_was_drawn(reader):
+    first = make_judge("knn", reader, SPLIT, DIGITS.labels)
+    np.random.seed(8)
+    assert_same_rounds(make_judge("knn", reader_of(), SPLIT, DIGITS.labels).rounds, first.rounds)
+
+
+def test_each_class_is_spread_evenly_over_the_rounds(reader):
+    rounds = make_judge("probe", reader, SPLIT, DIGITS.labels).rounds
+    counts = np.array([np.bincount(DIGITS.labels[validation], minlength=10) for _, validation in rounds])
+    assert (np.ptp(counts, axis=0) <= 1).all()
+
+
+# Of many sizes, and of one class each or of several.
+GROUPS_OF_A_CLASS = 100 * DIGITS.labels + np.floor(7 * np.random.default_rng(1).random(len(DIGITS)) ** 2).astype(int)
+MIXED_GROUPS = np.floor(70 * np.random.default_rng(2).random(len(DIGITS)) ** 2).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("objective", "labels", "groups"),
+    [
+        ("knn", DIGITS.labels, GROUPS_OF_A_CLASS),
+        ("knn", DIGITS.labels, MIXED_GROUPS),
+        ("knn", SEVERAL, MIXED_GROUPS),
+        ("rotation", None, MIXED_GROUPS),
+    ],
+)
+def test_whole_groups_judge_together_and_come_evenly_into_the_rounds(objective, labels, groups):
+    rounds = make_judge(objective, reader_of(replace(DIGITS, groups=groups)), SPLIT, labels).rounds
+    np.testing.assert_array_equal(np.sort(np.concatenate([validation for _, validation in rounds])), SPLIT.seen)
+    assert all(not np.intersect1d(groups[train], groups[validation]).size for train, validation in rounds)
+    of_rounds = [np.unique(groups[validation]) for _, validation in rounds]
+    assert len(rounds) == 5
+    assert np.ptp([len(of_round) for of_round in of_rounds]) <= 1
+    if groups is GROUPS_OF_A_CLASS:
+        assert (np.ptp([np.bincount(each // 100, minlength=10) for each in of_rounds], axis=0) <= 1).all()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_fewer_groups_than_rounds_judge_in_a_round_each(count):
+    groups = np.arange(len(DIGITS)) % count
+    rounds = make_judge("knn", reader_of(replace(DIGITS, groups=groups)), SPLIT, DIGITS.labels).rounds
+    parts = sorted(SPLIT.seen[SPLIT.seen % count == i].tolist() for i in range(count))
+    assert sorted(validation.tolist() for _, validation in rounds) == parts
+
+
+@pytest.mark.parametrize("objective", JUDGED)
+def test_four_images_judge_in_a_round_each(reader, objective):
+    zeros, ones = (np.flatnonzero(DIGITS.labels == digit)[:2] for digit in (0, 1))
+    split = Split(np.sort([zeros[0], ones[0]]), np.sort([zeros[1], ones[1]]), SPLIT.test)
+    judge = make_judge(objective, reader, split, DIGITS.labels)
+    assert sorted(validation.tolist() for _, validation in judge.rounds) == [[i] for i in split.seen]
+    assert all(len(train) == 3 for train, _ in judge.rounds)
+    assert judge.score(network()) * (16 if objective == "rotation" else 4) % 1 == 0
+
+
+def by_hand(objective, backbone, part):
+    if objective == "rotation":
+        return turned_by_hand(backbone, part)
+    return plain_features(backbone, colours(part)), DIGITS.labels[part]
+
+
+def neighbours_by_hand(features, labels, asked, truth):
+    return (votes_by_hand(features, np.eye(10)[labels], asked).argmax(axis=1) == truth).mean()
+
+
+@pytest.mark.parametrize("objective", JUDGED)
+def test_the_score_is_the_share_of_right_answers_in_all_rounds_together(objective):
+    backbone, few = network(), Split(SPLIT.train[:60], SPLIT.validation[:40], SPLIT.test)
+    judge = make_judge(objective, reader_of(replace(DIGITS, groups=MIXED_GROUPS)), few, DIGITS.labels)
+    share_of = neighbours_by_hand if objective == "knn" else by_sklearn
+    shares = [share_of(*(x for part in both for x in by_hand(objective, backbone, part))) for both in judge.rounds]
+    expected = np.average(shares, weights=[len(validation) for _, validation in judge.rounds])
+    assert judge.score(backbone) == pytest.approx(expected, abs=0.011)
+
+
+def test_the_score_of_several_labels_is_the_area_under_the_curve_of_all_rounds_together(reader):
+    backbone = network(1)
+    judges = {objective: make_judge(objective, reader, SPLIT, SEVERAL) for objective in ("knn", "probe")}
+    votes, probabilities, truth = [], [], []
+    for train, validation in judges["knn"].rounds:
+        known, asked = (plain_features(backbone, colours(part)) for part in (train, validation))
+        truth.append(SEVERAL[validation])
+        votes.append(votes_by_hand(known, SEVERAL[train], asked))
+        of_each = []
+        for regularisation in objectives_module.REGULARISATIONS:
+            classifier = make_pipeline(StandardScaler(), LogisticRegression(C=regularisation, max_iter=3000))
+            each = [classifier.fit(known, labels).predict_proba(asked)[:, 1] for labels in SEVERAL[train].T]
+            of_each.append(np.stack(each, axis=1))
+        probabilities.append(max(of_each, key=lambda answers: roc_auc_score(SEVERAL[validation], answers)))
+    # The mean of the areas of each round is higher by 0.0014.
+    expected = roc_auc_score(np.concatenate(truth), np.concatenate(votes))
+    assert judges["knn"].score(backbone) == pytest.approx(expected, abs=5e-4)
+    expected = roc_auc_score(np.concatenate(truth), np.concatenate(probabilities))
+    assert judges["probe"].score(backbone) == pytest.approx(expected, abs=0.005)
+
+
+@pytest.mark.parametrize("objective", NEED_LABELS)
+def test_a_class_that_is_one_group_is_never_told(objective):
+    reader = reader_of(replace(DIGITS, groups=DIGITS.labels))
+    assert make_judge(objective, reader, SPLIT, DIGITS.labels).score(network()) == 0
 
 
 def everything(backbone):
@@ -273,7 +427,8 @@ def test_the_same_backbone_gets_the_same_score_and_another_one_another(reader, o
     backbone = network()
     scores = {make_judge(objective, reader, SPLIT, DIGITS.labels).score(backbone) for _ in range(2)}
     assert len(scores) == 1
-    assert scores != {make_judge(objective, reader, SPLIT, DIGITS.labels).score(network(7))}
+    mean_colour = nn.AdaptiveAvgPool2d(1)
+    assert scores != {make_judge(objective, reader, SPLIT, DIGITS.labels).score(mean_colour)}
 
 
 @pytest.mark.parametrize("objective", JUDGED)
@@ -311,49 +466,52 @@ def test_no_image_of_test_is_asked_for_and_all_others_are(reader, objective, lab
     judge = make_judge(objective, reader, SPLIT, labels)
     judge.score(network())
     assert sorted(asked) == SPLIT.seen.tolist()
-    np.testing.assert_array_equal(judge.train, SPLIT.train)
-    np.testing.assert_array_equal(judge.validation, SPLIT.validation)
 
 
 def test_no_image_of_test_is_judged_where_nothing_is_labelled(reader):
     split = unlabelled_split(400, SPLIT.test)
-    judge = make_judge("rotation", reader, split, None)
-    np.testing.assert_array_equal(np.union1d(judge.train, judge.validation), split.train)
-    assert not np.isin(split.test, judge.validation).any()
+    for train, validation in make_judge("rotation", reader, split, None).rounds:
+        np.testing.assert_array_equal(np.union1d(train, validation), split.train)
 
 
+@pytest.mark.usefixtures("one_round")
 def test_without_labels_a_fifth_of_train_is_held_out(reader):
     split = unlabelled_split(300)
     judge = make_judge("rotation", reader, split, None)
-    assert (len(judge.train), len(judge.validation)) == (240, 60)
-    assert not np.intersect1d(judge.train, judge.validation).size
-    assert (np.diff(judge.train) > 0).all()
-    assert (np.diff(judge.validation) > 0).all()
+    train, validation = only_round(judge)
+    assert (len(train), len(validation)) == (240, 60)
+    assert not np.intersect1d(train, validation).size
+    assert (np.diff(train) > 0).all()
+    assert (np.diff(validation) > 0).all()
     # From the beginning, the middle and the end, which may be of different kinds.
-    assert (np.histogram(judge.validation, 3, (0, 300))[0] > 8).all()
+    assert (np.histogram(validation, 3, (0, 300))[0] > 8).all()
     again = make_judge("rotation", reader, split, None)
-    np.testing.assert_array_equal(judge.validation, again.validation)
-    by_hand = (turned_by_hand(network(), part) for part in (judge.train, judge.validation))
+    np.testing.assert_array_equal(validation, only_round(again)[1])
+    by_hand = (turned_by_hand(network(), part) for part in (train, validation))
     (features, turns), (asked, truth) = by_hand
     assert judge.score(network()) == pytest.approx(by_sklearn(features, turns, asked, truth), abs=0.011)
 
 
+@pytest.mark.usefixtures("one_round")
 def test_whole_groups_are_held_out():
     groups = np.arange(len(DIGITS)) // 9
     judge = make_judge("rotation", reader_of(replace(DIGITS, groups=groups)), unlabelled_split(450), None)
-    assert not np.intersect1d(groups[judge.train], groups[judge.validation]).size
-    assert (len(judge.train), len(judge.validation)) == (360, 90)
+    train, validation = only_round(judge)
+    assert not np.intersect1d(groups[train], groups[validation]).size
+    assert (len(train), len(validation)) == (360, 90)
 
 
+@pytest.mark.usefixtures("one_round")
 def test_labelled_images_are_held_out_only_where_the_split_has_no_validation(reader):
     with_validation = make_judge("rotation", reader, SPLIT, DIGITS.labels)
-    np.testing.assert_array_equal(with_validation.validation, SPLIT.validation)
+    np.testing.assert_array_equal(only_round(with_validation)[1], SPLIT.validation)
     nothing = replace(SPLIT, validation=np.array([], dtype=np.int64))
-    judge = make_judge("rotation", reader, nothing, DIGITS.labels)
-    np.testing.assert_array_equal(np.union1d(judge.train, judge.validation), SPLIT.train)
-    assert len(judge.validation) == 40
+    train, validation = only_round(make_judge("rotation", reader, nothing, DIGITS.labels))
+    np.testing.assert_array_equal(np.union1d(train, validation), SPLIT.train)
+    assert len(validation) == 40
 
 
+@pytest.mark.usefixtures("one_round")
 @pytest.mark.parametrize("objective", JUDGED)
 def test_so_many_images_judge_at_most_and_they_are_drawn(reader, objective, monkeypatch):
     assert (objectives_module.TRAIN_IMAGES, objectives_module.VALIDATION_IMAGES) == (5000, 2000)
@@ -361,28 +519,27 @@ def test_so_many_images_judge_at_most_and_they_are_drawn(reader, objective, monk
     monkeypatch.setattr(objectives_module, "VALIDATION_IMAGES", 30)
     turns = 4 if objective == "rotation" else 1
     judge, again = (make_judge(objective, reader, SPLIT, DIGITS.labels) for _ in range(2))
-    for part, drawn, same, most in (
-        (SPLIT.train, judge.train, again.train, 50 // turns),
-        (SPLIT.validation, judge.validation, again.validation, 30 // turns),
-    ):
+    parts, most_of_each = (SPLIT.train, SPLIT.validation), (50 // turns, 30 // turns)
+    for part, drawn, same, most in zip(parts, only_round(judge), only_round(again), most_of_each, strict=True):
         assert len(drawn) == most
         assert np.isin(drawn, part).all()
         assert (np.diff(drawn) > 0).all()
         np.testing.assert_array_equal(drawn, same)
         # Of the first, the middle and the last.
         assert (np.histogram(np.searchsorted(part, drawn), 3, (0, len(part)))[0] > most / 8).all()
-    few = Split(judge.train, judge.validation, SPLIT.test)
+    few = Split(*only_round(judge), SPLIT.test)
     assert judge.score(network()) == make_judge(objective, reader, few, DIGITS.labels).score(network())
 
 
+@pytest.mark.usefixtures("one_round")
 def test_images_that_cannot_be_read_do_not_judge_and_change_nothing_about_the_others(reader, monkeypatch):
     monkeypatch.setattr(objectives_module, "TRAIN_IMAGES", 50)
     monkeypatch.setattr(objectives_module, "VALIDATION_IMAGES", 30)
-    whole = make_judge("knn", reader, SPLIT, DIGITS.labels)
-    gone = [int(whole.train[20]), int(whole.validation[3])]
+    whole = only_round(make_judge("knn", reader, SPLIT, DIGITS.labels))
+    gone = [int(whole[0][20]), int(whole[1][3])]
     images = reader_of(known_unreadable=dict.fromkeys(gone, "gone")).images
     judge = make_judge("knn", replace(reader, images=images), SPLIT, DIGITS.labels)
-    for before, after in ((whole.train, judge.train), (whole.validation, judge.validation)):
+    for before, after in zip(whole, only_round(judge), strict=True):
         assert len(after) == len(before)
         assert len(np.intersect1d(before, after)) == len(before) - 1
         assert not np.isin(gone, after).any()
@@ -408,8 +565,8 @@ def test_images_that_vanish_are_left_out_and_reported(files, objective):
         files.pictures[index].unlink()
     score = judge.score(network())
     assert set(reader.images.unreadable) == set(gone)
-    left = Split(np.setdiff1d(SPLIT.train, gone), np.setdiff1d(SPLIT.validation, gone), SPLIT.test)
-    expected = make_judge(objective, reader_of(), left, DIGITS.labels).score(network())
+    left = tuple(tuple(np.setdiff1d(part, gone) for part in both) for both in judge.rounds)
+    expected = Judge(objective, reader_of(), left, DIGITS.labels).score(network())
     assert score == pytest.approx(expected, abs=1e-9)
     assert judge.score(network()) == score
 
@@ -425,7 +582,7 @@ def test_too_many_vanished_images_are_refused(files):
 @pytest.mark.parametrize("objective", ["infonce", "accuracy"])
 def test_what_has_no_judge_is_refused(reader, objective):
     with pytest.raises(ValueError, match=f"'{objective}' has no judge"):
-        Judge(objective, reader, SPLIT.train, SPLIT.validation, DIGITS.labels)
+        Judge(objective, reader, ((SPLIT.train, SPLIT.validation),), DIGITS.labels)
     with pytest.raises(ValueError, match=f"'{objective}' has no judge"):
         make_judge(objective, reader, SPLIT, DIGITS.labels)
 
@@ -436,7 +593,7 @@ def test_an_objective_that_needs_labels_is_refused_without(reader, objective):
     with pytest.raises(HptError, match=expected):
         make_judge(objective, reader, unlabelled_split(300), None)
     with pytest.raises(ValueError, match="without labels"):
-        Judge(objective, reader, SPLIT.train, SPLIT.validation, None)
+        Judge(objective, reader, ((SPLIT.train, SPLIT.validation),), None)
 
 
 @pytest.mark.parametrize(
@@ -478,6 +635,7 @@ def test_validation_images_that_are_all_alike_are_refused(reader, objective, lab
     make_judge("rotation", reader, alike, labels)
 
 
+@pytest.mark.usefixtures("one_round")
 def test_labels_that_no_validation_image_has_do_not_count(reader):
     labels = np.pad(SEVERAL, ((0, 0), (0, 1)))
     with warnings.catch_warnings():

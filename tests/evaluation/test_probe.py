@@ -188,6 +188,16 @@ def test_converged_is_said_of_a_fit_that_came_to_its_end_and_of_no_other(looks, 
     assert probe.converged == converged
 
 
+def test_so_many_iterations_are_the_first_ones_of_a_longer_fit():
+    train, validation = clusters(300, 2.0, 1, dimensions=40), clusters(200, 2.0, 2, dimensions=40)
+    long, short = (fit_probe(*train, *validation, 4, None, (1.0,), iterations) for iterations in (100, 12))
+    assert [iteration for iteration, _ in short.trace] == [1, 2, 5, 10]
+    assert len(long.trace) > 4
+    assert torch.equal(short.head.weight, dict(long.trace)[10].weight)
+    assert not torch.equal(short.head.weight, long.head.weight)
+    assert (long.converged, short.converged) == (True, False)
+
+
 def test_the_probe_leaves_small_numbers_as_they_were():
     train, validation = clusters(24, 1.0, 1), clusters(24, 1.0, 2)
     fit_probe(*train, *validation, 4)
