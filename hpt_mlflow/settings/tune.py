@@ -44,12 +44,12 @@ class TuneSettings(AdaptSettings):
     )
     pruner: str = option(
         "halving",
-        "When a trial is given up early. halving: Optuna's asynchronous successive halving; hyperband: with brackets "
-        "that begin later; none: never.",
+        "Who goes on at a rung. halving: the best of all, by successive halving; hyperband: Optuna's, with brackets "
+        "that begin later; none: every trial is trained in full.",
         choices=PRUNERS,
     )
     first_rung: int | None = option(
-        None, "Steps of a trial before it is first judged. Default: a sixteenth of trial_steps.", minimum=1
+        None, "Steps of a trial before it is first judged. Default: 1/32 of trial_steps.", minimum=1
     )
     reduction: int = option(
         4, "One of so many trials goes on at a rung, and the next rung is so many times further.", minimum=2

@@ -22,7 +22,8 @@ from hpt_mlflow.signals import INTERRUPTED, ignore_signals
 from hpt_mlflow.stages.launch import child_variables
 from hpt_mlflow.stages.trials import ERROR_FILE, JOB_FILE, Job
 from hpt_mlflow.tracking.study_runs import LostRuns, is_worked_on
-from hpt_mlflow.tuning.study import OWNER, RUN, TAKEN, SharedStudy
+from hpt_mlflow.tuning.study import SharedStudy
+from hpt_mlflow.tuning.trials import OWNER, RUN, TAKEN
 
 POLL_SECONDS = 1.0
 # What an interrupted worker may take to tell how its trial ended.
@@ -57,7 +58,7 @@ def work_off(study: SharedStudy, job: Job, first_rung: int, run_id: str, on_chan
                 ended = now
                 on_change()
             over = job.is_over or not study.has_steps_for(first_rung)
-            waiting = 0 if over else count[TrialState.WAITING]
+            waiting = 0 if over else count[TrialState.WAITING] + study.promote()
             at_work = crew.keep(waiting)
             if not waiting and not at_work and not count[TrialState.RUNNING]:
                 break

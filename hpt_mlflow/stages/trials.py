@@ -27,10 +27,11 @@ from hpt_mlflow.tracking.registry import find_model
 from hpt_mlflow.tracking.runs import EndedEarly, NotDeliveredError, StageRun, stage_run
 from hpt_mlflow.tracking.study_runs import worker_name
 from hpt_mlflow.training.loop import Trainer
-from hpt_mlflow.tuning.pruning import make_pruner
+from hpt_mlflow.tuning.pruning import make_halving, make_pruner
 from hpt_mlflow.tuning.records import FAILED
 from hpt_mlflow.tuning.storage import open_storage, storage_errors
-from hpt_mlflow.tuning.study import RUN, STATES, SharedStudy
+from hpt_mlflow.tuning.study import SharedStudy
+from hpt_mlflow.tuning.trials import RUN, STATES
 
 JOB_FILE, ERROR_FILE = "job.json", "error"
 BUDGET_STEPS, BUDGET_MINUTES, INTERRUPTED_REASON = "budget_steps is spent", "minutes are over", "interrupted"
@@ -60,7 +61,8 @@ class Job:
 def open_study(settings: TuneSettings, storage: BaseStorage, name: str, bench: Bench) -> SharedStudy:
     """The study of some settings, as each worker opens it."""
     pruner = make_pruner(settings.pruner, bench.plan.steps, bench.rungs[0], settings.reduction)
-    return SharedStudy(storage, name, bench.space, pruner, settings.seed, settings.budget_steps)
+    halving = make_halving(settings.pruner, bench.rungs, settings.reduction)
+    return SharedStudy(storage, name, bench.space, pruner, settings.seed, settings.budget_steps, halving)
 
 
 def run_trials(job: Job) -> None:
@@ -204,6 +206,8 @@ def _why_pruned(bench: Bench, study: SharedStudy, trial: Trial, step: int) -> st
     """Why a trial does not go on to its next rung, or nothing; if it does, the steps up to there count as spent."""
     if step == bench.rungs[-1]:
         return ""
+    if step == study.target(trial):
+        return f"ended at step {step}, from where the best go on"
     if trial.should_prune():
         return f"not among the best at step {step}"
     return "" if study.reserve(trial, bench.rungs[bench.rungs.index(step) + 1]) else BUDGET_STEPS

@@ -8,6 +8,7 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 from optuna.storages import BaseStorage
+from optuna.trial import TrialState
 
 from hpt_mlflow.augment.subset import Strengths, format_strengths
 from hpt_mlflow.data.dataset import Dataset
@@ -35,7 +36,7 @@ from hpt_mlflow.tracking.runs import NotDeliveredError, StageRun, stage_run
 from hpt_mlflow.tracking.study_runs import is_left, is_worked_on, joined_run, led_run, was_made_in, worker_name
 from hpt_mlflow.training.processes import joins_others
 from hpt_mlflow.tuning.effects import Effect
-from hpt_mlflow.tuning.records import FAILED, WAITING, TrialRecord, best_trial
+from hpt_mlflow.tuning.records import FAILED, TrialRecord, best_trial
 from hpt_mlflow.tuning.storage import hidden, open_storage, storage_errors
 from hpt_mlflow.tuning.study import IDENTITY, LEADER, LEADER_RUN, PRECISION, SharedStudy, attributes_of
 
@@ -159,7 +160,7 @@ def _is_done(chosen: TuneSettings, study: SharedStudy, first_rung: int, earlier:
     """Whether a study was finished with the budget that it has now."""
     tags = earlier.run.data.tags
     asked = not chosen.adapt_winner or tags.get("hpt.adapted") == "true"
-    left = study.has_steps_for(first_rung) and any(trial.state == WAITING for trial in study.records())
+    left = study.has_steps_for(first_rung) and (study.promote() or study.trials(TrialState.WAITING))
     return earlier.run.info.status == "FINISHED" and "hpt.model" in tags and asked and not left
 
 

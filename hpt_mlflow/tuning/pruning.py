@@ -1,8 +1,10 @@
-"""When a trial is looked at, and who decides whether it goes on: Optuna's pruners."""
+"""When a trial is looked at, and who decides whether it goes on."""
 
 from __future__ import annotations
 
-from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
+
+from hpt_mlflow.tuning.halving import Halving
 
 PRUNERS = ("halving", "hyperband", "none")
 
@@ -22,15 +24,17 @@ def rungs(steps: int, first: int, reduction: int) -> tuple[int, ...]:
 
 
 def make_pruner(name: str, steps: int, first: int, reduction: int) -> BasePruner:
-    """Optuna's pruner by our name for it.
+    """What ends a trial before its target.
 
-    `halving`: asynchronous successive halving (Li et al., MLSys 2020, algorithm 2, without promotion of what was
-    stopped before): at each rung, a trial goes on that is among the best 1/`reduction` of those that have come there.
-    `hyperband`: brackets of it that begin at later and later rungs (Li et al., JMLR 2018), for where first rungs
-    mislead. `none`: every trial is trained in full.
+    `hyperband`: Optuna's, brackets of asynchronous successive halving that begin at later and later rungs (Li et al.,
+    JMLR 2018), for where first rungs mislead. `halving`: nothing, as `halving.Halving` sets the targets. `none`: every
+    trial is trained in full.
     """
-    if name == "none" or first >= steps:
-        return NopPruner()
-    if name == "hyperband":
+    if name == "hyperband" and first < steps:
         return HyperbandPruner(min_resource=first, max_resource=steps, reduction_factor=reduction)
-    return SuccessiveHalvingPruner(min_resource=first, reduction_factor=reduction)
+    return NopPruner()
+
+
+def make_halving(name: str, rungs: tuple[int, ...], reduction: int) -> Halving | None:
+    """What sets the targets of trials; None where all have the last rung for one."""
+    return Halving(rungs, reduction) if name == "halving" else None

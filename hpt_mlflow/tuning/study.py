@@ -19,35 +19,38 @@ from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from hpt_mlflow.errors import HptError, differences
-from hpt_mlflow.tuning.records import COMPLETE, FAILED, LOST, PRUNED, RUNNING, WAITING, TrialRecord
+from hpt_mlflow.tuning.halving import Halving
+from hpt_mlflow.tuning.records import LOST, TrialRecord
 from hpt_mlflow.tuning.sampling import make_sampler
 from hpt_mlflow.tuning.space import Space
+from hpt_mlflow.tuning.trials import (
+    AGAIN,
+    ATTEMPT,
+    OWNER,
+    PLACE,
+    QUEUED_TWICE,
+    REASON,
+    STEPS,
+    TAKEN,
+    TARGET,
+    parameters_of,
+    place_of,
+    records_of,
+)
 
 # What it would say of each study and trial, we say ourselves.
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 # Attributes of a study: what it is, the arithmetic of its trials, the process that leads it, its MLflow run.
 IDENTITY, PRECISION, LEADER, LEADER_RUN = "hpt.identity", "hpt.precision", "hpt.leader", "hpt.run_id"
-# Attributes of a trial: its place in the queue, how often it was tried, its MLflow run, who works on it and since when
-# (seconds since the epoch), the steps that it has trained or is about to, why it ended, as which attempt it is queued.
-PLACE, ATTEMPT, RUN, OWNER, TAKEN, STEPS, REASON, AGAIN = (
-    *("hpt.place", "hpt.attempt", "hpt.run_id", "hpt.owner", "hpt.taken", "hpt.steps", "hpt.reason", "hpt.again"),
-)
-QUEUED_TWICE = "it was queued twice"
 # How often a trial is tried whose worker was killed.
 MOST_ATTEMPTS = 3
 # How long a study may be without its identity, which the process that makes it notes a moment later.
 IDENTITY_SECONDS = 10.0
-STATES = {
-    TrialState.COMPLETE: COMPLETE,
-    TrialState.PRUNED: PRUNED,
-    TrialState.FAIL: FAILED,
-    TrialState.RUNNING: RUNNING,
-    TrialState.WAITING: WAITING,
-}
 
 
 def attributes_of(storage: BaseStorage, name: str) -> dict[str, Any]:
@@ -64,6 +67,7 @@ class SharedStudy:
 
     Attributes:
         budget_steps: optimiser steps of all trials together; None for no limit.
+        halving: who goes on beyond the first rung; None where that is left to the pruner.
     """
 
     storage: BaseStorage
@@ -72,6 +76,7 @@ class SharedStudy:
     pruner: BasePruner
     seed: int
     budget_steps: int | None = None
+    halving: Halving | None = None
 
     def create(self, identity: Mapping[str, Any], maximise: bool) -> bool:
         """Make the study unless it is there; of several that try at once, one makes it. Gives whether it was made here.
@@ -111,10 +116,10 @@ class SharedStudy:
         One whose budget was spent on its way is queued again, and so is one that was given up by a process that was
         killed before it could queue it itself.
         """
-        last = {_place(trial): trial for trial in self.trials()}
+        last = {place_of(trial): trial for trial in self.trials()}
         for place, parameters in enumerate(queue):
             if place not in last:
-                self.open().enqueue_trial(dict(parameters), user_attrs={PLACE: place, ATTEMPT: 1})
+                self._enqueue(parameters, place, attempt=1)
             # Of a budget that was spent, only where there is more of it now.
             elif last[place].state == TrialState.FAIL or self.has_steps_for(1):
                 self._queue_again(last[place])
@@ -125,26 +130,45 @@ class SharedStudy:
 
     def records(self) -> list[TrialRecord]:
         """What is known of each trial; of those that do the same work, of the one that has come furthest."""
-        furthest: dict[object, FrozenTrial] = {}
-        for trial in self.trials():
-            there = furthest.get(_place(trial))
-            if there is None or _rank(trial) >= _rank(there):
-                furthest[_place(trial)] = trial
-        return sorted(map(self._record, furthest.values()), key=lambda record: record.number)
+        return records_of(self.trials(), self.space)
 
     def claim(self, owner: str) -> Trial | None:
         """Take the first trial of the queue, for this worker alone; None where none is left."""
-        while trial := self._take_first(owner):
-            if not self._is_done_elsewhere(trial):
+        while True:
+            trial = self._take_first(owner)
+            if not trial and not self.promote():
+                return None
+            if trial and not self._is_done_elsewhere(trial):
                 return trial
-            self.end(trial, TrialState.FAIL, reason=QUEUED_TWICE)
-        return None
+            if trial:
+                self.end(trial, TrialState.FAIL, reason=QUEUED_TWICE)
+
+    def promote(self) -> int:
+        """Queue the trials that go on to a later rung by successive halving; gives how many those are."""
+        if not self.halving:
+            return 0
+        trials: dict[int | str, list[FrozenTrial]] = {}
+        for trial in self.trials():
+            if trial.user_attrs.get(REASON) != QUEUED_TWICE:
+                trials.setdefault(place_of(trial), []).append(trial)
+        maximise = self.open().direction == StudyDirection.MAXIMIZE
+        going_on = list(self.halving.going_on(trials, maximise))
+        for place, target in going_on:
+            self._enqueue(parameters_of(trials[place][-1]), place, attempt=1, target=target)
+        return len(going_on)
+
+    def target(self, trial: FrozenTrial | Trial) -> int | None:
+        """The rung at which a trial ends by successive halving; None where it ends otherwise."""
+        return self.halving.target(trial) if self.halving else None
 
     def _is_done_elsewhere(self, trial: Trial) -> bool:
-        """Whether an earlier trial does the same work: two processes that lead at once may queue it twice."""
-        place = trial.user_attrs.get(PLACE)
+        """Whether an earlier trial does the same work: two processes at once may queue it twice."""
+        place, target = trial.user_attrs.get(PLACE), self.target(trial) or 0
         return place is not None and any(
-            other.number < trial.number and other.user_attrs.get(PLACE) == place and AGAIN not in other.user_attrs
+            other.number < trial.number
+            and other.user_attrs.get(PLACE) == place
+            and AGAIN not in other.user_attrs
+            and (self.target(other) or 0) >= target
             for other in self.trials(TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
         )
 
@@ -227,8 +251,13 @@ class SharedStudy:
     def _queue_again(self, trial: FrozenTrial) -> None:
         """Queue a trial that has ended, where it is to be tried again."""
         if AGAIN in trial.user_attrs and trial.state.is_finished():
-            attributes = {PLACE: _place(trial), ATTEMPT: trial.user_attrs[AGAIN]}
-            self.open().enqueue_trial(_parameters(trial), user_attrs=attributes)
+            self._enqueue(parameters_of(trial), place_of(trial), trial.user_attrs[AGAIN], trial.user_attrs.get(TARGET))
+
+    def _enqueue(
+        self, parameters: Mapping[str, Any], place: int | str, attempt: int, target: int | None = None
+    ) -> None:
+        attributes = {PLACE: place, ATTEMPT: attempt} | ({TARGET: target} if target else {})
+        self.open().enqueue_trial(dict(parameters), user_attrs=attributes)
 
     def give_up_lost(self, is_alive: Callable[[FrozenTrial], bool]) -> list[FrozenTrial]:
         """Give up all running trials that nobody works on any more; gives those."""
@@ -256,38 +285,3 @@ class SharedStudy:
             if there is not None or settled:
                 return there
             time.sleep(0.05)
-
-    def _record(self, trial: FrozenTrial) -> TrialRecord:
-        subset: tuple[str, ...] | None
-        try:
-            subset, strengths = self.space.read(_parameters(trial))
-        except KeyError:
-            # Its worker has not come so far as to choose all of them.
-            subset, strengths = None, self.space.strengths
-        scores = {step: score for step, score in sorted(trial.intermediate_values.items()) if math.isfinite(score)}
-        return TrialRecord(
-            trial.number,
-            subset,
-            STATES[trial.state],
-            scores,
-            strengths,
-            # Of one that completed while it was being given up, there is a reason, too.
-            trial.user_attrs.get(REASON, "") if trial.state in (TrialState.PRUNED, TrialState.FAIL) else "",
-            trial.user_attrs.get(RUN, ""),
-        )
-
-
-def _rank(trial: FrozenTrial) -> int:
-    """Which of several trials that do the same work says most of it; of equals, the last one does."""
-    ranks = {TrialState.RUNNING: 2, TrialState.WAITING: 1, TrialState.FAIL: 0}
-    return -1 if trial.user_attrs.get(REASON) == QUEUED_TWICE else ranks.get(trial.state, 3)
-
-
-def _place(trial: FrozenTrial) -> int | str:
-    """The place of a trial in the queue; a name of its own where it was queued by others."""
-    return trial.user_attrs.get(PLACE, f"of others {trial.number}")
-
-
-def _parameters(trial: FrozenTrial) -> dict[str, Any]:
-    """The parameters of a trial: those that it was queued with, and those chosen so far."""
-    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}

@@ -1,0 +1,78 @@
+"""What Optuna's trials say: the attributes that we give them, and what they are as plain records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING, TrialRecord
+from hpt_mlflow.tuning.space import Space
+
+# Attributes of a trial: its place in the queue, how often it was tried, as which attempt it is queued again; the step
+# that it is to reach where that is not the first rung, the steps that it has trained or is about to; its MLflow run,
+# who works on it and since when (seconds since the epoch), why it ended.
+PLACE, ATTEMPT, AGAIN = "hpt.place", "hpt.attempt", "hpt.again"
+TARGET, STEPS = "hpt.target", "hpt.steps"
+RUN, OWNER, TAKEN, REASON = "hpt.run_id", "hpt.owner", "hpt.taken", "hpt.reason"
+QUEUED_TWICE = "it was queued twice"
+STATES = {
+    TrialState.COMPLETE: COMPLETE,
+    TrialState.PRUNED: PRUNED,
+    TrialState.FAIL: FAILED,
+    TrialState.RUNNING: RUNNING,
+    TrialState.WAITING: WAITING,
+}
+
+
+def place_of(trial: FrozenTrial) -> int | str:
+    """The place of a trial in the queue; a name of its own where it was queued by others."""
+    place: int | str = trial.user_attrs.get(PLACE, f"of others {trial.number}")
+    return place
+
+
+def parameters_of(trial: FrozenTrial) -> dict[str, Any]:
+    """The parameters of a trial: those that it was queued with, and those chosen so far."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+def scores_of(trial: FrozenTrial) -> dict[int, float]:
+    """Its finite scores by steps of training, in their order."""
+    return {step: score for step, score in sorted(trial.intermediate_values.items()) if math.isfinite(score)}
+
+
+def records_of(trials: Iterable[FrozenTrial], space: Space) -> list[TrialRecord]:
+    """What is known of each trial; of those that do the same work, of the one that has come furthest."""
+    furthest: dict[object, FrozenTrial] = {}
+    for trial in trials:
+        there = furthest.get(place_of(trial))
+        if there is None or _rank(trial) >= _rank(there):
+            furthest[place_of(trial)] = trial
+    return sorted((_record(trial, space) for trial in furthest.values()), key=lambda record: record.number)
+
+
+def _rank(trial: FrozenTrial) -> int:
+    """Which of several trials that do the same work says most of it; of equals, the last one does."""
+    ranks = {TrialState.RUNNING: 2, TrialState.WAITING: 1, TrialState.FAIL: 0}
+    return -1 if trial.user_attrs.get(REASON) == QUEUED_TWICE else ranks.get(trial.state, 3)
+
+
+def _record(trial: FrozenTrial, space: Space) -> TrialRecord:
+    subset: tuple[str, ...] | None
+    try:
+        subset, strengths = space.read(parameters_of(trial))
+    except KeyError:
+        # Its worker has not come so far as to choose all of them.
+        subset, strengths = None, space.strengths
+    return TrialRecord(
+        trial.number,
+        subset,
+        STATES[trial.state],
+        scores_of(trial),
+        strengths,
+        # Of one that completed while it was being given up, there is a reason, too.
+        trial.user_attrs.get(REASON, "") if trial.state in (TrialState.PRUNED, TrialState.FAIL) else "",
+        trial.user_attrs.get(RUN, ""),
+    )
