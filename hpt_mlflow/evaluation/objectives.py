@@ -96,8 +96,10 @@ class Judge:
         answers, truth = [], []
         for train, validation in self.rounds:
             known, asked = examples.of(train), examples.of(validation)
-            answers.append(self._answer(known, asked, classes))
-            truth.append(asked.labels)
+            # Of a small round, all images may have vanished.
+            if len(known.labels) and len(asked.labels):
+                answers.append(self._answer(known, asked, classes))
+                truth.append(asked.labels)
         return primary_score(np.concatenate(truth), np.concatenate(answers))
 
     def _answer(self, known: _Examples, asked: _Examples, classes: int) -> np.ndarray:
@@ -163,9 +165,8 @@ def make_judge(objective: str, reader: FeatureReader, split: Split, labels: np.n
                 f"objective: {objective} needs validation images whose labels differ, and the {len(asked)} of {name} "
                 "all have the same; use rotation, or give more images"
             )
-    whole = ((train, validation),)
-    rounds = whole if turns * len(validation) >= ENOUGH_IMAGES else _folds(images, train, validation, labels)
-    return Judge(objective, reader, rounds, labels)
+    folds = _folds(images, train, validation, labels) if turns * len(validation) < ENOUGH_IMAGES else ()
+    return Judge(objective, reader, folds or ((train, validation),), labels)
 
 
 class _Examples(NamedTuple):

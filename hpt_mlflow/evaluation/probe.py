@@ -82,8 +82,11 @@ def fit_probe(
         probes.append(Probe(head, regularisation, score, trace, fit.converged))
         weight, bias = fit.looks[-1][1:]
     asked, answers = torch.from_numpy(validation_features), torch.from_numpy(validation_labels)
-    # Of probes that rank alike, the one whose probabilities are the best.
-    return max(probes, key=lambda probe: (probe.validation_score, -_cross_entropy(probe.head.logits(asked), answers)))
+    # Of probes that rank alike, or that cannot be ranked, the one whose probabilities are the best.
+    return max(
+        probes,
+        key=lambda probe: (np.nan_to_num(probe.validation_score), -_cross_entropy(probe.head.logits(asked), answers)),
+    )
 
 
 @contextmanager

@@ -22,9 +22,13 @@ def primary_score(truth: np.ndarray, probabilities: np.ndarray) -> float:
     Args:
         truth: int64 (N,) classes, or uint8 (N, C) labels.
         probabilities: float32 (N, C).
+
+    Returns:
+        NaN where each of the labels is one that all images have, or none.
     """
     if is_multilabel(truth):
-        return float(np.nanmean(label_aurocs(truth, probabilities)))
+        aurocs = label_aurocs(truth, probabilities)
+        return float(aurocs[~np.isnan(aurocs)].mean()) if not np.isnan(aurocs).all() else float("nan")
     return float(accuracy_score(truth, probabilities.argmax(axis=1)))
 
 

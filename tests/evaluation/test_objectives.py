@@ -642,3 +642,28 @@ def test_labels_that_no_validation_image_has_do_not_count(reader):
         warnings.simplefilter("error")
         score = make_judge("knn", reader, SPLIT, labels).score(network())
     assert score == make_judge("knn", reader, SPLIT, SEVERAL).score(network())
+
+
+@pytest.mark.parametrize("objective", NEED_LABELS)
+def test_rare_labels_and_rounds_without_them_are_judged_without_a_warning(reader, objective):
+    labels = np.zeros((len(DIGITS), 1), dtype=np.uint8)
+    labels[SPLIT.seen[[3, 200]]] = 1
+    labels[SPLIT.validation[0]] = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert 0 <= make_judge(objective, reader, SPLIT, labels).score(network()) <= 1
+
+
+@pytest.mark.parametrize("objective", JUDGED)
+def test_a_round_whose_images_have_all_vanished_is_left_out(files, objective):
+    reader = reader_of(files, memory_limit_bytes=0)
+    rounds = ((SPLIT.train, SPLIT.validation), (SPLIT.train, SPLIT.test[:1]))
+    score = Judge(objective, reader, rounds[:1], files.labels).score(network())
+    files.pictures[SPLIT.test[0]].unlink()
+    assert Judge(objective, reader, rounds, files.labels).score(network()) == score
+
+
+def test_images_of_one_group_are_judged_by_the_split():
+    groups = np.zeros(len(DIGITS), dtype=np.int64)
+    judge = make_judge("knn", reader_of(replace(DIGITS, groups=groups)), SPLIT, DIGITS.labels)
+    assert [list(map(len, both)) for both in judge.rounds] == [[len(SPLIT.train), len(SPLIT.validation)]]
