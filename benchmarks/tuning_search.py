@@ -1,16 +1,18 @@
 """What a search finds, and at what cost, beside training all subsets in full; and what each objective is worth.
 
-  python benchmarks/tuning_search.py scores.jsonl
+  python benchmarks/tuning_search.py benchmarks/recorded/tuning_h100.jsonl
 
 Reads what benchmarks/tuning_scores.py has recorded. A trial's scores do not depend on other trials, so the search is
-replayed on them: the study, its queue and Optuna's pruner are those of `hpt tune`, only the training is looked up.
-Prints Markdown for docs/tuning.md.
+replayed on them: the study, its queue and who goes on are those of `hpt tune`, only the training is looked up. Prints
+Markdown for docs/tuning.md.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import click
@@ -21,115 +23,138 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS
 from hpt_mlflow.evaluation.objectives import maximises
-from hpt_mlflow.tuning.pruning import PRUNERS, make_pruner, rungs
+from hpt_mlflow.stages.bench import FIRST_RUNG
+from hpt_mlflow.tuning.pruning import make_halving, make_pruner, rungs
 from hpt_mlflow.tuning.records import best_trial
 from hpt_mlflow.tuning.space import Space
 from hpt_mlflow.tuning.study import SharedStudy
 
+# By subset, what one line says.
 Scores = dict[str, dict]
+REDUCTION = 4
+# Of the queue, where that makes a difference.
+ORDERS = 10
 
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
-@click.option("--orders", default=20, show_default=True, help="Orders of the queue to replay for each seed.")
-def main(file: Path, orders: int) -> None:
-    """Print both tables."""
-    recorded: dict[tuple[str, int], Scores] = {}
+def main(file: Path) -> None:
+    """Print both tables for each dataset."""
+    recorded: dict[str, dict[int, Scores]] = {}
     for line in file.read_text().splitlines():
         entry = json.loads(line)
-        recorded.setdefault((entry["data"], entry["seed"]), {})[entry["subset"]] = entry
-    whole = {key: scores for key, scores in recorded.items() if len(scores) == 2 ** len(AUGMENTATIONS)}
-    for data in sorted({data for data, _ in whole}):
-        of_data = {seed: scores for (d, seed), scores in whole.items() if d == data}
-        print("\n".join([*_objectives(data, of_data), "", *_searches(data, of_data, orders), ""]))
+        recorded.setdefault(entry["data"], {}).setdefault(entry["seed"], {})[entry["subset"]] = entry
+    for data, by_seed in sorted(recorded.items()):
+        counts = ", ".join(str(len(scores)) for scores in by_seed.values())
+        print(f"{data}, {len(by_seed)} seeds, {counts} of the 32 subsets:\n")
+        print("\n".join([*_objectives(by_seed), "", *_searches(by_seed), ""]))
 
 
-def _objectives(data: str, by_seed: dict[int, Scores]) -> list[str]:
-    """Spearman's correlation of each objective with the probe on validation and on test, over the 32 subsets."""
-    lines = [
-        f"### {data}: how each objective ranks the 32 subsets",
-        "",
-        f"Spearman's correlation, mean and range over {len(by_seed)} seeds; the last column is the test accuracy of",
-        "the objective's own choice, less that of the probe's.",
-        "",
-        "| objective | with the probe on validation | with the probe on test | of its choice, points |",
-        "|---|---|---|---|",
-    ]
-    for objective in ("probe", "knn", "rotation", "infonce"):
-        sign = 1 if maximises(objective) else -1
+def _objectives(by_seed: dict[int, Scores]) -> list[str]:
+    """Spearman's correlation of each objective with the probe and with the probe on test; and of seed with seed."""
+    lines = ["| objective | with the probe | with test | test accuracy of its choice, less the probe's, points |"]
+    lines.append("|---|---|---|---|")
+    for objective in ("probe", "probe held out", "knn", "rotation", "infonce"):
         with_probe, with_test, chosen = [], [], []
         for scores in by_seed.values():
-            own = sign * np.array([_last(entry[objective]) for entry in scores.values()])
-            probe = np.array([_last(entry["probe"]) for entry in scores.values()])
+            own, probe = _ranking(scores, objective), _ranking(scores, "probe")
             test = np.array([entry["test"] for entry in scores.values()])
             with_probe.append(spearmanr(own, probe).statistic)
             with_test.append(spearmanr(own, test).statistic)
             chosen.append(100 * (test[own.argmax()] - test[probe.argmax()]))
-        lines.append(f"| {objective} | {_range(with_probe)} | {_range(with_test)} | {_range(chosen, '.1f')} |")
-    return lines
+        lines.append(f"| {objective} | {_range(with_probe)} | {_range(with_test)} | {_range(chosen, '+.1f')} |")
+    between = []
+    for one, other in combinations(by_seed.values(), 2):
+        both = [subset for subset in one if subset in other]
+        scores = [[_last(seed[subset]["probe"]) for subset in both] for seed in (one, other)]
+        between.append(spearmanr(*scores).statistic)
+    return [*lines, "", f"The probe of one seed and that of another: {_range(between)}."]
 
 
-def _searches(data: str, by_seed: dict[int, Scores], orders: int) -> list[str]:
-    """Cost and regret of searches by the probe."""
-    length = int(next(iter(next(iter(by_seed.values())).values()))["steps"])
-    spread = [
-        100
-        * (max(_last(entry["probe"]) for entry in scores.values()) - _last(scores[",".join(AUGMENTATIONS)]["probe"]))
-        for scores in by_seed.values()
-    ]
+def _ranking(scores: Scores, objective: str) -> np.ndarray:
+    sign = 1 if maximises(objective) else -1
+    return sign * np.array([_last(entry[objective]) for entry in scores.values()])
+
+
+def _searches(by_seed: dict[int, Scores]) -> list[str]:
+    """Cost and regret of searches by the probe, beside what needs no search."""
     lines = [
-        f"### {data}: what a search finds",
-        "",
-        f"Trials of {length} steps, {len(by_seed)} seeds, {orders} orders of the queue each. Regret: points of the",
-        "probe on validation by which the best of all 32 subsets, each trained in full, is better than what the",
-        "search takes; and the same of their test accuracy. The paper's baseline subset itself has a regret of",
-        f"{_range(spread, '.1f')} points.",
-        "",
-        "| pruner | first rung | reduction | steps, of all | regret, validation | regret, test | within 1 point |",
-        "|---|---|---|---|---|---|---|",
+        "| search | steps, of all | regret by seed, points | mean | within 1 point | in other seeds |",
+        "|---|---|---|---|---|---|",
     ]
-    for pruner, first, reduction in _ways(length):
-        shares, regrets, on_test = [], [], []
-        for scores in by_seed.values():
-            best = max(scores.values(), key=lambda entry: _last(entry["probe"]))
-            for order in range(orders):
-                subset, steps = _replay(scores, pruner, length, first, reduction, order)
-                shares.append(steps / (length * len(scores)))
-                regrets.append(100 * (_last(best["probe"]) - _last(scores[subset]["probe"])))
-                on_test.append(100 * (best["test"] - scores[subset]["test"]))
-        within = np.mean(np.array(regrets) <= 1)
-        spent = f"{np.mean(shares):.3f} (to {max(shares):.3f})"
-        lost = f"{np.mean(regrets):.2f} (to {max(regrets):.2f})"
-        cells = (pruner, first, reduction, spent, lost, f"{np.mean(on_test):+.2f}", f"{within:.0%}")
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return lines
+    first_of_all = next(iter(next(iter(by_seed.values())).values()))
+    length = int(first_of_all["steps"])
+    for pruner, first in _ways(length, sorted(map(int, first_of_all["probe"]))):
+        orders = range(ORDERS if pruner == "hyperband" else 1)
+        found = {seed: [_replay(s, pruner, length, first, order) for order in orders] for seed, s in by_seed.items()}
+        share = np.mean([steps / (length * len(by_seed[seed])) for seed, of in found.items() for _, steps in of])
+        chosen = {seed: [subset for subset, _ in of] for seed, of in found.items()}
+        lines.append(_line(f"{pruner}, first rung at {first} of {length}", f"{share:.3f}", by_seed, chosen))
+    everything = ",".join(AUGMENTATIONS)
+    paper = {seed: [everything] for seed, scores in by_seed.items() if everything in scores}
+    lines.append(_line("none: the paper's five augmentations", "0", by_seed, paper))
+    return [*lines, _line("none: any subset", "0", by_seed, {seed: list(scores) for seed, scores in by_seed.items()})]
 
 
-def _ways(length: int) -> Iterator[tuple[str, int, int]]:
-    for pruner in PRUNERS[:-1]:
-        for share in (16, 4):
-            yield pruner, length // share, 4
+def _line(name: str, share: str, by_seed: dict[int, Scores], chosen: dict[int, list[str]]) -> str:
+    regrets = {seed: [_regret(by_seed[seed], subset) for subset in subsets] for seed, subsets in chosen.items()}
+    means = [float(np.mean(of_seed)) for of_seed in regrets.values()]
+    within = np.mean([np.mean(np.array(of_seed) <= 1) for of_seed in regrets.values()])
+    elsewhere = np.mean([_elsewhere(by_seed, seed, subset) for seed, subsets in chosen.items() for subset in subsets])
+    each = ", ".join(f"{mean:.1f}" for mean in means)
+    return f"| {name} | {share} | {each} | {np.mean(means):.2f} | {within:.0%} | {elsewhere:+.2f} |"
 
 
-def _replay(scores: Scores, pruner: str, length: int, first: int, reduction: int, order: int) -> tuple[str, int]:
+def _regret(scores: Scores, subset: str) -> float:
+    """Points of the probe by which the best subset, each trained in full, is better than this one."""
+    return 100 * (_last(_best(scores)["probe"]) - _last(scores[subset]["probe"]))
+
+
+def _elsewhere(by_seed: dict[int, Scores], seed: int, subset: str) -> float:
+    """The same, of the same two subsets, by the scores of the other seeds, which had no say in the choice."""
+    best = _best(by_seed[seed])["subset"]
+    others = [scores for other, scores in by_seed.items() if other != seed and {best, subset} <= set(scores)]
+    return (
+        float(np.mean([100 * (_last(s[best]["probe"]) - _last(s[subset]["probe"])) for s in others])) if others else 0
+    )
+
+
+def _best(scores: Scores) -> dict:
+    return max(scores.values(), key=lambda entry: _last(entry["probe"]))
+
+
+def _ways(length: int, recorded: list[int]) -> Iterator[tuple[str, int]]:
+    """Searches all of whose rungs are recorded."""
+    for pruner in ("halving", "hyperband"):
+        for first in (round(FIRST_RUNG * length), round(2 * FIRST_RUNG * length)):
+            if set(rungs(length, first, REDUCTION)) <= set(recorded):
+                yield pruner, first
+
+
+def _replay(scores: Scores, pruner: str, length: int, first: int, order: int) -> tuple[str, int]:
     """The subset that a search takes, and the steps that it has spent."""
-    space = Space(AUGMENTATIONS)
-    study = SharedStudy(InMemoryStorage(), "replay", space, make_pruner(pruner, length, first, reduction), order)
+    space, places = Space(AUGMENTATIONS), rungs(length, first, REDUCTION)
+    halving = make_halving(pruner, places, REDUCTION)
+    pruned_by = make_pruner(pruner, length, first, REDUCTION)
+    study = SharedStudy(InMemoryStorage(), "replay", space, pruned_by, order, halving=halving)
     study.create({}, maximise=True)
-    study.fill(space.queue(None, order))
+    study.fill([parameters for parameters in space.queue(None, order) if _name(space, parameters) in scores])
     while trial := study.claim("replay:1"):
-        subset, _ = space.suggest(trial)
-        of_trial = scores[",".join(subset) or "none"]["probe"]
-        for step in rungs(length, first, reduction):
+        of_trial = scores[",".join(space.suggest(trial)[0]) or "none"]["probe"]
+        for step in places:
             study.reserve(trial, step)
             trial.report(of_trial[str(step)], step)
-            pruned = step < length and trial.should_prune()
-            if pruned:
+            ended = step < length and (step == study.target(trial) or trial.should_prune())
+            if ended:
                 break
-        study.end(trial, TrialState.PRUNED if pruned else TrialState.COMPLETE, of_trial[str(step)])
+        study.end(trial, TrialState.PRUNED if ended else TrialState.COMPLETE, of_trial[str(step)])
     found = best_trial(study.records(), maximise=True)
     assert found is not None
     return found.name, study.spent_steps()
+
+
+def _name(space: Space, parameters: dict) -> str:
+    return ",".join(space.read(parameters)[0]) or "none"
 
 
 def _last(by_step: dict[str, float]) -> float:
@@ -137,7 +162,8 @@ def _last(by_step: dict[str, float]) -> float:
 
 
 def _range(values: list[float], form: str = ".2f") -> str:
-    return f"{np.mean(values):{form}} ({min(values):{form}} to {max(values):{form}})"
+    finite = [value for value in values if math.isfinite(value)]
+    return f"{np.mean(finite):{form}} ({min(finite):{form}} to {max(finite):{form}})"
 
 
 if __name__ == "__main__":
