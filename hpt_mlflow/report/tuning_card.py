@@ -24,6 +24,7 @@ def tuning_card(
     pruning: str,
     dashboard: str,
     trials: Sequence[TrialRecord] = (),
+    spent: int = 0,
     subsets: int = 2 ** len(AUGMENTATIONS),
     effects: Mapping[str, Effect] | None = None,
     effects_step: int = 0,
@@ -43,7 +44,8 @@ def tuning_card(
         planned, steps, rungs: trials, full length of each, and steps at which a trial may be pruned.
         pruning: by what rule, in words; empty for none.
         dashboard: the command that opens the study in optuna-dashboard.
-        trials, subsets: what is known so far, and how many subsets an exhaustive search would train to full length.
+        trials, spent: what is known so far, and steps that all trials have trained or are about to.
+        subsets: how many an exhaustive search would train to full length.
         effects, effects_step: main effects by augmentation, and the step at which scores were compared.
         registered, result: version that was adapted with the best subset, and its test figure.
         baseline, baseline_result: the same of the version that was adapted with all augmentations.
@@ -60,7 +62,7 @@ def tuning_card(
     parts += [
         f"**Data** `{data}`: {seen:,} images seen, starting from {f'`{parent}`' if parent else 'random weights'}",
         f"**Search** {wanted}; {rule}",
-        f"**State** {_state(trials, subsets, steps)}",
+        f"**State** {_state(trials, spent, subsets * steps)}",
     ]
     best = best_trial(trials, maximise)
     if best is not None:
@@ -83,13 +85,11 @@ def _version(address: str, figure: Effect | None) -> str:
     return f"`{address}`" + (f" {figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]" if figure else "")
 
 
-def _state(trials: Sequence[TrialRecord], subsets: int, steps: int) -> str:
+def _state(trials: Sequence[TrialRecord], spent: int, all_steps: int) -> str:
     """How many trials are in which state, and what they took so far."""
     counts = Counter(trial.state for trial in trials)
     words = [f"{counts[state]:,} {state}" for state in (COMPLETE, PRUNED, FAILED, RUNNING)]
-    spent, all_steps = sum(trial.reached for trial in trials), subsets * steps
-    share = f"{spent / all_steps:.0%} of the {all_steps:,} of an exhaustive search"
-    return f"{', '.join(words)}; {spent:,} steps up to their last scores, {share}"
+    return f"{', '.join(words)}; {spent:,} steps, {spent / all_steps:.1%} of the {all_steps:,} of an exhaustive search"
 
 
 def _against_baseline(best: TrialRecord, trials: Sequence[TrialRecord], maximise: bool) -> str:

@@ -105,6 +105,7 @@ class StudyReport:
                 pruning=RULES[settings.pruner].format(settings.reduction),
                 dashboard=dashboard_command(settings.storage),
                 trials=trials,
+                spent=self.study.spent_steps(),
                 subsets=2 ** len(bench.space.augmentations),
                 effects=main_effects(trials, step, bench.space.augmentations),
                 effects_step=step,

@@ -72,20 +72,17 @@ def test_it_says_that_nothing_is_pruned(without):
 
 def test_before_the_first_trial_there_is_nothing_to_tell():
     text = card()
-    spent = "0 steps up to their last scores, 0% of the 2,048 of an exhaustive search"
+    spent = "0 steps, 0.0% of the 2,048 of an exhaustive search"
     assert part(text, "State") == f"0 complete, 0 pruned, 0 failed, 0 running; {spent}"
     assert [part(text, title) for title in ("Best", "Effects", "Result")] == [None] * 3
     assert commands(text) == ["optuna-dashboard sqlite:///study.db"]
 
 
 def test_it_counts_trials_and_their_steps():
-    state = part(card(trials=[*TRIALS, TrialRecord(4, ("crop",), RUNNING, {4: 0.1})]), "State")
-    assert state.startswith(
-        "1 complete, 2 pruned, 1 failed, 1 running; 92 steps up to their last scores, 4% of the 2,048"
-    )
-    assert "92 steps up to their last scores, 14% of the 640 of" in part(
-        card(trials=[*TRIALS, TrialRecord(4, ("crop",), RUNNING, {4: 0.1})], subsets=10), "State"
-    )
+    trials = [*TRIALS, TrialRecord(4, ("crop",), RUNNING, {4: 0.1})]
+    state = part(card(trials=trials, spent=92), "State")
+    assert state == "1 complete, 2 pruned, 1 failed, 1 running; 92 steps, 4.5% of the 2,048 of an exhaustive search"
+    assert "92 steps, 14.4% of the 640 of" in part(card(trials=trials, spent=92, subsets=10), "State")
 
 
 def test_the_best_is_compared_where_the_papers_subset_has_a_score_too():
