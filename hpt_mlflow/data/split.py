@@ -37,6 +37,15 @@ class Split:
         both.sort()
         return both
 
+    def reduced(self, count: int | float, seed: int) -> Split:
+        """The same with so many, or with such a share, of what training may see, drawn at random, and with all of test.
+
+        A smaller choice lies in a larger one of the same seed.
+        """
+        wanted = count if isinstance(count, int) else max(1, round(count * len(self.seen)))
+        drawn = np.random.default_rng(seed).permutation(self.seen)[:wanted]
+        return Split(np.intersect1d(self.train, drawn), np.intersect1d(self.validation, drawn), self.test)
+
 
 def stratified_split(labels: np.ndarray, seed: int, test: np.ndarray | None = None) -> Split:
     """Split 60/20/20 within each class.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hpt_mlflow.augment.subset import AUGMENTATIONS, parse_strengths, parse_subset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.options import Settings, option
-from hpt_mlflow.settings.common import CACHE_HELP, DEFAULT_MODEL_NAME, DEVICE_HELP, PRESETS, RESUME_HELP
+from hpt_mlflow.settings.common import CACHE_HELP, DEFAULT_MODEL_NAME, DEVICE_HELP, PRESETS, RESUME_HELP, parse_count
 
 UPDATES = ("all", "bn", "bn-stats")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -20,6 +20,11 @@ class TrainingSettings(Settings):
 
     root: str | None = option(
         None, "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets."
+    )
+    images: str | None = option(
+        None,
+        "Learn from so many of the images only, a number or a percentage, drawn from split_seed; a smaller choice lies "
+        "in a larger one. Default: all.",
     )
     arch: str | None = option(None, "Backbone: a classification network of torchvision, by name, or timm:NAME.")
     image_size: int | None = option(None, "Side of the square views, in pixels.", minimum=8, maximum=2048)
@@ -101,6 +106,8 @@ class TrainingSettings(Settings):
         super().__post_init__()
         parse_subset(self.augment)
         parse_strengths(self.strengths or "")
+        if self.images is not None:
+            parse_count("images", self.images)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from hpt_mlflow.evaluation.objectives import NEED_LABELS, Judge, make_judge
 from hpt_mlflow.settings import TuneSettings
 from hpt_mlflow.stages.adapt import from_parent
 from hpt_mlflow.stages.device import resolve_device
-from hpt_mlflow.stages.planning import Start, fit_plan, identify, make_plan
+from hpt_mlflow.stages.planning import Start, fit_plan, identify, make_plan, split_for, statistics_key
 from hpt_mlflow.tracking.registry import FoundModel
 from hpt_mlflow.training.arithmetic import choose_arithmetic
 from hpt_mlflow.training.plan import Plan
@@ -76,7 +76,7 @@ def lay_bench(settings: TuneSettings, dataset: Dataset, parent: FoundModel) -> B
         HptError: the settings do not fit the parent, the dataset or each other.
     """
     device = resolve_device(settings.device)
-    split = dataset.split(settings.split_seed)
+    split = split_for(settings, dataset)
     start = from_parent(settings, parent)
     space = Space(parse_subset(settings.augment), settings.tune_strengths, parse_strengths(settings.strengths or ""))
     fewest = len(space.paper_subsets)
@@ -85,7 +85,7 @@ def lay_bench(settings: TuneSettings, dataset: Dataset, parent: FoundModel) -> B
             f"trials: {settings.trials} are fewer than the {fewest} subsets of the paper, which are always among them; "
             f"use {fewest} or more"
         )
-    objective = _objective(settings, dataset)
+    objective = _objective(settings, dataset, split)
     whole = make_plan(settings, start)
     steps = settings.trial_steps or max(1, whole.steps // 2)
     first = settings.first_rung or max(1, round(FIRST_RUNG * steps))
@@ -98,7 +98,7 @@ def lay_bench(settings: TuneSettings, dataset: Dataset, parent: FoundModel) -> B
     arithmetic = choose_arithmetic(
         settings.precision, settings.compile, start.backbone, start.image_size, plan.batch_size, steps, device
     )
-    statistics = kept_channel_statistics(f"{dataset.digest}-{settings.split_seed}-{side}", images.sample)
+    statistics = kept_channel_statistics(statistics_key(settings, dataset, side), images.sample)
     reader = FeatureReader(images, start.image_size, statistics, device)
     return Bench(
         dataset=dataset,
@@ -128,12 +128,12 @@ def study_name(settings: TuneSettings, dataset: Dataset) -> str:
     return f"{dataset.name}-{hashlib.sha256(repr(sorted(decisive.items())).encode()).hexdigest()[:8]}"
 
 
-def _objective(settings: TuneSettings, dataset: Dataset) -> str:
+def _objective(settings: TuneSettings, dataset: Dataset, split: Split) -> str:
     objective = settings.objective
     if objective == "auto":
         objective = "rotation" if dataset.labels is None else "probe"
     if objective in NEED_LABELS and dataset.labels is not None:
-        check_labels(dataset, dataset.split(settings.split_seed))
+        check_labels(dataset, split)
     if objective == "infonce" and settings.update == "bn-stats":
         raise HptError("objective: infonce is the training loss, and update=bn-stats has none; use another objective")
     return objective

@@ -11,9 +11,11 @@ from torch import nn
 from hpt_mlflow.augment.subset import parse_strengths, parse_subset
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
+from hpt_mlflow.data.split import Split
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.options import Settings, value_type
 from hpt_mlflow.settings import AdaptSettings, TrainingSettings
+from hpt_mlflow.settings.common import parse_count
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.training.plan import PRESETS, Plan
 from hpt_mlflow.training.processes import ALONE, Group
@@ -77,6 +79,29 @@ def make_plan(settings: TrainingSettings, start: Start) -> Plan:
         precision=settings.precision,
         seed=settings.seed,
     )
+
+
+def split_for(settings: TrainingSettings, dataset: Dataset) -> Split:
+    """The dataset's split, with as many images to learn from as `images` says.
+
+    Raises:
+        HptError: there are not so many.
+    """
+    split = dataset.split(settings.split_seed)
+    if settings.images is None:
+        return split
+    count = parse_count("images", settings.images)
+    if count > len(split.seen):
+        raise HptError(
+            f"images: {count} is more than the {len(split.seen)} images of {dataset.name} that training may see; lower "
+            "it, or leave it out"
+        )
+    return split.reduced(count, settings.split_seed)
+
+
+def statistics_key(settings: TrainingSettings, dataset: Dataset, smallest_side: int) -> str:
+    """Under which channel statistics of what a training sees are kept."""
+    return f"{dataset.digest}-{settings.split_seed}-{settings.images or 'all'}-{smallest_side}"
 
 
 def fit_plan(plan: Plan, settings: TrainingSettings, images: Images, group: Group = ALONE) -> Plan:

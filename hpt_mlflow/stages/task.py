@@ -17,6 +17,7 @@ from hpt_mlflow.evaluation.labelled_views import CROP_SCALE
 from hpt_mlflow.evaluation.protocols import Task
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.settings import EvaluateSettings
+from hpt_mlflow.settings.common import parse_count
 from hpt_mlflow.stages.device import resolve_device
 from hpt_mlflow.tracking.lineage import stages_behind
 from hpt_mlflow.tracking.seen_images import seen_images
@@ -65,14 +66,7 @@ def label_count(settings: EvaluateSettings, train_images: int) -> int | float | 
     if text is None:
         few = settings.protocol == "finetune" and train_images > LABELS_FOR_FINETUNE
         return LABELS_FOR_FINETUNE if few else None
-    try:
-        count = float(text[:-1]) / 100 if text.endswith("%") else int(text)
-    except ValueError:
-        raise HptError(
-            f"labels: {text!r} is neither a number nor a percentage; write for example 1000 or 10%"
-        ) from None
-    if not count > 0 or (isinstance(count, float) and count > 1):
-        raise HptError(f"labels: {text} is not more than 0, or more than 100%")
+    count = parse_count("labels", text)
     if isinstance(count, int) and count > train_images:
         raise HptError(f"labels: {count} is more than the {train_images} images of train; lower it, or leave it out")
     return count

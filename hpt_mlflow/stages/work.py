@@ -20,7 +20,7 @@ from hpt_mlflow.report.card import training_card
 from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.stages.device import resolve_device
 from hpt_mlflow.stages.milestones import parse_milestones
-from hpt_mlflow.stages.planning import Start, fit_plan, make_plan
+from hpt_mlflow.stages.planning import Start, fit_plan, make_plan, split_for, statistics_key
 from hpt_mlflow.tracking.earlier import Earlier
 from hpt_mlflow.tracking.states import newest_state
 from hpt_mlflow.training.arithmetic import Arithmetic, choose_arithmetic
@@ -72,7 +72,7 @@ def prepare(
         earlier: the run to go on with; only the first process of a group knows of it.
     """
     device = own_device(resolve_device(settings.device))
-    split = dataset.split(settings.split_seed)
+    split = split_for(settings, dataset)
     plan = make_plan(settings, start)
     milestones = parse_milestones(settings.milestones, plan.steps)
     smallest_side = smallest_useful_side(start.image_size, plan.strengths.crop_scale)
@@ -80,7 +80,7 @@ def prepare(
     plan = fit_plan(plan, settings, images, group)
     arithmetic = _choose_arithmetic(settings, plan, start, device, group, earlier)
     plan = replace(plan, precision=arithmetic.precision, compile=arithmetic.compile)
-    statistics = _channel_statistics(f"{dataset.digest}-{settings.split_seed}-{smallest_side}", images, group)
+    statistics = _channel_statistics(statistics_key(settings, dataset, smallest_side), images, group)
     workers = default_workers(images, device, processes_here()) if settings.workers is None else settings.workers
 
     chain = (*start.chain, dataset.name)

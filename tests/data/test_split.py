@@ -240,3 +240,20 @@ def test_a_dataset_splits_by_its_groups_and_labels():
     for split in (classes, labels):
         assert [len(part) for part in parts(split)] == [54, 18, 18]
         assert sum(len(set(groups[part])) for part in parts(split)) == 30
+
+
+def test_a_reduced_split_has_so_many_of_what_training_may_see_and_all_of_test():
+    split = stratified_split(np.arange(200) % 5, seed=1)
+    for count, expected in ((17, 17), (0.25, 40), (1.0, 160), (0.001, 1)):
+        reduced = split.reduced(count, seed=3)
+        assert len(reduced.seen) == expected
+        assert np.isin(reduced.train, split.train).all()
+        assert np.isin(reduced.validation, split.validation).all()
+        np.testing.assert_array_equal(reduced.test, split.test)
+        assert (np.diff(reduced.seen) > 0).all()
+
+
+def test_a_smaller_choice_lies_in_a_larger_one_and_another_seed_makes_another():
+    split = stratified_split(np.arange(200) % 5, seed=1)
+    assert np.isin(split.reduced(0.1, seed=3).seen, split.reduced(0.25, seed=3).seen).all()
+    assert not np.array_equal(split.reduced(0.1, seed=3).seen, split.reduced(0.1, seed=4).seen)

@@ -34,6 +34,7 @@ OTHER = {
     "nproc": 2,
     "restarts": 3,
     "image_size": 16,
+    "images": "10%",
     "key_momentum": 0.9,
     "learning_rate": 1e-05,
     "milestones": "10, 50%",
