@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -14,20 +12,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.signals import INTERRUPTED, ignore_signals
+from hpt_mlflow.stages.children import end_children, error_of, start_child
+from hpt_mlflow.stages.device import device_in_turn
 from hpt_mlflow.stages.launch import child_variables
-from hpt_mlflow.stages.trials import ERROR_FILE, JOB_FILE, Job
+from hpt_mlflow.stages.trials import Job
 from hpt_mlflow.tracking.study_runs import LostRuns, is_worked_on
 from hpt_mlflow.tuning.study import SharedStudy
 from hpt_mlflow.tuning.trials import OWNER, RUN, TAKEN
 
 POLL_SECONDS = 1.0
-# What an interrupted worker may take to tell how its trial ended.
-GOODBYE_SECONDS = 60.0
 # How often in a row workers may die without having finished a trial.
 MOST_DEATHS = 5
 
@@ -51,14 +48,16 @@ def work_off(study: SharedStudy, job: Job, first_rung: int, run_id: str, on_chan
             for trial in study.give_up_lost(_is_alive):
                 lost.add(trial.user_attrs.get(RUN, ""))
             lost.settle()
+            over = job.is_over or not study.has_steps_for(first_rung)
+            if not over:
+                study.promote()
             count = Counter(trial.state for trial in study.trials())
             if (now := count[TrialState.COMPLETE] + count[TrialState.PRUNED]) != succeeded:
                 succeeded, crew.deaths = now, 0
             if (now := succeeded + count[TrialState.FAIL]) != ended:
                 ended = now
                 on_change()
-            over = job.is_over or not study.has_steps_for(first_rung)
-            waiting = 0 if over else count[TrialState.WAITING] + study.promote()
+            waiting = 0 if over else count[TrialState.WAITING]
             at_work = crew.keep(waiting)
             if not waiting and not at_work and not count[TrialState.RUNNING]:
                 break
@@ -95,34 +94,19 @@ class _Crew:
 
     def end(self) -> None:
         """Ask all to stop, and wait until they have; kill those that do not."""
-        for process in self._places.values():
-            process.terminate()
-        end = time.monotonic() + GOODBYE_SECONDS
-        for process in self._places.values():
-            try:
-                process.wait(max(0.0, end - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        end_children(self._places.values())
 
     def _start(self, place: int) -> subprocess.Popen[bytes]:
-        folder = self._place_folder(place)
-        folder.mkdir(exist_ok=True)
-        settings = replace(self._job.settings, device=_device(self._job.settings.device, place))
-        job = {"settings": asdict(settings), "study": self._job.study, "deadline": self._job.deadline}
-        (folder / JOB_FILE).write_text(json.dumps(job | {"leader": os.getpid()}))
-        command = [sys.executable, "-m", "hpt_mlflow.stages.trials", str(folder)]
-        # Out of reach of a terminal's Ctrl-C, which would break off its imports with a traceback: `end` asks it to stop
-        # instead.
-        return subprocess.Popen(command, env=self._variables, stdin=subprocess.DEVNULL, start_new_session=True)
+        settings = replace(self._job.settings, device=device_in_turn(self._job.settings.device, place))
+        said = {"settings": asdict(settings), "study": self._job.study, "deadline": self._job.deadline}
+        return start_child("hpt_mlflow.stages.trials", self._place_folder(place), said, self._variables)
 
     def _look_into(self, code: int, folder: Path) -> None:
         """Go on after a worker has ended, or not."""
         if code == INTERRUPTED:
             raise KeyboardInterrupt
-        said = folder / ERROR_FILE
-        if said.exists():
-            raise HptError(said.read_text())
+        if said := error_of(folder):
+            raise HptError(said)
         if code:
             self.deaths += 1
         if self.deaths >= MOST_DEATHS:
@@ -147,12 +131,6 @@ def _crew(job: Job, run_id: str) -> Iterator[_Crew]:
             raise
         finally:
             crew.end()
-
-
-def _device(device: str, place: int) -> str:
-    """A GPU for each worker, in turn, where there are several."""
-    count = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-    return f"cuda:{place % count}" if count > 1 else device
 
 
 def _is_alive(trial: FrozenTrial) -> bool:

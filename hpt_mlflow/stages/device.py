@@ -30,3 +30,9 @@ def resolve_device(name: str) -> torch.device:
     if device.type not in ("cpu", "cuda", "mps"):
         raise HptError(f"device: {name!r} is not supported; use auto, cpu, cuda, cuda:N or mps")
     return device
+
+
+def device_in_turn(device: str, place: int) -> str:
+    """A GPU for each of several processes, in turn, where there are several."""
+    count = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    return f"cuda:{place % count}" if count > 1 else device

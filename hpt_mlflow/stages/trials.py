@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
@@ -19,8 +20,9 @@ from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, TuneSettings
-from hpt_mlflow.signals import INTERRUPTED, end_with_parent, signals_as_requests, termination_as_interrupt
+from hpt_mlflow.signals import signals_as_requests
 from hpt_mlflow.stages.bench import Bench, lay_bench
+from hpt_mlflow.stages.children import be_child
 from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.registry import find_model
@@ -33,7 +35,6 @@ from hpt_mlflow.tuning.storage import open_storage, storage_errors
 from hpt_mlflow.tuning.study import SharedStudy
 from hpt_mlflow.tuning.trials import RUN, STATES
 
-JOB_FILE, ERROR_FILE = "job.json", "error"
 BUDGET_STEPS, BUDGET_MINUTES, INTERRUPTED_REASON = "budget_steps is spent", "minutes are over", "interrupted"
 
 log = logging.getLogger("hpt_mlflow")
@@ -213,20 +214,10 @@ def _why_pruned(bench: Bench, study: SharedStudy, trial: Trial, step: int) -> st
     return "" if study.reserve(trial, bench.rungs[bench.rungs.index(step) + 1]) else BUDGET_STEPS
 
 
-def _work(folder: Path) -> int:
-    """Be a worker; gives the exit code."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    said = json.loads((folder / JOB_FILE).read_text())
-    try:
-        with termination_as_interrupt(), end_with_parent(said["leader"]):
-            run_trials(Job(TuneSettings(**said["settings"]), said["study"], said["deadline"]))
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except HptError as error:
-        (folder / ERROR_FILE).write_text(str(error))
-        return 1
-    return 0
+def _work(said: Mapping[str, Any]) -> None:
+    """Be a worker."""
+    run_trials(Job(TuneSettings(**said["settings"]), said["study"], said["deadline"]))
 
 
 if __name__ == "__main__":
-    sys.exit(_work(Path(sys.argv[1])))
+    sys.exit(be_child(Path(sys.argv[1]), _work))

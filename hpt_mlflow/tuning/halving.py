@@ -60,14 +60,18 @@ class Halving:
         """
         candidates = {place: self._candidate(of_place) for place, of_place in trials.items()}
         quotas = [max(1, len(candidates) // self.reduction ** (level + 1)) for level in range(len(self.rungs) - 1)]
+        alive = {place: candidate for place, candidate in candidates.items() if not candidate.has_failed}
+        expected = len(alive)
         for level, (rung, quota) in enumerate(zip(self.rungs, quotas, strict=False)):
-            on_the_way = sum(c.is_open and c.target >= rung and rung not in c.scores for c in candidates.values())
-            there = [(place, c) for place, c in candidates.items() if rung in c.scores and not c.has_failed]
+            there = [(place, candidate) for place, candidate in alive.items() if rung in candidate.scores]
+            # Whoever is still to come, be it from a rung before, may be better than all that are there.
+            missing = max(0, expected - len(there))
             sign = -1 if maximise else 1
             ranked = sorted(there, key=lambda known: (sign * known[1].scores[rung], known[1].number))
-            for place, candidate in ranked[: max(0, quota - on_the_way)]:
+            for place, candidate in ranked[: max(0, quota - missing)]:
                 if candidate.target <= rung and not candidate.is_open:
                     yield place, self.rungs[_next_level(quotas, level)]
+            expected = min(quota, expected)
 
     def _candidate(self, trials: Sequence[FrozenTrial]) -> Candidate:
         scores: dict[int, float] = {}

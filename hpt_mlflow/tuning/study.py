@@ -120,9 +120,10 @@ class SharedStudy:
         for place, parameters in enumerate(queue):
             if place not in last:
                 self._enqueue(parameters, place, attempt=1)
+        for trial in last.values():
             # Of a budget that was spent, only where there is more of it now.
-            elif last[place].state == TrialState.FAIL or self.has_steps_for(1):
-                self._queue_again(last[place])
+            if trial.state == TrialState.FAIL or self.has_steps_for(1):
+                self._queue_again(trial)
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """The trials in some states, or in any."""

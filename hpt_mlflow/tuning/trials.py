@@ -53,10 +53,11 @@ def records_of(trials: Iterable[FrozenTrial], space: Space) -> list[TrialRecord]
     return sorted((_record(trial, space) for trial in furthest.values()), key=lambda record: record.number)
 
 
-def _rank(trial: FrozenTrial) -> int:
+def _rank(trial: FrozenTrial) -> tuple[int, int]:
     """Which of several trials that do the same work says most of it; of equals, the last one does."""
     ranks = {TrialState.RUNNING: 2, TrialState.WAITING: 1, TrialState.FAIL: 0}
-    return -1 if trial.user_attrs.get(REASON) == QUEUED_TWICE else ranks.get(trial.state, 3)
+    rank = -1 if trial.user_attrs.get(REASON) == QUEUED_TWICE else ranks.get(trial.state, 3)
+    return rank, max(scores_of(trial), default=0)
 
 
 def _record(trial: FrozenTrial, space: Space) -> TrialRecord:

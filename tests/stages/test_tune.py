@@ -51,16 +51,27 @@ def whole(parent):
 def test_one_run_a_study_one_nested_run_a_trial_and_the_winner_registered(whole, parent):
     client = MlflowClient()
     trials = study().get_trials()
-    assert [trial.number for trial in trials] == list(range(5))
-    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
-    assert any(trial.state == TrialState.PRUNED for trial in trials)
+    # Rungs are steps 1, 2 and 4: of five, two go on, and then one, each as a new trial.
+    assert [trial.number for trial in trials] == list(range(8))
+    assert [list(trial.intermediate_values) for trial in trials] == [[1]] * 5 + [[1, 2]] * 2 + [[1, 2, 4]]
+    assert [trial.state for trial in trials] == [TrialState.PRUNED] * 7 + [TrialState.COMPLETE]
+    places = [trial.user_attrs["hpt.place"] for trial in trials]
+    first = sorted(trials[:5], key=lambda trial: (-trial.value, trial.number))
+    # The better one may be certain before the other one is.
+    assert places[:5] == list(range(5))
+    assert sorted(places[5:7]) == sorted(trial.number for trial in first[:2])
+    second = sorted(trials[5:7], key=lambda trial: (-trial.value, places[trial.number]))
+    assert places[7] == places[second[0].number]
+    # Trained alike each time.
+    for trial in trials[5:]:
+        assert trial.intermediate_values[1] == pytest.approx(trials[places[trial.number]].value)
 
     nested = {int(run.data.tags["hpt.trial"]): run for run in runs(whole.run_id)}
-    assert sorted(nested) == list(range(5))
-    assert len(runs()) == 5
+    assert sorted(nested) == list(range(8))
+    assert len(runs()) == 8
     subsets = ["crop,color,gray,blur,flip", "crop,color,blur,flip", "crop,gray,blur,flip", "crop,blur", "crop"]
-    for trial, subset in zip(trials, subsets, strict=True):
-        run = nested[trial.number]
+    for trial in trials:
+        run, subset = nested[trial.number], subsets[places[trial.number]]
         assert run.info.run_name == f"trial {trial.number} {subset}"
         complete = trial.state == TrialState.COMPLETE
         assert run.info.status == ("FINISHED" if complete else "KILLED")
@@ -73,7 +84,7 @@ def test_one_run_a_study_one_nested_run_a_trial_and_the_winner_registered(whole,
         assert scores == pytest.approx(trial.intermediate_values)
         assert trial.user_attrs["hpt.run_id"] == run.info.run_id
 
-    best = max((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: t.value)
+    (best,) = study().get_trials(states=[TrialState.COMPLETE])
     version = client.get_model_version_by_alias("hpt", "target")
     assert whole.model_uri == f"models:/hpt/{version.version}"
     winner = ",".join(name for name in ("crop", "color", "gray", "blur", "flip") if best.params[name])
@@ -84,7 +95,7 @@ def test_one_run_a_study_one_nested_run_a_trial_and_the_winner_registered(whole,
     assert run.data.tags["hpt.model"] == whole.model_uri
     assert run.data.tags["hpt.study"] == "s"
     assert run.data.metrics["tune/best_score"] == pytest.approx(best.value)
-    assert run.data.metrics["tune/steps"] == sum(max(t.intermediate_values) for t in trials)
+    assert run.data.metrics["tune/steps"] == 5 * 1 + 2 * 2 + 4
     assert "test/accuracy" in whole.metrics
     files = {file.path for file in client.list_artifacts(whole.run_id)}
     assert files >= {
@@ -101,13 +112,18 @@ def test_one_run_a_study_one_nested_run_a_trial_and_the_winner_registered(whole,
     # The same command again gives the result, and a larger budget only what is new.
     again = tune(parent=parent, trials=5, alias="target", **SEARCH)
     assert (again.run_id, again.model_uri) == (whole.run_id, whole.model_uri)
-    assert len(runs()) == 5
+    assert len(runs()) == 8
     more = tune(parent=parent, trials=7, adapt_winner=False, **SEARCH)
     assert more.run_id == whole.run_id
     trials = study().get_trials()
-    assert len(trials) == 7
+    assert {t.user_attrs["hpt.place"] for t in trials} == set(range(7))
     assert len({tuple(sorted(t.params.items())) for t in trials}) == 7
-    assert len(runs(whole.run_id)) == 7
+    # Each was trained once up to each of its steps; three or more have gone on now, by the new numbers.
+    reached = [(t.user_attrs["hpt.place"], max(t.intermediate_values)) for t in trials]
+    assert len(set(reached)) == len(reached)
+    assert [place for place, step in reached if step == 1] == list(range(7))
+    assert 3 <= [step for _, step in reached].count(2) <= 5
+    assert len(runs(whole.run_id)) == len(trials)
     assert MlflowClient().get_run(whole.run_id).info.status == "FINISHED"
 
 

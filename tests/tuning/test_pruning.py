@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import optuna
 import pytest
-from optuna.pruners import HyperbandPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import HyperbandPruner, NopPruner
 
-from hpt_mlflow.tuning.pruning import PRUNERS, make_pruner, rungs
+from hpt_mlflow.tuning.halving import Halving
+from hpt_mlflow.tuning.pruning import PRUNERS, make_halving, make_pruner, rungs
 
 
 def train(pruner, plan, scores, direction="maximize", at_every_step=False):
@@ -26,22 +27,6 @@ def train(pruner, plan, scores, direction="maximize", at_every_step=False):
                     break
         reached.append(step)
         study.tell(trial, 0.0)
-    return reached
-
-
-def halved(plan, scores, reduction):
-    """What each trial must reach: it goes on that is among the best 1/`reduction` that have come to a rung, or best."""
-    seen = {step: [] for step in plan}
-    reached = []
-    for of_trial in scores:
-        for step, score in zip(plan, of_trial, strict=True):
-            if step == plan[-1]:
-                break
-            seen[step].append(score)
-            places = max(1, len(seen[step]) // reduction)
-            if sorted(seen[step], reverse=True).index(score) >= places:
-                break
-        reached.append(step)
     return reached
 
 
@@ -80,7 +65,12 @@ def test_rungs_ascend_each_so_many_times_the_one_before():
 
 def test_each_name_has_its_pruner():
     made = {name: type(make_pruner(name, 64, 4, 4)) for name in PRUNERS}
-    assert made == {"halving": SuccessiveHalvingPruner, "hyperband": HyperbandPruner, "none": NopPruner}
+    assert made == {"halving": NopPruner, "hyperband": HyperbandPruner, "none": NopPruner}
+
+
+def test_halving_alone_sets_targets():
+    made = {name: make_halving(name, (4, 16, 64), 4) for name in PRUNERS}
+    assert made == {"halving": Halving((4, 16, 64), 4), "hyperband": None, "none": None}
 
 
 @pytest.mark.parametrize("name", PRUNERS)
@@ -89,47 +79,11 @@ def test_a_trial_with_one_rung_is_not_pruned(name, first):
     assert isinstance(make_pruner(name, 64, first, 4), NopPruner)
 
 
-@pytest.mark.parametrize(("direction", "sign"), [("maximize", 1), ("minimize", -1)])
-def test_halving_as_worked_out_by_hand(direction, sign):
-    # By halves, at steps 2 and 4. At step 2, 0.5 goes on alone, of 0.5 and 0.6 the better, of four two, of six three.
-    scores = [0.5, 0.6, 0.4, 0.55, 0.5, 0.9]
-    # At step 4, of 0.5, 0.6 and 0.55, one goes on, which 0.55 is not; 0.9 is among two of four.
-    reached = [8, 8, 2, 4, 2, 8]
-    plan = rungs(8, 2, 2)
-    assert train(make_pruner("halving", 8, 2, 2), plan, [sign * score for score in scores], direction) == reached
-    assert halved(plan, [[score] * 3 for score in scores], 2) == reached
-
-
-def test_halving_by_four_as_worked_out_by_hand():
-    # The first goes on, and then whoever is the best yet; from eight on, the best two.
-    scores = [0.1, 0.2, 0.15, 0.3, 0.29, 0.31, 0.30, 0.305, 0.32]
-    assert train(make_pruner("halving", 64, 16, 4), (16, 64), scores) == [64, 64, 16, 64, 16, 64, 16, 64, 64]
-
-
-@pytest.mark.parametrize("reduction", [2, 3, 4])
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("at_every_step", [False, True])
-def test_halving_prunes_at_our_rungs_and_nowhere_else(reduction, seed, at_every_step):
-    steps, first = 30, 2
-    plan = rungs(steps, first, reduction)
-    scores = np.random.default_rng(seed).random((40, len(plan)))
-    must = halved(plan, scores, reduction)
-    pruner = make_pruner("halving", steps, first, reduction)
-    assert train(pruner, plan, scores, at_every_step=at_every_step) == must
-    assert set(must) == set(plan)
-
-
-def test_a_score_that_is_no_number_does_not_go_on():
-    assert train(make_pruner("halving", 64, 4, 4), (4, 16, 64), [float("nan")] * 2) == [4, 4]
-
-
 def test_hyperband_has_brackets_that_begin_at_later_rungs():
     worse_and_worse = [-float(i) for i in range(40)]
     reached = train(make_pruner("hyperband", 64, 4, 4), (4, 16, 64), worse_and_worse)
     assert set(reached) == {4, 16, 64}
     assert set(reached[10:]) == {4, 16, 64}
-    # Where halving has but one.
-    assert train(make_pruner("halving", 64, 4, 4), (4, 16, 64), worse_and_worse) == [64] + [4] * 39
 
 
 def test_hyperband_prunes_at_our_rungs_and_nowhere_else():
@@ -139,5 +93,6 @@ def test_hyperband_prunes_at_our_rungs_and_nowhere_else():
     assert set(reached) == set(plan)
 
 
-def test_without_a_pruner_every_trial_is_trained_in_full():
-    assert train(make_pruner("none", 64, 4, 4), (4, 16, 64), [-float(i) for i in range(10)]) == [64] * 10
+@pytest.mark.parametrize("name", ["halving", "none"])
+def test_without_a_pruner_every_trial_is_trained_up_to_its_target(name):
+    assert train(make_pruner(name, 64, 4, 4), (4, 16, 64), [-float(i) for i in range(10)]) == [64] * 10

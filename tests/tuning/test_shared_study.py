@@ -23,26 +23,17 @@ from postgresql import postgresql  # noqa: F401
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths, format_strengths, parse_strengths
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tuning import study as study_module
-from hpt_mlflow.tuning.pruning import make_pruner
+from hpt_mlflow.tuning.halving import Halving
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING
 from hpt_mlflow.tuning.space import PAPER_SUBSETS, STRENGTHS, Space
 from hpt_mlflow.tuning.storage import open_storage, storage_errors
-from hpt_mlflow.tuning.study import (
-    ATTEMPT,
-    MOST_ATTEMPTS,
-    OWNER,
-    PLACE,
-    REASON,
-    RUN,
-    STEPS,
-    TAKEN,
-    SharedStudy,
-    attributes_of,
-)
+from hpt_mlflow.tuning.study import MOST_ATTEMPTS, SharedStudy, attributes_of
+from hpt_mlflow.tuning.trials import ATTEMPT, OWNER, PLACE, REASON, RUN, STEPS, TAKEN
 
 WORKERS = 4
 SPACE = Space(AUGMENTATIONS)
 SEARCH = Space(AUGMENTATIONS, with_strengths=True)
+HALVING = Halving((2, 4, 8), 2)
 IDENTITY = {"data": "cats", "steps": 64, "augment": ["crop", "flip"], "root": None}
 # Runs Python code with `study`, a shared study; says what it prints, and waits until it is killed.
 KILLED = """
@@ -68,8 +59,8 @@ def opened(address):
     return databases[address]
 
 
-def shared(address, name="cats", space=SPACE, pruner=None, seed=0, budget_steps=None):
-    return SharedStudy(opened(address), name, space, pruner or NopPruner(), seed, budget_steps)
+def shared(address, name="cats", space=SPACE, seed=0, budget_steps=None, halving=None):
+    return SharedStudy(opened(address), name, space, NopPruner(), seed, budget_steps, halving)
 
 
 def made(address, queue=(), maximise=True, **settings):
@@ -185,6 +176,25 @@ def take_all(place, address, with_strengths):
         trial.report(0.5, 1)
         study.end(trial, TrialState.COMPLETE, 0.5)
     return taken
+
+
+def halve(study, trial, scores):
+    """Train a trial to its target; gives the place and the target."""
+    place, target = trial.user_attrs[PLACE], study.target(trial)
+    for step in HALVING.rungs:
+        if step <= target:
+            trial.report(scores[place], step)
+    study.end(trial, TrialState.COMPLETE if target == HALVING.rungs[-1] else TrialState.PRUNED, scores[place])
+    return place, target
+
+
+def halve_all(place, address, scores):
+    """Claim until nothing is left for now; gives what was trained."""
+    study = shared(address, halving=HALVING)
+    done = []
+    while trial := study.claim(f"worker {place}"):
+        done.append(halve(study, trial, scores))
+    return done
 
 
 def spend(place, address, budget, steps):
@@ -702,13 +712,11 @@ def test_strengths_are_those_of_the_trial(address):
 
 
 def test_plain_optuna_reads_the_study(address):
-    study = made(address, SEARCH.queue(2, seed=0), space=SEARCH, pruner=make_pruner("halving", 64, 4, 4))
+    study = made(address, SEARCH.queue(2, seed=0), space=SEARCH)
     better, worse = study.claim("me"), study.claim("me")
     for trial, score in ((better, 0.75), (worse, 0.25)):
         SEARCH.suggest(trial)
         trial.report(score, 4)
-    assert not better.should_prune()
-    assert worse.should_prune()
     study.end(better, TrialState.COMPLETE, 0.75)
     study.end(worse, TrialState.PRUNED, 0.25, "not among the best at step 4")
     file = address.removeprefix("journal:")
@@ -723,20 +731,25 @@ def test_plain_optuna_reads_the_study(address):
 
 
 def test_halving_is_the_same_with_a_study_opened_anew_for_each_trial(address):
-    pruner = ("halving", 8, 2, 2)
     made(address, SPACE.queue(6, seed=0))
+    scores, reached = (0.5, 0.6, 0.4, 0.55, 0.5, 0.9), []
+    while trial := shared(address, halving=HALVING).claim("me"):
+        reached.append(halve(shared(address, halving=HALVING), trial, scores))
+    # Of six three, and of those the best one.
+    assert reached == [*((place, 2) for place in range(6)), (5, 4), (1, 4), (3, 4), (5, 8)]
+
+
+def test_several_processes_halve_as_one_does(address, crew):
+    study = made(address, SPACE.queue(16, seed=0), halving=HALVING)
+    scores = [(place * 7) % 16 / 16 for place in range(16)]
     reached = []
-    for score in (0.5, 0.6, 0.4, 0.55, 0.5, 0.9):
-        study = shared(address, pruner=make_pruner(*pruner))
-        trial = study.claim("me")
-        for step in (2, 4, 8):
-            trial.report(score, step)
-            if step < 8 and trial.should_prune():
-                break
-        study.end(trial, TrialState.COMPLETE if step == 8 else TrialState.PRUNED, score)
-        reached.append(step)
-    # As worked out by hand in test_pruning.py.
-    assert reached == [8, 8, 2, 4, 2, 8]
+    # Who finds nothing to do ends, and is started again while others have more.
+    while done := [pair for of_process in crew(halve_all, address, scores) for pair in of_process]:
+        reached += done
+    best = sorted(range(16), key=scores.__getitem__, reverse=True)
+    pairs = [(place, target) for many, target in ((16, 2), (8, 4), (4, 8)) for place in best[:many]]
+    assert sorted(reached) == sorted(pairs)
+    assert Counter(record.reached for record in study.records()) == {2: 8, 4: 4, 8: 4}
 
 
 # Sampling
