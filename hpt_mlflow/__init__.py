@@ -18,14 +18,15 @@ if TYPE_CHECKING:
     from hpt_mlflow.stages.evaluate import evaluate
     from hpt_mlflow.stages.main import main
     from hpt_mlflow.stages.pretrain import pretrain
+    from hpt_mlflow.stages.study import study
     from hpt_mlflow.stages.tune import tune
 
-__all__ = ["HptError", "adapt", "evaluate", "main", "pretrain", "tune"]
+__all__ = ["HptError", "adapt", "evaluate", "main", "pretrain", "study", "tune"]
 
 
 def __getattr__(name: str) -> Any:
     """Import a stage when it is first asked for: torch and MLflow take seconds, `hpt --help` must not."""
-    if name in ("adapt", "evaluate", "main", "pretrain", "tune"):
+    if name in ("adapt", "evaluate", "main", "pretrain", "study", "tune"):
         from importlib import import_module
 
         return getattr(import_module(f"hpt_mlflow.stages.{name}"), name)

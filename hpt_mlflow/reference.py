@@ -11,6 +11,7 @@ from hpt_mlflow.settings import (
     EvaluateSettings,
     MainSettings,
     PretrainSettings,
+    StudySettings,
     TrainingSettings,
     TuneSettings,
 )
@@ -22,6 +23,7 @@ STAGES: dict[str, type[Settings]] = {
     "tune": TuneSettings,
     "evaluate": EvaluateSettings,
     "main": MainSettings,
+    "study": StudySettings,
 }
 TYPE_NAMES = {int: "whole number", float: "number", bool: "true|false", str: "text"}
 

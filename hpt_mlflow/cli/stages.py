@@ -67,6 +67,8 @@ def _run(stage: str, settings: dict[str, Any]) -> None:
         # Checked before torch and MLflow are imported, which takes seconds.
         STAGES[stage](**settings)
         result = getattr(import_module(f"hpt_mlflow.stages.{stage}"), stage)(**settings)
+    if result is None:
+        return  # It was only to say what it would do.
     if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":
         return  # Of several processes, the first one says it.
     click.echo(f"{stage}: run {result.run_id}, model {result.model_uri} ({' > '.join(result.chain)})")

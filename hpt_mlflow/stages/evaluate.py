@@ -27,6 +27,7 @@ from hpt_mlflow.settings import DEFAULT_MODEL_NAME, EvaluateSettings
 from hpt_mlflow.stages.evaluation_metrics import certain_figures, compared_with_untrained, first_step_to, repeat_figures
 from hpt_mlflow.stages.evaluation_pictures import log_curve, log_pictures, log_predictions
 from hpt_mlflow.stages.learn import report_unreadable
+from hpt_mlflow.stages.planning import identify
 from hpt_mlflow.stages.progress import show_steps
 from hpt_mlflow.stages.result import StageResult
 from hpt_mlflow.stages.task import check_unseen, prepare_task
@@ -35,6 +36,7 @@ from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.dataset_input import log_dataset
 from hpt_mlflow.tracking.delivery import VERSION_PLACEHOLDER
 from hpt_mlflow.tracking.evaluations import exists
+from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, Identity
 from hpt_mlflow.tracking.registry import CLASSIFIER, FoundModel, check_names, find_model, log_classifier
 from hpt_mlflow.tracking.runs import StageRun, stage_run
 from hpt_mlflow.tracking.seen_images import log_seen_images
@@ -59,7 +61,7 @@ def evaluate(**settings: Any) -> StageResult:
     dataset = open_dataset(chosen.data, chosen.root)
     check_labels(dataset, dataset.split(chosen.split_seed))
     connect()
-    addresses = _addresses(chosen.model)
+    addresses = addresses_of(chosen.model)
     found = find_model(addresses[-1], "model", DEFAULT_MODEL_NAME)
     card, classifier_name = found.card, _classifier_name(chosen, found.uri)
     task = prepare_task(chosen, dataset, card)
@@ -69,7 +71,7 @@ def evaluate(**settings: Any) -> StageResult:
         untrained = _untrained(chosen, task, card) if chosen.untrained else []
         arithmetic = _choose_precision(chosen, task, [found.backbone, *untrained])
         task = replace(task, reader=replace(task.reader, precision=arithmetic.precision))
-        tags = _introduce(run, chosen, dataset, task, found, arithmetic)
+        tags = _introduce(run, chosen, dataset, task, found, arithmetic, addresses)
         figures_by_step = {}
         for address in addresses:
             milestone = found if address == addresses[-1] else find_model(address, "model", DEFAULT_MODEL_NAME)
@@ -90,7 +92,16 @@ def evaluate(**settings: Any) -> StageResult:
         return StageResult(run.run_id, found.uri, card.chain, result, classifier)
 
 
-def _addresses(model: str) -> list[str]:
+def evaluation_identity(settings: EvaluateSettings, dataset: Dataset, addresses: list[str]) -> Identity:
+    """What makes another evaluation the same work.
+
+    Args:
+        addresses: of the models, without `latest` or alias.
+    """
+    return identify("evaluate", replace(settings, model=", ".join(addresses)), [dataset])
+
+
+def addresses_of(model: str) -> list[str]:
     """Of a run, its milestones, the last one by the version that it was registered as; of a model, itself."""
     run_id = model.removeprefix("runs:/").strip("/")
     if not model.startswith("runs:/") or "/" in run_id:
@@ -117,12 +128,14 @@ def _introduce(
     task: Task,
     found: FoundModel,
     arithmetic: FeaturePrecision,
+    addresses: list[str],
 ) -> dict[str, str]:
     """Log what is known before the first figure; give the tags that the classifier gets as well."""
     card, images = found.card, task.reader.images
     test_digest = hashlib.sha256(dataset.digest.encode() + dataset.split(settings.split_seed).test.tobytes())
     tags = {
         "hpt.stage": "evaluate",
+        FINGERPRINT_TAG: evaluation_identity(settings, dataset, addresses).fingerprint,
         "hpt.chain": " > ".join(card.chain),
         "hpt.parent_model": found.uri,
         "hpt.dataset_digest": dataset.digest,

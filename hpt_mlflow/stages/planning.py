@@ -25,7 +25,7 @@ OPERATIONAL = frozenset(
     [
         *("data", "root", "base", "source", "target", "weights"),
         *("workers", "cache_gib", "device", "nproc", "restarts"),
-        *("checkpoint_every", "resume", "strict"),
+        *("checkpoint_every", "resume", "strict", "at_once", "dry_run"),
     ]
 )
 

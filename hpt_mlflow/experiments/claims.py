@@ -1,0 +1,135 @@
+"""What the paper claims, and whether it held here: one sentence each (HPT, sections 4.1 to 4.5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hpt_mlflow.experiments.results import Estimate, Results, difference, times_sooner
+
+HELD, NOT_SHOWN, OPPOSITE = "held", "not shown", "the opposite"
+UNTRAINED = "an untrained network"
+
+
+def claims(results: Results) -> list[str]:
+    """A sentence for each claim of the paper that the experiment is about, and for each comparison behind it."""
+    return [sentence for sentence in CLAIMS[results.study](results) if sentence]
+
+
+def verdict(found: Estimate) -> str:
+    """Whether a difference that should be above 0 is."""
+    if found.is_sure:
+        return HELD if found.mean > 0 else OPPOSITE
+    return NOT_SHOWN
+
+
+def words_for(study: str, condition: str) -> str:
+    """A condition in a sentence: `with 10% of the images`."""
+    of_all = condition.endswith("%")
+    return {
+        "semi-supervised": f"with {condition} of the labels" if of_all else f"with {condition} labels",
+        "data-amount": f"with {condition} of the images" if of_all else f"with {condition} images",
+        "augmentation": f"with {condition}",
+    }[study]
+
+
+def _better(results: Results, one: str, other: str, condition: str = "") -> str:
+    """One sentence on a claim that a method beats another one."""
+    found = difference(results.last(one, condition), results.last(other, condition))
+    if found is None:
+        return ""
+    return f"{_where(results, condition)}{one} better than {other}: {_points(found)} points, {verdict(found)}."
+
+
+def _beside(results: Results, one: str, other: str, condition: str = "") -> str:
+    """One sentence on two methods of which the paper does not claim which is better."""
+    others = results.untrained if other == UNTRAINED else results.last(other, condition)
+    found = difference(results.last(one, condition), others)
+    return f"{_where(results, condition)}{one} less {other}: {_points(found)} points." if found else ""
+
+
+def _where(results: Results, condition: str) -> str:
+    return f"{words_for(results.study, condition)}: ".capitalize() if condition else ""
+
+
+def _points(found: Estimate) -> str:
+    mean, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in (found.mean, found.low, found.high))
+    return f"{mean} (one seed)" if found.count < 2 else f"{mean} [{low}, {high}]"
+
+
+def _times(found: Estimate) -> str:
+    mean, low, high = (
+        f"{value:.1f}" if value >= 1 else f"{value:.2f}" for value in (found.mean, found.low, found.high)
+    )
+    return f"{mean} times" if found.count < 2 else f"{mean} [{low}, {high}] times"
+
+
+def _separability(results: Results) -> list[str]:
+    """HPT is as good as Base and Target or better, and gets there up to 80 times sooner."""
+    others = [_better(results, "HPT", other) for other in ("Target", "Base")]
+    beside = [_beside(results, *pair) for pair in (("HPT-BN", "HPT"), ("HPT", UNTRAINED), ("Target", UNTRAINED))]
+    return [*others, _sooner(results), *beside]
+
+
+def _sooner(results: Results) -> str:
+    slow = results.by_seed("Target")
+    found, reached = times_sooner(results.by_seed("HPT"), slow)
+    if found is None:
+        return f"HPT reaches Target's best sooner: in none of {len(slow)} seeds, {NOT_SHOWN}."
+    seeds = "" if reached == len(slow) else f" in the {reached} of {len(slow)} seeds in which it does at all"
+    seeds += " (one seed)" if found.count < 2 else ""
+    held = NOT_SHOWN
+    if found.low < found.high and reached == len(slow):
+        held = HELD if found.low > 1 else OPPOSITE if found.high < 1 else NOT_SHOWN
+    return f"HPT reaches Target's best {_times(found)} sooner{seeds}, {held}."
+
+
+def _semi_supervised(results: Results) -> list[str]:
+    """With few labels HPT is best, and HPT-BN never beats it."""
+    return [
+        _better(results, "HPT", other, condition)
+        for condition in results.conditions
+        for other in ("Target", "Base", "HPT-BN")
+    ]
+
+
+def _sequential(results: Results) -> list[str]:
+    """B+S+T is the best sequence."""
+    others = [method for method in results.methods if method != "B+S+T"]
+    return [_better(results, "B+S+T", other) for other in others] + [_beside(results, "B+S+T", UNTRAINED)]
+
+
+def _augmentation(results: Results) -> list[str]:
+    """HPT loses less than Target where augmentations are taken away, and stays above it."""
+    baseline, *fewer = results.conditions
+    sentences = []
+    for condition in fewer:
+        losses = {method: losses_by_seed(results, method, condition, baseline) for method in ("HPT", "Target")}
+        less = difference(losses["Target"], losses["HPT"])
+        if less:
+            where = _where(results, condition)
+            sentences.append(f"{where}HPT loses less than Target: {_points(less)} points, {verdict(less)}.")
+    return sentences + [_better(results, "HPT", "Target", condition) for condition in results.conditions]
+
+
+def losses_by_seed(results: Results, method: str, condition: str, baseline: str) -> dict[int, float]:
+    """By how much a method is better under its baseline condition than under another one."""
+    best, here = results.last(method, baseline), results.last(method, condition)
+    return {seed: best[seed] - here[seed] for seed in here if seed in best}
+
+
+def _data_amount(results: Results) -> list[str]:
+    """HPT is best where there are few images, or below about 5,000 HPT-BN."""
+    sentences = []
+    for condition in results.conditions:
+        sentences += [_better(results, "HPT", other, condition) for other in ("Target", "Base")]
+        sentences.append(_beside(results, "HPT-BN", "HPT", condition))
+    return sentences
+
+
+CLAIMS: dict[str, Callable[[Results], list[str]]] = {
+    "separability": _separability,
+    "semi-supervised": _semi_supervised,
+    "sequential": _sequential,
+    "augmentation": _augmentation,
+    "data-amount": _data_amount,
+}

@@ -1,0 +1,107 @@
+"""The figures of an experiment, and how sure their means and differences are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student  # type: ignore[import-untyped]
+
+CONFIDENCE = 0.95
+# Test figures by pretraining step.
+BySteps = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over the seeds and its 95% interval, by Student's t; the interval is NaN for one seed alone."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether 0 lies outside of the interval. Seeds that agree to the last image have none that says anything."""
+        return self.low < self.high and (self.low > 0 or self.high < 0)
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of independent values, one a seed, at least one."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Estimate(mean, math.nan, math.nan, len(values))
+    half = float(student.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return Estimate(mean, mean - half, mean + half, len(values))
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an experiment has found.
+
+    Attributes:
+        study: its name.
+        metric: accuracy or auroc, in [0, 1], on test.
+        figures: by method, condition and seed, the test figure by pretraining step.
+        untrained: by seed, the figure of an untrained network.
+    """
+
+    study: str
+    metric: str
+    figures: Mapping[tuple[str, str, int], BySteps]
+    untrained: Mapping[int, float]
+
+    @property
+    def methods(self) -> list[str]:
+        """In the order of the experiment."""
+        return list(dict.fromkeys(method for method, _, _ in self.figures))
+
+    @property
+    def conditions(self) -> list[str]:
+        """In the order of the experiment; an empty one where it has none."""
+        return list(dict.fromkeys(condition for _, condition, _ in self.figures))
+
+    def by_seed(self, method: str, condition: str = "") -> dict[int, BySteps]:
+        """The figures of a method under a condition, by step, of each seed."""
+        return {s: by_steps for (m, c, s), by_steps in self.figures.items() if (m, c) == (method, condition)}
+
+    def last(self, method: str, condition: str = "") -> dict[int, float]:
+        """The figure after the last step, by seed."""
+        return {seed: by_steps[max(by_steps)] for seed, by_steps in self.by_seed(method, condition).items()}
+
+    def mean(self, method: str, condition: str = "") -> Estimate | None:
+        """Over the seeds, after the last step; None where there is nothing."""
+        values = list(self.last(method, condition).values())
+        return estimate(values) if values else None
+
+
+def difference(one: Mapping[int, float], other: Mapping[int, float]) -> Estimate | None:
+    """The mean of one less the other, seed by seed; None where no seed has both."""
+    common = [seed for seed in one if seed in other]
+    return estimate([one[seed] - other[seed] for seed in common]) if common else None
+
+
+def times_sooner(fast: Mapping[int, BySteps], slow: Mapping[int, BySteps]) -> tuple[Estimate | None, int]:
+    """How many times sooner `fast` reaches the best figure that `slow` reaches at all (HPT, section 4.1).
+
+    By seed it is the step of the best of `slow` over the first step at which `fast` is as good; of the seeds the
+    geometric mean, as the mean and interval of the logarithms say.
+
+    Returns:
+        The estimate over those seeds in which it is reached, None for none; and how many those are.
+    """
+    logarithms = []
+    for seed, curve in slow.items():
+        best = max(curve.values())
+        needed = min(step for step, value in curve.items() if value == best)
+        reached = [step for step, value in fast.get(seed, {}).items() if value >= best]
+        if reached:
+            logarithms.append(math.log(needed / min(reached)))
+    if not logarithms:
+        return None, 0
+    found = estimate(logarithms)
+    ratio = Estimate(math.exp(found.mean), math.exp(found.low), math.exp(found.high), found.count)
+    return ratio, found.count

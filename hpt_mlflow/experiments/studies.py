@@ -1,0 +1,218 @@
+"""The five experiments as plans (HPT, sections 4.1 to 4.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, NamedTuple
+
+from hpt_mlflow.augment.subset import AUGMENTATIONS
+from hpt_mlflow.experiments.plan import ExperimentPlan, Job, Point, job
+from hpt_mlflow.settings import StudySettings
+from hpt_mlflow.settings.common import parse_count
+from hpt_mlflow.settings.study import listed
+from hpt_mlflow.training.plan import PRESETS
+from hpt_mlflow.tuning.space import PAPER_SUBSETS
+
+METHODS = ("Base", "Target", "HPT", "HPT-BN")
+SEQUENCES = ("B", "T", "S", "B+T", "B+S", "S+T", "B+S+T")
+# What each of a study's trainings takes from the study.
+SHARED = (
+    *("root", "preset", "batch_size", "learning_rate", "weight_decay", "key_momentum", "temperature"),
+    *("queue_size", "bn_splits", "strengths", "precision", "compile", "workers", "cache_gib", "device", "nproc"),
+    "restarts",
+    *("checkpoint_every", "model_name", "strict"),
+)
+
+
+class Network(NamedTuple):
+    """That of a registered Base, and so of what is compared with it."""
+
+    arch: str
+    image_size: int
+    small_stem: bool
+
+
+@dataclass(frozen=True)
+class Chains:
+    """The trainings and evaluations of one seed.
+
+    Attributes:
+        images: of the target, that training may see.
+        network: of the registered Base, where there is one.
+    """
+
+    settings: StudySettings
+    seed: int
+    images: int
+    network: Network | None = None
+
+    def base(self) -> Job | None:
+        """The training on base; None for a registered Base."""
+        if self.settings.base_model is not None:
+            return None
+        steps = self.settings.base_steps or PRESETS[self.settings.preset].pretrain_steps
+        return self._from_random_weights(self.settings.base, steps, augment=self._augment)
+
+    def on_source(self, start: Job | None, from_base: bool = True) -> Job:
+        """A training on source, from the Base or from random weights."""
+        settings = self.settings
+        steps = settings.source_steps or self._target_steps
+        assert settings.source is not None
+        if not from_base:
+            return self._from_random_weights(settings.source, steps, augment=self._augment)
+        return self._from_model(start, settings.source, steps, augment=self._augment)
+
+    def before_target(self) -> Job | None:
+        """What HPT starts from on the target: the Base, or what was made of it on source."""
+        return self.on_source(self.base()) if self.settings.source is not None else self.base()
+
+    def on_target(self, method: str, **more: Any) -> Job:
+        """The training on the target by one of the four methods."""
+        if method == "Target":
+            return self.target_alone(**more)
+        if method == "Base":
+            return self.adapted(self.base(), update="bn-stats", **more)
+        return self.adapted(self.before_target(), update="bn" if method == "HPT-BN" else "all", **more)
+
+    def target_alone(self, **more: Any) -> Job:
+        """A training on the target from random weights."""
+        return self._from_random_weights(self.settings.target, self._target_steps, **self._with_defaults(more))
+
+    def adapted(self, start: Job | None, **more: Any) -> Job:
+        """A training on the target from a model; from the registered Base where there is no start."""
+        return self._from_model(start, self.settings.target, self._target_steps, **self._with_defaults(more))
+
+    def evaluated(self, training: Job, whole_run: bool = False, **more: Any) -> Job:
+        """An evaluation on the target."""
+        settings = self.settings
+        shared = {name: getattr(settings, name) for name in ("root", "device", "cache_gib")}
+        # Untrained features are the same for all methods of a seed.
+        own = {"untrained": training.stage == "pretrain", "classifier_name": "none", "seed": self.seed}
+        how = {
+            "protocol": settings.protocol,
+            "steps": settings.protocol_steps if settings.protocol == "paper" else None,
+        }
+        return job(
+            "evaluate",
+            training,
+            whole_run,
+            **shared | own | {"data": settings.target, "split_seed": self.seed} | how | more,
+        )
+
+    def cut_to(self, amount: str) -> dict[str, int]:
+        """The named sizes that so few images cannot fill, cut to what they can; the preset's are cut by the stage."""
+        count = parse_count("amounts", amount)
+        batch = count if isinstance(count, int) else round(count * self.images)
+        # Equal parts for all processes, of two images or more.
+        nproc = self.settings.nproc
+        batch = max(2, batch // nproc) * nproc
+        named = {"batch_size": batch, "bn_splits": max(1, batch // (2 * nproc)) * nproc}
+        said = {name: (getattr(self.settings, name), most) for name, most in named.items()}
+        return {name: min(value, most) for name, (value, most) in said.items() if value is not None and value > most}
+
+    @property
+    def _target_steps(self) -> int:
+        return self.settings.steps or PRESETS[self.settings.preset].adapt_steps
+
+    @property
+    def _augment(self) -> str | None:
+        return self.settings.augment if set(listed(self.settings.augment)) != set(AUGMENTATIONS) else None
+
+    def _with_defaults(self, more: dict[str, Any]) -> dict[str, Any]:
+        return {"augment": self._augment, "images": self.settings.images} | more
+
+    def _from_random_weights(self, data: str, steps: int, **more: Any) -> Job:
+        said = {name: getattr(self.settings, name) or None for name in Network._fields}
+        network = self.network._asdict() if self.network else {}
+        own = {name: value or network.get(name) for name, value in said.items()}
+        return job("pretrain", **self._shared(data, steps) | own | more)
+
+    def _from_model(self, start: Job | None, data: str, steps: int, **more: Any) -> Job:
+        own = {"parent": None if start else self.settings.base_model, "image_size": self.settings.image_size}
+        return job("adapt", start, **self._shared(data, steps) | own | more)
+
+    def _shared(self, data: str, steps: int) -> dict[str, Any]:
+        shared = {name: getattr(self.settings, name) for name in SHARED}
+        seeds = {"seed": self.seed, "split_seed": self.seed}
+        return shared | seeds | {"data": data, "steps": steps, "milestones": "100%"}
+
+
+def make_experiment(settings: StudySettings, images: int, network: Network | None = None) -> ExperimentPlan:
+    """All that a study runs, for all its seeds.
+
+    Args:
+        images: of the target, that training may see.
+        network: of the registered Base, where there is one; what starts from random weights has it too.
+    """
+    points: list[Point] = []
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        chains = Chains(settings, seed, images, network)
+        points += [Point(method, condition, seed, done) for method, condition, done in STUDIES[settings.study](chains)]
+    return ExperimentPlan(settings.study, tuple(points))
+
+
+Found = Iterator[tuple[str, str, Job]]
+
+
+def _separability(chains: Chains) -> Found:
+    """Accuracy against pretraining steps (section 4.1, figures 3 and 4)."""
+    for method in METHODS:
+        milestones = "100%" if method == "Base" else chains.settings.milestones
+        yield method, "", chains.evaluated(chains.on_target(method, milestones=milestones), whole_run=True)
+
+
+def _semi_supervised(chains: Chains) -> Found:
+    """Fine-tuning on few labels (section 4.2)."""
+    for labels in listed(chains.settings.labels):
+        for method in METHODS:
+            how: dict[str, Any] = {"protocol": "finetune", "labels": labels, "steps": chains.settings.protocol_steps}
+            yield method, labels, chains.evaluated(chains.on_target(method), **how, untrained=False)
+
+
+def _sequential(chains: Chains) -> Found:
+    """Which stages in a row (section 4.3). What has not learned on the target gets its batch-norm statistics there."""
+    base, source = chains.base(), chains.on_source(None, from_base=False)
+    both = chains.on_source(base)
+    models = {
+        "B": chains.adapted(base, update="bn-stats"),
+        "T": chains.target_alone(),
+        "S": chains.adapted(source, update="bn-stats"),
+        "B+T": chains.adapted(base),
+        "B+S": chains.adapted(both, update="bn-stats"),
+        "S+T": chains.adapted(source),
+        "B+S+T": chains.adapted(both),
+    }
+    for sequence in SEQUENCES:
+        yield sequence, "", chains.evaluated(models[sequence])
+
+
+def _augmentation(chains: Chains) -> Found:
+    """Fewer augmentations on the target (section 4.4): the paper's subsets, or all."""
+    # An untrained network is the same under all conditions: the first one is enough.
+    every = [subset for size in range(len(AUGMENTATIONS), -1, -1) for subset in combinations(AUGMENTATIONS, size)]
+    for subset in every if chains.settings.every_subset else PAPER_SUBSETS:
+        for method in ("Target", "HPT"):
+            named = ",".join(subset) or "none"
+            first = method == "Target" and subset == AUGMENTATIONS
+            yield method, named, chains.evaluated(chains.on_target(method, augment=named), untrained=first)
+
+
+def _data_amount(chains: Chains) -> Found:
+    """Fewer images of the target (section 4.5)."""
+    for number, amount in enumerate(listed(chains.settings.amounts)):
+        # What is all of them is what other studies take.
+        images = None if amount == "100%" else amount
+        for method in METHODS:
+            training = chains.on_target(method, images=images, **chains.cut_to(amount))
+            yield method, amount, chains.evaluated(training, untrained=method == "Target" and number == 0)
+
+
+STUDIES: dict[str, Callable[[Chains], Found]] = {
+    "separability": _separability,
+    "semi-supervised": _semi_supervised,
+    "sequential": _sequential,
+    "augmentation": _augmentation,
+    "data-amount": _data_amount,
+}

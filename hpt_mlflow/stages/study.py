@@ -1,0 +1,200 @@
+"""Study: one of the paper's experiments, from its trainings to the figure that answers it."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.labels import check_labels
+from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.experiments.figure import experiment_figure
+from hpt_mlflow.experiments.page import Origin, experiment_csv, experiment_markdown, experiment_page, figure_as_svg
+from hpt_mlflow.experiments.plan import ExperimentPlan, Job
+from hpt_mlflow.experiments.results import Results
+from hpt_mlflow.experiments.studies import Network, make_experiment
+from hpt_mlflow.settings import StudySettings
+from hpt_mlflow.stages.planning import identify
+from hpt_mlflow.stages.result import StageResult, result_of
+from hpt_mlflow.stages.study_cost import seconds_per_step
+from hpt_mlflow.stages.study_jobs import Done, Workplace, run_jobs
+from hpt_mlflow.tracking.connection import connect
+from hpt_mlflow.tracking.earlier import Earlier, earlier_run
+from hpt_mlflow.tracking.finished import figures_by_step, run_of
+from hpt_mlflow.tracking.registry import FoundModel, check_names, find_model
+from hpt_mlflow.tracking.runs import StageRun, current_run_id, stage_run
+from hpt_mlflow.training.processes import joins_others
+
+PAGE, CSV, SVG, PNG = "study.html", "study.csv", "study.svg", "study.png"
+# The methods whose model a study is about, the first one that it has.
+MAIN_METHODS = ("HPT", "B+S+T")
+
+
+def study(**settings: Any) -> StageResult | None:
+    """Run what an experiment of the paper takes and is not there yet, and answer its claims.
+
+    A finished stage with the same settings, data and parent is taken over, from whatever run. What was interrupted goes
+    on with the same command.
+
+    Args:
+        settings: the fields of `StudySettings`.
+
+    Returns:
+        None for a dry run.
+
+    Raises:
+        HptError: something is wrong that the user can mend; before any long work where that is possible.
+    """
+    chosen = StudySettings(**settings)
+    if joins_others():
+        raise HptError("study starts processes itself: use --at-once, or --nproc for each training")
+    datasets = _open_datasets(chosen)
+    connect()
+    check_names(chosen.model_name, None)
+    base = find_model(chosen.base_model, "base_model", chosen.model_name) if chosen.base_model else None
+    chosen = replace(chosen, base_model=base.uri if base else None)
+    plan = _plan(chosen, datasets[chosen.target], base)
+    if chosen.dry_run:
+        print(_describe(plan, chosen))
+        return None
+    named = [datasets[address] for address in (chosen.base, chosen.source, chosen.target) if address in datasets]
+    identity = identify("study", chosen, named, chosen.base_model)
+    chain = (*(base.card.chain if base else ()), *(dataset.name for dataset in named))
+    with earlier_run(identity, chosen.resume, current_run_id()) as earlier:
+        if earlier and earlier.finished:
+            return result_of(earlier)
+        with stage_run(f"study {chosen.study}: {' > '.join(chain)}", identity, earlier) as run:
+            _introduce(run, chosen, chain, earlier)
+            place = Workplace(datasets, run.run_id, chosen.at_once, reuse=chosen.resume != "never")
+            done = run_jobs(plan.jobs, place, _announcer(len(plan.jobs)))
+            results = _results(plan, done)
+            _report(run, results, _origin(chosen, chain, done, identity.command))
+            figures = _means(results)
+            run.metrics(figures, 0)
+            model = next(
+                (done[p.evaluation.start].model for p in plan.points if p.method in MAIN_METHODS if p.evaluation.start),
+                "",
+            )
+            run.tags({"hpt.model": model})
+            return StageResult(run.run_id, model, chain, figures)
+
+
+def _open_datasets(chosen: StudySettings) -> dict[str, Dataset]:
+    """By address; what a study needs, checked.
+
+    Raises:
+        HptError: one cannot be opened, or the target cannot be judged by.
+    """
+    addresses = [None if chosen.base_model else chosen.base, chosen.source, chosen.target]
+    datasets = {address: open_dataset(address, chosen.root) for address in addresses if address}
+    target = datasets[chosen.target]
+    if target.labels is None:
+        raise HptError(f"target: {target.name} has no labels, by which a study compares methods; give it labels")
+    for seed in range(chosen.seed, chosen.seed + chosen.seeds):
+        check_labels(target, target.split(seed))
+    return datasets
+
+
+def _plan(chosen: StudySettings, target: Dataset, base: FoundModel | None) -> ExperimentPlan:
+    images = len(target.split(chosen.seed).seen)
+    if base is None:
+        return make_experiment(chosen, images)
+    card = base.card
+    if chosen.arch not in (None, card.arch):
+        raise HptError(f"arch: {chosen.base_model} is a {card.arch}, not a {chosen.arch}; leave arch out")
+    return make_experiment(chosen, images, Network(card.arch, card.image_size, card.small_stem))
+
+
+def _describe(plan: ExperimentPlan, chosen: StudySettings) -> str:
+    """What would be run, and what it costs."""
+    jobs = plan.jobs
+    trainings = Counter((job.label, job.steps) for job in jobs if job.stage != "evaluate")
+    lines = [f"{count} x {label}: {steps:,} steps" for (label, steps), count in trainings.items()]
+    steps = sum(job.steps for job in jobs)
+    seconds = seconds_per_step(chosen) * steps / chosen.at_once
+    return "\n".join(
+        [
+            *lines,
+            f"{trainings.total()} trainings of {steps:,} optimiser steps together, {len(jobs) - trainings.total()} "
+            "evaluations.",
+            f"About {_duration(seconds)} of training, by a short trial on this machine; evaluations, and what is there "
+            "already, are not counted.",
+        ]
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{max(1, round(seconds / 60))} min"
+
+
+def _introduce(run: StageRun, chosen: StudySettings, chain: tuple[str, ...], earlier: Earlier | None) -> None:
+    if earlier is None:
+        run.tags({"hpt.stage": "study", "hpt.study": chosen.study, "hpt.chain": " > ".join(chain)})
+        run.params(asdict(chosen))
+
+
+def _announcer(total: int) -> Any:
+    def announce(job: Job, done: Done, count: int) -> None:
+        found = f" (found: run {done.run_id})" if done.reused else ""
+        print(f"{count} of {total}: {job.name}{found}", file=sys.stderr)
+
+    return announce
+
+
+def _results(plan: ExperimentPlan, done: Mapping[Job, Done]) -> Results:
+    """The test figures of all points, as MLflow has them."""
+    metric = ""
+    figures: dict[tuple[str, str, int], dict[int, float]] = {}
+    untrained: dict[int, float] = {}
+    for point in plan.points:
+        run = run_of(done[point.evaluation].run_id)
+        metric = run.data.tags["hpt.metric"].removeprefix("test/")
+        figures[point.method, point.condition, point.seed] = figures_by_step(run.info.run_id, f"test/{metric}")
+        if f"random/{metric}" in run.data.metrics:
+            untrained.setdefault(point.seed, run.data.metrics[f"random/{metric}"])
+    return Results(plan.study, metric, figures, untrained)
+
+
+def _origin(chosen: StudySettings, chain: tuple[str, ...], done: Mapping[Job, Done], command: str) -> Origin:
+    said = {f.name: str(getattr(chosen, f.name)) for f in fields(chosen) if getattr(chosen, f.name) != f.default}
+    runs = [(job.name, result.run_id, result.reused) for job, result in done.items()]
+    infos = [run_of(result.run_id).info for result in done.values()]
+    hours = sum((info.end_time or info.start_time) - info.start_time for info in infos) / 3.6e6
+    return Origin(chain, command, said, runs, hours)
+
+
+def _report(run: StageRun, results: Results, origin: Origin) -> None:
+    """Log the figure, the table, the page and the description."""
+    figure = experiment_figure(results)
+    run.picture(figure, PNG)
+
+    def fill(folder: Path) -> None:
+        (folder / SVG).write_text(figure_as_svg(figure))
+        (folder / CSV).write_text(experiment_csv(results))
+        (folder / PAGE).write_text(experiment_page(results, origin))
+
+    run.tell("artifacts", {"files": [SVG, CSV, PAGE]}, fill)
+    run.describe(experiment_markdown(results, origin))
+
+
+def _main_model(plan: ExperimentPlan, done: Mapping[Job, Done]) -> str:
+    """What the method that the study is about has made with the first seed."""
+    trainings = [point.evaluation.start for point in plan.points if point.method in MAIN_METHODS]
+    return next(done[training].model for training in trainings if training)
+
+
+def _means(results: Results) -> dict[str, float]:
+    """Metrics of the run: the mean of each method under each condition."""
+    found = {}
+    for method in results.methods:
+        for condition in results.conditions:
+            mean = results.mean(method, condition)
+            name = "/".join(filter(None, (method, condition.replace(",", " ").replace("%", " percent"))))
+            if mean:
+                found[f"{name}/{results.metric}".replace("+", "-")] = mean.mean
+    return found

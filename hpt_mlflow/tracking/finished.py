@@ -1,0 +1,40 @@
+"""Work that is done: found by what makes it the same, whatever run it was nested in."""
+
+from __future__ import annotations
+
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from hpt_mlflow.tracking.connection import tracking_errors
+from hpt_mlflow.tracking.earlier import experiment_id_here
+from hpt_mlflow.tracking.evaluations import exists
+from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, Identity
+
+
+def finished_run(identity: Identity) -> Run | None:
+    """The newest finished run of the same work in this experiment whose model, where it made one, is still there."""
+    with tracking_errors("cannot look for finished runs"):
+        found = MlflowClient().search_runs(
+            [experiment_id_here()],
+            f"tags.`{FINGERPRINT_TAG}` = '{identity.fingerprint}' and attributes.status = 'FINISHED'",
+            order_by=["attributes.start_time DESC"],
+        )
+        return next((run for run in found if _is_whole(run)), None)
+
+
+def figures_by_step(run_id: str, metric: str) -> dict[int, float]:
+    """All values of a metric of a run, by step; the last one of each."""
+    with tracking_errors(f"cannot read the run {run_id}"):
+        history = MlflowClient().get_metric_history(run_id, metric)
+        return {point.step: point.value for point in sorted(history, key=lambda point: point.timestamp)}
+
+
+def run_of(run_id: str) -> Run:
+    """A run as the server knows it."""
+    with tracking_errors(f"cannot read the run {run_id}"):
+        return MlflowClient().get_run(run_id)
+
+
+def _is_whole(run: Run) -> bool:
+    model = run.data.tags.get("hpt.model")
+    return run.data.tags.get("hpt.stage") == "evaluate" or bool(model and exists(model))
