@@ -78,7 +78,7 @@ def _sooner(results: Results) -> str:
     seeds = "" if reached == len(slow) else f" in the {reached} of {len(slow)} seeds in which it does at all"
     seeds += " (one seed)" if found.count < 2 else ""
     held = NOT_SHOWN
-    if found.low < found.high and reached == len(slow):
+    if found.has_spread and reached == len(slow):
         held = HELD if found.low > 1 else OPPOSITE if found.high < 1 else NOT_SHOWN
     return f"HPT reaches Target's best {_times(found)} sooner{seeds}, {held}."
 

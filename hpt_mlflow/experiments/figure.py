@@ -52,7 +52,7 @@ def _against_steps(results: Results, axis: str) -> Figure:
         axes.plot(steps, middle, marker=MARKERS[number % len(MARKERS)], color=colour, label=method)
         axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set_xscale("log")
-    milestones = {step for by_steps in results.figures.values() if len(by_steps) > 1 for step in by_steps}
+    milestones = {step for (method, *_), curve in results.figures.items() if method != "Base" for step in curve}
     if len(milestones) <= MOST_TICKS:
         axes.set_xticks(sorted(milestones))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

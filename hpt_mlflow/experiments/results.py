@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import t as student  # type: ignore[import-untyped]
 
 CONFIDENCE = 0.95
+ROUNDING = 1e-9
 # Test figures by pretraining step.
 BySteps = Mapping[int, float]
 
@@ -25,8 +26,13 @@ class Estimate:
 
     @property
     def is_sure(self) -> bool:
-        """Whether 0 lies outside of the interval. Seeds that agree to the last image have none that says anything."""
-        return self.low < self.high and (self.low > 0 or self.high < 0)
+        """Whether 0 lies outside of an interval that says something."""
+        return self.has_spread and (self.low > 0 or self.high < 0)
+
+    @property
+    def has_spread(self) -> bool:
+        """Whether seeds differ; where they agree to the last image, the interval says nothing about how sure it is."""
+        return self.high - self.low > ROUNDING * max(1.0, abs(self.mean))
 
 
 def estimate(values: Sequence[float]) -> Estimate:

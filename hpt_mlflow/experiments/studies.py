@@ -196,7 +196,9 @@ def _augmentation(chains: Chains) -> Found:
         for method in ("Target", "HPT"):
             named = ",".join(subset) or "none"
             first = method == "Target" and subset == AUGMENTATIONS
-            yield method, named, chains.evaluated(chains.on_target(method, augment=named), untrained=first)
+            # All of them is what other studies take, without saying so.
+            augment = None if subset == AUGMENTATIONS else named
+            yield method, named, chains.evaluated(chains.on_target(method, augment=augment), untrained=first)
 
 
 def _data_amount(chains: Chains) -> Found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def study(**settings: Any) -> StageResult | None:
     if chosen.dry_run:
         print(_describe(plan, chosen))
         return None
-    named = [datasets[address] for address in (chosen.base, chosen.source, chosen.target) if address in datasets]
+    named = [datasets[address] for address in _addresses(chosen)]
     identity = identify("study", chosen, named, chosen.base_model)
     chain = (*(base.card.chain if base else ()), *(dataset.name for dataset in named))
     with earlier_run(identity, chosen.resume, current_run_id()) as earlier:
@@ -76,10 +76,7 @@ def study(**settings: Any) -> StageResult | None:
             _report(run, results, _origin(chosen, chain, done, identity.command))
             figures = _means(results)
             run.metrics(figures, 0)
-            model = next(
-                (done[p.evaluation.start].model for p in plan.points if p.method in MAIN_METHODS if p.evaluation.start),
-                "",
-            )
+            model = _main_model(plan, done)
             run.tags({"hpt.model": model})
             return StageResult(run.run_id, model, chain, figures)
 
@@ -90,14 +87,20 @@ def _open_datasets(chosen: StudySettings) -> dict[str, Dataset]:
     Raises:
         HptError: one cannot be opened, or the target cannot be judged by.
     """
-    addresses = [None if chosen.base_model else chosen.base, chosen.source, chosen.target]
-    datasets = {address: open_dataset(address, chosen.root) for address in addresses if address}
+    datasets = {address: open_dataset(address, chosen.root) for address in _addresses(chosen)}
     target = datasets[chosen.target]
     if target.labels is None:
         raise HptError(f"target: {target.name} has no labels, by which a study compares methods; give it labels")
     for seed in range(chosen.seed, chosen.seed + chosen.seeds):
         check_labels(target, target.split(seed))
     return datasets
+
+
+def _addresses(chosen: StudySettings) -> list[str]:
+    """Of base, source and target, as far as there are any."""
+    return [
+        address for address in (None if chosen.base_model else chosen.base, chosen.source, chosen.target) if address
+    ]
 
 
 def _plan(chosen: StudySettings, target: Dataset, base: FoundModel | None) -> ExperimentPlan:
@@ -138,7 +141,9 @@ def _introduce(run: StageRun, chosen: StudySettings, chain: tuple[str, ...], ear
         run.params(asdict(chosen))
 
 
-def _announcer(total: int) -> Any:
+def _announcer(total: int) -> Callable[[Job, Done, int], None]:
+    """What says on the terminal how far the study is."""
+
     def announce(job: Job, done: Done, count: int) -> None:
         found = f" (found: run {done.run_id})" if done.reused else ""
         print(f"{count} of {total}: {job.name}{found}", file=sys.stderr)

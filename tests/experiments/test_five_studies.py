@@ -1,0 +1,524 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from itertools import combinations
+from types import SimpleNamespace
+
+import pytest
+
+from hpt_mlflow.experiments.plan import FROM
+from hpt_mlflow.experiments.studies import STUDIES, Network, make_experiment
+from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings, StudySettings, TrainingSettings
+from hpt_mlflow.settings import study as study_settings
+from hpt_mlflow.stages.planning import fit_plan
+from hpt_mlflow.training.plan import PRESETS
+
+ADDRESSES = {"base": "builtin:mnist", "source": "folder:/x/source", "target": "builtin:digits"}
+LETTERS = {"builtin:mnist": "B", "folder:/x/source": "S", "builtin:digits": "T"}
+KINDS = {"pretrain": PretrainSettings, "adapt": AdaptSettings, "evaluate": EvaluateSettings}
+METHODS = ["Base", "Target", "HPT", "HPT-BN"]
+# What jobs say where the user says nothing.
+TRAINING = {
+    "preset": "quick",
+    "precision": "auto",
+    "compile": "auto",
+    "cache_gib": 4.0,
+    "device": "auto",
+    "nproc": 1,
+    "restarts": 0,
+    "checkpoint_every": 1000,
+    "model_name": "hpt-study",
+    "strict": False,
+    "milestones": "100%",
+}
+EVALUATION = {"device": "auto", "cache_gib": 4.0, "classifier_name": "none", "protocol": "fast", "untrained": False}
+BASE = ("pretrain", "B", {"steps": 30})
+SOURCE = ("adapt", "S", {"steps": 20})
+
+
+def settings(study="separability", with_source=False, **said):
+    addresses = {name: address for name, address in ADDRESSES.items() if with_source or name != "source"}
+    steps = {"base_steps": 30, "steps": 10} | ({"source_steps": 20} if with_source else {})
+    return StudySettings(**({"study": study, "seeds": 1} | addresses | steps | said))
+
+
+def made(study="separability", seen=1000, network=None, **said):
+    return make_experiment(settings(study, **said), seen, network)
+
+
+def by_point(plan):
+    found = {(point.method, point.condition, point.seed): point.evaluation for point in plan.points}
+    assert len(found) == len(plan.points)
+    return found
+
+
+def path(last, seed=0):
+    """A job and all behind it, oldest first: stage, dataset, and the settings that are not those that all have."""
+    told = []
+    while last:
+        said = dict(last.said)
+        assert (said.pop("seed"), said.pop("split_seed")) == (seed, seed)
+        letter = LETTERS[said.pop("data")]
+        common = EVALUATION if last.stage == "evaluate" else TRAINING
+        assert set(common) <= set(said)
+        told.insert(0, (last.stage, letter, {k: v for k, v in said.items() if k not in common or v != common[k]}))
+        last = last.start
+    return told
+
+
+def trainings(evaluation, seed=0):
+    *before, (stage, letter, _) = path(evaluation, seed)
+    assert (stage, letter) == ("evaluate", "T")
+    return before
+
+
+def on_target(update=None, **more):
+    return ("adapt", "T", {"steps": 10} | ({"update": update} if update else {}) | more)
+
+
+def alone(**more):
+    return ("pretrain", "T", {"steps": 10} | more)
+
+
+def four(**more):
+    """The trainings of the four methods, without a source."""
+    return {
+        "Base": [BASE, on_target("bn-stats", **more)],
+        "Target": [alone(**more)],
+        "HPT": [BASE, on_target("all", **more)],
+        "HPT-BN": [BASE, on_target("bn", **more)],
+    }
+
+
+# A study for each form that plans take.
+FORMS = {
+    "separability": {},
+    "over a source": {"with_source": True},
+    "registered": {"base_model": "models:/hpt/7", "network": Network("resnet18", 64, True)},
+    "registered, over a source": {"base_model": "models:/hpt/7", "with_source": True},
+    "semi-supervised": {"study": "semi-supervised", "labels": "20,100%", "protocol_steps": 5},
+    "sequential": {"study": "sequential", "with_source": True},
+    "sequential, registered": {"study": "sequential", "with_source": True, "base_model": "models:/hpt/7"},
+    "augmentation": {"study": "augmentation"},
+    "every subset": {"study": "augmentation", "every_subset": True},
+    "data-amount": {"study": "data-amount", "amounts": "1%,30,100%", "batch_size": 64, "bn_splits": 16},
+    "data-amount, registered": {"study": "data-amount", "base_model": "models:/hpt/7"},
+    "paper's probe": {"protocol": "paper", "protocol_steps": 3, "augment": "crop,flip", "images": "50%"},
+    "all named": {
+        **{"root": "/x", "small_stem": True, "preset": "paper", "batch_size": 8, "learning_rate": 0.1, "nproc": 2},
+        **{"weight_decay": 0.0, "key_momentum": 0.9, "temperature": 0.2, "queue_size": 64, "bn_splits": 2},
+        **{"strengths": "hue=0.1", "precision": "float16", "compile": "off", "cache_gib": 0.0, "device": "cpu"},
+        **{"restarts": 1, "checkpoint_every": 5, "model_name": "other", "strict": True, "arch": "resnet50"},
+        **{"image_size": 48, "seed": 4, "workers": 0},
+    },
+}
+
+
+def test_there_is_a_plan_for_each_study():
+    assert tuple(STUDIES) == study_settings.STUDIES
+    assert {FORMS[name].get("study", "separability") for name in FORMS} == set(STUDIES)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_stages_take_the_settings_of_every_job(form):
+    jobs = made(**FORMS[form]).jobs
+    assert jobs
+    for job in jobs:
+        assert job.stage != "pretrain" or job.start is None
+        assert job.start or job.stage == "pretrain" or "parent" in job.said
+        start = {FROM[job.stage]: "runs:/1234/model"} if job.start else {}
+        assert not set(start) & set(job.said)
+        made_of = KINDS[job.stage](**job.said | start)
+        assert {name: getattr(made_of, name) for name in job.said} == job.said
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_job_is_there_once_and_behind_its_start(form):
+    jobs = made(**FORMS[form], seeds=3).jobs
+    assert len(set(jobs)) == len(jobs)
+    for number, job in enumerate(jobs):
+        assert job.start is None or job.start in jobs[:number]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_seed_has_the_same_jobs_with_a_seed_and_a_split_of_its_own(form):
+    plan = made(**FORMS[form] | {"seed": 5, "seeds": 3})
+    told = {}
+    for point in plan.points:
+        told.setdefault(point.seed, []).append((point.method, point.condition, path(point.evaluation, point.seed)))
+    assert list(told) == [5, 6, 7]
+    assert told[5] == told[6] == told[7]
+    assert len(plan.jobs) == 3 * len(made(**FORMS[form]).jobs)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_base_is_trained_once_a_seed_or_not_at_all(form):
+    jobs = made(**FORMS[form], seeds=3).jobs
+    on_base = [job for job in jobs if job.said["data"] == ADDRESSES["base"]]
+    if "base_model" in FORMS[form]:
+        assert on_base == []
+    else:
+        assert [(job.stage, job.said["seed"]) for job in on_base] == [
+            ("pretrain", FORMS[form].get("seed", 0) + seed) for seed in range(3)
+        ]
+
+
+@pytest.mark.parametrize(
+    ("form", "beside"),
+    [
+        ("separability", ("Target", "")),
+        ("sequential", ("T", "")),
+        ("augmentation", ("Target", "crop,color,gray,blur,flip")),
+        ("every subset", ("Target", "crop,color,gray,blur,flip")),
+        ("data-amount", ("Target", "1%")),
+        ("semi-supervised", None),
+    ],
+)
+def test_an_untrained_network_is_evaluated_once_beside_one_from_random_weights(form, beside):
+    found = [point for point, job in by_point(made(**FORMS[form])).items() if job.said["untrained"]]
+    assert found == ([(*beside, 0)] if beside else [])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_all_jobs_of_a_study_have_names_of_their_own(form):
+    jobs = made(**FORMS[form], seeds=2).jobs
+    assert len({job.name for job in jobs}) == len(jobs)
+
+
+# Separability.
+
+
+def test_separability_looks_at_the_milestones_of_all_methods_that_learn():
+    plan = made(milestones="50%,100%")
+    found = by_point(plan)
+    assert list(found) == [(method, "", 0) for method in METHODS]
+    expected = four(milestones="50%,100%") | {"Base": four()["Base"]}
+    assert {method: trainings(job) for (method, *_), job in found.items()} == expected
+    assert all(job.whole_run for job in found.values())
+    assert [path(job)[-1][2] for job in found.values()] == [{}, {"untrained": True}, {}, {}]
+    # The Base, four trainings on the target and their evaluations.
+    assert len(plan.jobs) == 9
+    assert [job.steps for job in plan.jobs if job.stage != "evaluate"] == [30, 10, 10, 10, 10]
+
+
+def test_only_separability_looks_at_more_than_the_last_step():
+    for form in FORMS.values():
+        if form.get("study", "separability") != "separability":
+            jobs = made(**form).jobs
+            assert not any(job.whole_run for job in jobs)
+            assert {job.said["milestones"] for job in jobs if job.stage != "evaluate"} == {"100%"}
+
+
+def test_hpt_goes_over_the_source_where_there_is_one():
+    found = by_point(made(with_source=True, milestones="100%"))
+    assert {method: trainings(job) for (method, *_), job in found.items()} == {
+        "Base": [BASE, on_target("bn-stats")],
+        "Target": [alone()],
+        "HPT": [BASE, SOURCE, on_target("all")],
+        "HPT-BN": [BASE, SOURCE, on_target("bn")],
+    }
+    assert len(made(with_source=True).jobs) == 10
+
+
+def test_the_source_takes_as_many_steps_as_the_target_where_nothing_is_said():
+    jobs = made(with_source=True, source_steps=None).jobs
+    assert [job.steps for job in jobs if LETTERS[job.said["data"]] == "S"] == [10]
+
+
+@pytest.mark.parametrize(("preset", "base", "target"), [("quick", 600, 200), ("paper", 200_000, 5_000)])
+def test_the_preset_says_how_long_trainings_are_where_nothing_else_does(preset, base, target):
+    nothing = {"base_steps": None, "steps": None, "source_steps": None}
+    jobs = made(with_source=True, preset=preset, **nothing).jobs
+    steps = {LETTERS[job.said["data"]]: set() for job in jobs}
+    for job in jobs:
+        if job.stage != "evaluate":
+            steps[LETTERS[job.said["data"]]].add(job.steps)
+    assert steps == {"B": {base}, "S": {target}, "T": {target}}
+
+
+def test_a_registered_base_is_not_trained_again():
+    model = "models:/hpt/7"
+    plan = made(base_model=model, milestones="100%", network=Network("resnet50", 64, True))
+    assert {method: trainings(job) for (method, *_), job in by_point(plan).items()} == {
+        "Base": [on_target("bn-stats", parent=model)],
+        "Target": [alone(arch="resnet50", image_size=64, small_stem=True)],
+        "HPT": [on_target("all", parent=model)],
+        "HPT-BN": [on_target("bn", parent=model)],
+    }
+
+
+def test_a_registered_base_goes_over_the_source():
+    model = "models:/hpt/7"
+    found = by_point(made(base_model=model, with_source=True, milestones="100%"))
+    over = ("adapt", "S", {"steps": 20, "parent": model})
+    assert trainings(found["HPT", "", 0]) == [over, on_target("all")]
+    assert trainings(found["Base", "", 0]) == [on_target("bn-stats", parent=model)]
+
+
+def test_an_image_size_that_is_said_goes_before_the_registered_base_s():
+    network = Network("resnet18", 64, False)
+    jobs = made(base_model="models:/hpt/7", network=network).jobs
+    assert {job.said.get("image_size") for job in jobs if job.stage == "adapt"} == {None}
+    assert {job.said.get("image_size") for job in jobs if job.stage == "pretrain"} == {64}
+    jobs = made(base_model="models:/hpt/7", image_size=48, network=network).jobs
+    assert {job.said["image_size"] for job in jobs if job.stage != "evaluate"} == {48}
+
+
+@pytest.mark.parametrize(
+    ("said", "of_base", "expected"),
+    [(False, None, None), (True, None, True), (False, True, True), (True, False, True), (False, False, False)],
+)
+def test_a_small_stem_is_that_of_what_starts_from_random_weights(said, of_base, expected):
+    network = None if of_base is None else Network("resnet18", 64, of_base)
+    jobs = made(base_model="models:/hpt/7" if network else None, small_stem=said, network=network).jobs
+    told = {(job.stage, job.said.get("small_stem")) for job in jobs if job.stage != "evaluate"}
+    # A model that is adapted has a stem.
+    assert told == {("pretrain", expected), ("adapt", None)}
+
+
+def test_a_network_that_is_said_is_that_of_random_weights_alone():
+    plan = made(arch="resnet34", image_size=48)
+    assert {(job.stage, job.said.get("arch")) for job in plan.jobs if job.stage != "evaluate"} == {
+        ("pretrain", "resnet34"),
+        ("adapt", None),
+    }
+    assert {job.said["image_size"] for job in plan.jobs if job.stage != "evaluate"} == {48}
+
+
+def test_fewer_images_are_those_of_the_target_and_augmentations_those_of_all_stages():
+    jobs = made(with_source=True, images="50%", augment="crop,flip").jobs
+    for job in jobs:
+        if job.stage != "evaluate":
+            assert job.said.get("images") == ("50%" if LETTERS[job.said["data"]] == "T" else None)
+            assert job.said["augment"] == "crop,flip"
+    assert {job.said.get("images") for job in jobs if job.stage == "evaluate"} == {None}
+
+
+@pytest.mark.parametrize("augment", ["flip,blur,gray,color,crop", "crop, color, gray, blur, flip"])
+def test_all_augmentations_in_another_order_are_not_said(augment):
+    assert not any("augment" in job.said for job in made(augment=augment).jobs)
+
+
+def test_the_paper_s_probe_takes_its_steps_and_the_fast_one_none():
+    slow = made(protocol="paper", protocol_steps=7).jobs
+    assert {(j.said["protocol"], j.said["steps"]) for j in slow if j.stage == "evaluate"} == {("paper", 7)}
+    fast = made().jobs
+    assert {(j.said["protocol"], j.said.get("steps")) for j in fast if j.stage == "evaluate"} == {("fast", None)}
+
+
+# What a study says itself, by stage or by seed.
+NOT_PASSED_ON = {
+    *("images", "arch", "image_size", "small_stem", "steps", "augment", "seed", "split_seed", "milestones"),
+    *("resume", "alias"),
+}
+OTHERS = {
+    **{"root": "/x", "preset": "paper", "batch_size": 8, "learning_rate": 0.5, "nproc": 2},
+    **{"weight_decay": 0.5, "key_momentum": 0.5, "temperature": 0.5, "queue_size": 64, "bn_splits": 2, "workers": 0},
+    **{"strengths": "hue=0.1", "precision": "bfloat16", "compile": "off", "cache_gib": 1.0, "device": "cpu"},
+    **{"restarts": 1, "checkpoint_every": 5, "model_name": "other", "strict": True},
+}
+
+
+@pytest.mark.parametrize("name", [f.name for f in fields(TrainingSettings) if f.name not in NOT_PASSED_ON])
+def test_what_is_said_about_training_is_said_to_each_training(name):
+    jobs = made(with_source=True, **{name: OTHERS[name]}).jobs
+    assert {job.said.get(name) for job in jobs if job.stage != "evaluate"} == {OTHERS[name]}
+
+
+@pytest.mark.parametrize("name", ["root", "device", "cache_gib"])
+def test_evaluations_are_told_where_to_work(name):
+    jobs = made(**{name: OTHERS[name]}).jobs
+    assert {job.said.get(name) for job in jobs if job.stage == "evaluate"} == {OTHERS[name]}
+
+
+# Semi-supervised.
+
+
+@pytest.mark.parametrize("protocol", ["fast", "paper"])
+def test_semi_supervised_fine_tunes_each_method_on_each_number_of_labels(protocol):
+    plan = made("semi-supervised", labels=" 20, 100%,", protocol_steps=5, protocol=protocol)
+    found = by_point(plan)
+    assert list(found) == [(method, labels, 0) for labels in ("20", "100%") for method in METHODS]
+    for (method, labels, _), job in found.items():
+        assert trainings(job) == four()[method]
+        assert path(job)[-1][2] == {"protocol": "finetune", "labels": labels, "steps": 5}
+    # Each model is trained once, whatever it is fine-tuned on.
+    assert len(plan.jobs) == 5 + 8
+
+
+def test_fine_tunings_take_the_paper_s_steps_where_nothing_is_said():
+    jobs = made("semi-supervised").jobs
+    assert not any("steps" in job.said for job in jobs if job.stage == "evaluate")
+
+
+# Sequential.
+
+
+@pytest.mark.parametrize("model", [None, "models:/hpt/7"])
+def test_sequential_makes_each_sequence(model):
+    plan = made("sequential", with_source=True, base_model=model)
+    parent = {"parent": model} if model else {}
+    base = [] if model else [BASE]
+    source_alone, over = ("pretrain", "S", {"steps": 20}), ("adapt", "S", {"steps": 20} | parent)
+    assert {method: trainings(job) for (method, *_), job in by_point(plan).items()} == {
+        "B": [*base, on_target("bn-stats", **parent)],
+        "T": [alone()],
+        "S": [source_alone, on_target("bn-stats")],
+        "B+T": [*base, on_target(**parent)],
+        "B+S": [*base, over, on_target("bn-stats")],
+        "S+T": [source_alone, on_target()],
+        "B+S+T": [*base, over, on_target()],
+    }
+    assert [point.method for point in plan.points] == ["B", "T", "S", "B+T", "B+S", "S+T", "B+S+T"]
+    assert {point.condition for point in plan.points} == {""}
+    # On base (unless registered), twice on source, seven times on the target, and as often evaluated.
+    assert len(plan.jobs) == len(base) + 2 + 7 + 7
+
+
+def test_the_networks_of_all_sequences_are_those_of_the_registered_base():
+    network = Network("resnet34", 64, True)
+    plan = made("sequential", with_source=True, base_model="models:/hpt/7", network=network)
+    random = [job for job in plan.jobs if job.stage == "pretrain"]
+    assert [(LETTERS[job.said["data"]], *(job.said[name] for name in Network._fields)) for job in random] == [
+        ("T", *network),
+        ("S", *network),
+    ]
+
+
+def test_sequences_are_told_apart_by_their_whole_lineage():
+    found = by_point(made("sequential", with_source=True))
+    assert found["S+T", "", 0].label == "evaluate adapt digits < source"
+    assert found["B+S+T", "", 0].label == "evaluate adapt digits < source < mnist"
+
+
+# Augmentation.
+
+PAPER_FIVE = [
+    *("crop,color,gray,blur,flip", "crop,color,blur,flip", "crop,gray,blur,flip", "crop,blur", "crop"),
+]
+
+
+def test_augmentation_takes_the_paper_s_subsets_from_the_target_s_stage_alone():
+    plan = made("augmentation", with_source=True)
+    found = by_point(plan)
+    assert list(found) == [(method, subset, 0) for subset in PAPER_FIVE for method in ("Target", "HPT")]
+    for (method, subset, _), job in found.items():
+        start = [] if method == "Target" else [BASE, SOURCE]
+        # All of them is what other studies take.
+        chosen = {} if subset == PAPER_FIVE[0] else {"augment": subset}
+        last = alone(**chosen) if method == "Target" else on_target("all", **chosen)
+        assert trainings(job) == [*start, last]
+    assert len(plan.jobs) == 2 + 10 + 10
+
+
+def test_augmentation_takes_all_32_subsets_where_that_is_asked_for():
+    plan = made("augmentation", every_subset=True)
+    names = PAPER_FIVE[0].split(",")
+    subsets = {",".join(subset) or "none" for size in range(6) for subset in combinations(names, size)}
+    assert len(subsets) == 32
+    found = by_point(plan)
+    assert set(found) == {(method, subset, 0) for subset in subsets for method in ("Target", "HPT")}
+    # The first is what the others are compared with.
+    assert plan.points[0].condition == PAPER_FIVE[0]
+    for (_, subset, _), job in found.items():
+        assert job.start.said.get("augment", PAPER_FIVE[0]) == subset
+    assert len(plan.jobs) == 1 + 64 + 64
+
+
+# Data-amount.
+
+
+def test_data_amount_takes_each_share_of_the_target_s_images():
+    plan = made("data-amount", amounts="1%, 30,100%")
+    found = by_point(plan)
+    assert list(found) == [(method, amount, 0) for amount in ("1%", "30", "100%") for method in METHODS]
+    for (method, amount, _), job in found.items():
+        assert trainings(job) == (four() if amount == "100%" else four(images=amount))[method]
+        assert "images" not in job.said
+    assert len(plan.jobs) == 1 + 12 + 12
+
+
+def test_trainings_on_all_images_are_those_of_other_studies():
+    sizes = {"batch_size": 64, "bn_splits": 16, "seeds": 2}
+    last = {p.evaluation.start for p in made("data-amount", amounts="1%,100%", **sizes).points if p.condition != "1%"}
+    others = {point.evaluation.start for point in made("semi-supervised", **sizes).points}
+    assert last == others
+    assert len(last) == 8
+
+
+def sizes(plan):
+    """What trainings on the target are told of batches, by share."""
+    told = {}
+    for point in plan.points:
+        said = point.evaluation.start.said
+        told.setdefault(point.condition, set()).add((said.get("batch_size"), said.get("bn_splits")))
+    assert {len(found) for found in told.values()} == {1}
+    return {share: found.pop() for share, found in told.items()}
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ({}, (None, None)),
+        ({"batch_size": 9, "bn_splits": 4}, (9, 4)),
+        ({"batch_size": 10, "bn_splits": 5}, (10, 5)),
+        ({"batch_size": 11, "bn_splits": 5}, (10, 5)),
+        ({"batch_size": 10, "bn_splits": 6}, (10, 5)),
+        ({"batch_size": 64, "bn_splits": 16}, (10, 5)),
+        ({"batch_size": 64}, (10, None)),
+        ({"bn_splits": 16}, (None, 5)),
+    ],
+)
+@pytest.mark.parametrize("amount", ["1%", "10"])
+def test_sizes_that_are_named_are_cut_to_what_few_images_can_fill(amount, named, expected):
+    assert sizes(made("data-amount", amounts=amount, seen=1000, **named)) == {amount: expected}
+
+
+def test_where_there_are_enough_images_nothing_is_cut():
+    told = sizes(made("data-amount", amounts="1%,50%,100%", batch_size=64, bn_splits=16))
+    assert told == {"1%": (10, 5), "50%": (64, 16), "100%": (64, 16)}
+
+
+def test_very_few_images_leave_a_batch_of_two():
+    told = sizes(made("data-amount", amounts="0.1%,1%,3", seen=100, batch_size=64, bn_splits=16))
+    assert told == {"0.1%": (2, 1), "1%": (2, 1), "3": (3, 1)}
+
+
+def test_the_base_and_other_studies_keep_the_sizes_that_are_named():
+    plan = made("data-amount", amounts="1%", batch_size=64, bn_splits=16)
+    assert (plan.jobs[0].said["batch_size"], plan.jobs[0].said["bn_splits"]) == (64, 16)
+    others = made(seen=10, batch_size=64).jobs
+    assert {job.said["batch_size"] for job in others if job.stage != "evaluate"} == {64}
+
+
+@pytest.mark.parametrize(
+    ("nproc", "images", "expected"),
+    [
+        *[(2, 4, (4, 2)), (2, 7, (6, 2)), (2, 9, (8, 4)), (2, 10, (10, 4)), (2, 59, (58, 28)), (2, 61, (60, 30))],
+        *[(3, 6, (6, 3)), (3, 11, (9, 3)), (3, 12, (12, 6)), (3, 66, (60, 30)), (1, 59, (59, 29))],
+        # Of too few images for all, each process would have two.
+        (3, 4, (6, 3)),
+    ],
+)
+def test_sizes_are_cut_to_what_all_processes_can_share(nproc, images, expected):
+    plan = made("data-amount", amounts=str(images), batch_size=60, bn_splits=30, nproc=nproc)
+    assert sizes(plan) == {str(images): expected}
+
+
+@pytest.mark.parametrize("nproc", [1, 2, 3, 4])
+@pytest.mark.parametrize("named", [("batch_size",), ("bn_splits",), ("batch_size", "bn_splits")])
+def test_the_stage_refuses_no_size_that_is_cut(nproc, named):
+    said = {name: size for name, size in (("batch_size", 60), ("bn_splits", 24)) if name in named}
+    amounts = [str(count) for count in range(2 * nproc, 70)]
+    dataset = SimpleNamespace(name="few")
+    points = made("data-amount", amounts=",".join(amounts), nproc=nproc, **said).points
+    for point in (point for point in points if point.method == "Target"):
+        training = PretrainSettings(**point.evaluation.start.said)
+        images = SimpleNamespace(dataset=dataset, indices=range(int(point.condition)))
+        wanted = replace(PRESETS["quick"].plan, **{name: getattr(training, name) for name in named})
+        plan = fit_plan(wanted, training, images, SimpleNamespace(size=nproc))
+        assert plan.batch_size % nproc == plan.bn_splits % nproc == 0
+
+
+def test_a_study_of_the_plan_is_that_of_the_settings():
+    assert all(made(study, with_source=True).study == study for study in STUDIES)
