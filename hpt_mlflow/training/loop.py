@@ -23,6 +23,7 @@ from hpt_mlflow.models.backbone import batch_norms
 from hpt_mlflow.models.moco import MoCo, MoCoOutput, freeze
 from hpt_mlflow.training.arithmetic import DTYPES
 from hpt_mlflow.training.diagnostics import effective_rank, embedding_std
+from hpt_mlflow.training.padding import keep_unseen_weights
 from hpt_mlflow.training.plan import Plan
 from hpt_mlflow.training.processes import ALONE, Group, losses
 from hpt_mlflow.training.state import TrainingState, put_state, share_state, take_state
@@ -68,6 +69,7 @@ class Trainer:
         # Loss, top-1 and spread of the embeddings of each step since the last report.
         self._gathered: list[Tensor] = []
         self._unreadable: list[tuple[int, str]] = []
+        self._keeps_unseen = False
         self.mean = torch.tensor(statistics.mean, device=device)
         self.std = torch.tensor(statistics.std, device=device)
         self._own = group.part(plan.batch_size)
@@ -137,6 +139,9 @@ class Trainer:
         """
         optimizer = self.optimizer
         assert optimizer is not None, "nothing learns with update=bn-stats"
+        if self.plan.precision == "bfloat16" and self.device.type == "cpu" and not self._keeps_unseen:
+            keep_unseen_weights(self.moco.backbone, query_views[:2])
+            self._keeps_unseen = True
         for settings in optimizer.param_groups:
             settings["lr"] = self.plan.learning_rate_at(self.step)
         self.moco.update_key_encoder()

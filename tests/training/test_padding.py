@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.models.backbone import build_backbone
+from hpt_mlflow.training.loop import Trainer
+from hpt_mlflow.training.padding import keep_unseen_weights
+from hpt_mlflow.training.plan import Plan
+
+PLAN = Plan(
+    steps=2,
+    batch_size=8,
+    learning_rate=0.1,
+    warmup_steps=1,
+    weight_decay=1e-4,
+    key_momentum=0.9,
+    temperature=0.2,
+    queue_size=16,
+    bn_splits=2,
+    seed=3,
+)
+
+
+class Poisoned(torch.autograd.Function):
+    """The weight itself; a gradient of exactly 0 becomes NaN on its way back, as uninitialised memory would have it."""
+
+    @staticmethod
+    def forward(ctx, weight):
+        return weight.view_as(weight)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return torch.where(gradient == 0, float("nan"), gradient)
+
+
+class PoisonedConvolution(nn.Conv2d):
+    def forward(self, images):
+        return self._conv_forward(images, Poisoned.apply(self.weight), self.bias)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "dilation"),
+    [(3, 1, 1, 1), (3, 2, 1, 1), (5, 1, 2, 1), (7, 2, 3, 1), (3, 1, 2, 2), ((3, 1), 1, (1, 0), 1), (3, 1, "same", 1)],
+)
+def test_weights_that_see_only_padding_get_no_gradient_and_all_others_their_own(
+    size, kernel, stride, padding, dilation
+):
+    torch.manual_seed(0)
+    images = torch.randn(6, 2, size, size)
+    settings = {"stride": stride, "padding": padding, "dilation": dilation}
+    plain, kept = nn.Conv2d(2, 3, kernel, **settings), PoisonedConvolution(2, 3, kernel, **settings)
+    kept.load_state_dict(plain.state_dict())
+    keep_unseen_weights(kept, images)
+    for layer in (plain, kept):
+        layer(images).square().sum().backward()
+    assert torch.equal(kept.weight.grad, plain.weight.grad)
+
+
+def test_a_network_is_left_as_it_was():
+    network, _ = build_backbone("resnet18", 16)
+    network.train()
+    before = copy.deepcopy(network.state_dict())
+    keep_unseen_weights(network, torch.randn(2, 3, 16, 16))
+    assert all(layer.training for layer in network.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert not any(layer._forward_pre_hooks for layer in network.modules())
+    kept = {name for name, weight in network.named_parameters() if weight._backward_hooks}
+    # At 16 pixels, the maps of the last block have one pixel.
+    assert {"layer4.0.conv2.weight", "layer4.1.conv1.weight", "layer4.1.conv2.weight"} <= kept
+    assert not {"conv1.weight", "layer1.0.conv1.weight"} & kept
+
+
+@pytest.mark.parametrize(("precision", "is_kept"), [("bfloat16", True), ("float32", False)])
+def test_a_training_in_bfloat16_keeps_them(precision, is_kept):
+    torch.manual_seed(0)
+    network, width = build_backbone("resnet18", 16)
+    plan = Plan(**{**PLAN.__dict__, "precision": precision})
+    trainer = Trainer(network, width, plan, ChannelStatistics((0.5,) * 3, (0.25,) * 3), torch.device("cpu"))
+    for _ in range(2):
+        trainer.learn(torch.randn(8, 3, 16, 16), torch.randn(8, 3, 16, 16), torch.randperm(8))
+    weight = trainer.moco.backbone.layer4[1].conv1.weight
+    assert bool(weight._backward_hooks) == is_kept
+    if is_kept:
+        assert len(weight._backward_hooks) == 1
+        outer = torch.ones(3, 3, dtype=torch.bool)
+        outer[1, 1] = False
+        assert not weight.grad[..., outer].any()
+        assert weight.grad[..., 1, 1].any()
