@@ -13,14 +13,14 @@ What is finished in the store is not run again, so the command may be stopped an
 from __future__ import annotations
 
 import logging
-import math
 import statistics
 from pathlib import Path
 
 import click
 import mlflow
 from mlflow.entities import Run
-from scipy.stats import t as student
+
+from hpt_mlflow.experiments.results import estimate
 
 PROJECT = Path(__file__).resolve().parents[1]
 DATA = PROJECT.parent / "shared" / "data"
@@ -107,9 +107,8 @@ def print_table(figures: dict[str, list[dict[str, float]]]) -> None:
 
 def interval(values: list[float]) -> str:
     """Mean and 95% confidence interval by Student's t."""
-    mean = statistics.mean(values)
-    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
+    found = estimate(values)
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the paper claims, and whether it held here: one sentence each (HPT, sections 4.1 to 4.5)."""
+"""What the paper claims, and whether it held here: one sentence each."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def difference(one: Mapping[int, float], other: Mapping[int, float]) -> Estimate
 
 
 def times_sooner(fast: Mapping[int, BySteps], slow: Mapping[int, BySteps]) -> tuple[Estimate | None, int]:
-    """How many times sooner `fast` reaches the best figure that `slow` reaches at all (HPT, section 4.1).
+    """How many times sooner `fast` reaches the best figure that `slow` reaches at all.
 
     By seed it is the step of the best of `slow` over the first step at which `fast` is as good; of the seeds the
     geometric mean, as the mean and interval of the logarithms say.

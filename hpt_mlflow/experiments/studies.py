@@ -1,4 +1,4 @@
-"""The five experiments as plans (HPT, sections 4.1 to 4.6)."""
+"""The five experiments of the HPT paper as plans."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ SEQUENCES = ("B", "T", "S", "B+T", "B+S", "S+T", "B+S+T")
 SHARED = (
     *("root", "preset", "batch_size", "learning_rate", "weight_decay", "key_momentum", "temperature"),
     *("queue_size", "bn_splits", "strengths", "precision", "compile", "workers", "cache_gib", "device", "nproc"),
-    "restarts",
-    *("checkpoint_every", "model_name", "strict"),
+    *("restarts", "checkpoint_every", "model_name", "strict"),
 )
 
 
@@ -157,14 +156,14 @@ Found = Iterator[tuple[str, str, Job]]
 
 
 def _separability(chains: Chains) -> Found:
-    """Accuracy against pretraining steps (section 4.1, figures 3 and 4)."""
+    """Accuracy against pretraining steps."""
     for method in METHODS:
         milestones = "100%" if method == "Base" else chains.settings.milestones
         yield method, "", chains.evaluated(chains.on_target(method, milestones=milestones), whole_run=True)
 
 
 def _semi_supervised(chains: Chains) -> Found:
-    """Fine-tuning on few labels (section 4.2)."""
+    """Fine-tuning on few labels."""
     for labels in listed(chains.settings.labels):
         for method in METHODS:
             how: dict[str, Any] = {"protocol": "finetune", "labels": labels, "steps": chains.settings.protocol_steps}
@@ -172,7 +171,7 @@ def _semi_supervised(chains: Chains) -> Found:
 
 
 def _sequential(chains: Chains) -> Found:
-    """Which stages in a row (section 4.3). What has not learned on the target gets its batch-norm statistics there."""
+    """Which stages in a row. What has not learned on the target gets its batch-norm statistics there."""
     base, source = chains.base(), chains.on_source(None, from_base=False)
     both = chains.on_source(base)
     models = {
@@ -189,12 +188,12 @@ def _sequential(chains: Chains) -> Found:
 
 
 def _augmentation(chains: Chains) -> Found:
-    """Fewer augmentations on the target (section 4.4): the paper's subsets, or all."""
-    # An untrained network is the same under all conditions: the first one is enough.
+    """Fewer augmentations on the target: the paper's subsets, or all."""
     every = [subset for size in range(len(AUGMENTATIONS), -1, -1) for subset in combinations(AUGMENTATIONS, size)]
     for subset in every if chains.settings.every_subset else PAPER_SUBSETS:
         for method in ("Target", "HPT"):
             named = ",".join(subset) or "none"
+            # An untrained network is the same under all conditions: one evaluation is enough.
             first = method == "Target" and subset == AUGMENTATIONS
             # All of them is what other studies take, without saying so.
             augment = None if subset == AUGMENTATIONS else named
@@ -202,7 +201,7 @@ def _augmentation(chains: Chains) -> Found:
 
 
 def _data_amount(chains: Chains) -> Found:
-    """Fewer images of the target (section 4.5)."""
+    """Fewer images of the target."""
     for number, amount in enumerate(listed(chains.settings.amounts)):
         # What is all of them is what other studies take.
         images = None if amount == "100%" else amount

@@ -58,9 +58,10 @@ def study(**settings: Any) -> StageResult | None:
     check_names(chosen.model_name, None)
     base = find_model(chosen.base_model, "base_model", chosen.model_name) if chosen.base_model else None
     chosen = replace(chosen, base_model=base.uri if base else None)
-    plan = _plan(chosen, datasets[chosen.target], base)
+    network = _network(chosen, base)
+    plan = make_experiment(chosen, len(datasets[chosen.target].split(chosen.seed).seen), network)
     if chosen.dry_run:
-        print(_describe(plan, chosen))
+        print(_describe(plan, chosen, network))
         return None
     named = [datasets[address] for address in _addresses(chosen)]
     identity = identify("study", chosen, named, chosen.base_model)
@@ -103,23 +104,27 @@ def _addresses(chosen: StudySettings) -> list[str]:
     ]
 
 
-def _plan(chosen: StudySettings, target: Dataset, base: FoundModel | None) -> ExperimentPlan:
-    images = len(target.split(chosen.seed).seen)
+def _network(chosen: StudySettings, base: FoundModel | None) -> Network | None:
+    """That of the registered Base; None where there is none.
+
+    Raises:
+        HptError: another one is asked for.
+    """
     if base is None:
-        return make_experiment(chosen, images)
+        return None
     card = base.card
     if chosen.arch not in (None, card.arch):
         raise HptError(f"arch: {chosen.base_model} is a {card.arch}, not a {chosen.arch}; leave arch out")
-    return make_experiment(chosen, images, Network(card.arch, card.image_size, card.small_stem))
+    return Network(card.arch, chosen.image_size or card.image_size, card.small_stem)
 
 
-def _describe(plan: ExperimentPlan, chosen: StudySettings) -> str:
+def _describe(plan: ExperimentPlan, chosen: StudySettings, network: Network | None) -> str:
     """What would be run, and what it costs."""
     jobs = plan.jobs
     trainings = Counter((job.label, job.steps) for job in jobs if job.stage != "evaluate")
     lines = [f"{count} x {label}: {steps:,} steps" for (label, steps), count in trainings.items()]
     steps = sum(job.steps for job in jobs)
-    seconds = seconds_per_step(chosen) * steps / chosen.at_once
+    seconds = seconds_per_step(replace(chosen, **network._asdict()) if network else chosen) * steps / chosen.at_once
     return "\n".join(
         [
             *lines,

@@ -76,6 +76,8 @@ def run_jobs(jobs: list[Job], place: Workplace, on_done: Callable[[Job, Done, in
     """
     done: dict[Job, Done] = {}
     waiting = list(jobs)
+    # Jobs that were looked for and are not there: the server is asked once for each.
+    missing: set[Job] = set()
 
     def finish(job: Job, result: Done) -> None:
         done[job] = result
@@ -85,10 +87,12 @@ def run_jobs(jobs: list[Job], place: Workplace, on_done: Callable[[Job, Done, in
         while waiting or running:
             for job in [job for job in waiting if job.start is None or job.start in done]:
                 said = _settings(job, done)
-                if found := _found(job, said, place):
+                if job not in missing and (found := _found(job, said, place)):
                     waiting.remove(job)
                     finish(job, found)
-                elif len(running) < place.at_once:
+                    continue
+                missing.add(job)
+                if len(running) < place.at_once:
                     waiting.remove(job)
                     running.start(job, said)
             for job, result in running.ended():

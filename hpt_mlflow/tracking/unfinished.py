@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery import STATE_FOLDERS, state_step
 from hpt_mlflow.tracking.earlier import experiment_id_here, heartbeat_age_seconds, is_alive
-from hpt_mlflow.tracking.identity import CONTINUE_TAG, FINGERPRINT_TAG, HOST_TAG, PARENT_TAG
+from hpt_mlflow.tracking.identity import CONTINUE_TAG, HOST_TAG, PARENT_TAG
 
 UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 
@@ -46,7 +46,7 @@ def unfinished_runs() -> list[UnfinishedRun]:
         experiments = [experiment.experiment_id for experiment in mlflow.search_experiments()]
         runs = mlflow.search_runs(
             experiments,
-            f"tags.`{FINGERPRINT_TAG}` != '' and attributes.status != 'FINISHED'",
+            f"tags.`{CONTINUE_TAG}` != '' and attributes.status != 'FINISHED'",
             order_by=["attributes.start_time DESC"],
             output_format="list",
         )

@@ -1,8 +1,8 @@
 """Successive halving (Jamieson and Talwalkar, AISTATS 2016): at each rung the best 1/reduction of all go on.
 
 Nobody goes on before it is certain to be among them, whatever those reach that are still on their way. So the same
-trials go on with any number of workers, and those who come early have no advantage, which is what costs Optuna's
-asynchronous pruner half of its steps. Who goes on does so as a new trial, from the start: with rungs that are
+trials go on with any number of workers, and those who come early have no advantage, as they have with Optuna's
+asynchronous pruner. Who goes on does so as a new trial, from the start: with rungs that are
 `reduction` times as far from each other that is a third more steps, and no state has to be kept or sent.
 """
 

@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking.delivery import HEARTBEAT_TAG
 from hpt_mlflow.tracking.earlier import STALE_SECONDS
-from hpt_mlflow.tracking.identity import HOST_TAG, Identity
+from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, HOST_TAG, Identity
 from hpt_mlflow.tracking.runs import stage_run
 from hpt_mlflow.tracking.unfinished import unfinished_runs
 from hpt_mlflow.training.state import TrainingState
@@ -47,6 +47,8 @@ def test_nothing_is_unfinished_in_an_empty_store(store):
 def test_runs_that_are_finished_and_runs_of_others_are_left_out(store):
     make_run("FINISHED")
     make_run("KILLED", tags={})
+    # An evaluation says what work it is, but cannot be continued.
+    make_run("FAILED", tags={FINGERPRINT_TAG: WORK.fingerprint})
     with stage_run("evaluate cats"):
         assert unfinished_runs() == []
 
