@@ -15,9 +15,10 @@ from collections.abc import Callable
 import click
 import torch
 from torch import Tensor, nn
-from training_speed import BACKBONES, device, processor
+from training_speed import BACKBONES, device
 
 from hpt_mlflow.evaluation.features import FrozenNetwork
+from hpt_mlflow.machine import processor
 from hpt_mlflow.models.backbone import build_backbone
 
 KINDS = ("plain", "channels last", "+ folded", "+ bfloat16")

@@ -14,9 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 from one_speed import CLIPART, temporary_store
-from training_speed import processor
 
 import hpt_mlflow
+from hpt_mlflow.machine import processor
 
 
 @click.command()

@@ -33,13 +33,14 @@ import mlflow
 import numpy as np
 import requests
 import torch
-from training_speed import CLIPART, processor
+from training_speed import CLIPART
 
 from hpt_mlflow.augment.crop import smallest_useful_side
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.statistics import channel_statistics
+from hpt_mlflow.machine import processor
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.stages.device import resolve_device

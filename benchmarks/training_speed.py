@@ -9,7 +9,6 @@ What is compared takes turns, each time in a process of its own, since machines 
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import click
 import torch
+
+from hpt_mlflow.machine import processor
 
 ONE_SPEED = Path(__file__).with_name("one_speed.py")
 BACKBONES = ("resnet18", "resnet50", "shufflenet_v2_x0_5", "mobilenet_v3_small")
@@ -102,18 +103,6 @@ def median(results: list[dict[str, float]], name: str) -> float:
 def device() -> str:
     """What it ran on, where that is a GPU."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-
-
-def processor() -> str:
-    """Name of the processor, and what it can do that matters here."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    able = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    return f"{name} ({', '.join(able)})"
 
 
 if __name__ == "__main__":

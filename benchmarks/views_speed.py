@@ -18,11 +18,11 @@ import torch
 import torchvision
 from PIL import Image
 from torchvision.transforms import v2
-from training_speed import processor
 
 from hpt_mlflow.augment.draws import blur_radius, draw_crops, draw_finish
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
 from hpt_mlflow.augment.views import crop_views, finish_views
+from hpt_mlflow.machine import processor
 
 STRENGTHS = Strengths()
 RADIUS = blur_radius(STRENGTHS)

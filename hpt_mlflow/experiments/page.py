@@ -23,6 +23,7 @@ TITLES = {
     "augmentation": "What is lost without some augmentations",
     "data-amount": "How many images of the target it takes",
 }
+UNTRAINED = "untrained"
 AXES = {"accuracy": "test top-1, %", "auroc": "test AUROC, %"}
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -75,7 +76,7 @@ def experiment_page(results: Results, origin: Origin) -> str:
         "interval lies on the claimed side of no difference, <em>the opposite</em> that it lies on the other side, and "
         "<em>not shown</em> that it has both, or that one seed has no interval.</p>",
         f"<h2>Mean {AXES[results.metric]}, after the last step</h2>",
-        _means(results),
+        _table(*means_table(results)),
         "<h2>Where this comes from</h2>",
         f"<p>{len(origin.runs)} stages, {sum(before for *_, before in origin.runs)} of them made before; "
         f"{origin.hours:.1f} hours of work. Again: <code>{escape(origin.command)}</code></p>",
@@ -101,12 +102,29 @@ def experiment_csv(results: Results) -> str:
     writer.writerow(["study", "method", "condition", "seed", "step", f"test_{results.metric}"])
     for (method, condition, seed), by_steps in results.figures.items():
         writer.writerows([results.study, method, condition, seed, step, by_steps[step]] for step in sorted(by_steps))
-    writer.writerows([results.study, "untrained", "", seed, 0, value] for seed, value in results.untrained.items())
+    writer.writerows([results.study, UNTRAINED, "", seed, 0, value] for seed, value in results.untrained.items())
     return text.getvalue()
 
 
-def _means(results: Results) -> str:
-    rows = []
+def read_experiment_csv(text: str) -> Results:
+    """What `experiment_csv` was written from."""
+    study, metric = "", ""
+    figures: dict[tuple[str, str, int], dict[int, float]] = {}
+    untrained: dict[int, float] = {}
+    for row in csv.DictReader(io.StringIO(text)):
+        study = row["study"]
+        metric, value = next((name, float(row[f"test_{name}"])) for name in AXES if f"test_{name}" in row)
+        if row["method"] == UNTRAINED:
+            untrained[int(row["seed"])] = value
+        else:
+            curve = figures.setdefault((row["method"], row["condition"], int(row["seed"])), {})
+            curve[int(row["step"])] = value
+    return Results(study, metric, figures, untrained)
+
+
+def means_table(results: Results) -> tuple[list[str], list[tuple[str, ...]]]:
+    """The mean of each method under each condition after the last step, with its interval: a head, and rows."""
+    rows: list[tuple[str, ...]] = []
     for method in results.methods:
         cells = [results.mean(method, condition) for condition in results.conditions]
         rows.append((method, *(_percent(cell) for cell in cells)))
@@ -114,7 +132,7 @@ def _means(results: Results) -> str:
         found = _percent(estimate(list(results.untrained.values())))
         rows.append(("untrained network", *(found for _ in results.conditions)))
     heads = [words_for(results.study, c).removeprefix("with ") if c else "%" for c in results.conditions]
-    return _table(("method", *heads), rows)
+    return ["method", *heads], rows
 
 
 def _percent(found: Estimate | None) -> str:

@@ -129,7 +129,12 @@ class Chains:
         return job("pretrain", **self._shared(data, steps) | own | more)
 
     def _from_model(self, start: Job | None, data: str, steps: int, **more: Any) -> Job:
-        own = {"parent": None if start else self.settings.base_model, "image_size": self.settings.image_size}
+        settings = self.settings
+        own = {
+            "parent": None if start else settings.base_model,
+            "image_size": settings.image_size,
+            "learning_rate": settings.adapt_learning_rate or settings.learning_rate,
+        }
         return job("adapt", start, **self._shared(data, steps) | own | more)
 
     def _shared(self, data: str, steps: int) -> dict[str, Any]:

@@ -34,6 +34,12 @@ class StudySettings(TrainingSettings):
     steps: int | None = option(
         None, "Optimiser steps on the target, of all methods alike. Default: the preset's of adapt.", minimum=1
     )
+    adapt_learning_rate: float | None = option(
+        None,
+        "Peak learning rate of what starts from a model, on source and target. Default: learning_rate, or the preset's "
+        "for it.",
+        above=0,
+    )
     seeds: int = option(3, "Repetitions, each with weights, views and a split of its own.", minimum=1, maximum=100)
     protocol: str = option(
         "fast", "How models are evaluated (see evaluate); semi-supervised is always fine-tuned.", choices=PROTOCOLS[:2]

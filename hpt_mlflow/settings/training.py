@@ -120,8 +120,8 @@ class PretrainSettings(TrainingSettings):
     )
     weights: str | None = option(
         None,
-        "Weights to start from: a file of MoCo, OpenSelfSup, torchvision, timm or Lightly, or efficientnet-lite0. "
-        "ResNets are recognised; others need arch.",
+        "Weights to start from: a file of MoCo, OpenSelfSup, torchvision, timm or Lightly, of which ResNets are "
+        "recognised and others need arch; torchvision:NAME, such as torchvision:resnet50; or efficientnet-lite0.",
     )
     steps: int | None = option(
         None, "Length of the training, in optimiser steps; 0: register the weights as they are.", minimum=0

@@ -18,7 +18,9 @@ from hpt_mlflow.experiments.page import Origin, experiment_csv, experiment_markd
 from hpt_mlflow.experiments.plan import ExperimentPlan, Job
 from hpt_mlflow.experiments.results import Results
 from hpt_mlflow.experiments.studies import Network, make_experiment
+from hpt_mlflow.machine import machine
 from hpt_mlflow.settings import StudySettings
+from hpt_mlflow.stages.device import resolve_device
 from hpt_mlflow.stages.planning import identify
 from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.stages.study_cost import seconds_per_step
@@ -63,7 +65,7 @@ def study(**settings: Any) -> StageResult | None:
     if chosen.dry_run:
         print(_describe(plan, chosen, network))
         return None
-    named = [datasets[address] for address in _addresses(chosen)]
+    named = [datasets[address] for address in _addresses(chosen).values()]
     identity = identify("study", chosen, named, chosen.base_model)
     chain = (*(base.card.chain if base else ()), *(dataset.name for dataset in named))
     with earlier_run(identity, chosen.resume, current_run_id()) as earlier:
@@ -88,7 +90,7 @@ def _open_datasets(chosen: StudySettings) -> dict[str, Dataset]:
     Raises:
         HptError: one cannot be opened, or the target cannot be judged by.
     """
-    datasets = {address: open_dataset(address, chosen.root) for address in _addresses(chosen)}
+    datasets = {address: _open(name, address, chosen.root) for name, address in _addresses(chosen).items()}
     target = datasets[chosen.target]
     if target.labels is None:
         raise HptError(f"target: {target.name} has no labels, by which a study compares methods; give it labels")
@@ -97,11 +99,19 @@ def _open_datasets(chosen: StudySettings) -> dict[str, Dataset]:
     return datasets
 
 
-def _addresses(chosen: StudySettings) -> list[str]:
-    """Of base, source and target, as far as there are any."""
-    return [
-        address for address in (None if chosen.base_model else chosen.base, chosen.source, chosen.target) if address
-    ]
+def _addresses(chosen: StudySettings) -> dict[str, str]:
+    """Of base, source and target, as far as there are any; by the name of the setting."""
+    base = None if chosen.base_model else chosen.base
+    addresses = {"base": base, "source": chosen.source, "target": chosen.target}
+    return {name: address for name, address in addresses.items() if address}
+
+
+def _open(name: str, address: str, root: str | None) -> Dataset:
+    try:
+        return open_dataset(address, root)
+    except HptError as error:
+        # Other stages have one dataset, and call it data.
+        raise HptError(str(error).replace("data:", f"{name}:", 1)) from error
 
 
 def _network(chosen: StudySettings, base: FoundModel | None) -> Network | None:
@@ -142,7 +152,8 @@ def _duration(seconds: float) -> str:
 
 def _introduce(run: StageRun, chosen: StudySettings, chain: tuple[str, ...], earlier: Earlier | None) -> None:
     if earlier is None:
-        run.tags({"hpt.stage": "study", "hpt.study": chosen.study, "hpt.chain": " > ".join(chain)})
+        tags = {"hpt.stage": "study", "hpt.study": chosen.study, "hpt.chain": " > ".join(chain)}
+        run.tags(tags | {"hpt.machine": machine(resolve_device(chosen.device))})
         run.params(asdict(chosen))
 
 

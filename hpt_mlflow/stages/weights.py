@@ -12,6 +12,7 @@ from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.models.efficientnet_lite import ARCH, SOURCE, read_efficientnet_lite0
 from hpt_mlflow.models.export import FORMATS, export_backbone
 from hpt_mlflow.models.foreign import ForeignWeights, read_weights
+from hpt_mlflow.models.torchvision_weights import PREFIX, read_torchvision_weights
 from hpt_mlflow.report.card import weights_card
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, PretrainSettings
 from hpt_mlflow.stages.planning import Start
@@ -36,7 +37,8 @@ def import_weights(
     """Register weights from elsewhere as they are.
 
     Args:
-        source: a file of weights, or `efficientnet-lite0` for those of the extra `imagenet`.
+        source: a file of weights; `torchvision:NAME` for published ones; or `efficientnet-lite0` for those of the
+            extra `imagenet`.
         model_name: name of the registered model that gets them as a new version.
         alias: of the new version.
         arch: the backbone that they are for. Default: what they are recognised as.
@@ -128,6 +130,8 @@ def _read(source: str, arch: str | None, image_size: int | None, small_stem: boo
         if arch not in (None, ARCH):
             raise HptError(f"arch: {SOURCE} is a {ARCH}, not a {arch}; leave arch out")
         weights = read_efficientnet_lite0(image_size)
+    elif source.startswith(PREFIX):
+        weights = read_torchvision_weights(source, arch, image_size)
     else:
         try:
             file = Path(source).expanduser()

@@ -19,6 +19,7 @@ from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.files import replacing
 from hpt_mlflow.tracking.spool import Entry
 from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE, read_description
 
@@ -204,4 +205,6 @@ def _sign(folder: Path, model: LoggedModel, run_id: str) -> None:
     described.model_uuid = model.model_id
     described.artifact_path = model.artifact_location
     described.run_id = run_id
-    described.save(str(folder / MODEL_FILE))
+    # A kill in the middle of it must not leave half a description behind: no later delivery could read that.
+    with replacing(folder / MODEL_FILE) as temporary:
+        described.save(str(temporary))

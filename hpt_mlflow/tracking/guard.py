@@ -20,7 +20,6 @@ LOG_FILE = "guard.log"
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
 GOODBYE_SECONDS = 5.0
-LOCK_SECONDS = 10.0
 
 
 class Guard:
@@ -58,6 +57,7 @@ def watch(spool_folder: Path, mlflow_run_id: str, word: str) -> None:
     # MLflow takes seconds to import: not before it is needed.
     if not word:
         from hpt_mlflow.tracking.connection import prepare
+        from hpt_mlflow.tracking.spool import LOCK_SECONDS
         from hpt_mlflow.tracking.sync import sync
 
         prepare()

@@ -325,6 +325,21 @@ def test_what_is_said_about_training_is_said_to_each_training(name):
     assert {job.said.get(name) for job in jobs if job.stage != "evaluate"} == {OTHERS[name]}
 
 
+@pytest.mark.parametrize(
+    ("said", "from_nothing", "from_models"),
+    [
+        ({}, None, None),
+        ({"learning_rate": 0.5}, 0.5, 0.5),
+        ({"adapt_learning_rate": 0.25}, None, 0.25),
+        ({"learning_rate": 0.5, "adapt_learning_rate": 0.25}, 0.5, 0.25),
+    ],
+)
+def test_what_starts_from_a_model_can_have_a_learning_rate_of_its_own(said, from_nothing, from_models):
+    jobs = made("sequential", with_source=True, **said).jobs
+    assert {job.said.get("learning_rate") for job in jobs if job.stage == "pretrain"} == {from_nothing}
+    assert {job.said.get("learning_rate") for job in jobs if job.stage == "adapt"} == {from_models}
+
+
 @pytest.mark.parametrize("name", ["root", "device", "cache_gib"])
 def test_evaluations_are_told_where_to_work(name):
     jobs = made(**{name: OTHERS[name]}).jobs

@@ -239,6 +239,24 @@ def test_a_model_whose_files_did_not_arrive_is_completed(delivery, run_id, folde
     assert Model.load(f"models:/{logged.model_id}").model_id == logged.model_id
 
 
+def test_a_kill_while_a_model_is_signed_leaves_it_readable(delivery, folder, monkeypatch):
+    entry = model(folder)
+    before = (folder / "MLmodel").read_bytes()
+
+    def half(_, path):
+        with open(path, "w") as file:
+            file.write("artifact_pa")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Model, "save", half)
+        with pytest.raises(KeyboardInterrupt):
+            delivery.deliver([entry])
+    assert (folder / "MLmodel").read_bytes() == before
+    delivery.deliver([entry])
+    assert models()[0].status == LoggedModelStatus.READY
+
+
 def test_a_model_that_was_made_and_not_linked_is_completed(delivery, run_id, folder):
     made = MlflowClient().create_logged_model("0", "step-1", run_id)
     delivery.deliver([model(folder)])
