@@ -9,17 +9,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from hpt_mlflow.experiments.claims import losses_by_seed
+from hpt_mlflow.experiments.claims import BASE_AS_IS, losses_by_seed
 from hpt_mlflow.experiments.results import Estimate, Results, estimate
 from hpt_mlflow.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, plain_axes
 
-METHOD_COLOURS = {"Base": GREY, "Target": ORANGE, "HPT": BLUE, "HPT-BN": GREEN, "B+S+T": VERMILION}
+METHOD_COLOURS = {"Base": GREY, BASE_AS_IS: GREY, "Target": ORANGE, "HPT": BLUE, "HPT-BN": GREEN, "B+S+T": VERMILION}
 OTHER_COLOURS = (GREY, ORANGE, PURPLE, BLUE, GREEN, SKY)
 CONDITIONS = {
     "semi-supervised": "labels",
     "augmentation": "augmentations that are left",
     "data-amount": "images of the target",
 }
+# On the target; and how they are drawn.
+LEARN_NOTHING = {"Base": "--", BASE_AS_IS: "-."}
 MARKERS = "osDv^<>"
 HEIGHT = 4.6
 # More milestones than these have no room for a tick each.
@@ -45,14 +47,16 @@ def _against_steps(results: Results, axis: str) -> Figure:
         steps = sorted(set.intersection(*(set(curve) for curve in curves)))
         means = [estimate([curve[step] for curve in curves]) for step in steps]
         colour = _colour(method, number)
-        if method == "Base":
-            axes.axhline(100 * means[0].mean, color=colour, linestyle="--", label=f"{method} (no steps that learn)")
+        if method in LEARN_NOTHING:
+            axes.axhline(100 * means[0].mean, color=colour, linestyle=LEARN_NOTHING[method], label=method)
             continue
         middle, low, high = (np.array([100 * getattr(m, name) for m in means]) for name in ("mean", "low", "high"))
         axes.plot(steps, middle, marker=MARKERS[number % len(MARKERS)], color=colour, label=method)
         axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set_xscale("log")
-    milestones = {step for (method, *_), curve in results.figures.items() if method != "Base" for step in curve}
+    milestones = {
+        step for (method, *_), curve in results.figures.items() if method not in LEARN_NOTHING for step in curve
+    }
     if len(milestones) <= MOST_TICKS:
         axes.set_xticks(sorted(milestones))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -43,6 +43,8 @@ class Job:
         if self.stage == "evaluate" and self.start:
             shown = "".join(f", {name}={self.said[name]}" for name in ("labels",) if name in self.said)
             return f"evaluate {self.start.label}{shown}"
+        if self.stage == "evaluate":
+            return f"evaluate {self.said['model']}"
         more = "".join(f", {name}={self.said[name]}" for name in ("update", "augment", "images") if name in self.said)
         return f"{self.stage} {self.lineage}{more}"
 

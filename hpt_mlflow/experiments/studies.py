@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS
+from hpt_mlflow.experiments.claims import BASE_AS_IS
 from hpt_mlflow.experiments.plan import ExperimentPlan, Job, Point, job
 from hpt_mlflow.settings import StudySettings
 from hpt_mlflow.settings.common import parse_count
@@ -83,12 +84,16 @@ class Chains:
         """A training on the target from a model; from the registered Base where there is no start."""
         return self._from_model(start, self.settings.target, self._target_steps, **self._with_defaults(more))
 
-    def evaluated(self, training: Job, whole_run: bool = False, **more: Any) -> Job:
-        """An evaluation on the target."""
+    def evaluated(self, training: Job | None, whole_run: bool = False, **more: Any) -> Job:
+        """An evaluation on the target, of what a training has made; or of a model that is named."""
         settings = self.settings
         shared = {name: getattr(settings, name) for name in ("root", "device", "cache_gib")}
         # Untrained features are the same for all methods of a seed.
-        own = {"untrained": training.stage == "pretrain", "classifier_name": "none", "seed": self.seed}
+        own = {
+            "untrained": training is not None and training.stage == "pretrain",
+            "classifier_name": "none",
+            "seed": self.seed,
+        }
         how = {
             "protocol": settings.protocol,
             "steps": settings.protocol_steps if settings.protocol == "paper" else None,
@@ -99,6 +104,10 @@ class Chains:
             whole_run,
             **shared | own | {"data": settings.target, "split_seed": self.seed} | how | more,
         )
+
+    def evaluated_as_it_is(self) -> Job:
+        """An evaluation of the Base on the target, of which it has seen nothing."""
+        return self.evaluated(self.base(), untrained=False, model=self.settings.base_model)
 
     def cut_to(self, amount: str) -> dict[str, int]:
         """The named sizes that so few images cannot fill, cut to what they can; the preset's are cut by the stage."""
@@ -162,6 +171,7 @@ Found = Iterator[tuple[str, str, Job]]
 
 def _separability(chains: Chains) -> Found:
     """Accuracy against pretraining steps."""
+    yield BASE_AS_IS, "", chains.evaluated_as_it_is()
     for method in METHODS:
         milestones = "100%" if method == "Base" else chains.settings.milestones
         yield method, "", chains.evaluated(chains.on_target(method, milestones=milestones), whole_run=True)

@@ -5,7 +5,7 @@ import math
 import pytest
 from imagined import ALL_FIVE, FOUR, SEVEN, imagined, of_each_study
 
-from hpt_mlflow.experiments.claims import CLAIMS, claims, losses_by_seed, verdict, words_for
+from hpt_mlflow.experiments.claims import BASE_AS_IS, CLAIMS, claims, losses_by_seed, verdict, words_for
 from hpt_mlflow.experiments.results import Estimate
 from hpt_mlflow.settings import study as study_settings
 
@@ -133,6 +133,11 @@ def test_each_comparison_has_one_sentence(study, seeds):
 
 
 @pytest.mark.parametrize(("figures", "by", "verdict"), OUTCOMES)
+def test_hpt_is_compared_with_a_base_whose_statistics_stay_as_they_are():
+    figures = {"HPT": [0.5, 0.52, 0.54], BASE_AS_IS: [0.6, 0.62, 0.64]}
+    assert "HPT less Base as it is: -10.0 [-10.0, -10.0] points." in claims(imagined("separability", figures))
+
+
 @pytest.mark.parametrize(
     ("study", "method"), [("separability", "HPT"), ("separability", "Target"), ("sequential", "B+S+T")]
 )

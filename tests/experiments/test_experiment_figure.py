@@ -134,7 +134,7 @@ def test_the_legend_names_what_is_drawn_once(study, seeds):
     results = of_each_study(seeds)[study]
     untrained = ["untrained network"]
     expected = {
-        "separability": ["Base (no steps that learn)", "Target", "HPT", "HPT-BN", *untrained],
+        "separability": ["Base", "Target", "HPT", "HPT-BN", *untrained],
         "semi-supervised": list(FOUR),
         "sequential": untrained,
         "augmentation": ["Target", "HPT"],
@@ -248,7 +248,7 @@ def test_a_step_that_a_seed_does_not_have_is_not_drawn():
 
 def test_methods_that_learn_are_not_said_not_to_where_only_their_last_step_is_looked_at():
     axes = axes_of(LAST_STEPS)
-    assert legend(axes.figure) == ["Base (no steps that learn)", "Target", "HPT", "HPT-BN"]
+    assert legend(axes.figure) == ["Base", "Target", "HPT", "HPT-BN"]
     assert [line_of(axes, method).get_linestyle() for method in FOUR] == ["--", "-", "-", "-"]
     for method in FOUR[1:]:
         assert list(line_of(axes, method).get_xdata()) == [10]

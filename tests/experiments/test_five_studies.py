@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from hpt_mlflow.experiments.claims import BASE_AS_IS
 from hpt_mlflow.experiments.plan import FROM
 from hpt_mlflow.experiments.studies import STUDIES, Network, make_experiment
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings, StudySettings, TrainingSettings
@@ -125,7 +126,7 @@ def test_the_stages_take_the_settings_of_every_job(form):
     assert jobs
     for job in jobs:
         assert job.stage != "pretrain" or job.start is None
-        assert job.start or job.stage == "pretrain" or "parent" in job.said
+        assert job.start or job.stage == "pretrain" or {"parent", "model"} & set(job.said)
         start = {FROM[job.stage]: "runs:/1234/model"} if job.start else {}
         assert not set(start) & set(job.said)
         made_of = KINDS[job.stage](**job.said | start)
@@ -191,13 +192,13 @@ def test_all_jobs_of_a_study_have_names_of_their_own(form):
 def test_separability_looks_at_the_milestones_of_all_methods_that_learn():
     plan = made(milestones="50%,100%")
     found = by_point(plan)
-    assert list(found) == [(method, "", 0) for method in METHODS]
-    expected = four(milestones="50%,100%") | {"Base": four()["Base"]}
+    assert list(found) == [(method, "", 0) for method in (BASE_AS_IS, *METHODS)]
+    expected = four(milestones="50%,100%") | {"Base": four()["Base"], BASE_AS_IS: [BASE]}
     assert {method: trainings(job) for (method, *_), job in found.items()} == expected
-    assert all(job.whole_run for job in found.values())
-    assert [path(job)[-1][2] for job in found.values()] == [{}, {"untrained": True}, {}, {}]
-    # The Base, four trainings on the target and their evaluations.
-    assert len(plan.jobs) == 9
+    assert {method for (method, *_), job in found.items() if job.whole_run} == set(METHODS)
+    assert [path(job)[-1][2] for job in found.values()] == [{}, {}, {"untrained": True}, {}, {}]
+    # The Base and its evaluation, four trainings on the target and theirs.
+    assert len(plan.jobs) == 10
     assert [job.steps for job in plan.jobs if job.stage != "evaluate"] == [30, 10, 10, 10, 10]
 
 
@@ -212,12 +213,21 @@ def test_only_separability_looks_at_more_than_the_last_step():
 def test_hpt_goes_over_the_source_where_there_is_one():
     found = by_point(made(with_source=True, milestones="100%"))
     assert {method: trainings(job) for (method, *_), job in found.items()} == {
+        BASE_AS_IS: [BASE],
         "Base": [BASE, on_target("bn-stats")],
         "Target": [alone()],
         "HPT": [BASE, SOURCE, on_target("all")],
         "HPT-BN": [BASE, SOURCE, on_target("bn")],
     }
-    assert len(made(with_source=True).jobs) == 10
+    assert len(made(with_source=True).jobs) == 11
+
+
+def test_a_registered_base_is_evaluated_as_it_is():
+    found = by_point(made(base_model="models:/hpt/7"))
+    evaluation = found[BASE_AS_IS, "", 0]
+    assert evaluation.start is None
+    assert evaluation.said["model"] == "models:/hpt/7"
+    assert evaluation.name == "evaluate models:/hpt/7, seed 0"
 
 
 def test_the_source_takes_as_many_steps_as_the_target_where_nothing_is_said():
@@ -240,6 +250,7 @@ def test_a_registered_base_is_not_trained_again():
     model = "models:/hpt/7"
     plan = made(base_model=model, milestones="100%", network=Network("resnet50", 64, True))
     assert {method: trainings(job) for (method, *_), job in by_point(plan).items()} == {
+        BASE_AS_IS: [],
         "Base": [on_target("bn-stats", parent=model)],
         "Target": [alone(arch="resnet50", image_size=64, small_stem=True)],
         "HPT": [on_target("all", parent=model)],
