@@ -61,7 +61,7 @@ bench: setup
 	$(BIN)/python benchmarks/tracking_cost.py
 
 results: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/chain_results.py
+	$(BIN)/python benchmarks/paper_experiments.py
 
 ui: setup
 	$(BIN)/mlflow ui --port $(UI_PORT)

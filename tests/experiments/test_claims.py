@@ -132,12 +132,12 @@ def test_each_comparison_has_one_sentence(study, seeds):
         assert sentence.endswith(verdicts if claimed else " points.")
 
 
-@pytest.mark.parametrize(("figures", "by", "verdict"), OUTCOMES)
 def test_hpt_is_compared_with_a_base_whose_statistics_stay_as_they_are():
     figures = {"HPT": [0.5, 0.52, 0.54], BASE_AS_IS: [0.6, 0.62, 0.64]}
     assert "HPT less Base as it is: -10.0 [-10.0, -10.0] points." in claims(imagined("separability", figures))
 
 
+@pytest.mark.parametrize(("figures", "by", "verdict"), OUTCOMES)
 @pytest.mark.parametrize(
     ("study", "method"), [("separability", "HPT"), ("separability", "Target"), ("sequential", "B+S+T")]
 )

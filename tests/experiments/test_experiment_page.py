@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -10,7 +11,14 @@ from imagined import FOUR, imagined, of_each_study
 
 from hpt_mlflow.experiments.claims import claims
 from hpt_mlflow.experiments.figure import experiment_figure
-from hpt_mlflow.experiments.page import Origin, experiment_csv, experiment_markdown, experiment_page, figure_as_svg
+from hpt_mlflow.experiments.page import (
+    Origin,
+    experiment_csv,
+    experiment_markdown,
+    experiment_page,
+    figure_as_svg,
+    read_experiment_csv,
+)
 from hpt_mlflow.settings import study as study_settings
 
 EVIL = "<b>x</b>&\"'<script>alert(1)</script>"
@@ -235,6 +243,14 @@ def test_the_table_names_the_metric_and_has_steps_in_their_order():
         "separability,HPT,,0,20,0.5\n"
         "separability,untrained,,0,0,0.125\n"
     )
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+@pytest.mark.parametrize("metric", ["accuracy", "auroc"])
+@pytest.mark.parametrize("study", study_settings.STUDIES)
+def test_a_table_is_read_as_what_it_was_written_from(study, metric, seeds):
+    results = replace(of_each_study(seeds)[study], metric=metric)
+    assert read_experiment_csv(experiment_csv(results)) == results
 
 
 @pytest.mark.parametrize("study", study_settings.STUDIES)
