@@ -13,6 +13,7 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.labels import check_labels
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.drawing import draw_labels
 from hpt_mlflow.experiments.figure import experiment_figure
 from hpt_mlflow.experiments.page import Origin, experiment_csv, experiment_markdown, experiment_page, figure_as_svg
 from hpt_mlflow.experiments.plan import ExperimentPlan, Job
@@ -20,7 +21,10 @@ from hpt_mlflow.experiments.results import Results
 from hpt_mlflow.experiments.studies import Network, make_experiment
 from hpt_mlflow.machine import machine
 from hpt_mlflow.settings import StudySettings
+from hpt_mlflow.settings.common import parse_count
+from hpt_mlflow.settings.study import listed
 from hpt_mlflow.stages.device import resolve_device
+from hpt_mlflow.stages.milestones import parse_milestones
 from hpt_mlflow.stages.planning import identify
 from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.stages.study_cost import seconds_per_step
@@ -30,6 +34,7 @@ from hpt_mlflow.tracking.earlier import Earlier, earlier_run
 from hpt_mlflow.tracking.finished import figures_by_step, run_of
 from hpt_mlflow.tracking.registry import FoundModel, check_names, find_model
 from hpt_mlflow.tracking.runs import StageRun, current_run_id, stage_run
+from hpt_mlflow.training.plan import PRESETS
 from hpt_mlflow.training.processes import joins_others
 
 PAGE, CSV, SVG, PNG = "study.html", "study.csv", "study.svg", "study.png"
@@ -96,9 +101,26 @@ def _open_datasets(chosen: StudySettings) -> dict[str, Dataset]:
     target = datasets[chosen.target]
     if target.labels is None:
         raise HptError(f"target: {target.name} has no labels, by which a study compares methods; give it labels")
-    for seed in range(chosen.seed, chosen.seed + chosen.seeds):
-        check_labels(target, target.split(seed))
+    _check_numbers(chosen, target)
     return datasets
+
+
+def _check_numbers(chosen: StudySettings, target: Dataset) -> None:
+    """Refuse at once what one of the stages would refuse after hours."""
+    if chosen.study == "separability":
+        parse_milestones(chosen.milestones, chosen.steps or PRESETS[chosen.preset].adapt_steps)
+    for seed in range(chosen.seed, chosen.seed + chosen.seeds):
+        split = target.split(seed)
+        known = check_labels(target, split)
+        for labels in listed(chosen.labels) if chosen.study == "semi-supervised" else ():
+            draw_labels(known[split.train], parse_count("labels", labels), seed)
+        for amount in listed(chosen.amounts) if chosen.study == "data-amount" else ():
+            count = parse_count("amounts", amount)
+            if count > len(split.seen) or len(split.reduced(count, seed).seen) < 2:
+                raise HptError(
+                    f"amounts: {amount} cannot be taken of the {len(split.seen)} images of {target.name} that training "
+                    "may see; take at least 2, and at most all"
+                )
 
 
 def _addresses(chosen: StudySettings) -> dict[str, str]:

@@ -1,8 +1,10 @@
 """An experiment whose command goes away: no run says that it is at work, and the same command goes on."""
 
+import csv
 import os
 import signal
 
+import mlflow
 import pytest
 from workplace import Workplace, wait_for
 
@@ -18,6 +20,7 @@ STUDY = {
     "compile": "off",
     "dry-run": "false",
 }
+METHODS = {"Base as it is", "Base", "Target", "HPT", "HPT-BN", "untrained"}
 SECONDS_TO_END = 60
 
 
@@ -52,8 +55,8 @@ def finished(place, stage):
 )
 def test_an_experiment_goes_on_where_it_was(place, number):
     process = start(place)
-    # The third job, Target's training, is at work.
-    wait_for(lambda: "2 of 8: " in place.said() and len(at_work(place)) == 2, process)
+    # The fourth job, Target's training, is at work.
+    wait_for(lambda: "3 of 9: " in place.said() and len(at_work(place)) == 2, process)
     before = finished(place, "adapt"), finished(place, "evaluate")
     os.kill(process.pid, number)
     assert process.wait(SECONDS_TO_END) == (-9 if number == signal.SIGKILL else 130)
@@ -66,8 +69,11 @@ def test_an_experiment_goes_on_where_it_was(place, number):
     assert study.info.status == "FINISHED"
     artifacts = {artifact.path for artifact in place.client.list_artifacts(study.info.run_id)}
     assert {"study.html", "study.csv", "study.png", "study.svg"} <= artifacts
-    assert place.said().count("(found: run ") == 2
+    assert place.said().count("(found: run ") == 3
     assert before[0] < finished(place, "adapt")
     assert before[1] < finished(place, "evaluate")
     # Base, HPT and HPT-BN; Target starts from random weights, as did the model in the store.
-    assert [len(finished(place, stage)) for stage in ("adapt", "pretrain", "evaluate")] == [3, 2, 4]
+    assert [len(finished(place, stage)) for stage in ("adapt", "pretrain", "evaluate")] == [3, 2, 5]
+    answer = mlflow.artifacts.load_text(f"{study.info.artifact_uri}/study.csv")
+    assert {row["method"] for row in csv.DictReader(answer.splitlines())} == METHODS
+    assert (study.data.metrics["study/stages"], study.data.metrics["study/reused"]) == (9, 3)

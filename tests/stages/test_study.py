@@ -1,0 +1,83 @@
+"""What a study refuses before it starts anything, and what it says that it would run."""
+
+from __future__ import annotations
+
+import re
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.stages.study import study
+
+SMALL = {
+    "base": "builtin:digits",
+    "target": "builtin:digits",
+    "seeds": 1,
+    "steps": 10,
+    "batch_size": 8,
+    "image_size": 8,
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images without labels."""
+    for number in range(4):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / f"{number}.png").write_bytes(b"never decoded")
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"base": "/nowhere"}, "base: there is no folder /nowhere"),
+        ({"source": "/nowhere"}, "source: there is no folder /nowhere"),
+        ({"target": "/nowhere"}, "target: there is no folder /nowhere"),
+        ({"target": "csw:x"}, "target: unknown kind of dataset 'csw'"),
+        ({"base_model": "models:/nothing/1"}, "base_model: "),
+        ({"milestones": "5,11"}, "milestones: 11 is not within the 10 steps"),
+        ({"study": "semi-supervised", "labels": "100%,9"}, "labels: 9 images cannot hold one of each of 10 classes"),
+        ({"study": "data-amount", "amounts": "100%,100000"}, "amounts: 100000 cannot be taken of the 14"),
+        ({"study": "data-amount", "amounts": "0.01%"}, "amounts: 0.01% cannot be taken of the"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once_and_starts_no_run(store, settings, words):
+    with pytest.raises(HptError, match=words) as caught:
+        study(**SMALL | settings)
+    assert "\n" not in str(caught.value)
+    assert MlflowClient().search_runs(["0"]) == []
+
+
+def test_a_target_without_labels_is_refused(store, folder):
+    with pytest.raises(HptError, match="target: images has no labels, by which a study compares methods"):
+        study(**SMALL | {"target": str(folder)})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"milestones": "5,11"}, {"labels": "9"}, {"amounts": "100000"}],
+    ids=["milestones", "labels", "amounts"],
+)
+def test_what_another_study_takes_is_not_looked_at(store, capsys, settings):
+    assert study(**SMALL | {"study": "sequential", "source": "builtin:digits", "dry_run": True} | settings) is None
+    assert "trainings of" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_what_would_be_run_and_runs_nothing(store, capsys):
+    assert study(**SMALL | {"base_steps": 30, "seeds": 2, "milestones": "50%", "dry_run": True}) is None
+    lines = capsys.readouterr().out.splitlines()
+    # Base once; on the target its statistics, from random weights, HPT and HPT-BN.
+    assert lines[:5] == [
+        "2 x pretrain digits: 30 steps",
+        "2 x adapt digits < digits, update=bn-stats: 10 steps",
+        "2 x pretrain digits: 10 steps",
+        "2 x adapt digits < digits, update=all: 10 steps",
+        "2 x adapt digits < digits, update=bn: 10 steps",
+    ]
+    assert lines[5] == "10 trainings of 140 optimiser steps together, 10 evaluations."
+    assert re.match(r"About \d+ min of training, by a short trial on this machine", lines[6])
+    assert MlflowClient().search_runs(["0"]) == []
+    assert mlflow.active_run() is None
