@@ -216,10 +216,10 @@ class Courier:
         # Whatever happens on the way: tracking never ends a training.
         except Exception as error:
             failure = error
-        # Before a refusal is noted: who waits for that may drop the parcel at once.
-        with self._changed:
-            self._sending = None
         if failure is not None:
+            # Before a refusal is noted: who waits for that may drop the parcel at once.
+            with self._changed:
+                self._sending = None
             return self._note_failure(parcels, failure)
         self._sent_at = time.monotonic()
         if self._away:
@@ -259,6 +259,8 @@ class Courier:
 
     def _forget(self, parcels: list[Parcel]) -> None:
         with self._changed:
+            # Until now nobody may drop what was sent: its answer is given once.
+            self._sending = None
             self._parcels = [parcel for parcel in self._parcels if parcel not in parcels]
             self._changed.notify_all()
 

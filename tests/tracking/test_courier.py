@@ -322,6 +322,21 @@ def test_no_state_is_kept_where_none_is_of_use_any_more(courier, run_id, tmp_pat
     assert data(run_id).tags["a"] == "b"
 
 
+def test_a_state_that_was_sent_is_not_dropped_before_its_answer_is_given(courier, spool, monkeypatch):
+    remove = spool.remove
+
+    def removing(entry):
+        courier.drop_states(keep=0)
+        remove(entry)
+
+    monkeypatch.setattr(spool, "remove", removing)
+    sent = courier.put("state", {"step": 1}, state(1))
+    assert sent.result(SECONDS) == ""
+    # What comes behind it is sent, too.
+    assert courier.put("tags", {"a": "b"}).result(SECONDS) == ""
+    assert courier.settle(SECONDS) == []
+
+
 def test_a_state_that_was_refused_is_dropped_with_the_others(courier):
     courier.put("state", {"step": 1}, lambda folder: None)
     assert len(courier.settle(SECONDS)) == 1
