@@ -61,7 +61,8 @@ bench: setup
 	$(BIN)/python benchmarks/tracking_cost.py
 
 results: setup
-	$(BIN)/python benchmarks/paper_experiments.py
+	$(BIN)/python benchmarks/paper_experiments.py run
+	$(BIN)/python benchmarks/paper_experiments.py page
 
 ui: setup
 	$(BIN)/mlflow ui --port $(UI_PORT)

@@ -1,9 +1,10 @@
 """The paper's five experiments on clipart, noto and twemoji, from two Bases, and the page of what came of them.
 
-    make results                                            # hours on two cores; what is finished is not run again
-    python benchmarks/paper_experiments.py --only clipart   # from one of the Bases
+    make results                                                # both of these
+    python benchmarks/paper_experiments.py run --only clipart   # hours on two cores; what is finished is not run again
+    python benchmarks/paper_experiments.py page                 # docs/results.md, from the studies' runs in MLflow
 
-Below its mark, docs/results.md is written from the studies' runs in MLflow; what stands above it is written by people.
+What stands on the page above its mark is written by people.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,28 +69,42 @@ class Found(NamedTuple):
     results: Results
 
 
-@click.command()
-@click.option("--data", default=str(DATA), show_default=True, help="Folder with clipart, noto and twemoji.")
-@click.option("--only", type=click.Choice(list(BASES)), help="One of the Bases, and no page.")
+@click.group()
 @click.option("--experiment", default="paper-experiments", show_default=True)
-@click.option("--at-once", default=2, show_default=True, help="Stages side by side.")
-def main(data: str, only: str | None, experiment: str, at_once: int) -> None:
-    """Run what is not there yet, and write the page."""
+def main(experiment: str) -> None:
+    """The paper's experiments here."""
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_experiment(experiment)
-    found = []
+
+
+@main.command()
+@click.option("--data", default=str(DATA), show_default=True, help="Folder with clipart, noto and twemoji.")
+@click.option("--only", type=click.Choice(list(BASES)), help="From one of the Bases.")
+@click.option("--at-once", default=2, show_default=True, help="Stages side by side.")
+def run(data: str, only: str | None, at_once: int) -> None:
+    """Run the studies that are not there yet."""
     for base in [only] if only else BASES:
         if base == "imagenet":
             prepare_imagenet()
         for name in PAPER:
-            said = ALIKE | BASES[base] | MORE.get((base, name), {})
-            finished = study(study=name, root=data, at_once=at_once, **said)
-            assert finished is not None
-            text = mlflow.artifacts.load_text(f"runs:/{finished.run_id}/study.csv")
-            found.append(Found(base, mlflow.get_run(finished.run_id), read_experiment_csv(text)))
-    if not only:
-        above = PAGE.read_text().partition(MARK)[0]
-        PAGE.write_text(f"{above}{MARK}\n\n{page(found, data)}")
+            study(study=name, root=data, at_once=at_once, **ALIKE | BASES[base] | MORE.get((base, name), {}))
+
+
+@main.command()
+def page() -> None:
+    """Write the page from the newest run of each study."""
+    conditions = "tags.`hpt.stage` = 'study' and attributes.status = 'FINISHED'"
+    newest = {}
+    for made in mlflow.search_runs(filter_string=conditions, order_by=["start_time"], output_format="list"):
+        base = "clipart" if made.data.params["settings/base_model"] == "None" else "imagenet"
+        newest[base, made.data.tags["hpt.study"]] = made
+    found = []
+    for base, name in product(BASES, PAPER):
+        if (base, name) in newest:
+            table = mlflow.artifacts.load_text(f"runs:/{newest[base, name].info.run_id}/study.csv")
+            found.append(Found(base, newest[base, name], read_experiment_csv(table)))
+    above = PAGE.read_text().partition(MARK)[0]
+    PAGE.write_text(f"{above}{MARK}\n\n{below_the_mark(found)}")
 
 
 def prepare_imagenet() -> None:
@@ -98,14 +114,14 @@ def prepare_imagenet() -> None:
         import_weights("efficientnet-lite0", model_name=IMAGENET, alias="base", image_size=48)
 
 
-def page(found: list[Found], data: str) -> str:
+def below_the_mark(found: list[Found]) -> str:
     """Markdown; draws the figures beside it."""
     parts = ["## Beside the paper", beside_the_paper(found)]
     for base in dict.fromkeys(one.base for one in found):
         parts.append(f"## {TITLES_OF_BASES[base]}")
         for one in found:
             if one.base == base:
-                parts += of_one_study(one, data)
+                parts += of_one_study(one)
     return "\n\n".join(parts) + "\n"
 
 
@@ -128,7 +144,7 @@ def beside_the_paper(found: list[Found]) -> str:
     return "\n".join(lines)
 
 
-def of_one_study(one: Found, data: str) -> list[str]:
+def of_one_study(one: Found) -> list[str]:
     """The figure, the means, the sentences, and where they come from."""
     name = one.results.study
     FIGURES.mkdir(parents=True, exist_ok=True)
@@ -144,7 +160,7 @@ def of_one_study(one: Found, data: str) -> list[str]:
         f"![{name} from {one.base}]({file.relative_to(PAGE.parent).as_posix()})",
         "\n".join(table),
         "\n".join(f"- {text}" for text in claims(one.results)),
-        f"```\n{command[1].replace(data, 'DATA')}\n```",
+        f"```\n{command[1].replace(one.run.data.params['settings/root'], 'DATA')}\n```",
         f"{metrics['study/stages']:.0f} stages, {metrics['study/reused']:.0f} of them there from other studies; "
         f"{metrics['study/hours']:.1f} hours of work, each on one core of {tags['hpt.machine']}.",
     ]
