@@ -94,7 +94,7 @@ def lay_bench(settings: TuneSettings, dataset: Dataset, parent: FoundModel) -> B
     side = smallest_useful_side(start.image_size, space.smallest_crop_scale)
     images = Images(dataset, split.seen, side, settings.strict, cache_gib=settings.cache_gib)
     # Warm-up and cosine are those of a trial of this length.
-    plan = fit_plan(replace(whole, steps=steps), settings, images)
+    plan = fit_plan(replace(whole, steps=steps), settings, dataset.name, len(images.indices))
     arithmetic = choose_arithmetic(
         settings.precision, settings.compile, start.backbone, start.image_size, plan.batch_size, steps, device
     )

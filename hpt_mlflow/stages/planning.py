@@ -10,7 +10,6 @@ from torch import nn
 
 from hpt_mlflow.augment.subset import parse_strengths, parse_subset
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.options import Settings, value_type
@@ -18,7 +17,6 @@ from hpt_mlflow.settings import AdaptSettings, TrainingSettings
 from hpt_mlflow.settings.common import parse_count
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.training.plan import PRESETS, Plan
-from hpt_mlflow.training.processes import ALONE, Group
 
 # Settings that say where and how to work, not what comes of it.
 OPERATIONAL = frozenset(
@@ -104,47 +102,50 @@ def statistics_key(settings: TrainingSettings, dataset: Dataset, smallest_side: 
     return f"{dataset.digest}-{settings.split_seed}-{settings.images or 'all'}-{smallest_side}"
 
 
-def fit_plan(plan: Plan, settings: TrainingSettings, images: Images, group: Group = ALONE) -> Plan:
+def fit_plan(plan: Plan, settings: TrainingSettings, name: str, count: int, processes: int = 1) -> Plan:
     """The plan cut to what the dataset has, in equal parts for all processes. What the user named is refused, not cut.
+
+    Args:
+        name: of the dataset.
+        count: images that training may see.
 
     Raises:
         HptError: there are too few images, or they cannot be shared equally.
     """
-    count = len(images.indices)
     if count < 2:
-        raise HptError(f"data: {images.dataset.name} leaves {count} images to learn from; at least 2 are needed")
+        raise HptError(f"data: {name} leaves {count} images to learn from; at least 2 are needed")
     if settings.batch_size is not None and settings.batch_size > count:
         raise HptError(
-            f"batch_size: {settings.batch_size} is more than the {count} images of {images.dataset.name} that training "
-            f"may see; lower it to {count} or less"
+            f"batch_size: {settings.batch_size} is more than the {count} images of {name} that training may see; lower "
+            f"it to {count} or less"
         )
-    if settings.batch_size is not None and settings.batch_size % group.size:
+    if settings.batch_size is not None and settings.batch_size % processes:
         raise HptError(
-            f"batch_size: {settings.batch_size} images cannot be shared equally by {group.size} processes; use a "
-            f"multiple of {group.size}"
+            f"batch_size: {settings.batch_size} images cannot be shared equally by {processes} processes; use a "
+            f"multiple of {processes}"
         )
-    if count < 2 * group.size:
-        raise HptError(f"nproc: {count} images are too few for {group.size} processes of at least 2 each; lower it")
-    batch_size = min(plan.batch_size, count) // group.size * group.size
-    if group.size > 1 and batch_size < 2 * group.size:
+    if count < 2 * processes:
+        raise HptError(f"nproc: {count} images are too few for {processes} processes of at least 2 each; lower it")
+    batch_size = min(plan.batch_size, count) // processes * processes
+    if processes > 1 and batch_size < 2 * processes:
         raise HptError(
-            f"batch_size: {plan.batch_size} images are fewer than 2 for each of {group.size} processes; use "
-            f"{2 * group.size} or more"
+            f"batch_size: {plan.batch_size} images are fewer than 2 for each of {processes} processes; use "
+            f"{2 * processes} or more"
         )
     if settings.bn_splits is not None and 2 * settings.bn_splits > batch_size:
         raise HptError(
             f"bn_splits: {settings.bn_splits} parts of a batch of {batch_size} have fewer than 2 images each; "
             f"lower it to {batch_size // 2} or less"
         )
-    if settings.bn_splits is not None and settings.bn_splits % group.size:
+    if settings.bn_splits is not None and settings.bn_splits % processes:
         raise HptError(
-            f"bn_splits: {settings.bn_splits} parts cannot be shared equally by {group.size} processes; use a multiple "
-            f"of {group.size}"
+            f"bn_splits: {settings.bn_splits} parts cannot be shared equally by {processes} processes; use a multiple "
+            f"of {processes}"
         )
     # Each process has at least one part: BatchNorm does not look beyond it.
-    splits_each = max(1, min(plan.bn_splits, batch_size // 2) // group.size)
+    splits_each = max(1, min(plan.bn_splits, batch_size // 2) // processes)
     warmup_steps = min(plan.warmup_steps, plan.steps // 10)
-    return replace(plan, batch_size=batch_size, bn_splits=splits_each * group.size, warmup_steps=warmup_steps).fit_to(
+    return replace(plan, batch_size=batch_size, bn_splits=splits_each * processes, warmup_steps=warmup_steps).fit_to(
         count
     )
 

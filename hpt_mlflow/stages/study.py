@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.labels import check_labels
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.drawing import draw_labels
 from hpt_mlflow.experiments.figure import experiment_figure
 from hpt_mlflow.experiments.page import Origin, experiment_csv, experiment_markdown, experiment_page, figure_as_svg
 from hpt_mlflow.experiments.plan import ExperimentPlan, Job
@@ -21,12 +19,10 @@ from hpt_mlflow.experiments.results import Results
 from hpt_mlflow.experiments.studies import Network, make_experiment
 from hpt_mlflow.machine import machine
 from hpt_mlflow.settings import StudySettings
-from hpt_mlflow.settings.common import parse_count
-from hpt_mlflow.settings.study import listed
 from hpt_mlflow.stages.device import resolve_device
-from hpt_mlflow.stages.milestones import parse_milestones
 from hpt_mlflow.stages.planning import identify
 from hpt_mlflow.stages.result import StageResult, result_of
+from hpt_mlflow.stages.study_checks import check_batch_norms, check_jobs
 from hpt_mlflow.stages.study_cost import seconds_per_step
 from hpt_mlflow.stages.study_jobs import Done, Workplace, run_jobs
 from hpt_mlflow.tracking.connection import connect
@@ -66,7 +62,7 @@ def study(**settings: Any) -> StageResult | None:
     base = find_model(chosen.base_model, "base_model", chosen.model_name) if chosen.base_model else None
     chosen = replace(chosen, base_model=base.uri if base else None)
     network = _network(chosen, base)
-    plan = make_experiment(chosen, len(datasets[chosen.target].split(chosen.seed).seen), network)
+    plan = _plan(chosen, datasets, network)
     if chosen.dry_run:
         print(_describe(plan, chosen, network))
         return None
@@ -92,35 +88,16 @@ def study(**settings: Any) -> StageResult | None:
 
 
 def _open_datasets(chosen: StudySettings) -> dict[str, Dataset]:
-    """By address; what a study needs, checked.
+    """By address.
 
     Raises:
-        HptError: one cannot be opened, or the target cannot be judged by.
+        HptError: one cannot be opened, or the target has no labels.
     """
     datasets = {address: _open(name, address, chosen.root) for name, address in _addresses(chosen).items()}
     target = datasets[chosen.target]
     if target.labels is None:
         raise HptError(f"target: {target.name} has no labels, by which a study compares methods; give it labels")
-    _check_numbers(chosen, target)
     return datasets
-
-
-def _check_numbers(chosen: StudySettings, target: Dataset) -> None:
-    """Refuse at once what one of the stages would refuse after hours."""
-    if chosen.study == "separability":
-        parse_milestones(chosen.milestones, chosen.steps or PRESETS[chosen.preset].adapt_steps)
-    for seed in range(chosen.seed, chosen.seed + chosen.seeds):
-        split = target.split(seed)
-        known = check_labels(target, split)
-        for labels in listed(chosen.labels) if chosen.study == "semi-supervised" else ():
-            draw_labels(known[split.train], parse_count("labels", labels), seed)
-        for amount in listed(chosen.amounts) if chosen.study == "data-amount" else ():
-            count = parse_count("amounts", amount)
-            if count > len(split.seen) or len(split.reduced(count, seed).seen) < 2:
-                raise HptError(
-                    f"amounts: {amount} cannot be taken of the {len(split.seen)} images of {target.name} that training "
-                    "may see; take at least 2, and at most all"
-                )
 
 
 def _addresses(chosen: StudySettings) -> dict[str, str]:
@@ -152,13 +129,31 @@ def _network(chosen: StudySettings, base: FoundModel | None) -> Network | None:
     return Network(card.arch, chosen.image_size or card.image_size, card.small_stem)
 
 
+def _plan(chosen: StudySettings, datasets: Mapping[str, Dataset], network: Network | None) -> ExperimentPlan:
+    """All that is run, checked.
+
+    Raises:
+        HptError: one of the stages would refuse it.
+    """
+    seeds = range(chosen.seed, chosen.seed + chosen.seeds)
+    # Of the seeds' splits the smallest, so that sizes that have to be cut are the same for all.
+    images = min(len(datasets[chosen.target].split(seed).seen) for seed in seeds)
+    plan = make_experiment(chosen, images, network)
+    check_jobs(plan, datasets)
+    if chosen.study != "augmentation":
+        preset = PRESETS[chosen.preset]
+        own = Network(chosen.arch or preset.arch, chosen.image_size or preset.image_size, chosen.small_stem)
+        check_batch_norms(*(network or own))
+    return plan
+
+
 def _describe(plan: ExperimentPlan, chosen: StudySettings, network: Network | None) -> str:
     """What would be run, and what it costs."""
     jobs = plan.jobs
     trainings = Counter((job.label, job.steps) for job in jobs if job.stage != "evaluate")
     lines = [f"{count} x {label}: {steps:,} steps" for (label, steps), count in trainings.items()]
     steps = sum(job.steps for job in jobs)
-    seconds = seconds_per_step(replace(chosen, **network._asdict()) if network else chosen) * steps / chosen.at_once
+    seconds = steps * seconds_per_step(replace(chosen, **network._asdict()) if network else chosen)
     return "\n".join(
         [
             *lines,
@@ -230,7 +225,9 @@ def _report(run: StageRun, results: Results, origin: Origin) -> None:
 def _main_model(plan: ExperimentPlan, done: Mapping[Job, Done]) -> str:
     """What the method that the study is about has made with the first seed."""
     trainings = [point.evaluation.start for point in plan.points if point.method in MAIN_METHODS]
-    return next(done[training].model for training in trainings if training)
+    mine = [training for training in trainings if training and training.said["seed"] == plan.points[0].seed]
+    # Of data-amount the last one has most images; of augmentation the first one has all of them.
+    return done[mine[-1 if plan.study == "data-amount" else 0]].model
 
 
 def _means(results: Results) -> dict[str, float]:

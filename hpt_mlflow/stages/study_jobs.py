@@ -26,7 +26,7 @@ from hpt_mlflow.stages.evaluate import addresses_of, evaluation_identity
 from hpt_mlflow.stages.launch import child_variables
 from hpt_mlflow.stages.planning import identify
 from hpt_mlflow.tracking.finished import finished_run
-from hpt_mlflow.tracking.identity import Identity
+from hpt_mlflow.tracking.identity import PARENT_TAG, Identity
 
 POLL_SECONDS = 0.2
 KINDS: dict[str, type[Settings]] = {"pretrain": PretrainSettings, "adapt": AdaptSettings, "evaluate": EvaluateSettings}
@@ -112,7 +112,10 @@ def _settings(job: Job, done: Mapping[Job, Done]) -> dict[str, Any]:
 def _found(job: Job, said: dict[str, Any], place: Workplace) -> Done | None:
     """What was done before, in whatever run."""
     run = finished_run(_identity(job, said, place.datasets)) if place.reuse else None
-    return Done(run.info.run_id, run.data.tags.get("hpt.model", ""), reused=True) if run else None
+    if run is None:
+        return None
+    # What an interrupted study had done itself is its own.
+    return Done(run.info.run_id, run.data.tags.get("hpt.model", ""), run.data.tags.get(PARENT_TAG) != place.run_id)
 
 
 def _identity(job: Job, said: dict[str, Any], datasets: Mapping[str, Dataset]) -> Identity:

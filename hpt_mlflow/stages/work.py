@@ -77,7 +77,7 @@ def prepare(
     milestones = parse_milestones(settings.milestones, plan.steps)
     smallest_side = smallest_useful_side(start.image_size, plan.strengths.crop_scale)
     images = _open_images(dataset, split, smallest_side, settings, group)
-    plan = fit_plan(plan, settings, images, group)
+    plan = fit_plan(plan, settings, dataset.name, len(images.indices), group.size)
     arithmetic = _choose_arithmetic(settings, plan, start, device, group, earlier)
     plan = replace(plan, precision=arithmetic.precision, compile=arithmetic.compile)
     statistics = _channel_statistics(statistics_key(settings, dataset, smallest_side), images, group)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import mlflow
 from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -154,11 +155,16 @@ def split_version(address: str) -> tuple[str, str]:
 
 def exists(address: str) -> bool:
     """Whether a registered version is there, and not deleted."""
+    return find_version(address) is not None
+
+
+def find_version(address: str) -> ModelVersion | None:
+    """The registered version of an address; None where it is deleted."""
     try:
-        return bool(MlflowClient().get_model_version(*split_version(address)))
+        return MlflowClient().get_model_version(*split_version(address))
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
+            return None
         raise
 
 

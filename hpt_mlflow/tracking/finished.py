@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.earlier import experiment_id_here
-from hpt_mlflow.tracking.evaluations import exists
+from hpt_mlflow.tracking.evaluations import PARENT_TAG as MODEL_BEFORE_TAG
+from hpt_mlflow.tracking.evaluations import exists, find_version
 from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, Identity
 
 
 def finished_run(identity: Identity) -> Run | None:
-    """The newest finished run of the same work in this experiment whose model, where it made one, is still there."""
+    """The newest finished run of the same work in this experiment.
+
+    Its model, where it made one, is still there; and the version that it started from is still the same one: those of a
+    registered model that was deleted and made again have the same numbers.
+    """
     with tracking_errors("cannot look for finished runs"):
         found = MlflowClient().search_runs(
             [experiment_id_here()],
@@ -36,5 +43,16 @@ def run_of(run_id: str) -> Run:
 
 
 def _is_whole(run: Run) -> bool:
-    model = run.data.tags.get("hpt.model")
-    return run.data.tags.get("hpt.stage") == "evaluate" or bool(model and exists(model))
+    tags = run.data.tags
+    if _is_newer(tags.get(MODEL_BEFORE_TAG, ""), run):
+        return False
+    model = tags.get("hpt.model")
+    return tags.get("hpt.stage") == "evaluate" or bool(model and exists(model))
+
+
+def _is_newer(address: str, run: Run) -> bool:
+    """Whether an address is that of a registered version that was made when the run had ended."""
+    if not re.fullmatch(r"models:/.+/\d+", address):
+        return False
+    version = find_version(address)
+    return version is not None and int(version.creation_timestamp) > run.info.end_time

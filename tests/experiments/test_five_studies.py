@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from itertools import combinations
-from types import SimpleNamespace
 
 import pytest
 
@@ -536,13 +535,11 @@ def test_sizes_are_cut_to_what_all_processes_can_share(nproc, images, expected):
 def test_the_stage_refuses_no_size_that_is_cut(nproc, named):
     said = {name: size for name, size in (("batch_size", 60), ("bn_splits", 24)) if name in named}
     amounts = [str(count) for count in range(2 * nproc, 70)]
-    dataset = SimpleNamespace(name="few")
     points = made("data-amount", amounts=",".join(amounts), nproc=nproc, **said).points
     for point in (point for point in points if point.method == "Target"):
         training = PretrainSettings(**point.evaluation.start.said)
-        images = SimpleNamespace(dataset=dataset, indices=range(int(point.condition)))
         wanted = replace(PRESETS["quick"].plan, **{name: getattr(training, name) for name in named})
-        plan = fit_plan(wanted, training, images, SimpleNamespace(size=nproc))
+        plan = fit_plan(wanted, training, "few", int(point.condition), nproc)
         assert plan.batch_size % nproc == plan.bn_splits % nproc == 0
 
 

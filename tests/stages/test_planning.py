@@ -11,7 +11,6 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import AdaptSettings, MainSettings, PretrainSettings, StudySettings
 from hpt_mlflow.stages.planning import OPERATIONAL, fit_plan, identify
 from hpt_mlflow.training.plan import PRESETS
-from hpt_mlflow.training.processes import Group
 
 SETTINGS = {"pretrain": PretrainSettings, "adapt": AdaptSettings, "main": MainSettings}
 # A value of each setting that is not its default.
@@ -181,17 +180,14 @@ def test_one_value_written_in_two_ways_is_the_same_work():
 
 
 @pytest.fixture
-def fitted(open_images):
-    """The plan of the quick preset for so many images and processes; the same for each of them."""
+def fitted():
+    """The plan of the quick preset for so many images and processes."""
 
     def fit(count, processes, **settings):
-        images = open_images([np.zeros((2, 2, 3), np.uint8)] * count)
         chosen = PretrainSettings(**settings)
         said = {name: value for name, value in settings.items() if name in ("batch_size", "bn_splits", "queue_size")}
         plan = dataclasses.replace(PRESETS["quick"].plan, **said)
-        plans = [fit_plan(plan, chosen, images, Group(rank, processes)) for rank in range(processes)]
-        assert all(other == plans[0] for other in plans)
-        return plans[0]
+        return fit_plan(plan, chosen, "few", count, processes)
 
     return fit
 

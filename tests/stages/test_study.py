@@ -6,6 +6,7 @@ import re
 
 import mlflow
 import pytest
+from colours import write_colours
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
@@ -40,8 +41,15 @@ def folder(tmp_path):
         ({"base_model": "models:/nothing/1"}, "base_model: "),
         ({"milestones": "5,11"}, "milestones: 11 is not within the 10 steps"),
         ({"study": "semi-supervised", "labels": "100%,9"}, "labels: 9 images cannot hold one of each of 10 classes"),
-        ({"study": "data-amount", "amounts": "100%,100000"}, "amounts: 100000 cannot be taken of the 14"),
-        ({"study": "data-amount", "amounts": "0.01%"}, "amounts: 0.01% cannot be taken of the"),
+        ({"study": "semi-supervised", "labels": "9000"}, "labels: 9000 is more than the 10"),
+        ({"batch_size": 2000}, "batch_size: 2000 is more than the 14"),
+        ({"bn_splits": 5}, "bn_splits: 5 parts of a batch of 8"),
+        ({"images": "5000"}, "images: 5000 is more than the 14"),
+        ({"images": "7"}, "batch_size: 8 is more than the 7 images"),
+        ({"arch": "convnext_tiny", "image_size": 32}, "arch: convnext_tiny has no BatchNorm layers"),
+        ({"arch": "resnet19"}, "arch: "),
+        ({"study": "data-amount", "amounts": "100%,100000"}, "amounts: 100000 is more than the 14"),
+        ({"study": "data-amount", "amounts": "0.01%"}, "digits leaves 1 images to learn from; at least 2 are needed"),
     ],
 )
 def test_what_cannot_be_done_is_said_at_once_and_starts_no_run(store, settings, words):
@@ -49,6 +57,19 @@ def test_what_cannot_be_done_is_said_at_once_and_starts_no_run(store, settings, 
         study(**SMALL | settings)
     assert "\n" not in str(caught.value)
     assert MlflowClient().search_runs(["0"]) == []
+
+
+def test_a_base_with_test_images_of_the_target_in_it_is_refused(store, tmp_path):
+    target = write_colours(tmp_path / "all" / "own")
+    write_colours(tmp_path / "all" / "other", seed=1)
+    settings = SMALL | {"base": str(tmp_path / "all"), "target": str(target), "batch_size": 2}
+    with pytest.raises(HptError, match="target: .* test images of own are also among the images of all that") as caught:
+        study(**settings)
+    assert "\n" not in str(caught.value)
+    assert MlflowClient().search_runs(["0"]) == []
+    # On its own it is fine, and so is the same dataset for both.
+    for base in (tmp_path / "all" / "other", target):
+        assert study(**settings | {"base": str(base), "dry_run": True}) is None
 
 
 def test_a_target_without_labels_is_refused(store, folder):
