@@ -23,7 +23,7 @@ from mlflow.entities import Run
 from hpt_mlflow import study
 from hpt_mlflow.experiments.claims import HELD, NOT_SHOWN, OPPOSITE, claims
 from hpt_mlflow.experiments.figure import experiment_figure
-from hpt_mlflow.experiments.page import TITLES, means_table, read_experiment_csv
+from hpt_mlflow.experiments.page import HOW_TO_READ, TITLES, means_table, read_experiment_csv
 from hpt_mlflow.experiments.results import Results
 from hpt_mlflow.stages.weights import import_weights
 
@@ -116,7 +116,7 @@ def prepare_imagenet() -> None:
 
 def below_the_mark(found: list[Found]) -> str:
     """Markdown; draws the figures beside it."""
-    parts = ["## Beside the paper", beside_the_paper(found)]
+    parts = ["## Beside the paper", beside_the_paper(found), HOW_TO_READ]
     for base in dict.fromkeys(one.base for one in found):
         parts.append(f"## {TITLES_OF_BASES[base]}")
         for one in found:
@@ -162,7 +162,8 @@ def of_one_study(one: Found) -> list[str]:
         "\n".join(f"- {text}" for text in claims(one.results)),
         f"```\n{command[1].replace(one.run.data.params['settings/root'], 'DATA')}\n```",
         f"{metrics['study/stages']:.0f} stages, {metrics['study/reused']:.0f} of them there from other studies; "
-        f"{metrics['study/hours']:.1f} hours of work, each on one core of {tags['hpt.machine']}.",
+        f"{metrics['study/hours']:.1f} hours from the start to the end of each, added up; "
+        f"{one.run.data.params['settings/at_once']} at once on {tags['hpt.machine']}.",
     ]
 
 

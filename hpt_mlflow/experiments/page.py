@@ -25,6 +25,14 @@ TITLES = {
 }
 UNTRAINED = "untrained"
 AXES = {"accuracy": "test top-1, %", "auroc": "test AUROC, %"}
+HOW_TO_READ = (
+    "Differences are taken seed by seed, with a 95% interval by Student's t. Held means that the interval lies on the "
+    "claimed side of no difference, the opposite that it lies on the other side, and not shown that it has both, or "
+    "that one seed has no interval. The paper says as good or better, so only the opposite speaks against it. The splits of "
+    "the seeds overlap, unless the target brings its own test part, and of twenty comparisons one errs by chance. All "
+    "methods took the same number of steps on the target, where the paper gave Target as many as it needed: this asks "
+    "what a start from the Base is worth within those steps."
+)
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
@@ -72,14 +80,13 @@ def experiment_page(results: Results, origin: Origin) -> str:
         figure_as_svg(experiment_figure(results)),
         "<h2>What was claimed, and what came of it</h2>",
         "<ul>" + "".join(f'<li class="{_class(text)}">{escape(text)}</li>' for text in claims(results)) + "</ul>",
-        "<p>Differences are taken seed by seed, with a 95% interval by Student's t. <em>Held</em> means that the "
-        "interval lies on the claimed side of no difference, <em>the opposite</em> that it lies on the other side, and "
-        "<em>not shown</em> that it has both, or that one seed has no interval.</p>",
+        f"<p>{escape(HOW_TO_READ)}</p>",
         f"<h2>Mean {AXES[results.metric]}, after the last step</h2>",
         _table(*means_table(results)),
         "<h2>Where this comes from</h2>",
         f"<p>{len(origin.runs)} stages, {sum(before for *_, before in origin.runs)} of them made before; "
-        f"{origin.hours:.1f} hours of work. Again: <code>{escape(origin.command)}</code></p>",
+        f"{origin.hours:.1f} hours from the start to the end of each, added up. Again: "
+        f"<code>{escape(origin.command)}</code></p>",
         _table(("setting", "value"), sorted(origin.settings.items())),
         "<h2>Runs</h2>",
         _table(("stage", "run", "made"), [(name, run, "before" if old else "here") for name, run, old in origin.runs]),

@@ -14,6 +14,7 @@ from torchvision.models import WeightsEnum
 
 from hpt_mlflow.errors import HptError, one_line, printable
 from hpt_mlflow.models.foreign import ForeignWeights, read_weights
+from hpt_mlflow.models.weight_file import sha256
 
 # What users write in front of a network, or of one of its weights by torchvision's name.
 PREFIX = "torchvision:"
@@ -71,9 +72,14 @@ def _fetch(url: str, source: str) -> Path:
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / Path(urlsplit(url).path).name
-    if file.is_file():
-        return file
     checksum = CHECKSUM.search(file.name)
+    if file.is_file():
+        if checksum and not sha256(file).startswith(checksum[1]):
+            raise HptError(
+                f"weights: {file} is not what torchvision publishes under this name: its checksum is another one; "
+                "remove it, or name it by its path"
+            )
+        return file
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Writes beside the file, and puts it in place when it is complete and its checksum is right.

@@ -145,5 +145,5 @@ def test_another_network_is_refused():
 def test_names_are_those_of_torchvision(hub, name, file):
     hub.mkdir(parents=True)
     (hub / file).write_text("no weights")
-    with pytest.raises(HptError, match=file):
+    with pytest.raises(HptError, match=rf"{file} is not what torchvision publishes under this name"):
         read_torchvision_weights(f"torchvision:{name}")
