@@ -28,10 +28,10 @@ AXES = {"accuracy": "test top-1, %", "auroc": "test AUROC, %"}
 HOW_TO_READ = (
     "Differences are taken seed by seed, with a 95% interval by Student's t. Held means that the interval lies on the "
     "claimed side of no difference, the opposite that it lies on the other side, and not shown that it has both, or "
-    "that one seed has no interval. The paper says as good or better, so only the opposite speaks against it. The splits of "
-    "the seeds overlap, unless the target brings its own test part, and of twenty comparisons one errs by chance. All "
-    "methods took the same number of steps on the target, where the paper gave Target as many as it needed: this asks "
-    "what a start from the Base is worth within those steps."
+    "that one seed has no interval. The paper says as good or better, so only the opposite speaks against it. The "
+    "splits of the seeds overlap, unless the target brings its own test part, and of twenty comparisons one errs by "
+    "chance. All methods took the same number of steps on the target, where the paper gave Target as many as it "
+    "needed: this asks what a start from the Base is worth within those steps."
 )
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
