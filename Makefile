@@ -34,7 +34,7 @@ test: setup lint
 	$(PYTEST) -m "not slow and not soak"
 
 slow: setup
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --durations 15
 
 soak: setup
 	$(BIN)/python -m pytest -m "slow or soak"
