@@ -47,6 +47,8 @@ BASES: dict[str, dict[str, Any]] = {
 MORE: dict[tuple[str, str], dict[str, Any]] = {
     ("clipart", "separability"): {"steps": 300},
     ("clipart", "semi-supervised"): {"labels": "100,100%", "protocol_steps": 100},
+    # As in the paper.
+    ("clipart", "data-amount"): {"amounts": "1%,10%,25%,100%"},
     # Its steps cost more: fewer of them, and fewer conditions.
     ("imagenet", "separability"): {"milestones": "10%,25%,50%,100%"},
     ("imagenet", "semi-supervised"): {"labels": "100", "protocol_steps": 100},
