@@ -101,7 +101,8 @@ class MoCo(nn.Module):
         Args:
             key_views: normalised images in a random order, float32 (n, 3, H, W).
         """
-        keys = torch.cat([self.key_encoder(part) for part in key_views.chunk(self.bn_splits)])
+        # Of sizes that differ by one at most: BatchNorm takes two images or more.
+        keys = torch.cat([self.key_encoder(part) for part in key_views.tensor_split(self.bn_splits)])
         return F.normalize(keys.float(), dim=1)
 
     @torch.no_grad()
