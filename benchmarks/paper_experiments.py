@@ -99,17 +99,20 @@ def run(data: str, only: str | None, at_once: int) -> None:
 
 @main.command()
 def page() -> None:
-    """Write the page from the newest run of each study."""
+    """Write the page from the run of each study that has done the work: the first one with its newest settings."""
     conditions = "tags.`hpt.stage` = 'study' and attributes.status = 'FINISHED'"
-    newest = {}
+    chosen: dict[tuple[str, str], Run] = {}
     for made in mlflow.search_runs(filter_string=conditions, order_by=["start_time"], output_format="list"):
         base = "clipart" if made.data.params["settings/base_model"] == "None" else "imagenet"
-        newest[base, made.data.tags["hpt.study"]] = made
+        held = chosen.get((base, made.data.tags["hpt.study"]))
+        if held is None or held.data.tags["hpt.fingerprint"] != made.data.tags["hpt.fingerprint"]:
+            chosen[base, made.data.tags["hpt.study"]] = made
     found = []
     for base, name in product(BASES, PAPER):
-        if (base, name) in newest:
-            table = mlflow.artifacts.load_text(f"runs:/{newest[base, name].info.run_id}/study.csv")
-            found.append(Found(base, newest[base, name], read_experiment_csv(table)))
+        if (base, name) in chosen:
+            made = chosen[base, name]
+            table = mlflow.artifacts.load_text(f"runs:/{made.info.run_id}/study.csv")
+            found.append(Found(base, made, read_experiment_csv(table)))
     above = PAGE.read_text().partition(MARK)[0]
     PAGE.write_text(f"{above}{MARK}\n\n{below_the_mark(found)}")
 

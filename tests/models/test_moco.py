@@ -149,6 +149,17 @@ def test_split_key_batch_is_encoded_part_by_part():
     assert (keys - together).abs().max() > 0.01
 
 
+@pytest.mark.parametrize(
+    ("images", "splits", "expected"), [(10, 4, [3, 3, 2, 2]), (7, 3, [3, 2, 2]), (8, 4, [2] * 4), (9, 1, [9])]
+)
+def test_parts_of_the_keys_differ_by_one_image_at_most(images, splits, expected):
+    moco = tiny_moco(bn_splits=splits)
+    sizes = []
+    moco.key_encoder.register_forward_hook(lambda module, inputs, output: sizes.append(len(inputs[0])))
+    assert len(moco.encode_keys(two_views(images)[1])) == images
+    assert sizes == expected
+
+
 def test_backbone_is_the_query_encoder_without_head():
     backbone = tiny_backbone()
     moco = MoCo(backbone, 6, queue_size=4)
