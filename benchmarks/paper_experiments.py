@@ -52,7 +52,7 @@ MORE: dict[tuple[str, str], dict[str, Any]] = {
     # Its steps cost more: fewer of them, and fewer conditions.
     ("imagenet", "separability"): {"milestones": "10%,25%,50%,100%"},
     ("imagenet", "semi-supervised"): {"labels": "100", "protocol_steps": 100},
-    ("imagenet", "data-amount"): {"amounts": "1%,10%,100%"},
+    ("imagenet", "data-amount"): {"amounts": "10%,100%"},
     **{(base, "sequential"): {"source": "noto"} for base in BASES},
 }
 TITLES_OF_BASES = {"clipart": "From clipart and random weights", "imagenet": "From ImageNet"}
