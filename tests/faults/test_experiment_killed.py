@@ -56,7 +56,7 @@ def finished(place, stage):
 def test_an_experiment_goes_on_where_it_was(place, number):
     process = start(place)
     # The fourth job, Target's training, is at work.
-    wait_for(lambda: "3 of 9: " in place.said() and len(at_work(place)) == 2, process)
+    wait_for(lambda: "3 of 9: " in place.said() and len(at_work(place)) == 2, process, seconds=300)
     before = finished(place, "adapt"), finished(place, "evaluate")
     os.kill(process.pid, number)
     assert process.wait(SECONDS_TO_END) == (-9 if number == signal.SIGKILL else 130)
