@@ -15,7 +15,8 @@ def train(pruner, plan, scores, direction="maximize", at_every_step=False):
     Args:
         scores: of each trial, at each rung or one for all of them.
     """
-    study = optuna.create_study(direction=direction, pruner=pruner)
+    # Hyperband chooses the bracket of a trial by the name of its study, which is random where none is given.
+    study = optuna.create_study(study_name="pruning", direction=direction, pruner=pruner)
     reached = []
     for of_trial in scores:
         trial = study.ask()
