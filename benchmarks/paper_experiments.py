@@ -21,7 +21,7 @@ import mlflow
 from mlflow.entities import Run
 
 from hpt_mlflow import study
-from hpt_mlflow.experiments.claims import HELD, NOT_SHOWN, OPPOSITE, claims
+from hpt_mlflow.experiments.claims import HELD, NOT_SHOWN, OPPOSITE, claims, verdict_in
 from hpt_mlflow.experiments.figure import experiment_figure
 from hpt_mlflow.experiments.page import HOW_TO_READ, TITLES, means_table, read_experiment_csv
 from hpt_mlflow.experiments.results import Results
@@ -148,7 +148,7 @@ def beside_the_paper(found: list[Found]) -> str:
             texts = [
                 text for one in found if (one.base, one.results.study) == (base, name) for text in claims(one.results)
             ]
-            count = Counter(text.rstrip(".").rpartition(", ")[2] for text in texts)
+            count = Counter(map(verdict_in, texts))
             said_here = (f"{count[verdict]} {verdict}" for verdict in (HELD, NOT_SHOWN, OPPOSITE) if count[verdict])
             cells.append(", ".join(said_here))
         lines.append(f"| {name} | {said} | {' | '.join(cells)} |")

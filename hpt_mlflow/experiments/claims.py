@@ -24,6 +24,11 @@ def verdict(found: Estimate) -> str:
     return NOT_SHOWN
 
 
+def verdict_in(sentence: str) -> str:
+    """The verdict that a sentence of `claims` ends with; something else where it has none."""
+    return sentence.rstrip(".").rpartition(", ")[2]
+
+
 def words_for(study: str, condition: str) -> str:
     """A condition in a sentence: `with 10% of the images`."""
     of_all = condition.endswith("%")

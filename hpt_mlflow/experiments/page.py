@@ -12,7 +12,7 @@ from html import escape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from hpt_mlflow.experiments.claims import HELD, OPPOSITE, claims, words_for
+from hpt_mlflow.experiments.claims import HELD, OPPOSITE, claims, verdict_in, words_for
 from hpt_mlflow.experiments.figure import experiment_figure
 from hpt_mlflow.experiments.results import Estimate, Results, estimate
 
@@ -23,7 +23,7 @@ TITLES = {
     "augmentation": "What is lost without some augmentations",
     "data-amount": "How many images of the target it takes",
 }
-UNTRAINED = "untrained"
+UNTRAINED_ROW = "untrained"
 AXES = {"accuracy": "test top-1, %", "auroc": "test AUROC, %"}
 HOW_TO_READ = (
     "Differences are taken seed by seed, with a 95% interval by Student's t. Held means that the interval lies on the "
@@ -109,7 +109,7 @@ def experiment_csv(results: Results) -> str:
     writer.writerow(["study", "method", "condition", "seed", "step", f"test_{results.metric}"])
     for (method, condition, seed), by_steps in results.figures.items():
         writer.writerows([results.study, method, condition, seed, step, by_steps[step]] for step in sorted(by_steps))
-    writer.writerows([results.study, UNTRAINED, "", seed, 0, value] for seed, value in results.untrained.items())
+    writer.writerows([results.study, UNTRAINED_ROW, "", seed, 0, value] for seed, value in results.untrained.items())
     return text.getvalue()
 
 
@@ -121,7 +121,7 @@ def read_experiment_csv(text: str) -> Results:
     for row in csv.DictReader(io.StringIO(text)):
         study = row["study"]
         metric, value = next((name, float(row[f"test_{name}"])) for name in AXES if f"test_{name}" in row)
-        if row["method"] == UNTRAINED:
+        if row["method"] == UNTRAINED_ROW:
             untrained[int(row["seed"])] = value
         else:
             curve = figures.setdefault((row["method"], row["condition"], int(row["seed"])), {})
@@ -156,5 +156,4 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _class(sentence: str) -> str:
-    last = sentence.rstrip(".").rpartition(", ")[2]
-    return {HELD: "held", OPPOSITE: "opposite"}.get(last, "not")
+    return {HELD: "held", OPPOSITE: "opposite"}.get(verdict_in(sentence), "not")
