@@ -30,7 +30,8 @@ from hpt_mlflow.stages.learn import report_unreadable
 from hpt_mlflow.stages.planning import identify
 from hpt_mlflow.stages.progress import show_steps
 from hpt_mlflow.stages.result import StageResult
-from hpt_mlflow.stages.task import check_unseen, prepare_task
+from hpt_mlflow.stages.task import prepare_task
+from hpt_mlflow.stages.unseen import check_unseen
 from hpt_mlflow.tracking.addresses import milestones_of, registered_as
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.dataset_input import log_dataset

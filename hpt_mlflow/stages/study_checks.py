@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 
@@ -14,12 +13,13 @@ from hpt_mlflow.data.fingerprints import UNKNOWN, fingerprints
 from hpt_mlflow.data.labels import check_labels
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.drawing import draw_labels
-from hpt_mlflow.experiments.plan import ExperimentPlan, Job
+from hpt_mlflow.experiments.plan import FROM, ExperimentPlan, Job
 from hpt_mlflow.models.backbone import batch_norms, build_backbone
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings
 from hpt_mlflow.stages.milestones import parse_milestones
 from hpt_mlflow.stages.planning import fit_plan, split_for
-from hpt_mlflow.stages.task import SEEN_LIMIT, label_count
+from hpt_mlflow.stages.task import label_count
+from hpt_mlflow.stages.unseen import SEEN_LIMIT, overlaps
 from hpt_mlflow.training.plan import PRESETS
 
 # Stands for what a job starts from, which is not there yet.
@@ -48,7 +48,7 @@ def check_jobs(plan: ExperimentPlan, datasets: Mapping[str, Dataset]) -> None:
             # Its own name for what the stages call images.
             said = re.sub("^images:", "amounts:", str(error)) if plan.study == "data-amount" else str(error)
             raise HptError(said) from error
-    _check_unseen((point.evaluation for point in plan.points), datasets)
+    _check_unseen([point.evaluation for point in plan.points], datasets)
 
 
 def check_batch_norms(arch: str, image_size: int, small_stem: bool) -> None:
@@ -78,29 +78,54 @@ def _check_evaluation(settings: EvaluateSettings, dataset: Dataset) -> None:
         draw_labels(labels, count, settings.seed)
 
 
-def _check_unseen(evaluations: Iterable[Job], datasets: Mapping[str, Dataset]) -> None:
-    """Refuse another dataset to learn from that has test images of the target in it."""
+def _check_unseen(evaluations: Sequence[Job], datasets: Mapping[str, Dataset]) -> None:
+    """Refuse other datasets, and a registered Base, that have learned from test images of the target.
 
-    @cache
-    def content(address: str, seed: int, part: str) -> np.ndarray:
-        found = fingerprints(datasets[address], getattr(datasets[address].split(seed), part))
-        return found[found != UNKNOWN]
-
-    for evaluation in evaluations:
-        target, seed = evaluation.said["data"], evaluation.said["split_seed"]
-        for address in _learned_from(evaluation.start):
+    Args:
+        evaluations: all on the same target.
+    """
+    target = datasets[evaluations[0].said["data"]]
+    learned_from = {
+        address: datasets[address] for evaluation in evaluations for address in _learned_from(evaluation.start)
+    }
+    bases = {base for evaluation in evaluations if (base := _given_model(evaluation))}
+    for seed in sorted({evaluation.said["split_seed"] for evaluation in evaluations}):
+        test = fingerprints(target, target.split(seed).test)
+        for dataset in (datasets[address] for address in sorted(learned_from)):
             # Of the same images, training keeps to the same split.
-            if datasets[address].digest == datasets[target].digest:
-                continue
-            known = content(target, seed, "test")
-            found = int(np.isin(known, content(address, seed, "seen")).sum())
-            if found > SEEN_LIMIT * len(known):
-                raise HptError(
-                    f"target: {found} of {len(known)} test images of {datasets[target].name} are also among the images "
-                    f"of {datasets[address].name} that training may see; take them out of it"
-                )
+            if dataset.digest != target.digest:
+                _check_dataset(dataset, target, seed, test)
+        for base in bases:
+            _check_base(base, target, seed, test)
+
+
+def _check_dataset(dataset: Dataset, target: Dataset, seed: int, test: np.ndarray) -> None:
+    known = test[test != UNKNOWN]
+    found = int(np.isin(known, fingerprints(dataset, dataset.split(seed).seen)).sum())
+    if found > SEEN_LIMIT * len(known):
+        raise HptError(
+            f"target: {found} of {len(known)} test images of {target.name} are also among the images "
+            f"of {dataset.name} that training may see; take them out of it"
+        )
+
+
+def _check_base(base: str, target: Dataset, seed: int, test: np.ndarray) -> None:
+    for overlap in overlaps(base, target, seed, test):
+        if overlap.too_many:
+            stage = overlap.stage
+            as_it_did = f"--seed {stage.split_seed} --seeds 1, by which it was split there, or "
+            raise HptError(
+                f"base_model: {overlap} of {target.name} with seed {seed} were trained on by {stage.stage} "
+                f"{stage.dataset_name} (run {stage.run_id}); use {as_it_did if overlap.same_dataset else ''}"
+                "a Base that has not seen them"
+            )
 
 
 def _learned_from(job: Job | None) -> list[str]:
     """The addresses of all datasets behind a model."""
     return [job.said["data"], *_learned_from(job.start)] if job else []
+
+
+def _given_model(job: Job) -> str | None:
+    """The address of the registered model at the beginning of a job's chain, or None."""
+    return _given_model(job.start) if job.start else job.said.get(FROM.get(job.stage, ""))

@@ -1,4 +1,4 @@
-"""From the settings of an evaluation to its task: labels checked, split, drawn from, and known to be unseen."""
+"""From the settings of an evaluation to its task: labels checked, split and drawn from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from hpt_mlflow.augment.crop import smallest_useful_side
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.fingerprints import UNKNOWN, fingerprints
+from hpt_mlflow.data.fingerprints import fingerprints
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.labels import check_labels
 from hpt_mlflow.data.split import Split
@@ -19,15 +19,11 @@ from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.settings import EvaluateSettings
 from hpt_mlflow.settings.common import parse_count
 from hpt_mlflow.stages.device import resolve_device
-from hpt_mlflow.tracking.lineage import stages_behind
-from hpt_mlflow.tracking.seen_images import seen_images
 
 # HPT, section 4.2.
 LABELS_FOR_FINETUNE = 1000
 # Networks trained on crops are tested on the centre of images resized by this factor (HPT, section 4.1: 256 for 224).
 TEST_RESIZE = 256 / 224
-# Two datasets may share an image by chance; more than this share of the test images is a test on what was learned.
-SEEN_LIMIT = 0.01
 
 
 def prepare_task(settings: EvaluateSettings, dataset: Dataset, card: BackboneCard) -> Task:
@@ -70,39 +66,3 @@ def label_count(settings: EvaluateSettings, train_images: int) -> int | float | 
     if isinstance(count, int) and count > train_images:
         raise HptError(f"labels: {count} is more than the {train_images} images of train; lower it, or leave it out")
     return count
-
-
-def check_unseen(settings: EvaluateSettings, model: str, dataset: Dataset, task: Task) -> int:
-    """How many test images a stage of the chain behind a model has trained on.
-
-    Raises:
-        HptError: more than `SEEN_LIMIT` of them, and the settings do not allow it.
-
-    Of a dataset too large to look at every image, a sample of the fingerprints is known. Then the number is estimated,
-    and has to be above the limit by more than chance (two standard deviations) before it is refused.
-    """
-    known = task.part_content(task.split.test)
-    known = known[known != UNKNOWN]
-    most = 0
-    for stage in stages_behind(model):
-        same = stage.dataset_digest == dataset.digest
-        if same and (dataset.test is not None or stage.split_seed == settings.split_seed):
-            continue  # It has kept to the same split.
-        seen = seen_images(stage.run_id) if stage.run_id else None
-        found = int(np.isin(known, seen.fingerprints).sum()) if seen is not None else len(known) * same
-        share = seen.share if seen is not None and found else 1.0
-        count = min(len(known), round(found / share))
-        most = max(most, count)
-        limit = SEEN_LIMIT * share * len(known)
-        if found > limit + 2 * np.sqrt(limit * (1 - share)) and not settings.allow_seen:
-            cure = (
-                f"use --split-seed {stage.split_seed}, as it did"
-                if same
-                else "keep test images out of training: give the stage the labelled address, and the same --split-seed"
-            )
-            about = "" if share == 1 else "about "
-            raise HptError(
-                f"data: {about}{count} of {len(known)} test images of {dataset.name} were trained on by {stage.stage} "
-                f"{stage.dataset_name} (run {stage.run_id}); {cure}; or --allow-seen to have the figure all the same"
-            )
-    return most

@@ -23,8 +23,9 @@ from hpt_mlflow.stages.evaluate import evaluate
 from hpt_mlflow.stages.planning import identify
 from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.stages.study_report import StudyReport
-from hpt_mlflow.stages.task import check_unseen, prepare_task
+from hpt_mlflow.stages.task import prepare_task
 from hpt_mlflow.stages.trials import Job, open_study
+from hpt_mlflow.stages.unseen import check_unseen
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.dataset_input import log_dataset
 from hpt_mlflow.tracking.earlier import Earlier

@@ -9,6 +9,9 @@ import numpy as np
 from PIL import Image
 
 from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.settings import EvaluateSettings
+from hpt_mlflow.stages.task import prepare_task
+from hpt_mlflow.tracking.registry import find_model
 
 TINY = {"arch": "shufflenet_v2_x0_5", "image_size": 32, "batch_size": 8, "precision": "float32"}
 
@@ -34,3 +37,10 @@ def write_colours(folder, count=60, seed=0, skill=8):
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels.astype(np.uint8)).save(file)
     return folder
+
+
+def task_of(past, data, **settings):
+    """The settings, the dataset and the task of an evaluation of the past's model."""
+    chosen = EvaluateSettings(data=str(data), device="cpu", workers=1, **settings)
+    dataset = open_dataset(chosen.data)
+    return chosen, dataset, prepare_task(chosen, dataset, find_model(past.model, "model", "hpt").card)

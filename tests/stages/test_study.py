@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import mlflow
 import pytest
@@ -70,6 +71,26 @@ def test_a_base_with_test_images_of_the_target_in_it_is_refused(store, tmp_path)
     # On its own it is fine, and so is the same dataset for both.
     for base in (tmp_path / "all" / "other", target):
         assert study(**settings | {"base": str(base), "dry_run": True}) is None
+
+
+def test_a_registered_base_that_has_seen_test_images_of_the_target_is_refused(past, tmp_path):
+    started = len(MlflowClient().search_runs(["0"]))
+    settings = {"base_model": past.model, "steps": 2, "batch_size": 8, "dry_run": True}
+    with pytest.raises(HptError, match="base_model: .* test images of images with seed 1 were trained on") as caught:
+        study(**settings, target=str(past.images), seeds=3)
+    assert "use --seed 0 --seeds 1, by which it was split there, or a Base that" in str(caught.value)
+    flat = tmp_path / "copy"
+    flat.mkdir()
+    for number, file in enumerate(sorted(past.images.rglob("*.png"), reverse=True)):
+        (flat / file.parent.name).mkdir(exist_ok=True)
+        shutil.copyfile(file, flat / file.parent.name / f"{number}.png")
+    with pytest.raises(HptError, match=r"test images of copy with seed 0 were .*\); use a Base that has not") as caught:
+        study(**settings, target=str(flat), seeds=1)
+    assert "\n" not in str(caught.value)
+    # It may have learned from the target's other images, and from other images than the target's.
+    for target in (past.images, write_colours(tmp_path / "other", seed=1)):
+        assert study(**settings, target=str(target), seeds=1) is None
+    assert len(MlflowClient().search_runs(["0"])) == started
 
 
 def test_a_target_without_labels_is_refused(store, folder):
