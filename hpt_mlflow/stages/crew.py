@@ -20,7 +20,7 @@ from hpt_mlflow.stages.children import end_children, error_of, start_child
 from hpt_mlflow.stages.device import device_in_turn
 from hpt_mlflow.stages.launch import child_variables
 from hpt_mlflow.stages.trials import Job
-from hpt_mlflow.tracking.study_runs import LostRuns, is_worked_on
+from hpt_mlflow.tracking.search_runs import LostRuns, is_worked_on
 from hpt_mlflow.tuning.study import SharedStudy
 from hpt_mlflow.tuning.trials import OWNER, RUN, TAKEN
 

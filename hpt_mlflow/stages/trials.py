@@ -27,7 +27,7 @@ from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.registry import find_model
 from hpt_mlflow.tracking.runs import EndedEarly, NotDeliveredError, StageRun, stage_run
-from hpt_mlflow.tracking.study_runs import worker_name
+from hpt_mlflow.tracking.search_runs import worker_name
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.tuning.pruning import make_halving, make_pruner
 from hpt_mlflow.tuning.records import FAILED

@@ -22,9 +22,9 @@ from hpt_mlflow.stages.crew import work_off
 from hpt_mlflow.stages.evaluate import evaluate
 from hpt_mlflow.stages.planning import identify
 from hpt_mlflow.stages.result import StageResult, result_of
-from hpt_mlflow.stages.study_report import StudyReport
 from hpt_mlflow.stages.task import prepare_task
 from hpt_mlflow.stages.trials import Job, open_study
+from hpt_mlflow.stages.tune_report import TuneReport
 from hpt_mlflow.stages.unseen import check_unseen
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.dataset_input import log_dataset
@@ -34,7 +34,7 @@ from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.predictions import compare_evaluations
 from hpt_mlflow.tracking.registry import FoundModel, check_names, find_model
 from hpt_mlflow.tracking.runs import NotDeliveredError, StageRun, stage_run
-from hpt_mlflow.tracking.study_runs import is_left, is_worked_on, joined_run, led_run, was_made_in, worker_name
+from hpt_mlflow.tracking.search_runs import is_left, is_worked_on, joined_run, led_run, was_made_in, worker_name
 from hpt_mlflow.training.processes import joins_others
 from hpt_mlflow.tuning.effects import Effect
 from hpt_mlflow.tuning.records import FAILED, TrialRecord, best_trial
@@ -134,7 +134,7 @@ def _lead(chosen: TuneSettings, bench: Bench, study: SharedStudy, earlier: Earli
     title = f"tune {bench.dataset.name} < {bench.start.chain[-1]}"
     with stage_run(title, _identity(chosen, bench, study), earlier) as run:
         study.note(LEADER_RUN, run.run_id)
-        report = StudyReport(run, chosen, bench, study, len(queue))
+        report = TuneReport(run, chosen, bench, study, len(queue))
         _introduce(run, chosen, bench, study)
         work_off(study, _job(chosen, study), bench.rungs[0], run.run_id, report.update)
         trials = report.update()

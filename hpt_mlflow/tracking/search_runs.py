@@ -1,4 +1,4 @@
-"""The runs of a study: the one around it, which one process leads, and those of its trials."""
+"""The runs of a search: the one around it, which one process leads, and those of its trials."""
 
 from __future__ import annotations
 

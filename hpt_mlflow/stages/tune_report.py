@@ -1,4 +1,4 @@
-"""What the run around a study shows, while it goes on and at its end."""
+"""What the run around a search shows, while it goes on and at its end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RULES = {"halving": "one in {} goes on", "hyperband": "Hyperband, one in {} goes
 
 
 @dataclass
-class StudyReport:
+class TuneReport:
     """The figures, the table and the description of a study's run."""
 
     run: StageRun
