@@ -170,8 +170,8 @@ def of_one_study(one: Found) -> list[str]:
         "\n".join(f"- {text}" for text in claims(one.results)),
         f"```\n{command[1].replace(one.run.data.params['settings/root'], 'DATA')}\n```",
         f"{metrics['study/stages']:.0f} stages, {metrics['study/reused']:.0f} of them there from other studies; "
-        f"{metrics['study/hours']:.1f} hours from the start to the end of each, added up; "
-        f"{one.run.data.params['settings/at_once']} at once on {tags['hpt.machine']}.",
+        f"{metrics['study/hours']:.1f} hours from the start to the end of each, added up (pauses of interrupted ones "
+        f"included); {one.run.data.params['settings/at_once']} at once on {tags['hpt.machine']}.",
     ]
 
 

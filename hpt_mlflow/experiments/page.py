@@ -52,13 +52,15 @@ class Origin:
         command: that makes them again.
         settings: what they were made with, but for defaults.
         runs: of each job, its name, its MLflow run and whether it was made before this study.
-        hours: that the jobs took, one after another.
+        machine: that this study has run its jobs on.
+        hours: from the start to the end of each job, added up; what was interrupted counts from its first start.
     """
 
     chain: Sequence[str]
     command: str
     settings: Mapping[str, str]
     runs: Sequence[tuple[str, str, bool]]
+    machine: str
     hours: float
 
 
@@ -85,8 +87,8 @@ def experiment_page(results: Results, origin: Origin) -> str:
         _table(*means_table(results)),
         "<h2>Where this comes from</h2>",
         f"<p>{len(origin.runs)} stages, {sum(before for *_, before in origin.runs)} of them made before; "
-        f"{origin.hours:.1f} hours from the start to the end of each, added up. Again: "
-        f"<code>{escape(origin.command)}</code></p>",
+        f"{origin.hours:.1f} hours from the start to the end of each, added up (pauses of interrupted ones included), "
+        f"on {escape(origin.machine)}.</p><p>Again: <code>{escape(origin.command)}</code></p>",
         _table(("setting", "value"), sorted(origin.settings.items())),
         "<h2>Runs</h2>",
         _table(("stage", "run", "made"), [(name, run, "before" if old else "here") for name, run, old in origin.runs]),

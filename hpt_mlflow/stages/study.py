@@ -172,8 +172,12 @@ def _duration(seconds: float) -> str:
 def _introduce(run: StageRun, chosen: StudySettings, chain: tuple[str, ...], earlier: Earlier | None) -> None:
     if earlier is None:
         tags = {"hpt.stage": "study", "hpt.study": chosen.study, "hpt.chain": " > ".join(chain)}
-        run.tags(tags | {"hpt.machine": machine(resolve_device(chosen.device))})
+        run.tags(tags | {"hpt.machine": _machine(chosen)})
         run.params(asdict(chosen))
+
+
+def _machine(chosen: StudySettings) -> str:
+    return machine(resolve_device(chosen.device))
 
 
 def _announcer(total: int) -> Callable[[Job, Done, int], None]:
@@ -205,7 +209,7 @@ def _origin(chosen: StudySettings, chain: tuple[str, ...], done: Mapping[Job, Do
     runs = [(job.name, result.run_id, result.reused) for job, result in done.items()]
     infos = [run_of(result.run_id).info for result in done.values()]
     hours = sum((info.end_time or info.start_time) - info.start_time for info in infos) / 3.6e6
-    return Origin(chain, command, said, runs, hours)
+    return Origin(chain, command, said, runs, _machine(chosen), hours)
 
 
 def _report(run: StageRun, results: Results, origin: Origin) -> None:

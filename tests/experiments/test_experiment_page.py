@@ -31,6 +31,7 @@ def origin(name="digits", **more):
         "command": f"hpt study --target '{name}'",
         "settings": {"target": name, "seeds": "3"},
         "runs": [(f"pretrain {name}, seed 0", "0123abcd", True), ("adapt x, seed 0", f"run-{name}", False)],
+        "machine": f"a {name} processor, 2 cores",
         "hours": 1.26,
     }
     return Origin(**said | more)
@@ -181,7 +182,8 @@ def test_the_page_says_where_it_comes_from():
     ]
     assert page.texts["code"] == ["hpt study --target 'digits'"]
     assert page.texts["h1"] == page.texts["title"][:1] == ["Which stages, in a row, are best: mnist > digits"]
-    assert any("2 stages, 1 of them made before; 1.3 hours from" in text for text in page.texts["p"])
+    made = "2 stages, 1 of them made before; 1.3 hours from .*, on a digits processor, 2 cores."
+    assert any(re.fullmatch(made, text) for text in page.texts["p"])
 
 
 def test_what_users_name_is_text_and_nothing_else():
