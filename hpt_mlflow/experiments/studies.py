@@ -109,10 +109,14 @@ class Chains:
         """An evaluation of the Base on the target, of which it has seen nothing."""
         return self.evaluated(self.base(), untrained=False, model=self.settings.base_model)
 
+    def count_of(self, amount: str) -> int:
+        """How many images of the target a number or a percentage of them is."""
+        count = parse_count("amounts", amount)
+        return count if isinstance(count, int) else round(count * self.images)
+
     def cut_to(self, amount: str) -> dict[str, int]:
         """The named sizes that so few images cannot fill, cut to what they can; the preset's are cut by the stage."""
-        count = parse_count("amounts", amount)
-        batch = count if isinstance(count, int) else round(count * self.images)
+        batch = self.count_of(amount)
         # Equal parts for all processes, of two images or more.
         nproc = self.settings.nproc
         batch = max(2, batch // nproc) * nproc
@@ -218,13 +222,15 @@ def _augmentation(chains: Chains) -> Found:
 
 
 def _data_amount(chains: Chains) -> Found:
-    """Fewer images of the target."""
-    for number, amount in enumerate(listed(chains.settings.amounts)):
+    """Fewer images of the target, the fewest first."""
+    *_, most = amounts = sorted(listed(chains.settings.amounts), key=chains.count_of)
+    for amount in amounts:
         # What is all of them is what other studies take.
         images = None if amount == "100%" else amount
         for method in METHODS:
             training = chains.on_target(method, images=images, **chains.cut_to(amount))
-            yield method, amount, chains.evaluated(training, untrained=method == "Target" and number == 0)
+            # Normalised by as many images as there are, the untrained network is that of other studies.
+            yield method, amount, chains.evaluated(training, untrained=method == "Target" and amount == most)
 
 
 STUDIES: dict[str, Callable[[Chains], Found]] = {

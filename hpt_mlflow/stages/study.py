@@ -230,7 +230,7 @@ def _main_model(plan: ExperimentPlan, done: Mapping[Job, Done]) -> str:
     """What the method that the study is about has made with the first seed."""
     trainings = [point.evaluation.start for point in plan.points if point.method in MAIN_METHODS]
     mine = [training for training in trainings if training and training.said["seed"] == plan.points[0].seed]
-    # Of data-amount the last one has most images; of augmentation the first one has all of them.
+    # Of data-amount the last one has most images; of augmentation the first one has all augmentations.
     return done[mine[-1 if plan.study == "data-amount" else 0]].model
 
 

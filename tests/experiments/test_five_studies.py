@@ -170,7 +170,7 @@ def test_the_base_is_trained_once_a_seed_or_not_at_all(form):
         ("sequential", ("T", "")),
         ("augmentation", ("Target", "crop,color,gray,blur,flip")),
         ("every subset", ("Target", "crop,color,gray,blur,flip")),
-        ("data-amount", ("Target", "1%")),
+        ("data-amount", ("Target", "100%")),
         ("semi-supervised", None),
     ],
 )
@@ -545,3 +545,8 @@ def test_the_stage_refuses_no_size_that_is_cut(nproc, named):
 
 def test_a_study_of_the_plan_is_that_of_the_settings():
     assert all(made(study, with_source=True).study == study for study in STUDIES)
+
+
+def test_amounts_go_from_few_images_to_many():
+    plan = made(study="data-amount", amounts="100%,5,10%")
+    assert list(dict.fromkeys(point.condition for point in plan.points)) == ["5", "10%", "100%"]
