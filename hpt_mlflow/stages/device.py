@@ -32,7 +32,10 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def device_in_turn(device: str, place: int) -> str:
-    """A GPU for each of several processes, in turn, where there are several."""
-    count = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+def device_in_turn(device: str, place: int, nproc: int = 1) -> str:
+    """A GPU for each of several trainings, in turn, where there are several.
+
+    Of a training of several processes, each takes one of its own: it keeps the name as it is.
+    """
+    count = torch.cuda.device_count() if device in ("auto", "cuda") and nproc == 1 else 0
     return f"cuda:{place % count}" if count > 1 else device

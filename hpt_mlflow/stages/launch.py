@@ -48,7 +48,7 @@ def launch(stage: str, settings: TrainingSettings) -> StageResult:
         HptError: there are not so many GPUs; or what one of the processes has to say.
         KeyboardInterrupt: a signal asked to stop; the processes have kept the training state.
     """
-    _check_devices(settings)
+    check_devices(settings)
     for noisy in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="hpt-") as name, ExitStack() as stack:
@@ -79,7 +79,12 @@ def launch(stage: str, settings: TrainingSettings) -> StageResult:
         return read_result(json.loads((folder / RESULT_FILE).read_text()))
 
 
-def _check_devices(settings: TrainingSettings) -> None:
+def check_devices(settings: TrainingSettings) -> None:
+    """Check that each process of a training can have a device.
+
+    Raises:
+        HptError: it cannot.
+    """
     device = resolve_device(settings.device)
     if device.type == "mps" or device.index is not None:
         raise HptError(f"nproc: {settings.nproc} processes cannot share {device}; use device cuda or cpu, or nproc 1")

@@ -22,7 +22,7 @@ from hpt_mlflow.settings import StudySettings
 from hpt_mlflow.stages.device import resolve_device
 from hpt_mlflow.stages.planning import identify
 from hpt_mlflow.stages.result import StageResult, result_of
-from hpt_mlflow.stages.study_checks import check_batch_norms, check_jobs
+from hpt_mlflow.stages.study_checks import check_batch_norms, check_jobs, check_processes
 from hpt_mlflow.stages.study_cost import seconds_per_step
 from hpt_mlflow.stages.study_jobs import Done, Workplace, run_jobs
 from hpt_mlflow.tracking.connection import connect
@@ -56,12 +56,13 @@ def study(**settings: Any) -> StageResult | None:
     chosen = StudySettings(**settings)
     if joins_others():
         raise HptError("study starts processes itself: use --at-once, or --nproc for each training")
+    check_processes(chosen)
     datasets = _open_datasets(chosen)
     connect()
     check_names(chosen.model_name, None)
     base = find_model(chosen.base_model, "base_model", chosen.model_name) if chosen.base_model else None
-    chosen = replace(chosen, base_model=base.uri if base else None)
     network = _network(chosen, base)
+    chosen = _as_the_base(chosen, base) if base else chosen
     plan = _plan(chosen, datasets, network)
     if chosen.dry_run:
         print(_describe(plan, chosen, network))
@@ -126,7 +127,15 @@ def _network(chosen: StudySettings, base: FoundModel | None) -> Network | None:
     card = base.card
     if chosen.arch not in (None, card.arch):
         raise HptError(f"arch: {chosen.base_model} is a {card.arch}, not a {chosen.arch}; leave arch out")
+    if chosen.small_stem and not card.small_stem:
+        raise HptError(f"small_stem: {chosen.base_model} was trained without it; leave it off")
     return Network(card.arch, chosen.image_size or card.image_size, card.small_stem)
+
+
+def _as_the_base(chosen: StudySettings, base: FoundModel) -> StudySettings:
+    """The settings with the Base's number in place of an alias, and without an image size that it has anyway."""
+    own_size = None if chosen.image_size == base.card.image_size else chosen.image_size
+    return replace(chosen, base_model=base.uri, image_size=own_size)
 
 
 def _plan(chosen: StudySettings, datasets: Mapping[str, Dataset], network: Network | None) -> ExperimentPlan:
@@ -215,15 +224,21 @@ def _origin(chosen: StudySettings, chain: tuple[str, ...], done: Mapping[Job, Do
 def _report(run: StageRun, results: Results, origin: Origin) -> None:
     """Log the figure, the table, the page and the description."""
     figure = experiment_figure(results)
-    run.picture(figure, PNG)
+    texts = {
+        SVG: figure_as_svg(figure),
+        CSV: experiment_csv(results),
+        PAGE: experiment_page(results, origin),
+    }
 
     def fill(folder: Path) -> None:
-        (folder / SVG).write_text(figure_as_svg(figure))
-        (folder / CSV).write_text(experiment_csv(results))
-        (folder / PAGE).write_text(experiment_page(results, origin))
+        for name, text in texts.items():
+            (folder / name).write_text(text)
 
-    run.tell("artifacts", {"files": [SVG, CSV, PAGE]}, fill)
+    run.picture(figure, PNG)
+    kept = run.tell("artifacts", {"files": list(texts)}, fill)
     run.describe(experiment_markdown(results, origin))
+    if error := run.failure(kept):
+        raise HptError(f"the study's page cannot be kept: {error}; make room and run the same command again")
 
 
 def _main_model(plan: ExperimentPlan, done: Mapping[Job, Done]) -> str:

@@ -15,7 +15,9 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.drawing import draw_labels
 from hpt_mlflow.experiments.plan import FROM, ExperimentPlan, Job
 from hpt_mlflow.models.backbone import batch_norms, build_backbone
-from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings
+from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings, StudySettings
+from hpt_mlflow.stages.device import resolve_device
+from hpt_mlflow.stages.launch import check_devices
 from hpt_mlflow.stages.milestones import parse_milestones
 from hpt_mlflow.stages.planning import fit_plan, split_for
 from hpt_mlflow.stages.task import label_count
@@ -49,6 +51,22 @@ def check_jobs(plan: ExperimentPlan, datasets: Mapping[str, Dataset]) -> None:
             said = re.sub("^images:", "amounts:", str(error)) if plan.study == "data-amount" else str(error)
             raise HptError(said) from error
     _check_unseen([point.evaluation for point in plan.points], datasets)
+
+
+def check_processes(settings: StudySettings) -> None:
+    """Check that what runs side by side can have its devices.
+
+    Raises:
+        HptError: there are not so many, or none.
+    """
+    device = resolve_device(settings.device)
+    if settings.nproc > 1:
+        check_devices(settings)
+        if device.type == "cuda" and settings.at_once > 1:
+            raise HptError(
+                f"at_once: {settings.at_once} trainings of {settings.nproc} processes would share their GPUs; "
+                "use at_once 1, or nproc 1"
+            )
 
 
 def check_batch_norms(arch: str, image_size: int, small_stem: bool) -> None:

@@ -141,7 +141,7 @@ class _Running:
     def start(self, job: Job, said: dict[str, Any]) -> None:
         """Begin with a job."""
         place = next(place for place in range(self._at_once) if place not in self._jobs)
-        settings = said | {"device": device_in_turn(said.get("device", "auto"), place)}
+        settings = said | {"device": device_in_turn(said.get("device", "auto"), place, said.get("nproc", 1))}
         told = {"stage": job.stage, "settings": settings}
         process = start_child("hpt_mlflow.stages.study_jobs", self._place(place), told, self._variables)
         self._jobs[place] = (job, process)

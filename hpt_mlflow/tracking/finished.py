@@ -13,12 +13,14 @@ from hpt_mlflow.tracking.evaluations import PARENT_TAG as MODEL_BEFORE_TAG
 from hpt_mlflow.tracking.evaluations import exists, find_version
 from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, Identity
 
+VERSION = r"models:/.+/\d+"
+
 
 def finished_run(identity: Identity) -> Run | None:
     """The newest finished run of the same work in this experiment.
 
-    Its model, where it made one, is still there; and the version that it started from is still the same one: those of a
-    registered model that was deleted and made again have the same numbers.
+    Its model, where it made one, is still there, and the version that it started from, too; and they are still the same
+    ones: those of a registered model that was deleted and made again have the same numbers.
     """
     with tracking_errors("cannot look for finished runs"):
         found = MlflowClient().search_runs(
@@ -46,13 +48,20 @@ def _is_whole(run: Run) -> bool:
     tags = run.data.tags
     if _is_newer(tags.get(MODEL_BEFORE_TAG, ""), run):
         return False
-    model = tags.get("hpt.model")
-    return tags.get("hpt.stage") == "evaluate" or bool(model and exists(model))
+    return tags.get("hpt.stage") == "evaluate" or _has_made(run, tags.get("hpt.model", ""))
+
+
+def _has_made(run: Run, address: str) -> bool:
+    """Whether a model is there, and this run has made it."""
+    if not re.fullmatch(VERSION, address):
+        return bool(address) and exists(address)
+    version = find_version(address)
+    return version is not None and version.run_id == run.info.run_id
 
 
 def _is_newer(address: str, run: Run) -> bool:
     """Whether an address is that of a registered version that was made when the run had ended."""
-    if not re.fullmatch(r"models:/.+/\d+", address):
+    if not re.fullmatch(VERSION, address):
         return False
     version = find_version(address)
     return version is not None and int(version.creation_timestamp) > run.info.end_time

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.stages.device import resolve_device
+from hpt_mlflow.stages.device import device_in_turn, resolve_device
 
 
 def test_cpu_is_always_there():
@@ -49,3 +49,20 @@ def test_gpu_that_is_not_here_is_refused():
 def test_mps_that_is_not_here_is_refused():
     with pytest.raises(HptError, match=r"^device: mps is not here"):
         resolve_device("mps")
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "nproc", "shared_out"),
+    [
+        ("auto", 2, 1, ["cuda:0", "cuda:1", "cuda:0"]),
+        ("cuda", 2, 1, ["cuda:0", "cuda:1", "cuda:0"]),
+        ("cuda", 2, 2, ["cuda"] * 3),
+        ("cuda", 1, 1, ["cuda"] * 3),
+        ("cuda:1", 2, 1, ["cuda:1"] * 3),
+        ("cpu", 2, 1, ["cpu"] * 3),
+        ("auto", 0, 1, ["auto"] * 3),
+    ],
+)
+def test_trainings_side_by_side_take_gpus_in_turn(monkeypatch, device, gpus, nproc, shared_out):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert [device_in_turn(device, place, nproc) for place in range(3)] == shared_out

@@ -7,11 +7,14 @@ import shutil
 
 import mlflow
 import pytest
+import torch
 from colours import write_colours
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.settings import StudySettings
 from hpt_mlflow.stages.study import study
+from hpt_mlflow.stages.study_checks import check_processes
 
 SMALL = {
     "base": "builtin:digits",
@@ -49,6 +52,8 @@ def folder(tmp_path):
         ({"images": "7"}, "batch_size: 8 is more than the 7 images"),
         ({"arch": "convnext_tiny", "image_size": 32}, "arch: convnext_tiny has no BatchNorm layers"),
         ({"arch": "resnet19"}, "arch: "),
+        ({"device": "cuda:99"}, "device: cuda:99 is not here"),
+        ({"device": "cpu:0", "nproc": 2, "batch_size": 8}, "nproc: 2 processes cannot share cpu:0"),
         ({"study": "data-amount", "amounts": "100%,100000"}, "amounts: 100000 is more than the 14"),
         ({"study": "data-amount", "amounts": "0.01%"}, "digits leaves 1 images to learn from; at least 2 are needed"),
     ],
@@ -123,3 +128,29 @@ def test_a_dry_run_says_what_would_be_run_and_runs_nothing(store, capsys):
     assert re.match(r"About \d+ min of training, by a short trial on this machine", lines[6])
     assert MlflowClient().search_runs(["0"]) == []
     assert mlflow.active_run() is None
+
+
+def test_trainings_of_several_processes_do_not_share_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for settings in ({"at_once": 2}, {"nproc": 2}):
+        check_processes(StudySettings(device="cuda", **settings))
+    with pytest.raises(HptError, match="at_once: 2 trainings of 2 processes would share their GPUs; use at_once 1"):
+        check_processes(StudySettings(device="cuda", at_once=2, nproc=2))
+    with pytest.raises(HptError, match="nproc: 3 processes need as many GPUs"):
+        check_processes(StudySettings(device="cuda", nproc=3))
+
+
+def test_a_registered_base_without_the_small_stem_is_not_compared_with_networks_that_have_it(past):
+    with pytest.raises(HptError, match="small_stem: models:/hpt/1 was trained without it; leave it off"):
+        study(base_model=past.model, target=str(past.images), small_stem=True)
+
+
+def test_the_image_size_of_the_base_may_be_named(past, capsys):
+    shared = {"base_model": past.model, "target": str(past.images), "seeds": 1, "steps": 2, "batch_size": 8}
+    told = []
+    for more in ({}, {"image_size": 32}, {"image_size": 40}):
+        study(**shared | more, dry_run=True)
+        told.append("5 evaluations" in capsys.readouterr().out)
+    # At another size, the Base as it is would be another network.
+    assert told == [True, True, False]

@@ -12,17 +12,19 @@ WORK = SimpleNamespace(fingerprint="f")
 def finish(stage="evaluate", status="FINISHED", fingerprint="f", **tags):
     client = MlflowClient()
     named = {f"hpt.{name}": value for name, value in tags.items()}
-    run = client.create_run("0", tags={FINGERPRINT_TAG: fingerprint, "hpt.stage": stage} | named)
-    client.set_terminated(run.info.run_id, status)
-    return run.info.run_id
+    run_id = client.create_run("0", tags={FINGERPRINT_TAG: fingerprint, "hpt.stage": stage} | named).info.run_id
+    if stage != "evaluate":
+        client.set_tag(run_id, "hpt.model", register("made", run_id))
+    client.set_terminated(run_id, status)
+    return run_id
 
 
-def register(name="cats"):
-    """A version of a registered model, whatever is in it; its address."""
+def register(name="cats", run_id=None):
+    """A version of a registered model, whatever is in it, that a run has made; its address."""
     client = MlflowClient()
     if not client.search_registered_models(f"name='{name}'"):
         client.create_registered_model(name)
-    run = client.create_run("0")
+    run = client.get_run(run_id) if run_id else client.create_run("0")
     version = client.create_model_version(name, run.info.artifact_uri, run.info.run_id)
     return f"models:/{name}/{version.version}"
 
@@ -40,20 +42,26 @@ class TestFinishedRun:
         assert finished_run(WORK).info.run_id == newest
 
     def test_a_training_counts_as_long_as_its_model_is_there(self):
-        model = register()
-        trained = finish("adapt", model=model)
+        trained = finish("adapt")
         assert finished_run(WORK).info.run_id == trained
-        MlflowClient().delete_model_version(*model.removeprefix("models:/").split("/"))
+        MlflowClient().delete_model_version("made", "1")
+        assert finished_run(WORK) is None
+
+    def test_a_model_that_another_training_has_made_under_the_same_number_does_not_count(self):
+        finish("adapt")
+        MlflowClient().delete_registered_model("made")
+        other = finish("adapt", fingerprint="other")
+        assert MlflowClient().get_run(other).data.tags["hpt.model"] == "models:/made/1"
         assert finished_run(WORK) is None
 
     def test_a_training_without_a_model_is_not_finished(self):
-        finish("adapt")
+        MlflowClient().delete_tag(finish("adapt"), "hpt.model")
         assert finished_run(WORK) is None
 
     @pytest.mark.parametrize("stage", ["evaluate", "adapt"])
     def test_a_version_that_was_made_anew_under_the_same_number_is_another_model(self, stage):
         model = register()
-        run = finish(stage, parent_model=model, model=register("made"))
+        run = finish(stage, parent_model=model)
         assert finished_run(WORK).info.run_id == run
         MlflowClient().delete_registered_model("cats")
         assert register() == model
