@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hpt_mlflow.experiments.results import Estimate, Results, difference, times_sooner
+from hpt_mlflow.experiments.results import Estimate, Results, Sooner, difference, first_best, times_sooner
 
 HELD, NOT_SHOWN, OPPOSITE = "held", "not shown", "the opposite"
 UNTRAINED = "an untrained network"
@@ -64,10 +64,12 @@ def _points(found: Estimate) -> str:
 
 
 def _times(found: Estimate) -> str:
-    mean, low, high = (
-        f"{value:.1f}" if value >= 1 else f"{value:.2f}" for value in (found.mean, found.low, found.high)
-    )
-    return f"{mean} times" if found.count < 2 else f"{mean} [{low}, {high}] times"
+    interval = "" if found.count < 2 else f" [{_short(found.low)}, {_short(found.high)}]"
+    return f"{_short(found.mean)}{interval} times"
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2f}"
 
 
 def _separability(results: Results) -> list[str]:
@@ -75,20 +77,33 @@ def _separability(results: Results) -> list[str]:
     others = [_better(results, "HPT", other) for other in ("Target", "Base")]
     pairs = (("HPT-BN", "HPT"), ("HPT", BASE_AS_IS), ("HPT", UNTRAINED), ("Target", UNTRAINED))
     beside = [_beside(results, *pair) for pair in pairs]
-    return [*others, _sooner(results), *beside]
+    return [*others, *_sooner(results), *beside]
 
 
-def _sooner(results: Results) -> str:
-    slow = results.by_seed("Target")
-    found, reached = times_sooner(results.by_seed("HPT"), slow)
-    if found is None:
-        return f"HPT reaches Target's best sooner: in none of {len(slow)} seeds, {NOT_SHOWN}."
-    seeds = "" if reached == len(slow) else f" in the {reached} of {len(slow)} seeds in which it does at all"
-    seeds += " (one seed)" if found.count < 2 else ""
+def _sooner(results: Results) -> list[str]:
+    """How much sooner HPT is as good as Target at its best; and whether Target has learned anything."""
+    fast, slow = results.by_seed("HPT"), results.by_seed("Target")
+    found, seeds = times_sooner(fast, slow), len(slow)
+    idle = sum(first_best(curve) == min(curve) < max(curve) for curve in slow.values())
+    unlearned = f"Target is at its best at its first milestone in {idle} of {seeds} seeds." if idle else ""
+    return [_times_sooner(found, seeds), unlearned] if slow and fast else []
+
+
+def _times_sooner(found: Sooner, seeds: int) -> str:
+    reached = len(found.ratios)
+    if not reached:
+        return f"HPT reaches Target's best sooner: in none of {seeds} seeds, {NOT_SHOWN}."
+    mean, everywhere = found.mean, reached == seeds
+    where = "" if everywhere else f" in the {reached} of {seeds} seeds in which it does at all"
+    if found.at_first:
+        held = HELD if everywhere and found.all_sooner else NOT_SHOWN
+        at_first = f"in {found.at_first} of {seeds} seeds it is there at its first milestone"
+        return f"HPT reaches Target's best at least {_short(mean.mean)} times sooner{where}: {at_first}, {held}."
     held = NOT_SHOWN
-    if found.has_spread and reached == len(slow):
-        held = HELD if found.low > 1 else OPPOSITE if found.high < 1 else NOT_SHOWN
-    return f"HPT reaches Target's best {_times(found)} sooner{seeds}, {held}."
+    if everywhere and mean.has_spread:
+        held = HELD if mean.low > 1 else OPPOSITE if mean.high < 1 else NOT_SHOWN
+    one = " (one seed)" if mean.count < 2 else ""
+    return f"HPT reaches Target's best {_times(mean)} sooner{where}{one}, {held}."
 
 
 def _semi_supervised(results: Results) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,6 +30,17 @@ HEIGHT = 4.6
 MOST_TICKS = 10
 # How far apart the methods stand at one condition.
 APART = 0.08
+# And levels beside the picture, as a share of its width.
+BESIDE = 0.015
+
+
+class Level(NamedTuple):
+    """A mean that is the same all along."""
+
+    label: str
+    found: Estimate
+    colour: str
+    style: str
 
 
 def experiment_figure(results: Results) -> Figure:
@@ -42,13 +55,14 @@ def experiment_figure(results: Results) -> Figure:
 
 def _against_steps(results: Results, axis: str) -> Figure:
     figure, axes = plain_axes("steps of pretraining on the target", axis, HEIGHT)
+    levels = []
     for number, method in enumerate(results.methods):
         curves = list(results.by_seed(method).values())
         steps = sorted(set.intersection(*(set(curve) for curve in curves)))
         means = [estimate([curve[step] for curve in curves]) for step in steps]
         colour = _colour(method, number)
         if method in LEARN_NOTHING:
-            axes.axhline(100 * means[0].mean, color=colour, linestyle=LEARN_NOTHING[method], label=method)
+            levels.append(Level(method, means[0], colour, LEARN_NOTHING[method]))
             continue
         middle, low, high = (np.array([100 * getattr(m, name) for m in means]) for name in ("mean", "low", "high"))
         axes.plot(steps, middle, marker=MARKERS[number % len(MARKERS)], color=colour, label=method)
@@ -61,7 +75,7 @@ def _against_steps(results: Results, axis: str) -> Figure:
         axes.set_xticks(sorted(milestones))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    return _finish(figure, axes, results)
+    return _finish(figure, axes, results, levels)
 
 
 def _side_by_side(results: Results, axis: str) -> Figure:
@@ -92,7 +106,7 @@ def _by_condition(results: Results, axis: str) -> Figure:
                 _bar(axes, where, estimate(list(values.values())), _colour(method, number), marker, label)
     labels = [condition.replace(",", "\n") for condition in shown]
     axes.set_xticks(range(len(shown)), labels, fontsize=8 if len(shown) < 8 else 5)
-    return _finish(figure, axes, results, untrained=baseline is None)
+    return _finish(figure, axes, results, with_untrained=baseline is None)
 
 
 def _bar(axes: Axes, place: float, found: Estimate, colour: str, marker: str, label: str | None = None) -> None:
@@ -109,21 +123,51 @@ def _bar(axes: Axes, place: float, found: Estimate, colour: str, marker: str, la
     )
 
 
-def _finish(figure: Figure, axes: Axes, results: Results, untrained: bool = True) -> Figure:
-    if untrained and results.untrained:
-        mean = 100 * estimate(list(results.untrained.values())).mean
-        axes.axhline(mean, color="black", linewidth=1, linestyle=":", label="untrained network")
-    _look_at_means(axes)
+def _finish(
+    figure: Figure, axes: Axes, results: Results, levels: Sequence[Level] = (), with_untrained: bool = True
+) -> Figure:
+    if with_untrained and results.untrained:
+        levels = [*levels, Level("untrained network", estimate(list(results.untrained.values())), "black", ":")]
+    for level in levels:
+        axes.axhline(
+            100 * level.found.mean, color=level.colour, linewidth=1.2, linestyle=level.style, label=level.label
+        )
+    is_cut = _look_at_means(axes)
+    for number, level in enumerate(levels):
+        _interval_beside(axes, number, level)
     seeds = len({seed for _, _, seed in results.figures})
     shown = "mean and 95% interval" if seeds > 1 else "no interval"
-    axes.set_title(f"{results.study}: {shown}, {seeds} seed{'s' * (seeds > 1)}", fontsize=10)
+    cut = ", cut off where longer" if is_cut else ""
+    axes.set_title(f"{results.study}: {shown}{cut}, {seeds} seed{'s' * (seeds > 1)}", fontsize=10)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", ncols=5, fontsize=8)
     return figure
 
 
-def _look_at_means(axes: Axes) -> None:
-    """Limit the view to twice the range of the means: the intervals of two seeds are 13 times their spread."""
+def _interval_beside(axes: Axes, number: int, level: Level) -> None:
+    """The interval of a level, right of the picture, as far as the picture goes."""
+    if math.isnan(level.found.low):
+        return
+    ends = np.clip([100 * level.found.low, 100 * level.found.high], *axes.get_ylim())
+    where = 1 + BESIDE * (number + 1)
+    axes.plot(
+        [where, where],
+        ends,
+        transform=axes.get_yaxis_transform(),
+        clip_on=False,
+        color=level.colour,
+        linewidth=1.2,
+        linestyle=level.style,
+        label=f"_{level.label}",
+    )
+
+
+def _look_at_means(axes: Axes) -> bool:
+    """Limit the view to twice the range of the means: the intervals of two seeds are 13 times their spread.
+
+    Returns:
+        Whether an interval is cut off.
+    """
     # Caps of intervals are lines, too.
     lines = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines if line.get_marker() != "_"]
     shown = np.concatenate(lines or [np.zeros(1)])
@@ -131,6 +175,7 @@ def _look_at_means(axes: Axes) -> None:
     margin = max(2.0, high - low)
     bottom, top = axes.get_ylim()
     axes.set_ylim(max(bottom, low - margin), min(top, high + margin))
+    return bool(axes.dataLim.y0 < low - margin or axes.dataLim.y1 > high + margin)
 
 
 def _colour(method: str, number: int) -> str:

@@ -90,24 +90,46 @@ def difference(one: Mapping[int, float], other: Mapping[int, float]) -> Estimate
     return estimate([one[seed] - other[seed] for seed in common]) if common else None
 
 
-def times_sooner(fast: Mapping[int, BySteps], slow: Mapping[int, BySteps]) -> tuple[Estimate | None, int]:
+@dataclass(frozen=True)
+class Sooner:
+    """How many times sooner one reaches the best figure that another one reaches at all.
+
+    Attributes:
+        ratios: one of each seed in which it is reached.
+        at_first: in how many of these it is reached at the first milestone, so that the ratio might be higher.
+    """
+
+    ratios: Sequence[float]
+    at_first: int
+
+    @property
+    def mean(self) -> Estimate:
+        """The geometric mean, as the mean and interval of the logarithms say."""
+        found = estimate([math.log(ratio) for ratio in self.ratios])
+        return Estimate(math.exp(found.mean), math.exp(found.low), math.exp(found.high), found.count)
+
+    @property
+    def all_sooner(self) -> bool:
+        """Whether every ratio is above 1, in so many seeds that it is sure (sign test, two-sided)."""
+        return all(ratio > 1 for ratio in self.ratios) and 2 * 0.5 ** len(self.ratios) < 1 - CONFIDENCE
+
+
+def times_sooner(fast: Mapping[int, BySteps], slow: Mapping[int, BySteps]) -> Sooner:
     """How many times sooner `fast` reaches the best figure that `slow` reaches at all.
 
-    By seed it is the step of the best of `slow` over the first step at which `fast` is as good; of the seeds the
-    geometric mean, as the mean and interval of the logarithms say.
-
-    Returns:
-        The estimate over those seeds in which it is reached, None for none; and how many those are.
+    By seed it is the step of the best of `slow` over the first step at which `fast` is as good.
     """
-    logarithms = []
+    ratios, at_first = [], 0
     for seed, curve in slow.items():
-        best = max(curve.values())
-        needed = min(step for step, value in curve.items() if value == best)
-        reached = [step for step, value in fast.get(seed, {}).items() if value >= best]
+        mine = fast.get(seed, {})
+        reached = [step for step, value in mine.items() if value >= max(curve.values())]
         if reached:
-            logarithms.append(math.log(needed / min(reached)))
-    if not logarithms:
-        return None, 0
-    found = estimate(logarithms)
-    ratio = Estimate(math.exp(found.mean), math.exp(found.low), math.exp(found.high), found.count)
-    return ratio, found.count
+            ratios.append(first_best(curve) / min(reached))
+            at_first += min(reached) == min(mine)
+    return Sooner(ratios, at_first)
+
+
+def first_best(curve: BySteps) -> int:
+    """The first step at which a curve is at its best."""
+    best = max(curve.values())
+    return min(step for step, value in curve.items() if value == best)

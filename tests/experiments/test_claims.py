@@ -5,7 +5,16 @@ import math
 import pytest
 from imagined import ALL_FIVE, FOUR, SEVEN, imagined, of_each_study
 
-from hpt_mlflow.experiments.claims import BASE_AS_IS, CLAIMS, claims, losses_by_seed, verdict, words_for
+from hpt_mlflow.experiments.claims import (
+    BASE_AS_IS,
+    CLAIMS,
+    HELD,
+    NOT_SHOWN,
+    claims,
+    losses_by_seed,
+    verdict,
+    words_for,
+)
 from hpt_mlflow.experiments.results import Estimate
 from hpt_mlflow.settings import study as study_settings
 
@@ -159,8 +168,10 @@ def test_comparisons_are_of_the_last_step():
 # How much sooner.
 
 
-def sooner(fast, slow):
-    (sentence,) = [s for s in claims(imagined("separability", {"HPT": fast, "Target": slow})) if "reaches" in s]
+def sooner(fast, slow, first=None):
+    """What is said of curves that have an earlier milestone, of this figure."""
+    earlier = [{1: 0.0 if first is None else first} | curve for curve in fast]
+    (sentence,) = [s for s in claims(imagined("separability", {"HPT": earlier, "Target": slow})) if "reaches" in s]
     return sentence
 
 
@@ -211,6 +222,38 @@ def test_as_much_sooner_in_all_seeds_says_not_how_sure_it_is():
     # Held of 6 times, and not shown of 5 and 7.
     for times in range(2, 20):
         assert sooner([{10: 0.9}] * 3, [{10: 0.1, 10 * times: 0.9}] * 3).endswith("not shown.")
+
+
+def test_what_is_reached_at_the_first_milestone_might_have_been_reached_sooner():
+    """Without an interval: one of ratios that might be higher says nothing."""
+    once = [{10: 0.9}, {20: 0.9}, {20: 0.9}]
+    assert sooner(once, SLOW, first=0.9) == (
+        "HPT reaches Target's best at least 100.0 times sooner: in 3 of 3 seeds it is there at its first milestone, "
+        "not shown."
+    )
+    some = [{1: 0.9}, {20: 0.9}, {20: 0.8}]
+    assert sooner(some, SLOW) == (
+        "HPT reaches Target's best at least 22.4 times sooner in the 2 of 3 seeds in which it does at all: in 1 of 3 "
+        "seeds it is there at its first milestone, not shown."
+    )
+
+
+@pytest.mark.parametrize(("seeds", "verdict"), [(5, NOT_SHOWN), (6, HELD)])
+def test_six_seeds_that_all_agree_are_sure_without_an_interval(seeds, verdict):
+    # Two-sided: 2 of 2^5 is more than 1 in 20, 2 of 2^6 is less.
+    assert sooner([{1: 0.9}] + [{10: 0.9}] * (seeds - 1), SLOW[:1] * seeds).endswith(f"first milestone, {verdict}.")
+    # One that is not sooner is enough.
+    assert sooner([{1: 0.9}] + [{100: 0.9}] * (seeds - 1), SLOW[:1] * seeds).endswith(f"first milestone, {NOT_SHOWN}.")
+
+
+def test_it_is_said_where_target_is_at_its_best_from_the_beginning():
+    def said(slow):
+        told = claims(imagined("separability", {"HPT": [{1: 0.0, 10: 0.9}] * 3, "Target": slow}))
+        return [sentence for sentence in told if sentence.startswith("Target is")]
+
+    assert said(SLOW) == said([{10: 0.9}] * 3) == []
+    stays = [{10: 0.5, 100: 0.4}, {10: 0.5, 100: 0.5}, {10: 0.4, 100: 0.5}]
+    assert said(stays) == ["Target is at its best at its first milestone in 2 of 3 seeds."]
 
 
 def test_later_in_all_seeds_is_the_opposite_of_sooner():

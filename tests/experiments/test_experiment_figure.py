@@ -248,7 +248,7 @@ def test_a_step_that_a_seed_does_not_have_is_not_drawn():
 
 def test_methods_that_learn_are_not_said_not_to_where_only_their_last_step_is_looked_at():
     axes = axes_of(LAST_STEPS)
-    assert legend(axes.figure) == ["Base", "Target", "HPT", "HPT-BN"]
+    assert legend(axes.figure) == ["Target", "HPT", "HPT-BN", "Base"]
     assert [line_of(axes, method).get_linestyle() for method in FOUR] == ["--", "-", "-", "-"]
     for method in FOUR[1:]:
         assert list(line_of(axes, method).get_xdata()) == [10]
@@ -355,3 +355,31 @@ def test_a_method_without_a_figure_at_the_first_condition_is_in_the_legend():
 def test_a_missing_figure_leaves_a_gap():
     results = imagined("data-amount", {("HPT", "1%"): [0.1], ("Base", "1%"): [0.2], ("HPT", "100%"): [0.5]})
     assert sorted(round(y) for _, y, *_ in dots(axes_of(results))) == [10, 20, 50]
+
+
+def beside(axes):
+    """The intervals right of the picture, by what they belong to."""
+    marks = [line for line in axes.lines if line.get_transform() != axes.transData and len(set(line.get_xdata())) == 1]
+    return {line.get_label().removeprefix("_"): tuple(line.get_ydata()) for line in marks}
+
+
+def test_levels_have_their_intervals_beside_the_picture():
+    figures = {"Base": [0.5, 0.52, 0.54], "Target": [0.4, 0.5, 0.6], "HPT": [0.5, 0.6, 0.7]}
+    axes = axes_of(imagined("separability", figures, untrained=[0.51, 0.52, 0.53]))
+    assert beside(axes) == {
+        "Base": pytest.approx(percent(figures["Base"])[1:]),
+        "untrained network": pytest.approx(percent([0.51, 0.52, 0.53])[1:]),
+    }
+    assert all(x > 1 for line in axes.lines if line.get_label() in ("_Base",) for x in line.get_xdata())
+
+
+def test_a_level_of_one_seed_has_none():
+    assert beside(axes_of(imagined("sequential", {"B": [0.5]}, untrained=[0.4]))) == {}
+
+
+def test_intervals_that_leave_the_view_are_said_to():
+    results = imagined("sequential", {"B": [0.5, 0.52], "T": [0.5, 0.9]}, untrained=[0.2, 0.8])
+    axes = axes_of(results)
+    assert axes.get_title() == "sequential: mean and 95% interval, cut off where longer, 2 seeds"
+    # What stands beside ends with the picture.
+    assert beside(axes)["untrained network"] == axes.get_ylim()

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from imagined import imagined
 from scipy import stats
+from scipy.stats import binomtest
 
-from hpt_mlflow.experiments.results import Estimate, difference, estimate, times_sooner
+from hpt_mlflow.experiments.results import Estimate, Sooner, difference, estimate, times_sooner
 
 
 @pytest.mark.parametrize("count", [2, 3, 7, 100])
@@ -102,34 +103,44 @@ def test_how_many_times_sooner_by_hand():
     # The best is reached first at 1,000, though also later: 100 is ten times sooner, as is equal, not above.
     slow = {0: {2000: 0.9, 10: 0.5, 1000: 0.9}, 1: {1000: 0.7, 2000: 0.8}}
     fast = {0: {1000: 0.95, 100: 0.9, 10: 0.6}, 1: {100: 0.85, 1000: 0.6}}
-    found, reached = times_sooner(fast, slow)
-    assert reached == found.count == 2
+    found = times_sooner(fast, slow)
+    assert found.ratios == [10, 20]
+    # The second seed has no milestone before it.
+    assert found.at_first == 1
+    mean = found.mean
+    assert mean.count == 2
     # 10 and 20 times, on the scale of logarithms.
-    assert found.mean == pytest.approx(math.sqrt(200))
+    assert mean.mean == pytest.approx(math.sqrt(200))
     half = 12.706205 * math.log(2) / 2
-    assert (found.low, found.high) == pytest.approx((200**0.5 / math.exp(half), 200**0.5 * math.exp(half)), rel=1e-6)
+    assert (mean.low, mean.high) == pytest.approx((200**0.5 / math.exp(half), 200**0.5 * math.exp(half)), rel=1e-6)
 
 
 def test_the_best_that_is_to_be_reached_may_come_before_the_last_step():
-    found, _ = times_sooner({0: {10: 0.7, 40: 0.9}}, {0: {20: 0.8, 40: 0.6}})
-    assert found.mean == pytest.approx(0.5)
+    assert times_sooner({0: {10: 0.7, 40: 0.9}}, {0: {20: 0.8, 40: 0.6}}) == Sooner([0.5], 0)
 
 
 def test_one_seed_has_a_ratio_without_an_interval():
-    found, reached = times_sooner({0: {10: 0.9}}, {0: {80: 0.9}})
-    assert (found.mean, found.count, reached) == (pytest.approx(8), 1, 1)
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
+    mean = times_sooner({0: {10: 0.9}}, {0: {80: 0.9}}).mean
+    assert (mean.mean, mean.count) == (pytest.approx(8), 1)
+    assert math.isnan(mean.low)
+    assert math.isnan(mean.high)
 
 
-def test_seeds_that_do_not_reach_it_are_counted_and_left_out():
+def test_seeds_that_do_not_reach_it_are_left_out():
     slow = {seed: {10: 0.1, 100: 0.9} for seed in range(4)}
     fast = {0: {10: 0.9}, 1: {10: 0.89, 100: 0.899}, 3: {10: 0.2, 50: 0.95}}
-    found, reached = times_sooner(fast, slow)
-    assert reached == found.count == 2
-    assert found.mean == pytest.approx(math.sqrt(10 * 2))
+    assert times_sooner(fast, slow) == Sooner([10, 2], 1)
 
 
 @pytest.mark.parametrize("fast", [{}, {0: {10: 0.1}}, {1: {10: 0.9}}])
 def test_where_no_seed_reaches_it_there_is_no_ratio(fast):
-    assert times_sooner(fast, {0: {10: 0.9}}) == (None, 0)
+    assert times_sooner(fast, {0: {10: 0.9}}) == Sooner([], 0)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "sure"), [([2.0] * 5, False), ([2.0] * 6, True), ([2.0] * 6 + [1.0], False), ([], False)]
+)
+def test_all_sooner_takes_six_seeds(ratios, sure):
+    # Independently, by the binomial distribution.
+    assert sure == (bool(ratios) and min(ratios) > 1 and binomtest(len(ratios), len(ratios)).pvalue < 0.05)
+    assert Sooner(ratios, 1).all_sooner is sure
