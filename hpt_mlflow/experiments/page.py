@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -30,8 +31,9 @@ HOW_TO_READ = (
     "claimed side of no difference, the opposite that it lies on the other side, and not shown that it has both, or "
     "that one seed has no interval. The paper says as good or better, so only the opposite speaks against it. The "
     "splits of the seeds overlap, unless the target brings its own test part, and of twenty comparisons one errs by "
-    "chance. All methods took the same number of steps on the target, where the paper gave Target as many as it "
-    "needed: this asks what a start from the Base is worth within those steps."
+    "chance. Where HPT is there at its first milestone, it may have been sooner: such a ratio has no interval, and "
+    "only six seeds that all agree are sure. All methods took the same number of steps on the target, where the paper "
+    "gave Target as many as it needed: this asks what a start from the Base is worth within those steps."
 )
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -52,6 +54,7 @@ class Origin:
         command: that makes them again.
         settings: what they were made with, but for defaults.
         runs: of each job, its name, its MLflow run and whether it was made before this study.
+        experiment_id: that all these runs are in.
         machine: that this study has run its jobs on.
         hours: from the start to the end of each job, added up; what was interrupted counts from its first start.
     """
@@ -60,6 +63,7 @@ class Origin:
     command: str
     settings: Mapping[str, str]
     runs: Sequence[tuple[str, str, bool]]
+    experiment_id: str
     machine: str
     hours: float
 
@@ -98,10 +102,19 @@ def experiment_page(results: Results, origin: Origin) -> str:
 
 
 def experiment_markdown(results: Results, origin: Origin) -> str:
-    """The same in short, as the run's description."""
+    """The same in short, as the run's description; with links to those runs that are not nested in it."""
     lines = [f"**Chain** {' > '.join(origin.chain)}", f"**Study** {results.study}: {TITLES[results.study].lower()}"]
     lines.append("\n".join(f"- {text}" for text in claims(results)))
-    return "\n\n".join([*lines, f"**Again**\n\n```\n{origin.command}\n```"])
+    lines.append(f"**Again**\n\n```\n{origin.command}\n```")
+    if found := [(name, run_id) for name, run_id, before in origin.runs if before]:
+        links = [f"- [{_plain(name)}](#/experiments/{origin.experiment_id}/runs/{run_id})" for name, run_id in found]
+        lines.append("**Made before, taken over**\n\n" + "\n".join(links))
+    return "\n\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """As text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_\[\]<>])", r"\\\1", text)
 
 
 def experiment_csv(results: Results) -> str:

@@ -218,7 +218,7 @@ def _origin(chosen: StudySettings, chain: tuple[str, ...], done: Mapping[Job, Do
     runs = [(job.name, result.run_id, result.reused) for job, result in done.items()]
     infos = [run_of(result.run_id).info for result in done.values()]
     hours = sum((info.end_time or info.start_time) - info.start_time for info in infos) / 3.6e6
-    return Origin(chain, command, said, runs, _machine(chosen), hours)
+    return Origin(chain, command, said, runs, infos[0].experiment_id, _machine(chosen), hours)
 
 
 def _report(run: StageRun, results: Results, origin: Origin) -> None:

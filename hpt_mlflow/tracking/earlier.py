@@ -122,7 +122,7 @@ def _named(identity: Identity, run_id: str) -> Earlier:
         raise HptError(f"resume: there is no run {run_id!r}; hpt runs lists those that can be continued") from error
     theirs = run.data.tags.get(IDENTITY_TAG)
     if theirs is None:
-        raise HptError(f"resume: {run_id} is no run of pretrain, adapt or main")
+        raise HptError(f"resume: {run_id} is no run of a stage that goes on (pretrain, adapt, main, study)")
     try:
         there, here = json.loads(theirs), json.loads(identity.text)
     except ValueError as error:

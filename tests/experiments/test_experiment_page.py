@@ -31,6 +31,7 @@ def origin(name="digits", **more):
         "command": f"hpt study --target '{name}'",
         "settings": {"target": name, "seeds": "3"},
         "runs": [(f"pretrain {name}, seed 0", "0123abcd", True), ("adapt x, seed 0", f"run-{name}", False)],
+        "experiment_id": "7",
         "machine": f"a {name} processor, 2 cores",
         "hours": 1.26,
     }
@@ -261,8 +262,19 @@ def test_the_description_has_the_chain_the_claims_and_the_command(study):
     text = experiment_markdown(results, origin())
     assert "**Chain** mnist > digits" in text
     assert f"**Study** {study}: " in text
-    assert [line[2:] for line in text.splitlines() if line.startswith("- ")] == claims(results)
+    assert [line[2:] for line in text.splitlines() if line.startswith("- ")][:-1] == claims(results)
     assert "```\nhpt study --target 'digits'\n```" in text
+
+
+def test_the_description_links_runs_that_were_made_before():
+    made = [("pretrain my_[set]*", "0123", True), ("adapt x, seed 0", "4567", False), ("evaluate y", "89ab", True)]
+    text = experiment_markdown(of_each_study()["sequential"], origin(runs=made))
+    _, links = text.split("**Made before, taken over**\n\n")
+    assert links.splitlines() == [
+        r"- [pretrain my\_\[set\]\*](#/experiments/7/runs/0123)",
+        "- [evaluate y](#/experiments/7/runs/89ab)",
+    ]
+    assert "taken over" not in experiment_markdown(of_each_study()["sequential"], origin(runs=made[1:2]))
 
 
 def test_of_one_seed_the_page_has_means_without_intervals():
