@@ -27,7 +27,7 @@ from hpt_mlflow.evaluation.supervised import (
     why_not_converged,
 )
 
-__all__ = ["FineTuneSettings", "FineTuned", "Trial", "draw_labels", "fine_tune"]
+__all__ = ["FineTuneSettings", "FineTuned", "Trial", "count_views", "draw_labels", "fine_tune", "schedule_for"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,18 @@ class FineTuneSettings:
     accumulate: int = 4
     momentum: float = 0.9
     validations: int = 10
+
+
+def schedule_for(steps: int | None) -> FineTuneSettings:
+    """The paper's grid; a length that the user gives takes the place of both of its schedules."""
+    return FineTuneSettings(iterations=steps, epochs=None) if steps else FineTuneSettings()
+
+
+def count_views(settings: FineTuneSettings, images: int) -> int:
+    """How many views the whole grid learns from, of so many labelled images."""
+    batch_size = _batch_size(settings, images)
+    iterations = sum(length for _, length in _schedules(settings, images, batch_size))
+    return len(settings.learning_rates) * iterations * batch_size
 
 
 class Trial(NamedTuple):
@@ -150,8 +162,7 @@ def fine_tune(
     Raises:
         HptError: the grid is empty, or too many images cannot be read any more.
     """
-    # BatchNorm needs two images where maps have a single pixel.
-    batch_size = max(2, min(settings.batch_size, len(train)))
+    batch_size = _batch_size(settings, len(train))
     grid = [
         (name, length, learning_rate)
         for name, length in _schedules(settings, len(train), batch_size)
@@ -245,6 +256,11 @@ def _train(
             optimizer.step()
             optimizer.zero_grad()
         yield iteration, losses
+
+
+def _batch_size(settings: FineTuneSettings, images: int) -> int:
+    # BatchNorm needs two images where maps have a single pixel.
+    return max(2, min(settings.batch_size, images))
 
 
 def _schedules(settings: FineTuneSettings, images: int, batch_size: int) -> list[tuple[str, int]]:

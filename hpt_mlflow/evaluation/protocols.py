@@ -13,7 +13,7 @@ from torch import nn
 
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.evaluation.features import FeatureReader
-from hpt_mlflow.evaluation.finetune import FineTuneSettings, draw_labels, fine_tune
+from hpt_mlflow.evaluation.finetune import draw_labels, fine_tune, schedule_for
 from hpt_mlflow.evaluation.head import LinearHead
 from hpt_mlflow.evaluation.kept_features import kept_features
 from hpt_mlflow.evaluation.paper_probe import PaperProbe, PaperProbeSettings, fit_paper_probe
@@ -214,8 +214,7 @@ def _finetune(backbone: nn.Module, task: Task, seed: int, steps: int | None, on_
         task.split.validation,
         labels.validation,
         len(task.classes),
-        # A length that the user gives takes the place of both of the paper's.
-        FineTuneSettings(iterations=steps, epochs=None) if steps else FineTuneSettings(),
+        schedule_for(steps),
         seed,
         on_step=on_step,
     )

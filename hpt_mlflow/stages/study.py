@@ -23,8 +23,8 @@ from hpt_mlflow.stages.device import resolve_device
 from hpt_mlflow.stages.planning import identify
 from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.stages.study_checks import check_batch_norms, check_jobs, check_processes
-from hpt_mlflow.stages.study_cost import seconds_per_step
-from hpt_mlflow.stages.study_jobs import Done, Workplace, run_jobs
+from hpt_mlflow.stages.study_cost import seconds_of
+from hpt_mlflow.stages.study_jobs import Done, Workplace, done_before, run_jobs
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.earlier import Earlier, earlier_run
 from hpt_mlflow.tracking.finished import figures_by_step, run_of
@@ -65,7 +65,7 @@ def study(**settings: Any) -> StageResult | None:
     chosen = _as_the_base(chosen, base) if base else chosen
     plan = _plan(chosen, datasets, network)
     if chosen.dry_run:
-        print(_describe(plan, chosen, network))
+        print(_describe(plan, chosen, datasets, network))
         return None
     named = [datasets[address] for address in _addresses(chosen).values()]
     identity = identify("study", chosen, named, chosen.base_model)
@@ -116,14 +116,15 @@ def _open(name: str, address: str, root: str | None) -> Dataset:
         raise HptError(str(error).replace("data:", f"{name}:", 1)) from error
 
 
-def _network(chosen: StudySettings, base: FoundModel | None) -> Network | None:
-    """That of the registered Base; None where there is none.
+def _network(chosen: StudySettings, base: FoundModel | None) -> Network:
+    """Of all trainings: that of the registered Base, where there is one.
 
     Raises:
         HptError: another one is asked for.
     """
     if base is None:
-        return None
+        preset = PRESETS[chosen.preset]
+        return Network(chosen.arch or preset.arch, chosen.image_size or preset.image_size, chosen.small_stem)
     card = base.card
     if chosen.arch not in (None, card.arch):
         raise HptError(f"arch: {chosen.base_model} is a {card.arch}, not a {chosen.arch}; leave arch out")
@@ -138,7 +139,7 @@ def _as_the_base(chosen: StudySettings, base: FoundModel) -> StudySettings:
     return replace(chosen, base_model=base.uri, image_size=own_size)
 
 
-def _plan(chosen: StudySettings, datasets: Mapping[str, Dataset], network: Network | None) -> ExperimentPlan:
+def _plan(chosen: StudySettings, datasets: Mapping[str, Dataset], network: Network) -> ExperimentPlan:
     """All that is run, checked.
 
     Raises:
@@ -147,29 +148,31 @@ def _plan(chosen: StudySettings, datasets: Mapping[str, Dataset], network: Netwo
     seeds = range(chosen.seed, chosen.seed + chosen.seeds)
     # Of the seeds' splits the smallest, so that sizes that have to be cut are the same for all.
     images = min(len(datasets[chosen.target].split(seed).seen) for seed in seeds)
-    plan = make_experiment(chosen, images, network)
+    # What starts from random weights says itself what its network is, as another study's jobs would.
+    plan = make_experiment(chosen, images, network if chosen.base_model else None)
     check_jobs(plan, datasets)
     if chosen.study != "augmentation":
-        preset = PRESETS[chosen.preset]
-        own = Network(chosen.arch or preset.arch, chosen.image_size or preset.image_size, chosen.small_stem)
-        check_batch_norms(*(network or own))
+        check_batch_norms(*network)
     return plan
 
 
-def _describe(plan: ExperimentPlan, chosen: StudySettings, network: Network | None) -> str:
+def _describe(plan: ExperimentPlan, chosen: StudySettings, datasets: Mapping[str, Dataset], network: Network) -> str:
     """What would be run, and what it costs."""
     jobs = plan.jobs
     trainings = Counter((job.label, job.steps) for job in jobs if job.stage != "evaluate")
     lines = [f"{count} x {label}: {steps:,} steps" for (label, steps), count in trainings.items()]
-    steps = sum(job.steps for job in jobs)
-    seconds = steps * seconds_per_step(replace(chosen, **network._asdict()) if network else chosen)
+    place = Workplace(datasets, "", chosen.at_once, reuse=chosen.resume != "never")
+    done = done_before(jobs, place)
+    left = [job for job in jobs if job not in done]
+    there = f" {len(done)} of these stages are there already." if done else ""
+    alike = next(job for job in jobs if job.stage == "pretrain" and job.said["data"] == chosen.target)
+    seconds = seconds_of(left, alike, chosen, datasets, network)
     return "\n".join(
         [
             *lines,
-            f"{trainings.total()} trainings of {steps:,} optimiser steps together, {len(jobs) - trainings.total()} "
-            "evaluations.",
-            f"About {_duration(seconds)} of training, by a short trial on this machine; evaluations, and what is there "
-            "already, are not counted.",
+            f"{trainings.total()} trainings of {sum(job.steps for job in jobs):,} optimiser steps together, "
+            f"{len(jobs) - trainings.total()} evaluations.{there}",
+            f"About {_duration(seconds)} for {len(left)} stages, by short trials on this machine.",
         ]
     )
 

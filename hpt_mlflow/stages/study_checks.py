@@ -22,7 +22,7 @@ from hpt_mlflow.stages.milestones import parse_milestones
 from hpt_mlflow.stages.planning import fit_plan, split_for
 from hpt_mlflow.stages.task import label_count
 from hpt_mlflow.stages.unseen import SEEN_LIMIT, overlaps
-from hpt_mlflow.training.plan import PRESETS
+from hpt_mlflow.training.plan import PRESETS, Plan
 
 # Stands for what a job starts from, which is not there yet.
 TO_BE_MADE = "models:/to-be-made/1"
@@ -41,16 +41,37 @@ def check_jobs(plan: ExperimentPlan, datasets: Mapping[str, Dataset]) -> None:
         dataset = datasets[job.said["data"]]
         try:
             if job.stage == "evaluate":
-                _check_evaluation(EvaluateSettings(**{"model": TO_BE_MADE} | job.said), dataset)
-            elif job.stage == "adapt":
-                _check_training(AdaptSettings(**{"parent": TO_BE_MADE} | job.said), dataset)
+                _check_evaluation(evaluation_settings(job), dataset)
             else:
-                _check_training(PretrainSettings(**job.said), dataset)
+                _check_training(training_settings(job), dataset)
         except HptError as error:
             # Its own name for what the stages call images.
             said = re.sub("^images:", "amounts:", str(error)) if plan.study == "data-amount" else str(error)
             raise HptError(said) from error
     _check_unseen([point.evaluation for point in plan.points], datasets)
+
+
+def training_settings(job: Job) -> PretrainSettings | AdaptSettings:
+    """Of a training whose parent may not be there yet."""
+    if job.stage == "adapt":
+        return AdaptSettings(**{"parent": TO_BE_MADE} | job.said)
+    return PretrainSettings(**job.said)
+
+
+def evaluation_settings(job: Job) -> EvaluateSettings:
+    """Of an evaluation whose model may not be there yet."""
+    return EvaluateSettings(**{"model": TO_BE_MADE} | job.said)
+
+
+def fitted_plan(settings: PretrainSettings | AdaptSettings, dataset: Dataset) -> Plan:
+    """The preset's plan, with the sizes that a training gets.
+
+    Raises:
+        HptError: the dataset has too few images for what the user named.
+    """
+    sizes = {name: getattr(settings, name) for name in ("batch_size", "bn_splits") if getattr(settings, name)}
+    plan = replace(PRESETS[settings.preset].plan, **sizes)
+    return fit_plan(plan, settings, dataset.name, len(split_for(settings, dataset).seen), settings.nproc)
 
 
 def check_processes(settings: StudySettings) -> None:
@@ -83,9 +104,7 @@ def check_batch_norms(arch: str, image_size: int, small_stem: bool) -> None:
 def _check_training(settings: PretrainSettings | AdaptSettings, dataset: Dataset) -> None:
     assert settings.steps is not None
     parse_milestones(settings.milestones, settings.steps)
-    sizes = {name: getattr(settings, name) for name in ("batch_size", "bn_splits") if getattr(settings, name)}
-    plan = replace(PRESETS[settings.preset].plan, **sizes)
-    fit_plan(plan, settings, dataset.name, len(split_for(settings, dataset).seen), settings.nproc)
+    fitted_plan(settings, dataset)
 
 
 def _check_evaluation(settings: EvaluateSettings, dataset: Dataset) -> None:

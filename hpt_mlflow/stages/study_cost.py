@@ -1,34 +1,163 @@
-"""What an experiment would take, from a short measurement."""
+"""What an experiment would take, from short trials of its trainings."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 
-from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.evaluation.finetune import count_views, schedule_for
+from hpt_mlflow.evaluation.paper_probe import PaperProbeSettings
+from hpt_mlflow.experiments.plan import Job
+from hpt_mlflow.experiments.studies import Network
 from hpt_mlflow.models.backbone import build_backbone
-from hpt_mlflow.settings import StudySettings
+from hpt_mlflow.settings import AdaptSettings, PretrainSettings, StudySettings
 from hpt_mlflow.stages.device import resolve_device
-from hpt_mlflow.training.arithmetic import choose_arithmetic
-from hpt_mlflow.training.loop import Trainer
+from hpt_mlflow.stages.milestones import parse_milestones
+from hpt_mlflow.stages.planning import Start, split_for
+from hpt_mlflow.stages.study_checks import evaluation_settings, fitted_plan, training_settings
+from hpt_mlflow.stages.task import label_count
+from hpt_mlflow.stages.work import prepare
 from hpt_mlflow.training.plan import PRESETS
+from hpt_mlflow.training.processes import Group
 
 WARM_UP_STEPS, TRIED_STEPS = 1, 3
+# Longer than any trial, so that precisions are tried as for a long training.
+LONG = 10**6
+# How often an image passes through the network, backward counted as two: in a step of MoCo forward and backward of the
+# query, and forward of the key; in one of fine-tuning forward and backward.
+MOCO_PASSES, FINETUNE_PASSES = 4, 3
 
 
-def seconds_per_step(settings: StudySettings) -> float:
-    """Seconds for each optimiser step of HPT on this machine, on views of noise that lie in memory.
+class Kind(NamedTuple):
+    """Trainings whose steps take equally long."""
 
-    Of several stages side by side, each has its share of the cores; on one GPU they take turns.
+    data: str
+    update: str
+    batch_size: int
+    bn_splits: int
+
+
+@dataclass
+class Trials:
+    """What was tried so far on this machine.
+
+    Attributes:
+        datasets: by address.
+        network: of all trainings.
+        seconds: of a step, by kind of training.
+    """
+
+    device: torch.device
+    datasets: Mapping[str, Dataset]
+    network: Network
+    seconds: dict[Kind, float] = field(default_factory=dict)
+
+    def seconds_per_step(self, job: Job) -> float:
+        """Of a training; tried once for each kind."""
+        settings, dataset = training_settings(job), self.datasets[job.said["data"]]
+        plan = fitted_plan(settings, dataset)
+        update = settings.update if isinstance(settings, AdaptSettings) else "all"
+        kind = Kind(settings.data, update, plan.batch_size, plan.bn_splits)
+        if kind not in self.seconds:
+            # Each process of a training on several GPUs has its part of a batch; those on a processor share its cores.
+            parts = settings.nproc if self.device.type == "cuda" else 1
+            part = replace(settings, batch_size=plan.batch_size // parts, bn_splits=max(1, plan.bn_splits // parts))
+            self.seconds[kind] = _try(job.stage, part, dataset, self.network)
+        return self.seconds[kind]
+
+    def seconds_per_pass(self, job: Job) -> float:
+        """Of one image through the network, by what a step of a training of all weights takes."""
+        plan = fitted_plan(training_settings(job), self.datasets[job.said["data"]])
+        return self.seconds_per_step(job) / plan.batch_size / MOCO_PASSES
+
+
+def seconds_of(
+    jobs: Sequence[Job],
+    alike: Job,
+    settings: StudySettings,
+    datasets: Mapping[str, Dataset],
+    network: Network,
+) -> float:
+    """About how many seconds jobs would take on this machine, as many at once as the settings say.
+
+    A few steps of each kind of training are tried, on its images, with its share of the cores. What an evaluation takes
+    is told from its passes through the network, and of each job from what a process needs to start.
+
+    Args:
+        alike: a training of all weights on the target, whether it is one of the jobs or not.
+        datasets: by address.
+        network: of all trainings.
     """
     device = resolve_device(settings.device)
-    at_once = settings.at_once if device.type == "cpu" else min(settings.at_once, max(1, torch.cuda.device_count()))
-    with _threads(max(1, torch.get_num_threads() // settings.at_once)):
-        return _measure(settings, device) / at_once
+    cores = torch.get_num_threads()
+    together = min(settings.at_once, cores if device.type == "cpu" else max(1, torch.cuda.device_count()))
+    seconds = len(jobs) * _seconds_to_start() if jobs else 0.0
+    with _threads(max(1, cores // settings.at_once)):
+        trials = Trials(device, datasets, network)
+        for job in jobs:
+            if job.stage == "evaluate":
+                seconds += passes_of(job, datasets[job.said["data"]]) * trials.seconds_per_pass(alike)
+            else:
+                seconds += job.steps * trials.seconds_per_step(job)
+    return seconds / together
+
+
+def _try(stage: str, settings: PretrainSettings | AdaptSettings, dataset: Dataset, network: Network) -> float:
+    """Seconds for each of a few optimiser steps, views included, from random weights."""
+    backbone, feature_size = build_backbone(*network)
+    assert settings.batch_size is not None
+    few = min(len(split_for(settings, dataset).seen), (WARM_UP_STEPS + TRIED_STEPS) * settings.batch_size)
+    tried = replace(settings, images=str(few), steps=LONG, milestones="100%", compile="off", workers=0)
+    start = Start(
+        backbone, feature_size, *network, steps=LONG, learning_rate=PRESETS[settings.preset].plan.learning_rate
+    )
+    work = prepare(stage, tried, start, dataset, Group(), None)
+    for progress in work.trainer.train(work.batches, 0, report_every=LONG):
+        if progress.step == WARM_UP_STEPS:
+            _wait_for(work.trainer.device)
+            started = time.perf_counter()
+        if progress.step == WARM_UP_STEPS + TRIED_STEPS:
+            break
+    _wait_for(work.trainer.device)
+    return (time.perf_counter() - started) / TRIED_STEPS
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def passes_of(job: Job, dataset: Dataset) -> float:
+    """How often an image passes through the network in an evaluation, for all milestones that it looks at."""
+    settings = evaluation_settings(job)
+    train = len(dataset.split(settings.split_seed).train)
+    if settings.protocol == "finetune":
+        count = label_count(settings, train)
+        labels = train if count is None else count if isinstance(count, int) else round(count * train)
+        learning = FINETUNE_PASSES * count_views(schedule_for(settings.steps), labels)
+    elif settings.protocol == "paper":
+        paper = PaperProbeSettings()
+        learning = (settings.steps or paper.steps) * paper.batch_size
+    else:
+        learning = 0
+    features = len(dataset) * (1 + settings.untrained)
+    looked_at = job.start.said["milestones"] if job.start and job.whole_run else "100%"
+    return (learning + features) * len(parse_milestones(looked_at, job.start.steps if job.start else 1))
+
+
+def _seconds_to_start() -> float:
+    """What a process of a stage needs before it works: a look at one that imports what it needs."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import hpt_mlflow.stages.adapt, hpt_mlflow.stages.evaluate"], check=True)
+    return time.perf_counter() - started
 
 
 @contextmanager
@@ -40,25 +169,3 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _measure(settings: StudySettings, device: torch.device) -> float:
-    preset = PRESETS[settings.preset]
-    arch, image_size = settings.arch or preset.arch, settings.image_size or preset.image_size
-    backbone, feature_size = build_backbone(arch, image_size, settings.small_stem)
-    batch_size = settings.batch_size or preset.plan.batch_size
-    # As `planning.fit_plan` has it: BatchNorm takes two images or more.
-    splits = max(1, min(settings.bn_splits or preset.plan.bn_splits, batch_size // 2))
-    plan = replace(preset.plan, steps=10**6, batch_size=batch_size, bn_splits=splits)
-    arithmetic = choose_arithmetic(settings.precision, "off", backbone, image_size, plan.batch_size, plan.steps, device)
-    plan = replace(plan, precision=arithmetic.precision, compile=False)
-    trainer = Trainer(backbone, feature_size, plan, ChannelStatistics((0.5,) * 3, (0.25,) * 3), device)
-    shape = (plan.batch_size, 3, image_size, image_size)
-    views = [torch.randn(shape, device=device).to(memory_format=torch.channels_last) for _ in range(2)]
-    order = torch.randperm(plan.batch_size).to(device)
-    for step in range(WARM_UP_STEPS + TRIED_STEPS):
-        if step == WARM_UP_STEPS:
-            started = time.perf_counter()
-        # Reading it waits for the device.
-        float(trainer.learn(views[0], views[1], order).loss.detach())
-    return (time.perf_counter() - started) / TRIED_STEPS

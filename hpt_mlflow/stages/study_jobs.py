@@ -101,6 +101,20 @@ def run_jobs(jobs: list[Job], place: Workplace, on_done: Callable[[Job, Done, in
     return done
 
 
+def done_before(jobs: list[Job], place: Workplace) -> dict[Job, Done]:
+    """Those of the jobs that are there already.
+
+    Args:
+        jobs: each behind the one that it starts from.
+    """
+    done: dict[Job, Done] = {}
+    for job in jobs:
+        is_ready = job.start is None or job.start in done
+        if is_ready and (found := _found(job, _settings(job, done), place)):
+            done[job] = found
+    return done
+
+
 def _settings(job: Job, done: Mapping[Job, Done]) -> dict[str, Any]:
     """The settings of a job, with what it starts from as it is now known."""
     if job.start is None:

@@ -10,7 +10,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.drawing import draw_labels
 from hpt_mlflow.evaluation.features import FeatureReader
-from hpt_mlflow.evaluation.finetune import FineTuneSettings, _train, fine_tune
+from hpt_mlflow.evaluation.finetune import FineTuneSettings, _train, count_views, fine_tune, schedule_for
 from hpt_mlflow.evaluation.labelled_views import TrainingViews
 from hpt_mlflow.evaluation.supervised import new_head
 
@@ -260,3 +260,16 @@ def test_numbers_that_cannot_be_drawn_are_refused(labels, count, words):
     with pytest.raises(HptError, match=words) as caught:
         draw_labels(labels, count, 0)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("images", [36, 5])
+def test_views_are_counted_as_they_are_learned_from(open_images, images):
+    told = []
+    tune(open_images, train=TRAIN[:images], on_step=lambda step, of: told.append(of))
+    settings = FineTuneSettings(iterations=24, epochs=2, batch_size=8, accumulate=2, validations=3)
+    assert count_views(settings, images) == len(told) * min(8, images) == told[-1] * min(8, images)
+
+
+def test_a_length_that_is_given_takes_the_place_of_both_schedules():
+    assert schedule_for(None) == FineTuneSettings()
+    assert schedule_for(7) == FineTuneSettings(iterations=7, epochs=None)

@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import StudySettings
+from hpt_mlflow.stages import study_cost
 from hpt_mlflow.stages.study import study
 from hpt_mlflow.stages.study_checks import check_processes
 
@@ -24,6 +25,13 @@ SMALL = {
     "batch_size": 8,
     "image_size": 8,
 }
+
+
+@pytest.fixture(autouse=True)
+def quick_trials(monkeypatch):
+    """A dry run's trials of trainings, which test_study_cost makes, take seconds each."""
+    monkeypatch.setattr(study_cost, "_try", lambda *_: 0.1)
+    monkeypatch.setattr(study_cost, "_seconds_to_start", lambda: 1.0)
 
 
 @pytest.fixture
@@ -125,7 +133,7 @@ def test_a_dry_run_says_what_would_be_run_and_runs_nothing(store, capsys):
         "2 x adapt digits < digits, update=bn: 10 steps",
     ]
     assert lines[5] == "10 trainings of 140 optimiser steps together, 10 evaluations."
-    assert re.match(r"About \d+ min of training, by a short trial on this machine", lines[6])
+    assert re.match(r"About \d+ min for 20 stages, by short trials on this machine", lines[6])
     assert MlflowClient().search_runs(["0"]) == []
     assert mlflow.active_run() is None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mlflow
 import pytest
 from colours import TINY
@@ -9,7 +11,7 @@ from colours import TINY
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.experiments.plan import job
-from hpt_mlflow.stages.study_jobs import Workplace, run_jobs
+from hpt_mlflow.stages.study_jobs import Workplace, done_before, run_jobs
 from hpt_mlflow.tracking.finished import figures_by_step
 from hpt_mlflow.tracking.runs import stage_run
 
@@ -55,6 +57,16 @@ def test_jobs_run_in_their_order_nested_and_are_found_again_from_another_run(pas
     # Of the whole run, each milestone has a figure.
     assert sorted(figures_by_step(judged.run_id, "test/accuracy")) == [1, 2]
 
+    place = Workplace({str(past.images): open_dataset(str(past.images))}, "", 1, reuse=True)
+    found = done_before(chain, place)
+    assert {each: (result.run_id, result.reused) for each, result in found.items()} == {
+        each: (result.run_id, True) for each, result in done.items()
+    }
+    # What is not there yet keeps what is behind it from being looked for.
+    longer = adaptation(past.images, past.model, steps=3)
+    assert list(done_before([longer, evaluation(past.images, longer), *chain], place)) == chain
+    assert done_before(chain, replace(place, reuse=False)) == {}
+
     _, again, order = run_all(chain, past.images)
     assert {each: (result.run_id, result.reused) for each, result in again.items()} == {
         each: (result.run_id, True) for each, result in done.items()
@@ -66,6 +78,25 @@ def test_jobs_run_in_their_order_nested_and_are_found_again_from_another_run(pas
     client.delete_model_version("jobs", training.model.rpartition("/")[2])
     _, anew, _ = run_all(chain, past.images)
     assert not any(result.reused for result in anew.values())
+
+
+@pytest.mark.slow
+def test_jobs_side_by_side_do_the_same_as_one_after_the_other(past):
+    """Two trainings at once, and what is judged of each, whichever is done first."""
+    trainings = [adaptation(past.images, past.model, seed=seed) for seed in (0, 1)]
+    jobs = [*trainings, *(evaluation(past.images, training) for training in trainings)]
+    parent, done, order = run_all(jobs, past.images, at_once=2)
+    assert [count for _, count in order] == [1, 2, 3, 4]
+    runs = {each: mlflow.get_run(result.run_id) for each, result in done.items()}
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent}
+    first, second = (runs[training].info for training in trainings)
+    assert max(first.start_time, second.start_time) < min(first.end_time, second.end_time)
+    for training, judged in zip(trainings, jobs[2:], strict=True):
+        assert runs[judged].data.tags["hpt.parent_model"] == done[training].model
+    _, alone, _ = run_all(jobs, past.images, reuse=False)
+    for judged in jobs[2:]:
+        curves = [figures_by_step(result[judged].run_id, "test/accuracy") for result in (done, alone)]
+        assert curves[0] == curves[1]
 
 
 def test_what_a_job_cannot_do_is_said_in_one_line_and_leaves_no_run_running(past):

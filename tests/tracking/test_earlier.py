@@ -267,7 +267,7 @@ def test_all_that_differs_is_named():
 def test_a_run_of_an_evaluation_cannot_be_named():
     with stage_run("evaluate cats") as run:
         pass
-    assert "no run of pretrain, adapt or main" in refusal(run.run_id)
+    assert "no run of a stage that goes on (pretrain, adapt, main, study)" in refusal(run.run_id)
 
 
 def test_a_finished_run_cannot_be_named():
