@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hpt_mlflow.data.catalogue import CatalogueEntry
 from hpt_mlflow.data.dataset import Dataset, content_digest, evenly_spaced, files_digest
 from hpt_mlflow.data.decode import SUFFIXES
+from hpt_mlflow.data.labels import WHOLE_NUMBER
 from hpt_mlflow.data.names import Files, Names
+from hpt_mlflow.data.paper_entry import CatalogueEntry
 from hpt_mlflow.errors import HptError, one_line, printable
 
 KNOWN_SUFFIXES = frozenset(SUFFIXES.split())
@@ -176,6 +177,16 @@ def read_rows(entry: CatalogueEntry, file: Path, columns: Sequence[str]) -> list
     except csv.Error as error:
         raise other_layout(entry, file.parent, f"line {reader.line_num} of {file.name} is no CSV ({error})") from error
     return rows
+
+
+def labelled_lines(entry: CatalogueEntry, file: Path) -> Iterable[tuple[str, str]]:
+    """Path and label of each line of a list; blank lines are none."""
+    for i, line in enumerate(read_text(entry, file).splitlines()):
+        if line.strip():
+            name, _, label = line.strip().rpartition(" ")
+            if not WHOLE_NUMBER.fullmatch(label):
+                raise other_layout(entry, file.parent, f"line {i + 1} of {file.name} is not PATH NUMBER")
+            yield check_inside(entry, file, name.strip()), label
 
 
 def check_inside(entry: CatalogueEntry, file: Path, name: str) -> str:

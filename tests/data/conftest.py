@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -17,6 +18,22 @@ def write_image():
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size, colour).save(path)
         return path
+
+    return write
+
+
+@pytest.fixture
+def unpacked(tmp_path, write_image):
+    """Write images and other files into a folder, and give the folder."""
+    root = tmp_path / "unpacked"
+
+    def write(images, files=()):
+        for path in images:
+            write_image(root / path)
+        for path, content in dict(files).items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(content if isinstance(content, str) else json.dumps(content))
+        return root
 
     return write
 
