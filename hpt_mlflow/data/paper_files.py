@@ -52,43 +52,57 @@ def other_layout(entry: CatalogueEntry, folder: Path, what: str) -> HptError:
     )
 
 
-def find_base(entry: CatalogueEntry, root: Path, inner: Sequence[str], required: Iterable[str]) -> Path:
+def first_there(entry: CatalogueEntry, base: Path, choices: Sequence[str]) -> str:
+    """The first of these files or folders that is in a folder.
+
+    Raises:
+        HptError: none of them is.
+    """
+    there = next((name for name in choices if (base / name).exists()), None)
+    if there is None:
+        raise other_layout(entry, base, f"{' or '.join(choices)} is missing")
+    return there
+
+
+def find_base(entry: CatalogueEntry, root: Path, inner: Sequence[str], required: Iterable[str | Sequence[str]]) -> Path:
     """The folder that holds all that is required: the root, or one within it.
 
     Args:
         entry: for the message.
         root: as the user gave it.
         inner: names of the folder that the archive unpacks to, which may lie in the root.
-        required: files and folders in it.
+        required: files and folders in it; of several names for one, any will do.
 
     Raises:
         HptError: no folder holds them.
     """
-    required = list(required)
+    wanted = [(names,) if isinstance(names, str) else names for names in required]
     if not root.is_dir():
         raise HptError(
             f"data: there is no folder {printable(str(root))} for {entry.address}; it is to hold {entry.title}, which "
             f"people get from {entry.source}"
         )
     for base in (root, *(root / name for name in inner)):
-        if all((base / name).exists() for name in required):
+        if all(any((base / name).exists() for name in choices) for choices in wanted):
             return base
-    missing = next(name for name in required if not (root / name).exists())
-    raise other_layout(entry, root, f"{missing} is missing")
+    missing = next(choices for choices in wanted if not any((root / name).exists() for name in choices))
+    raise other_layout(entry, root, f"{' or '.join(missing)} is missing")
 
 
 def build(entry: CatalogueEntry, root: Path, base: Path, content: Content) -> Dataset:
     """The dataset of what a reader found in a folder.
 
     Raises:
-        HptError: there are no images, or none of them is there.
+        HptError: there are no images, or of the test part, or of the rest, none is there.
     """
     if not len(content.names):
         raise other_layout(entry, base, "no images are found")
     names = Names.of(content.names)
     files = Files(base, names)
-    if not any(map(os.path.exists, (files[i] for i in evenly_spaced(np.arange(len(names)), LOOKED_FOR)))):
-        raise other_layout(entry, base, f"{names[0]} is missing")
+    test = np.array([], dtype=np.int64) if content.test is None else content.test
+    for part in (np.setdiff1d(np.arange(len(names)), test), test):
+        if len(part) and not any(os.path.exists(files[i]) for i in evenly_spaced(part, LOOKED_FOR)):
+            raise other_layout(entry, base, f"{names[part[0]]} is missing")
     expected = entry.sizes.total
     # What is opened may be less than there is (labels of test are rarely published), but hardly less than half.
     if expected is not None and len(names) < expected / 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from hpt_mlflow.data.paper_files import (
     Content,
     build,
     find_base,
+    first_there,
     folder_names,
     image_names,
     labelled_lines,
@@ -25,11 +27,13 @@ from hpt_mlflow.data.paper_files import (
 )
 from hpt_mlflow.data.paper_objects import read_coco, read_voc, read_xview
 from hpt_mlflow.data.paper_xrays import read_chest_xray_kids, read_chexpert
-from hpt_mlflow.errors import HptError
+from hpt_mlflow.errors import HptError, printable
 
 # Version 5 of MATLAB's files holds nothing but arrays; newer ones are HDF5.
 MAT_HEADER = b"MATLAB 5.0 MAT-file"
 LARGEST_MAT = 1 << 20
+
+log = logging.getLogger("hpt_mlflow")
 
 
 def open_paper(address: str, root: str | None) -> Dataset:
@@ -53,26 +57,29 @@ def open_paper(address: str, root: str | None) -> Dataset:
 
 
 def read_domainnet(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
-    """Lists of train and test, of lines `DOMAIN/CLASS/FILE NUMBER`, beside the folder of the domain."""
+    """Lists of train and test, of lines `DOMAIN/CLASS/FILE NUMBER`, beside the folder of the domain or in splits/."""
     domain = entry.key.removeprefix("domainnet-")
-    lists = [f"{domain}_train.txt", f"{domain}_test.txt"]
+    lists = [(f"{domain}_{part}.txt", f"splits/{domain}_{part}.txt") for part in ("train", "test")]
     base = find_base(entry, root, ("DomainNet", "domainnet"), [domain, *lists])
-    names: list[str] = []
-    numbers: list[int] = []
     named: dict[int, str] = {}
-    counts = []
-    for file in lists:
-        for name, label in labelled_lines(entry, base / file):
-            kind = name.split("/")[1] if name.count("/") == 2 and name.startswith(f"{domain}/") else None
-            if kind is None or not label.isdecimal() or named.setdefault(int(label), kind) != kind:
-                raise other_layout(entry, base, f"{file} has the line {name} {label}")
-            names.append(name)
-            numbers.append(int(label))
-        counts.append(len(names))
-    present = sorted(named)
-    labels = np.searchsorted(present, np.array(numbers, dtype=np.int64)).astype(np.int64)
+    train, test = (_of_domain(entry, base, first_there(entry, base, choices), named) for choices in lists)
+    _warn_of_duplicates(entry, len(train) + len(test))
+    in_train = {label for _, label in train}
+    # Painting has a class in test alone, which cannot be learned.
+    unknown = [label for _, label in test if label not in in_train]
+    if unknown:
+        shown = printable(", ".join(sorted({named[label] for label in unknown})))
+        log.warning(
+            "data: %s has %d test images of %s, but none to train on; they are left out",
+            entry.title,
+            len(unknown),
+            shown,
+        )
+    images = train + [(name, label) for name, label in test if label in in_train]
+    present = sorted(in_train)
+    labels = np.searchsorted(present, np.array([label for _, label in images], dtype=np.int64)).astype(np.int64)
     classes = tuple(named[number] for number in present)
-    return base, Content(names, labels, classes, np.arange(counts[0], counts[1]))
+    return base, Content([name for name, _ in images], labels, classes, np.arange(len(train), len(images)))
 
 
 def read_resisc45(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
@@ -105,6 +112,35 @@ def read_flowers(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
     labels, classes = number_classes(str(label) for label in of_image[order - 1].tolist())
     names = [f"jpg/image_{number:05}.jpg" for number in order.tolist()]
     return base, Content(names, labels, classes, np.flatnonzero(np.isin(order, test)))
+
+
+def _of_domain(entry: CatalogueEntry, base: Path, file: str, named: dict[int, str]) -> list[tuple[str, int]]:
+    """Path and number of the class of each image that a list of DomainNet names.
+
+    Args:
+        named: what each number is called; those of this list are added.
+    """
+    domain = entry.key.removeprefix("domainnet-")
+    images = []
+    for name, label in labelled_lines(entry, base / file):
+        kind = name.split("/")[1] if name.count("/") == 2 and name.startswith(f"{domain}/") else None
+        if kind is None or not label.isdecimal() or named.setdefault(int(label), kind) != kind:
+            raise other_layout(entry, base, f"{file} has the line {name} {label}")
+        images.append((name, int(label)))
+    return images
+
+
+def _warn_of_duplicates(entry: CatalogueEntry, count: int) -> None:
+    """The lists before cleaning have the same file names as those after it, but more images."""
+    cleaned = entry.sizes.total
+    if cleaned is not None and count > cleaned:
+        log.warning(
+            "data: the lists of %s name %d images, those of the cleaned version %d; duplicates may be in train and in "
+            "test; take the lists of domainnet/txt/",
+            entry.title,
+            count,
+            cleaned,
+        )
 
 
 def _named_after_folder(entry: CatalogueEntry, base: Path, prefix: str, joint: str) -> Iterable[str]:

@@ -1,5 +1,6 @@
 """The readers of datasets of class folders and lists, and what all readers share, on small folders."""
 
+import dataclasses
 import logging
 import shutil
 
@@ -9,7 +10,8 @@ from paper_checks import assert_refused, classes_of, held_out, opened
 from scipy.io import savemat
 
 from hpt_mlflow.data.catalogue import BY_KEY, ENTRIES
-from hpt_mlflow.data.paper_layouts import READERS
+from hpt_mlflow.data.paper_entry import Sizes
+from hpt_mlflow.data.paper_layouts import READERS, read_domainnet
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 
@@ -49,6 +51,52 @@ def test_domainnet_is_read_by_its_lists(domainnet):
     assert dataset.labels.dtype == np.int64
     assert held_out(dataset) == {"sketch/ant/sketch_007_000001.jpg"}
     assert dataset.name == "domainnet-sketch"
+
+
+def test_domainnet_leaves_out_test_images_of_a_class_that_train_has_none_of(domainnet, write_image, caplog):
+    for i in (1, 2):
+        write_image(domainnet / f"sketch/bee/sketch_030_00000{i}.jpg")
+    with open(domainnet / "sketch_test.txt", "a") as file:
+        file.write("sketch/bee/sketch_030_000001.jpg 29\nsketch/bee/sketch_030_000002.jpg 29\n")
+    with caplog.at_level(logging.WARNING, "hpt_mlflow"):
+        dataset = opened("domainnet-sketch", domainnet)
+    assert dataset.classes == ("ant", "zebra")
+    assert set(dataset.names) == {
+        "sketch/ant/sketch_007_000001.jpg",
+        "sketch/ant/sketch_007_000002.jpg",
+        "sketch/zebra/sketch_345_000001.jpg",
+    }
+    assert classes_of(dataset)["sketch/zebra/sketch_345_000001.jpg"] == "zebra"
+    assert held_out(dataset) == {"sketch/ant/sketch_007_000001.jpg"}
+    (warning,) = [record.getMessage() for record in caplog.records if "bee" in record.getMessage()]
+    assert "2 test images" in warning
+
+
+def test_domainnet_warns_of_the_lists_before_cleaning(domainnet, caplog):
+    entry = dataclasses.replace(BY_KEY["domainnet-sketch"], sizes=Sizes(2, 1, None, 1))
+    with caplog.at_level(logging.WARNING, "hpt_mlflow"):
+        read_domainnet(entry, domainnet)
+    assert "3 images" in caplog.text
+    assert "duplicates" in caplog.text
+
+
+def test_domainnet_quickdraw_is_png(unpacked):
+    root = unpacked(
+        ["quickdraw/ant/5347855063580672.png", "quickdraw/ant/4503626191994880.png"],
+        {
+            "quickdraw_train.txt": "quickdraw/ant/5347855063580672.png 6\n",
+            "quickdraw_test.txt": "quickdraw/ant/4503626191994880.png 6\n",
+        },
+    )
+    assert held_out(opened("domainnet-quickdraw", root)) == {"quickdraw/ant/4503626191994880.png"}
+
+
+def test_domainnet_with_its_lists_in_splits(domainnet):
+    before = opened("domainnet-sketch", domainnet)
+    (domainnet / "splits").mkdir()
+    for part in ("train", "test"):
+        shutil.move(domainnet / f"sketch_{part}.txt", domainnet / "splits")
+    assert opened("domainnet-sketch", domainnet).digest == before.digest
 
 
 def test_domainnet_of_another_domain_is_not_there(domainnet):
@@ -134,6 +182,13 @@ def test_images_that_are_not_there_are_refused(domainnet):
     assert_refused("domainnet-sketch", domainnet, "sketch/ant/sketch_007_000002.jpg is missing")
 
 
+@pytest.mark.parametrize("name", ["sketch/ant/sketch_007_000001.jpg", "sketch/ant/sketch_007_000002.jpg"])
+def test_images_of_one_part_that_are_not_there_are_refused(domainnet, name):
+    (domainnet / "sketch_train.txt").write_text("sketch/ant/sketch_007_000002.jpg 6\n")
+    (domainnet / name).unlink()
+    assert_refused("domainnet-sketch", domainnet, f"{name} is missing")
+
+
 def test_a_small_part_of_a_dataset_is_warned_of(domainnet, caplog):
     with caplog.at_level(logging.WARNING, "hpt_mlflow"):
         opened("domainnet-sketch", domainnet)
@@ -149,12 +204,15 @@ def test_the_address_opens_the_dataset_again_from_elsewhere(domainnet, monkeypat
     assert open_dataset("paper:domainnet-sketch", root=str(domainnet)).uri == dataset.uri
 
 
-def test_the_digest_changes_with_the_official_split(domainnet):
-    before = opened("domainnet-sketch", domainnet)
+def test_the_digest_changes_with_the_official_split(domainnet, write_image):
+    write_image(domainnet / "sketch/ant/sketch_007_000003.jpg")
     lists = [domainnet / f"sketch_{part}.txt" for part in ("train", "test")]
-    text = "".join(file.read_text() for file in lists).splitlines(keepends=True)
-    lists[0].write_text(text[0])
-    lists[1].write_text("".join(text[1:]))
+    lines = "".join(file.read_text() for file in lists).splitlines(keepends=True)
+    lines.append("sketch/ant/sketch_007_000003.jpg 6\n")
+    lists[1].write_text("".join(lines[2:]))
+    before = opened("domainnet-sketch", domainnet)
+    lists[0].write_text("".join(lines[:3]))
+    lists[1].write_text(lines[3])
     after = opened("domainnet-sketch", domainnet)
     assert after.names == before.names
     assert after.digest != before.digest
