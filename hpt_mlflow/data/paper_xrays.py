@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from hpt_mlflow.data.paper_files import (
     Content,
     check_inside,
     find_base,
+    first_there,
+    folder_names,
     image_names,
     numbered_groups,
     other_layout,
@@ -21,39 +24,70 @@ from hpt_mlflow.data.paper_files import (
 
 # The five that the authors of CheXpert evaluate on, and the paper with them.
 CHEXPERT_LABELS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
-# How files of Chest X-ray kids name a child: in Kaggle's copy, where test is numbered anew, and in Mendeley's.
-KAGGLE_CHILD = re.compile(r"person[0-9]+(?=_)|(?:NORMAL2-)?IM-[0-9]+(?=-)")
+# What the archives of the full size unpack to; the first has the tables and the folder valid.
+FIRST_BATCH = "CheXpert-v1.0 batch 1 (validate & csv)"
+TRAIN_BATCHES = (
+    "CheXpert-v1.0 batch 2 (train 1)",
+    "CheXpert-v1.0 batch 3 (train 2)",
+    "CheXpert-v1.0 batch 4 (train 3)",
+)
+# How files of Chest X-ray kids name a child: in Kaggle's copy, where each kind is numbered on its own and test goes on
+# with the numbers of train, and in Mendeley's.
+KAGGLE_CHILD = re.compile(r"person[0-9]+_[a-z]+(?=_)|(?:NORMAL2-)?IM-[0-9]+(?=-)")
 MENDELEY_CHILD = re.compile(r"(?:NORMAL|BACTERIA|VIRUS)-([0-9]+)-")
 
 
 def read_chexpert(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
-    """Tables train.csv and valid.csv, whose paths start with the name of the folder that they lie in."""
-    base = find_base(entry, root, ("CheXpert-v1.0-small", "CheXpert-v1.0"), ["train.csv", "valid.csv"])
-    names: list[str] = []
-    labels: list[list[int]] = []
-    counts = []
-    for file in (base / "train.csv", base / "valid.csv"):
-        for path, *values in read_rows(entry, file, ("Path", *CHEXPERT_LABELS)):
-            name = check_inside(entry, file, path.partition("/")[2])
-            unknown = next((value for value in values if value not in LABEL_VALUES), None)
-            if unknown is not None:
-                raise other_layout(entry, base, f"{file.name} has the label {unknown!r} for {path}")
-            names.append(name)
-            labels.append([LABEL_VALUES[value] for value in values])
-        counts.append(len(names))
+    """Tables train.csv and valid.csv, whose paths start with the name of the folder that they are of."""
+    inner = ("CheXpert-v1.0-small", "CheXpert-v1.0", "chexpertchestxrays-u20210408")
+    tables = [(f"{part}.csv", f"{FIRST_BATCH}/{part}.csv") for part in ("train", "valid")]
+    base = find_base(entry, root, inner, tables)
+    files = [first_there(entry, base, choices) for choices in tables]
+    parts = [_chexpert_rows(entry, base, base / file) for file in files]
+    names = [name for part in parts for name, _ in part]
     patients = [PATIENT_FOLDER.search(name) for name in names]
     stray = next((name for name, patient in zip(names, patients, strict=True) if not patient), None)
     if stray is not None:
         raise other_layout(entry, base, f"{stray} is in no folder of a patient")
     groups = numbered_groups([patient.group() for patient in patients if patient])
-    matrix = np.array(labels, dtype=np.uint8).reshape(len(names), len(CHEXPERT_LABELS))
-    return base, Content(names, matrix, CHEXPERT_LABELS, np.arange(counts[0], counts[1]), groups)
+    if files[0].startswith(FIRST_BATCH):
+        names = _in_batches(entry, base, names)
+    matrix = np.array([values for part in parts for _, values in part], dtype=np.uint8)
+    matrix = matrix.reshape(len(names), len(CHEXPERT_LABELS))
+    return base, Content(names, matrix, CHEXPERT_LABELS, np.arange(len(parts[0]), len(names)), groups)
+
+
+def _chexpert_rows(entry: CatalogueEntry, base: Path, file: Path) -> list[tuple[str, list[int]]]:
+    """Path, as `train/patient00001/...`, and the labels of each image of a table."""
+    rows = []
+    for path, *values in read_rows(entry, file, ("Path", *CHEXPERT_LABELS)):
+        name = check_inside(entry, file, path.partition("/")[2])
+        unknown = next((value for value in values if value not in LABEL_VALUES), None)
+        if unknown is not None:
+            raise other_layout(entry, base, f"{file.name} has the label {unknown!r} for {path}")
+        rows.append((name, [LABEL_VALUES[value] for value in values]))
+    return rows
+
+
+def _in_batches(entry: CatalogueEntry, base: Path, names: list[str]) -> list[str]:
+    """Where images lie as the four archives unpack: valid in the first, patients of train in one of the others."""
+    batches = [first_there(entry, base, [batch]) for batch in TRAIN_BATCHES]
+    batch_of = {patient: batch for batch in batches for patient in folder_names(base / batch)}
+    placed = []
+    for name in names:
+        part, _, inner = name.partition("/")
+        patient = inner.partition("/")[0]
+        if part == "train" and patient not in batch_of:
+            raise other_layout(entry, base, f"{patient} of train.csv is in none of {', '.join(batches)}")
+        placed.append(f"{batch_of[patient]}/{inner}" if part == "train" else f"{FIRST_BATCH}/{name}")
+    return placed
 
 
 def read_chest_xray_kids(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
     """Folders NORMAL and PNEUMONIA in train, test and, in Kaggle's copy, val; the name of a file tells the child."""
     kinds = ("NORMAL", "PNEUMONIA")
-    base = find_base(entry, root, ("chest_xray",), [f"{part}/{kind}" for part in ("train", "test") for kind in kinds])
+    inner = ("chest_xray", "CellData/chest_xray", "ZhangLabData/CellData/chest_xray")
+    base = find_base(entry, root, inner, [f"{part}/{kind}" for part in ("train", "test") for kind in kinds])
     parts = [part for part in ("test", "train", "val") if (base / part).is_dir()]
     names = [
         f"{part}/{kind}/{name}"
@@ -69,9 +103,9 @@ def read_chest_xray_kids(entry: CatalogueEntry, root: Path) -> tuple[Path, Conte
 
 def _child(name: str) -> str:
     """What is the same for all images of a child, and for those of no other."""
-    part, _, file = name.split("/")
+    file = os.path.basename(name)
     mendeley = MENDELEY_CHILD.match(file)
     if mendeley:
         return mendeley.group(1)
     kaggle = KAGGLE_CHILD.match(file)
-    return f"{'test' if part == 'test' else 'train'}/{kaggle.group()}" if kaggle else name
+    return kaggle.group() if kaggle else name

@@ -11,32 +11,45 @@ CHEXPERT_COLUMNS = (
 )
 
 
+CHEXPERT_IMAGES = {
+    "train": [
+        "patient00001/study1/view1_frontal.jpg",
+        "patient00001/study2/view1_frontal.jpg",
+        "patient00002/study1/view1_frontal.jpg",
+    ],
+    "valid": ["patient64541/study1/view1_frontal.jpg"],
+}
+# No Finding, Enlarged C., Cardiomegaly, Lung O., Lung L., Edema, Consolidation, Pneumonia, Atelectasis, ...
+CHEXPERT_VALUES = {
+    "train": ["1.0,,,,,,,,,0.0,,,,1.0", ",,1.0,1.0,,-1.0,0.0,,1.0,,,,,", ",,,-1.0,,1.0,1.0,,-1.0,,1.0,,1.0,"],
+    "valid": ["0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0"],
+}
+# The archives of the full size, as each unpacks.
+BATCHES = [
+    "CheXpert-v1.0 batch 1 (validate & csv)",
+    "CheXpert-v1.0 batch 2 (train 1)",
+    "CheXpert-v1.0 batch 3 (train 2)",
+    "CheXpert-v1.0 batch 4 (train 3)",
+]
+
+
+def chexpert_table(part, top):
+    rows = zip(CHEXPERT_IMAGES[part], CHEXPERT_VALUES[part], strict=True)
+    return "\n".join([CHEXPERT_COLUMNS] + [f"{top}/{part}/{path},Female,68,Frontal,AP,{v}" for path, v in rows])
+
+
 @pytest.fixture
 def chexpert(unpacked):
-    paths = {
-        "train": [
-            "patient00001/study1/view1_frontal.jpg",
-            "patient00001/study2/view1_frontal.jpg",
-            "patient00002/study1/view1_frontal.jpg",
-        ],
-        "valid": ["patient64541/study1/view1_frontal.jpg"],
-    }
-    # No Finding, Enlarged C., Cardiomegaly, Lung O., Lung L., Edema, Consolidation, Pneumonia, Atelectasis, ...
-    values = {
-        "train": ["1.0,,,,,,,,,0.0,,,,1.0", ",,1.0,1.0,,-1.0,0.0,,1.0,,,,,", ",,,-1.0,,1.0,1.0,,-1.0,,1.0,,1.0,"],
-        "valid": ["0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0"],
-    }
-    tables = {
-        f"{part}.csv": "\n".join(
-            [CHEXPERT_COLUMNS]
-            + [
-                f"CheXpert-v1.0-small/{part}/{p},Female,68,Frontal,AP,{v}"
-                for p, v in zip(paths[part], values[part], strict=True)
-            ]
-        )
-        for part in paths
-    }
-    return unpacked([f"{part}/{path}" for part in paths for path in paths[part]], tables)
+    images = [f"{part}/{path}" for part, paths in CHEXPERT_IMAGES.items() for path in paths]
+    return unpacked(images, {f"{part}.csv": chexpert_table(part, "CheXpert-v1.0-small") for part in CHEXPERT_IMAGES})
+
+
+@pytest.fixture
+def chexpert_batches(unpacked):
+    places = {"patient00001": BATCHES[1], "patient00002": BATCHES[3], "patient64541": f"{BATCHES[0]}/valid"}
+    images = [f"{places[path.split('/')[0]]}/{path}" for paths in CHEXPERT_IMAGES.values() for path in paths]
+    tables = {f"{BATCHES[0]}/{part}.csv": chexpert_table(part, "CheXpert-v1.0") for part in CHEXPERT_IMAGES}
+    return unpacked([*images, f"{BATCHES[2]}/patient30000/study1/view1_frontal.jpg"], tables)
 
 
 @pytest.fixture
@@ -78,7 +91,33 @@ def test_chexpert_has_five_labels_and_keeps_patients_together(chexpert):
 )
 def test_chexpert_refuses_a_table_that_is_none_of_its(chexpert, table):
     (chexpert / "train.csv").write_bytes(table.encode("utf-8", "surrogateescape"))
-    assert_refused("chexpert", chexpert, "CheXpert as it unpacks", "stanfordmlgroup")
+    assert_refused("chexpert", chexpert, "CheXpert as it unpacks", "stanfordaimi")
+
+
+def test_chexpert_opens_as_its_four_archives_unpack(chexpert_batches):
+    dataset = opened("chexpert", chexpert_batches)
+    assert labels_of(dataset) == {
+        f"{BATCHES[1]}/patient00001/study1/view1_frontal.jpg": set(),
+        f"{BATCHES[1]}/patient00001/study2/view1_frontal.jpg": {"Cardiomegaly", "Atelectasis"},
+        f"{BATCHES[3]}/patient00002/study1/view1_frontal.jpg": {"Edema", "Consolidation", "Pleural Effusion"},
+        f"{BATCHES[0]}/valid/patient64541/study1/view1_frontal.jpg": {"Cardiomegaly", "Pleural Effusion"},
+    }
+    assert held_out(dataset) == {f"{BATCHES[0]}/valid/patient64541/study1/view1_frontal.jpg"}
+    assert {f"{BATCHES[1]}/patient00001/study{i}/view1_frontal.jpg" for i in (1, 2)} in together(dataset)
+
+
+def test_chexpert_names_an_archive_that_is_not_unpacked(chexpert_batches):
+    shutil.rmtree(chexpert_batches / BATCHES[3])
+    assert_refused("chexpert", chexpert_batches, f"{BATCHES[3]} is missing")
+
+
+def test_chexpert_refuses_a_patient_whom_no_archive_has(chexpert_batches):
+    shutil.rmtree(chexpert_batches / BATCHES[3] / "patient00002")
+    assert_refused("chexpert", chexpert_batches, "patient00002")
+
+
+def test_chexpert_without_the_images_of_train_is_refused(chexpert_batches):
+    assert_refused("chexpert", chexpert_batches / BATCHES[0], "train/patient00001/study1/view1_frontal.jpg is missing")
 
 
 def test_kids_are_told_apart_by_the_names_of_files(kids):
@@ -91,6 +130,30 @@ def test_kids_are_told_apart_by_the_names_of_files(kids):
         frozenset({"train/PNEUMONIA/person1_bacteria_1.jpeg", "train/PNEUMONIA/person1_bacteria_2.jpeg"}),
         frozenset({"train/PNEUMONIA/person12_virus_3.jpeg", "val/PNEUMONIA/person12_virus_4.jpeg"}),
     }
+
+
+def test_kids_of_one_number_and_kind_are_one_child_in_train_and_test(unpacked):
+    root = unpacked(
+        [
+            "train/NORMAL/IM-0115-0001.jpeg",
+            "train/PNEUMONIA/person80_virus_150.jpeg",
+            "train/PNEUMONIA/person80_bacteria_389.jpeg",
+            "test/NORMAL/IM-0001-0001.jpeg",
+            "test/PNEUMONIA/person80_bacteria_390.jpeg",
+        ]
+    )
+    shared = {names for names in together(opened("chest-xray-kids", root)) if len(names) > 1}
+    assert shared == {
+        frozenset({"train/PNEUMONIA/person80_bacteria_389.jpeg", "test/PNEUMONIA/person80_bacteria_390.jpeg"})
+    }
+
+
+@pytest.mark.parametrize("outer", ["chest_xray", "CellData/chest_xray", "ZhangLabData/CellData/chest_xray"])
+def test_kids_in_the_folders_that_archives_unpack_to(kids, tmp_path, outer):
+    before = opened("chest-xray-kids", kids)
+    (tmp_path / "archive" / outer).parent.mkdir(parents=True)
+    shutil.move(kids, tmp_path / "archive" / outer)
+    assert opened("chest-xray-kids", tmp_path / "archive").digest == before.digest
 
 
 def test_kids_of_mendeley_have_one_number_each(unpacked):
