@@ -68,5 +68,5 @@ def _count(number: int | None) -> str:
     return NOT_STATED if number is None else f"{number:,}"
 
 
-def _channels(values: Channels | None) -> str:
-    return NOT_STATED if values is None else " ".join(f"{value:.4f}" for value in values)
+def _channels(values: Channels) -> str:
+    return " ".join(f"{value:.4f}" for value in values)

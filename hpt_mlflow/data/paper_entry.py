@@ -39,8 +39,8 @@ class CatalogueEntry:
     classes: int
     sizes: Sizes
     metric: str
-    mean: Channels | None
-    std: Channels | None
+    mean: Channels
+    std: Channels
     split: str
     source: str
     licence: str | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hpt_mlflow.data.paper_files import (
     Content,
     check_inside,
     find_base,
+    first_there,
     image_names,
     other_layout,
     read_json,
@@ -27,10 +29,11 @@ VOC_CLASSES = (
 )  # fmt: skip
 # type_id of xView to its name; its file has some objects of other numbers, which have no name.
 XVIEW_CLASSES = {
-    11: "Fixed-wing Aircraft", 12: "Small Aircraft", 13: "Cargo Plane", 15: "Helicopter", 17: "Passenger Vehicle",
-    18: "Small Car", 19: "Bus", 20: "Pickup Truck", 21: "Utility Truck", 23: "Truck", 24: "Cargo Truck",
-    25: "Truck w/Box", 26: "Truck Tractor", 27: "Trailer", 28: "Truck w/Flatbed", 29: "Truck w/Liquid",
-    32: "Crane Truck", 33: "Railway Vehicle", 34: "Passenger Car", 35: "Cargo Car", 36: "Flat Car", 37: "Tank car",
+    11: "Fixed-wing Aircraft", 12: "Small Aircraft", 13: "Passenger/Cargo Plane", 15: "Helicopter",
+    17: "Passenger Vehicle", 18: "Small Car", 19: "Bus", 20: "Pickup Truck", 21: "Utility Truck", 23: "Truck",
+    24: "Cargo Truck", 25: "Truck Tractor w/ Box Trailer", 26: "Truck Tractor", 27: "Trailer",
+    28: "Truck Tractor w/ Flatbed Trailer", 29: "Truck Tractor w/ Liquid Tank", 32: "Crane Truck",
+    33: "Railway Vehicle", 34: "Passenger Car", 35: "Cargo/Container Car", 36: "Flat Car", 37: "Tank car",
     38: "Locomotive", 40: "Maritime Vessel", 41: "Motorboat", 42: "Sailboat", 44: "Tugboat", 45: "Barge",
     47: "Fishing Vessel", 49: "Ferry", 50: "Yacht", 51: "Container Ship", 52: "Oil Tanker",
     53: "Engineering Vehicle", 54: "Tower crane", 55: "Container Crane", 56: "Reach Stacker",
@@ -41,13 +44,18 @@ XVIEW_CLASSES = {
     91: "Shipping Container", 93: "Pylon", 94: "Tower",
 }  # fmt: skip
 
+log = logging.getLogger("hpt_mlflow")
+
 
 def read_xview(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
     """Images in train_images, and their objects in xView_train.geojson, by image_id and type_id."""
-    base = find_base(entry, root, ("xView", "xview"), ["train_images", "xView_train.geojson"])
-    file = base / "xView_train.geojson"
+    # Kaggle's copy has each archive in a folder of its own.
+    files = ("xView_train.geojson", "train_labels/xView_train.geojson")
+    base = find_base(entry, root, ("xView", "xview"), ["train_images", files])
+    file = base / first_there(entry, base, files)
+    folder = first_there(entry, base, ["train_images/train_images", "train_images"])
     found = read_json(entry, file, frozenset({"features", "properties", "image_id", "type_id"}))
-    names = image_names(base / "train_images")
+    names = image_names(base / folder)
     position = {name: i for i, name in enumerate(names)}
     column = {number: i for i, number in enumerate(XVIEW_CLASSES)}
     labels = np.zeros((len(names), len(column)), dtype=np.uint8)
@@ -59,7 +67,7 @@ def read_xview(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
         # It names an image that is not in the archive.
         if isinstance(image, str) and image in position and kind in column:
             labels[position[image], column[kind]] = 1
-    return base, Content([f"train_images/{name}" for name in names], labels, tuple(XVIEW_CLASSES.values()))
+    return base, Content([f"{folder}/{name}" for name in names], labels, tuple(XVIEW_CLASSES.values()))
 
 
 def read_coco(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
@@ -98,8 +106,15 @@ def read_coco(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
 
 def read_voc(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
     """Lists of the parts in ImageSets/Main, and an XML file of its objects for each image."""
+    test_list = "VOC2007/ImageSets/Main/test.txt"
     inner = ("VOCdevkit", "VOCdevkit/VOCdevkit")
     base = find_base(entry, root, inner, ["VOC2007/ImageSets/Main/trainval.txt", "VOC2007/JPEGImages"])
+    if not (base / test_list).is_file():
+        log.warning(
+            "data: %s has no %s, so a test part is drawn from trainval; for the official one unpack test too",
+            entry.title,
+            test_list,
+        )
     lists = [("VOC2007", "trainval"), ("VOC2012", "trainval"), ("VOC2007", "test")]
     names: list[str] = []
     labels: list[np.ndarray] = []

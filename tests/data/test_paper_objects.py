@@ -1,11 +1,14 @@
 """Datasets of detection, on small folders of the layouts that they unpack to."""
 
 import json
+import logging
 import shutil
 
 import numpy as np
 import pytest
 from paper_checks import assert_refused, held_out, labels_of, opened
+
+from hpt_mlflow.data.paper_objects import XVIEW_CLASSES
 
 
 def instances(part, images, things):
@@ -80,6 +83,29 @@ def test_xview_tells_which_objects_are_in_an_image(xview):
     assert dataset.test is None
 
 
+def test_xview_as_kaggle_unpacks_it(xview):
+    (xview / "train_labels").mkdir()
+    shutil.move(xview / "xView_train.geojson", xview / "train_labels")
+    shutil.move(xview / "train_images", xview / "inner")
+    (xview / "train_images").mkdir()
+    shutil.move(xview / "inner", xview / "train_images/train_images")
+    assert labels_of(opened("xview", xview)) == {
+        "train_images/train_images/10.tif": {"Building", "Small Car"},
+        "train_images/train_images/20.tif": set(),
+    }
+
+
+def test_xview_has_the_names_of_its_authors():
+    numbers = (13, 25, 28, 29, 35)
+    assert [XVIEW_CLASSES[number] for number in numbers] == [
+        "Passenger/Cargo Plane",
+        "Truck Tractor w/ Box Trailer",
+        "Truck Tractor w/ Flatbed Trailer",
+        "Truck Tractor w/ Liquid Tank",
+        "Cargo/Container Car",
+    ]
+
+
 def test_coco_tells_which_objects_are_in_an_image(coco):
     dataset = opened("coco-2014", coco)
     assert labels_of(dataset) == {
@@ -114,12 +140,14 @@ def test_voc_tells_which_objects_are_in_an_image(voc):
     assert held_out(dataset) == {"VOC2007/JPEGImages/000001.jpg"}
 
 
-def test_voc_without_2012_and_without_the_test_archive(voc):
+def test_voc_without_2012_and_without_the_test_archive(voc, caplog):
     shutil.rmtree(voc / "VOC2012")
     (voc / "VOC2007/ImageSets/Main/test.txt").unlink()
-    dataset = opened("pascal-voc", voc)
+    with caplog.at_level(logging.WARNING, "hpt_mlflow"):
+        dataset = opened("pascal-voc", voc)
     assert labels_of(dataset) == {"VOC2007/JPEGImages/000005.jpg": {"chair"}}
     assert dataset.test is None
+    assert "VOC2007/ImageSets/Main/test.txt" in caplog.text
 
 
 @pytest.mark.parametrize(
