@@ -1,24 +1,18 @@
-"""The workers of a study on this machine: started, watched, started again, and ended together."""
+"""The workers of a search on this machine: started, watched, started again, and ended together."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.signals import INTERRUPTED, ignore_signals
-from hpt_mlflow.stages.children import end_children, error_of, start_child
+from hpt_mlflow.stages.children import Children, children
 from hpt_mlflow.stages.device import device_in_turn
-from hpt_mlflow.stages.launch import child_variables
 from hpt_mlflow.stages.trials import Job
 from hpt_mlflow.tracking.search_runs import LostRuns, is_worked_on
 from hpt_mlflow.tuning.study import SharedStudy
@@ -43,7 +37,8 @@ def work_off(study: SharedStudy, job: Job, first_rung: int, run_id: str, on_chan
         KeyboardInterrupt: a worker was interrupted.
     """
     lost, ended, succeeded = LostRuns(), -1, 0
-    with _crew(job, run_id) as crew:
+    with children("hpt_mlflow.stages.trials", job.settings.workers, run_id) as processes:
+        crew = _Crew(job, processes)
         while True:
             for trial in study.give_up_lost(_is_alive):
                 lost.add(trial.user_attrs.get(RUN, ""))
@@ -72,41 +67,28 @@ class _Crew:
         deaths: of workers that were killed, since a trial has ended.
     """
 
-    def __init__(self, job: Job, run_id: str, folder: Path) -> None:
+    def __init__(self, job: Job, processes: Children) -> None:
         self.deaths = 0
         self._job = job
-        self._folder = folder
-        inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
-        self._variables = inherited | child_variables(run_id, job.settings.workers)
-        self._places: dict[int, subprocess.Popen[bytes]] = {}
+        self._processes = processes
 
     def keep(self, waiting: int) -> int:
         """Look after those that have ended, and start as many as there are trials for; gives how many are at work."""
-        for place, process in list(self._places.items()):
-            if process.poll() is not None:
-                del self._places[place]
-                self._look_into(process.returncode, self._place_folder(place))
-        free = [place for place in range(self._job.settings.workers) if place not in self._places]
+        for place, code in self._processes.ended():
+            self._look_into(code, self._processes.error_at(place))
         # One that has just begun will take a trial of those that wait.
-        for place in free[: max(0, waiting - len(self._places))]:
-            self._places[place] = self._start(place)
-        return len(self._places)
+        for place in self._processes.free[: max(0, waiting - len(self._processes))]:
+            self._processes.start(place, self._told(place))
+        return len(self._processes)
 
-    def end(self) -> None:
-        """Ask all to stop, and wait until they have; kill those that do not."""
-        end_children(self._places.values())
-
-    def _start(self, place: int) -> subprocess.Popen[bytes]:
+    def _told(self, place: int) -> dict[str, Any]:
         settings = replace(self._job.settings, device=device_in_turn(self._job.settings.device, place))
-        said = {"settings": asdict(settings), "study": self._job.study, "deadline": self._job.deadline}
-        return start_child("hpt_mlflow.stages.trials", self._place_folder(place), said, self._variables)
+        return {"settings": asdict(settings), "study": self._job.study, "deadline": self._job.deadline}
 
-    def _look_into(self, code: int, folder: Path) -> None:
+    def _look_into(self, code: int, error: str) -> None:
         """Go on after a worker has ended, or not."""
-        if code == INTERRUPTED:
-            raise KeyboardInterrupt
-        if said := error_of(folder):
-            raise HptError(said)
+        if error:
+            raise HptError(error)
         if code:
             self.deaths += 1
         if self.deaths >= MOST_DEATHS:
@@ -114,23 +96,6 @@ class _Crew:
                 f"{self.deaths} workers have ended with exit code {code} without having finished a trial; see their "
                 "messages above, and whether the machine has memory for --workers so many"
             )
-
-    def _place_folder(self, place: int) -> Path:
-        return self._folder / str(place)
-
-
-@contextmanager
-def _crew(job: Job, run_id: str) -> Iterator[_Crew]:
-    with tempfile.TemporaryDirectory(prefix="hpt-") as folder:
-        crew = _Crew(job, run_id, Path(folder))
-        try:
-            yield crew
-        except KeyboardInterrupt:
-            # `mlflow run` answers Ctrl-C by SIGTERM as well, which must not cut off what follows.
-            ignore_signals()
-            raise
-        finally:
-            crew.end()
 
 
 def _is_alive(trial: FrozenTrial) -> bool:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,11 +15,9 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.experiments.plan import FROM, Job
 from hpt_mlflow.options import Settings
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings
-from hpt_mlflow.signals import INTERRUPTED, ignore_signals
-from hpt_mlflow.stages.children import be_child, end_children, error_of, result_of_child, start_child
+from hpt_mlflow.stages.children import Children, be_child, children
 from hpt_mlflow.stages.device import device_in_turn
 from hpt_mlflow.stages.evaluate import addresses_of, evaluation_identity
-from hpt_mlflow.stages.launch import child_variables
 from hpt_mlflow.stages.planning import identify
 from hpt_mlflow.tracking.finished import finished_run
 from hpt_mlflow.tracking.identity import PARENT_TAG, Identity
@@ -78,13 +72,15 @@ def run_jobs(jobs: list[Job], place: Workplace, on_done: Callable[[Job, Done, in
     waiting = list(jobs)
     # Jobs that were looked for and are not there: the server is asked once for each.
     missing: set[Job] = set()
+    # By the place of their process.
+    at_work: dict[int, Job] = {}
 
     def finish(job: Job, result: Done) -> None:
         done[job] = result
         on_done(job, result, len(done))
 
-    with _processes(place) as running:
-        while waiting or running:
+    with children("hpt_mlflow.stages.study_jobs", place.at_once, place.run_id) as processes:
+        while waiting or at_work:
             for job in [job for job in waiting if job.start is None or job.start in done]:
                 said = _settings(job, done)
                 if job not in missing and (found := _found(job, said, place)):
@@ -92,13 +88,35 @@ def run_jobs(jobs: list[Job], place: Workplace, on_done: Callable[[Job, Done, in
                     finish(job, found)
                     continue
                 missing.add(job)
-                if len(running) < place.at_once:
+                if processes.free:
                     waiting.remove(job)
-                    running.start(job, said)
-            for job, result in running.ended():
-                finish(job, result)
-            time.sleep(POLL_SECONDS if running else 0)
+                    slot = processes.free[0]
+                    at_work[slot] = job
+                    processes.start(slot, _told(job, said, slot))
+            for slot, code in processes.ended():
+                job = at_work.pop(slot)
+                finish(job, _result(job, code, processes, slot))
+            time.sleep(POLL_SECONDS if at_work else 0)
     return done
+
+
+def _told(job: Job, said: dict[str, Any], slot: int) -> dict[str, Any]:
+    """What the process of a job is told: its settings, with a GPU in turn."""
+    device = device_in_turn(said.get("device", "auto"), slot, said.get("nproc", 1))
+    return {"stage": job.stage, "settings": said | {"device": device}}
+
+
+def _result(job: Job, code: int, processes: Children, slot: int) -> Done:
+    """What came of a job whose process has ended.
+
+    Raises:
+        HptError: what it cannot do.
+    """
+    if code:
+        why = processes.error_at(slot) or f"its process ended with exit code {code}; see its messages above"
+        raise HptError(f"{job.name}: {why}")
+    result = processes.result_at(slot)
+    return Done(result["run_id"], result["model_uri"], reused=False)
 
 
 def done_before(jobs: list[Job], place: Workplace) -> dict[Job, Done]:
@@ -137,64 +155,6 @@ def _identity(job: Job, said: dict[str, Any], datasets: Mapping[str, Dataset]) -
     if isinstance(settings, EvaluateSettings):
         return evaluation_identity(settings, dataset, addresses_of(settings.model))
     return identify(job.stage, settings, [dataset], said.get("parent"))
-
-
-class _Running:
-    """The processes of jobs that are at work."""
-
-    def __init__(self, place: Workplace, folder: Path) -> None:
-        self._folder = folder
-        self._at_once = place.at_once
-        inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_RUN_ID"}
-        self._variables = inherited | child_variables(place.run_id, place.at_once)
-        self._jobs: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def start(self, job: Job, said: dict[str, Any]) -> None:
-        """Begin with a job."""
-        place = next(place for place in range(self._at_once) if place not in self._jobs)
-        settings = said | {"device": device_in_turn(said.get("device", "auto"), place, said.get("nproc", 1))}
-        told = {"stage": job.stage, "settings": settings}
-        process = start_child("hpt_mlflow.stages.study_jobs", self._place(place), told, self._variables)
-        self._jobs[place] = (job, process)
-
-    def ended(self) -> Iterator[tuple[Job, Done]]:
-        """Those that are done since the last look; raises what one of them cannot do."""
-        for place, (job, process) in list(self._jobs.items()):
-            code = process.poll()
-            if code is None:
-                continue
-            del self._jobs[place]
-            if code == INTERRUPTED:
-                raise KeyboardInterrupt
-            if code:
-                why = error_of(self._place(place)) or f"its process ended with exit code {code}; see its messages above"
-                raise HptError(f"{job.name}: {why}")
-            result = result_of_child(self._place(place))
-            yield job, Done(result["run_id"], result["model_uri"], reused=False)
-
-    def end(self) -> None:
-        """Interrupt all."""
-        end_children(process for _, process in self._jobs.values())
-
-    def _place(self, place: int) -> Path:
-        return self._folder / str(place)
-
-
-@contextmanager
-def _processes(place: Workplace) -> Iterator[_Running]:
-    with tempfile.TemporaryDirectory(prefix="hpt-") as folder:
-        running = _Running(place, Path(folder))
-        try:
-            yield running
-        except KeyboardInterrupt:
-            # `mlflow run` answers Ctrl-C by SIGTERM as well, which must not cut off what follows.
-            ignore_signals()
-            raise
-        finally:
-            running.end()
 
 
 def _work(said: Mapping[str, Any]) -> dict[str, Any]:
