@@ -83,7 +83,9 @@ def test_values_out_of_range_are_refused(name, value, words):
     ],
 )
 def test_values_at_the_limit_are_allowed(name, value):
-    assert getattr(StudySettings(**{name: value}), name) == value
+    # There must be a source to train on for so many steps.
+    more = {"source": "builtin:digits"} if name == "source_steps" else {}
+    assert getattr(StudySettings(**{name: value} | more), name) == value
 
 
 @pytest.mark.parametrize("name", ["labels", "amounts"])
@@ -147,3 +149,9 @@ def test_steps_of_a_probe_are_refused_where_there_is_none(study):
         assert StudySettings(**said).protocol_steps == 1
     else:
         assert "use it with paper, or semi-supervised" in refusal("protocol_steps", **said)
+
+
+def test_steps_of_what_is_not_trained_are_refused():
+    assert "base_model" in refusal("base_steps", base_steps=10, base_model="models:/hpt/1")
+    assert "name one with source" in refusal("source_steps", source_steps=10)
+    StudySettings(base_steps=10, source="builtin:mnist", source_steps=10)

@@ -67,6 +67,12 @@ class StudySettings(TrainingSettings):
                 parse_count(name, text)
             if not listed(getattr(self, name)):
                 raise HptError(f"{name}: none is named; write for example 10%,100%")
+        if self.base_steps is not None and self.base_model is not None:
+            raise HptError(
+                "base_steps: a Base that is registered is not trained; leave it out, or leave base_model out"
+            )
+        if self.source_steps is not None and self.source is None:
+            raise HptError("source_steps: there is no source to train on; name one with source, or leave it out")
         if self.study == "sequential" and self.source is None:
             raise HptError("source: sequential compares chains with and without a source; name one")
         if self.study == "augmentation" and set(parse_subset(self.augment)) != set(AUGMENTATIONS):

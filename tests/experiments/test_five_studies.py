@@ -38,7 +38,9 @@ SOURCE = ("adapt", "S", {"steps": 20})
 
 def settings(study="separability", with_source=False, **said):
     addresses = {name: address for name, address in ADDRESSES.items() if with_source or name != "source"}
-    steps = {"base_steps": 30, "steps": 10} | ({"source_steps": 20} if with_source else {})
+    steps = {"steps": 10} | ({"source_steps": 20} if with_source else {})
+    if said.get("base_model") is None:
+        steps["base_steps"] = 30
     return StudySettings(**({"study": study, "seeds": 1} | addresses | steps | said))
 
 
