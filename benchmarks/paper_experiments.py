@@ -50,6 +50,9 @@ MORE: dict[tuple[str, str], dict[str, Any]] = {
     # Its evaluations cost more: fewer milestones.
     ("imagenet", "separability"): {"steps": 300, "milestones": "10%,25%,50%,100%"},
     ("imagenet", "semi-supervised"): {"labels": "100,100%", "protocol_steps": 100},
+    # Shorter, and with fewer amounts, only for the hours that it takes.
+    ("imagenet", "augmentation"): {"steps": 60},
+    ("imagenet", "data-amount"): {"amounts": "1%,10%,100%"},
     **{(base, "sequential"): {"source": "noto"} for base in BASES},
 }
 TITLES_OF_BASES = {"clipart": "From clipart and random weights", "imagenet": "From ImageNet"}
