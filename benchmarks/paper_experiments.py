@@ -102,7 +102,7 @@ def page() -> None:
     """Write the page from the run of each study that has done the work: the first one with its newest settings."""
     conditions = "tags.`hpt.stage` = 'study' and attributes.status = 'FINISHED'"
     chosen: dict[tuple[str, str], Run] = {}
-    for made in mlflow.search_runs(filter_string=conditions, order_by=["start_time"], output_format="list"):
+    for made in mlflow.search_runs(filter_string=conditions, order_by=["end_time"], output_format="list"):
         base = "clipart" if made.data.params["settings/base_model"] == "None" else "imagenet"
         held = chosen.get((base, made.data.tags["hpt.study"]))
         if held is None or held.data.tags["hpt.fingerprint"] != made.data.tags["hpt.fingerprint"]:
