@@ -14,6 +14,14 @@ import torch
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 
+# Whose tests train, and start processes.
+SLOWEST = ("faults", "stages", "tests")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slowest files: where one of them came last, the other processes would wait for it."""
+    items.sort(key=lambda item: item.path.parent.name not in SLOWEST)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
