@@ -45,14 +45,8 @@ def finished(place, stage):
     return {run.info.run_id for run in found}
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, marks=pytest.mark.soak),
-        pytest.param(signal.SIGTERM, marks=pytest.mark.soak),
-    ],
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_an_experiment_goes_on_where_it_was(place, number):
     process = start(place)
     # The fourth job, Target's training, is at work.

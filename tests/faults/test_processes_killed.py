@@ -87,7 +87,7 @@ def test_one_killed_ends_all_in_one_line(workplace, fault, victim):
         nothing_is_left(workplace, pids.values())
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_with_restarts_the_same_run_goes_on_whoever_was_killed(workplace, fault):
     steps, every = 200, 10
     process = workplace.pretrain(steps=steps, nproc=2, restarts=2, checkpoint_every=every)
@@ -181,7 +181,7 @@ def torchrun(workplace, *words, **options):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_torchrun_of_ones_own_is_as_good(workplace, unused_port):
     alone = torchrun(workplace, "--standalone", "--nproc-per-node", "2", steps=4)
     said, complaints = alone.communicate(timeout=180)

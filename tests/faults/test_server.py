@@ -50,7 +50,7 @@ def test_training_goes_on_while_the_server_hangs_and_while_it_is_gone(server, fa
     assert not list(workplace.spool.glob("*/*.json"))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_what_a_server_never_took_is_kept_and_sent_by_hpt_sync(server, fault):
     start_server, workplace = server
     process_of_server = start_server()

@@ -210,7 +210,7 @@ def test_a_trial_whose_worker_was_killed_is_tried_again(search, fault):
         assert again.params == failed.params
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_workers_do_not_outlive_their_leader_and_the_same_command_goes_on(search, fault):
     with fault("kill -9 of the leader of a study"):
         process = search.tune(workers=2)
@@ -223,11 +223,13 @@ def test_workers_do_not_outlive_their_leader_and_the_same_command_goes_on(search
         assert run.info.status == "KILLED"
         states = search.agrees()
         assert states["complete"] == len(before)
-        assert states["interrupted"] == 2
+        # The second worker may be between two trials.
+        interrupted = states["interrupted"]
+        assert 1 <= interrupted <= 2
         assert {trial.user_attrs["hpt.attempt"] for trial in search.trials()} == {1}
 
         assert search.here.finish(search.tune(workers=2)) == 0
-        assert search.is_done() == {"complete": 3, "interrupted": 2}
+        assert search.is_done() == {"complete": 3, "interrupted": interrupted}
         assert search.run().info.run_id == run.info.run_id
         after = {trial.number: trial for trial in search.trials()}
         assert all(after[trial.number].datetime_complete == trial.datetime_complete for trial in before)
@@ -299,7 +301,7 @@ def database():
         yield server
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_commands_at_once_share_the_work(shared, fault):
     with fault("the same search twice at once"):
         places = [shared.place("one"), shared.place("other")]

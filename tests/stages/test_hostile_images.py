@@ -189,7 +189,7 @@ def test_every_hostile_file_is_skipped_counted_and_named(store, tmp_path, nested
     assert_named(run_id, bad)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_bomb_costs_no_memory(store, tmp_path):
     folder, outside = tmp_path / "images", tmp_path / "bomb.png"
     write_good(folder, 400)

@@ -132,7 +132,7 @@ def test_one_process_or_one_that_torchrun_has_started_starts_none(monkeypatch):
         hpt_mlflow.main()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_main_and_an_adaptation_of_what_it_made(store):
     settings = {"base_steps": 2, "adapt_steps": 2, "nproc": 2}
     result = hpt_mlflow.main(base="builtin:digits", target="builtin:digits", **settings)

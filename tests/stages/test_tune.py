@@ -139,7 +139,7 @@ def test_a_folder_without_labels_is_searched_by_rotation(parent, tmp_path):
     assert MlflowClient().get_model_version("hpt", found.model_uri.split("/")[-1]).tags["hpt.augment"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_strengths_are_searched_by_tpe_and_go_into_the_adaptation(parent):
     found = tune(parent=parent, trials=6, tune_strengths=True, augment="crop,blur", pruner="none", **SEARCH)
     trials = study().get_trials()
@@ -155,7 +155,7 @@ def test_strengths_are_searched_by_tpe_and_go_into_the_adaptation(parent):
     assert version.tags.get("hpt.strengths", "") == format_strengths(strengths)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_budget_of_steps_is_kept_and_what_is_left_goes_on_later(parent):
     tune(parent=parent, trials=5, budget_steps=6, pruner="none", adapt_winner=False, **SEARCH)
     assert sum(t.user_attrs.get("hpt.steps", 0) for t in study().get_trials()) <= 6

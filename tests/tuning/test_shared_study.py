@@ -586,7 +586,7 @@ def test_the_trial_of_a_killed_process_is_tried_again(address, killed):
     assert sorted(taken) == sorted(SPACE.subsets(0)[:2])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_process_killed_while_it_holds_the_lock_of_a_journal_does_not_block_for_ever(tmp_path, killed):
     address = f"journal:{tmp_path}/hpt.journal"
     study = made(address, SPACE.queue(1, seed=0))
