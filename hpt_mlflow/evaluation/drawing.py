@@ -24,14 +24,18 @@ def draw_labels(labels: np.ndarray, count: int | float, seed: int) -> np.ndarray
     Raises:
         HptError: the count is no such number, or too small for one of each class.
     """
-    wanted = _wanted(len(labels), count)
+    wanted = wanted_labels(len(labels), count)
     rng = np.random.default_rng(seed)
     drawn = _draw_labels_first if is_multilabel(labels) else _draw_classes
     return np.sort(drawn(labels, wanted, rng))
 
 
-def _wanted(available: int, count: int | float) -> int:
-    """How many images a count or a fraction means."""
+def wanted_labels(available: int, count: int | float) -> int:
+    """How many of the available images a count or a fraction means; as many as there are, where there are fewer.
+
+    Raises:
+        HptError: it is no count or fraction.
+    """
     if isinstance(count, float):
         if not 0 < count <= 1:
             raise HptError(f"labels: {count} is no fraction above 0 and up to 1; a number of images is a whole number")

@@ -99,9 +99,7 @@ def _times_sooner(found: Sooner, seeds: int) -> str:
         held = HELD if everywhere and found.all_sooner else NOT_SHOWN
         at_first = f"in {found.at_first} of {seeds} seeds it is there at its first milestone"
         return f"HPT reaches Target's best at least {_short(mean.mean)} times sooner{where}: {at_first}, {held}."
-    held = NOT_SHOWN
-    if everywhere and mean.has_spread:
-        held = HELD if mean.low > 1 else OPPOSITE if mean.high < 1 else NOT_SHOWN
+    held = verdict(found.logarithm) if everywhere else NOT_SHOWN
     one = " (one seed)" if mean.count < 2 else ""
     return f"HPT reaches Target's best {_times(mean)} sooner{where}{one}, {held}."
 

@@ -103,9 +103,14 @@ class Sooner:
     at_first: int
 
     @property
+    def logarithm(self) -> Estimate:
+        """The mean of the ratios' logarithms."""
+        return estimate([math.log(ratio) for ratio in self.ratios])
+
+    @property
     def mean(self) -> Estimate:
         """The geometric mean, as the mean and interval of the logarithms say."""
-        found = estimate([math.log(ratio) for ratio in self.ratios])
+        found = self.logarithm
         return Estimate(math.exp(found.mean), math.exp(found.low), math.exp(found.high), found.count)
 
     @property

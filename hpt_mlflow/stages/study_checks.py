@@ -122,16 +122,14 @@ def _check_unseen(evaluations: Sequence[Job], datasets: Mapping[str, Dataset]) -
         evaluations: all on the same target.
     """
     target = datasets[evaluations[0].said["data"]]
-    learned_from = {
-        address: datasets[address] for evaluation in evaluations for address in _learned_from(evaluation.start)
-    }
+    learned_from = {address for evaluation in evaluations for address in _learned_from(evaluation.start)}
     bases = {base for evaluation in evaluations if (base := _given_model(evaluation))}
     for seed in sorted({evaluation.said["split_seed"] for evaluation in evaluations}):
         test = fingerprints(target, target.split(seed).test)
-        for dataset in (datasets[address] for address in sorted(learned_from)):
+        for address in sorted(learned_from):
             # Of the same images, training keeps to the same split.
-            if dataset.digest != target.digest:
-                _check_dataset(dataset, target, seed, test)
+            if datasets[address].digest != target.digest:
+                _check_dataset(datasets[address], target, seed, test)
         for base in bases:
             _check_base(base, target, seed, test)
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.evaluation.drawing import wanted_labels
 from hpt_mlflow.evaluation.finetune import count_views, schedule_for
 from hpt_mlflow.evaluation.paper_probe import PaperProbeSettings
 from hpt_mlflow.experiments.plan import Job
@@ -141,7 +142,7 @@ def passes_of(job: Job, dataset: Dataset) -> float:
     train = len(dataset.split(settings.split_seed).train)
     if settings.protocol == "finetune":
         count = label_count(settings, train)
-        labels = train if count is None else count if isinstance(count, int) else round(count * train)
+        labels = train if count is None else wanted_labels(train, count)
         learning = FINETUNE_PASSES * count_views(schedule_for(settings.steps), labels)
     elif settings.protocol == "paper":
         paper = PaperProbeSettings()
