@@ -49,7 +49,7 @@ def open_images() -> Callable[[Sequence[np.ndarray]], Images]:
 
     def opened(arrays: Sequence[np.ndarray]) -> Images:
         names = [str(i) for i in range(len(arrays))]
-        dataset = Dataset("arrays", "test:arrays", list(arrays), names, None, (), "0" * 16)
+        dataset = Dataset("arrays", "test:arrays", list(arrays), names, None, ())
         return Images(dataset, np.arange(len(arrays)), smallest_side=4096)
 
     return opened

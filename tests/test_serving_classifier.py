@@ -127,7 +127,7 @@ def test_an_image_is_read_as_evaluations_read_it(model, card):
     photograph = np.random.default_rng(1).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(photograph).save(file, format="JPEG")
-    dataset = Dataset("x", "x", [file.getvalue()], ["x"], np.zeros(1, np.int64), ("a",), "0" * 16)
+    dataset = Dataset("x", "x", [file.getvalue()], ["x"], np.zeros(1, np.int64), ("a",))
     side = smallest_useful_side(SIZE, CROP_SCALE) if card.protocol == "paper" else SIZE
     reader = FeatureReader(
         Images(dataset, np.arange(1), side),

@@ -14,11 +14,11 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from hpt_mlflow.data.dataset import Dataset, content_digest, files_digest
+from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.labels import number_classes
 from hpt_mlflow.data.names import Files, Names
+from hpt_mlflow.data.parts import TEST, TRAIN, VALIDATION, held_out, part_of
 from hpt_mlflow.data.paths import resolve_path
-from hpt_mlflow.data.split import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES
 from hpt_mlflow.errors import HptError, printable
 
 # Names of columns, in lower case and without what is neither letter nor digit; the first that is there counts.
@@ -95,9 +95,6 @@ def open_csv(address: str, root: str | None) -> Dataset:
         _check_groups(table, test, groups)
     packed = Names.of(names)
     files = Files(folder, packed)
-    digest = files_digest(packed, files, labels)
-    more = [part for part in (test, groups) if part is not None]
-    named = np.frombuffer("\0".join((digest, *classes)).encode(), dtype=np.uint8)
     return Dataset(
         name=printable(file.stem),
         uri=_address(file, options.get("labels"), root),
@@ -105,7 +102,6 @@ def open_csv(address: str, root: str | None) -> Dataset:
         names=packed,
         labels=labels,
         classes=classes,
-        digest=content_digest(named, *more),
         test=test,
         groups=groups,
     )
@@ -250,12 +246,11 @@ def _test_part(table: Table) -> np.ndarray | None:
     column = table.column(SPLIT_COLUMNS)
     if column is None:
         return None
-    parts = [value.lower() for value in table.columns[column]]
-    for line, part in zip(table.lines, parts, strict=True):
-        if part not in TRAIN_NAMES | VALIDATION_NAMES | TEST_NAMES:
-            raise HptError(f"data: line {line} of {table.shown} has the split {part!r}; use train, val or test")
-    held_out = TEST_NAMES if TEST_NAMES & set(parts) else VALIDATION_NAMES
-    test = np.flatnonzero([part in held_out for part in parts])
+    parts = list(map(part_of, table.columns[column]))
+    for line, part, value in zip(table.lines, parts, table.columns[column], strict=True):
+        if part not in (TRAIN, VALIDATION, TEST):
+            raise HptError(f"data: line {line} of {table.shown} has the split {value!r}; use train, val or test")
+    test = np.flatnonzero([part == held_out(parts) for part in parts])
     return test if 0 < len(test) < len(parts) else None
 
 

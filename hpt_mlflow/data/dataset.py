@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
+from hpt_mlflow.data.account import LeftOut
+from hpt_mlflow.data.contents import UNKNOWN, VERSION, Contents, add_names
 from hpt_mlflow.data.decode import Encoded
-from hpt_mlflow.data.names import Files, Names
-from hpt_mlflow.data.split import Split, grouped_split, stratified_split, unlabelled_split
+from hpt_mlflow.data.split import NO_LABEL, Split, grouped_split, join_identical, stratified_split, unlabelled_split
 
-# Of more files than this, the digest holds the sizes of a sample only.
-MOST_SIZES = 1_000_000
-SAMPLED_SIZES = 10_000
+# Up to this many images, the content of every one counts when a dataset is opened; reading more takes hours.
+MOST = 1_000_000
+# Above it, the contents of this many, evenly spaced, count beside all names and labels.
+SAMPLED = 10_000
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,16 @@ class Dataset:
         uri: the address that opens it again.
         pictures: N pictures as files, arrays or Pillow images, decoded only when read.
         names: N short names, such as paths relative to the dataset.
-        labels: int64 (N,) indices into `classes`; or, of a multi-label dataset, uint8 (N, L) with a column for each of
-            `classes`, 1 where the image has that label; or None.
+        labels: int64 (N,) indices into `classes`, `NO_LABEL` for images without a class; or, of a multi-label dataset,
+            uint8 (N, L) with a column for each of `classes`, 1 where the image has that label; or None.
         classes: names of the classes in the order of their labels, or of the labels in the order of their columns.
-        digest: 16 hexadecimal digits that change with the names, sizes and labels of the pictures.
         test: indices of the test part where the dataset comes with its own.
         groups: int64 (N,), which images belong together, such as those of one patient, and are never in two parts of a
             split; None where each stands alone.
+        unlabelled_because: why there are no labels, for the user; empty where nothing is to be said.
+        left_out: what lies there and is not among the pictures.
+        divided_by: int64 (N,), the labels that the split is made from, where some classes were left out of `labels`
+            since; so that the split stays what it was.
     """
 
     name: str
@@ -43,9 +47,11 @@ class Dataset:
     names: Sequence[str]
     labels: np.ndarray | None
     classes: tuple[str, ...]
-    digest: str
     test: np.ndarray | None = field(default=None)
     groups: np.ndarray | None = field(default=None)
+    unlabelled_because: str = ""
+    left_out: tuple[LeftOut, ...] = ()
+    divided_by: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -55,60 +61,75 @@ class Dataset:
         """Whether an image may have several labels, or none, at once."""
         return self.labels is not None and self.labels.ndim == 2
 
-    def split(self, seed: int) -> Split:
-        """The split into train, validation and test that every stage with this seed keeps to."""
-        if self.labels is None:
-            return unlabelled_split(len(self), self.test)
-        if self.multilabel:
-            return grouped_split(self.labels, seed, self.test, self.groups)
-        if self.groups is not None:
-            memberships = self.labels[:, None] == np.arange(len(self.classes))
-            return grouped_split(memberships, seed, self.test, self.groups)
-        return stratified_split(self.labels, seed, self.test)
+    @cached_property
+    def contents(self) -> Contents:
+        """What each picture holds, read when it is asked for."""
+        return Contents(self.pictures)
 
+    @cached_property
+    def compared(self) -> np.ndarray:
+        """The images whose contents decide on the digest and on the split, int64: all, or a sample of very many."""
+        return evenly_spaced(np.arange(len(self)), len(self) if len(self) <= MOST else SAMPLED)
 
-def files_digest(names: Sequence[str], files: Sequence[Path], labels: np.ndarray | None) -> str:
-    """Digest of relative names, file sizes in bytes and labels. The files themselves are not read.
-
-    Above `MOST_SIZES` files, asking for each one's size takes minutes, and hours of a network's file system: then names
-    and labels count in full, and the sizes of `SAMPLED_SIZES` files evenly spaced among them.
-    """
-    digest = hashlib.sha256()
-    if len(names) > MOST_SIZES:
-        add_names(digest, names)
-        if labels is not None:
-            digest.update(content_digest(labels).encode())
-        for i in evenly_spaced(np.arange(len(names)), SAMPLED_SIZES):
-            digest.update(f"{_size(files[i])}\n".encode())
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with names, contents, labels, test part and groups."""
+        digest = hashlib.sha256(f"{VERSION}\n".encode())
+        add_names(digest, self.names)
+        parts = (self.contents.of(self.compared), self.labels, self.test, self.groups)
+        for part in parts:
+            digest.update(b"none" if part is None else content_digest(part).encode())
+        digest.update("\0".join(self.classes).encode())
         return digest.hexdigest()[:16]
-    paths: Iterable[str | Path] = files.paths() if isinstance(files, Files) else files
-    for i, (name, file) in enumerate(zip(names, paths, strict=True)):
-        label = "" if labels is None else labels[i] if labels.ndim == 1 else labels[i].tobytes().hex()
-        digest.update(f"{name}\0{_size(file)}\0{label}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()[:16]
 
+    @cached_property
+    def identical(self) -> np.ndarray:
+        """Images that hold the same as an earlier one, int64, ascending."""
+        contents = self.contents.of(self.compared)
+        first = np.unique(contents, return_index=True)[1]
+        others = np.setdiff1d(np.arange(len(contents)), first)
+        return self.compared[others[contents[others] != UNKNOWN]]
 
-def add_names(digest: hashlib._Hash, names: Sequence[str]) -> None:
-    """Add all names and where each ends. Into how many chunks they are packed makes no difference."""
-    ends = hashlib.sha256()
-    before = 0
-    for prefix, data, chunk_ends in Names.of(names).buffers():
-        digest.update(data)
-        ends.update(f"{prefix}\0".encode(errors="surrogateescape") if prefix else b"")
-        ends.update((chunk_ends.astype("<i8") + before).data)
-        before += len(data)
-    digest.update(ends.digest())
+    @cached_property
+    def together(self) -> np.ndarray | None:
+        """As `groups`, with those joined that share an identical image; None where each image stands alone."""
+        if not len(self.identical):
+            return self.groups
+        return join_identical(len(self), self.groups, self.compared, self.contents.of(self.compared))
 
+    def split(self, seed: int) -> Split:
+        """The split into train, validation and test that every stage with this seed keeps to.
 
-def _size(file: str | Path) -> int:
-    try:
-        return os.stat(file).st_size
-    except (OSError, ValueError):  # it is not there, or no file can have this name
-        return -1
+        Identical images, and those of one group, are never in two parts. Where the dataset comes with a test part,
+        copies of its images elsewhere are in no part.
+        """
+        groups = self.together
+        if self.labels is None:
+            return unlabelled_split(len(self), self.test, groups)
+        if self.multilabel:
+            return grouped_split(self.labels, seed, self.test, groups)
+        labels = self.labels if self.divided_by is None else self.divided_by
+        labelled, others = np.flatnonzero(labels != NO_LABEL), np.flatnonzero(labels == NO_LABEL)
+        parts = self._split_by_class(seed, labels, labelled, groups)
+        if groups is not None:
+            others = others[~np.isin(groups[others], groups[parts.test])]
+        split = replace(parts, unlabelled=others)
+        return split if self.divided_by is None else split.restricted(np.flatnonzero(self.labels != NO_LABEL))
+
+    def _split_by_class(self, seed: int, labels: np.ndarray, labelled: np.ndarray, groups: np.ndarray | None) -> Split:
+        """The split of the images with a label, int64 (n,); the others are for self-supervised training alone."""
+        labels = labels[labelled]
+        test = None if self.test is None else np.flatnonzero(np.isin(labelled, self.test))
+        groups = None if groups is None else groups[labelled]
+        if self.groups is None:
+            inner = stratified_split(labels, seed, test, groups)
+        else:
+            inner = grouped_split(labels[:, None] == np.arange(labels.max() + 1), seed, test, groups)
+        return Split(labelled[inner.train], labelled[inner.validation], labelled[inner.test])
 
 
 def evenly_spaced(indices: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the indices, int64 (N,), from the first to the last."""
+    """At most `most` of the indices, int64 (N,), from the first to the last."""
     return indices[np.unique(np.linspace(0, len(indices) - 1, min(most, len(indices))).astype(np.int64))]
 
 

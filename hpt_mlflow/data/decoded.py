@@ -13,14 +13,16 @@ import numpy as np
 import PIL
 
 from hpt_mlflow.data.cache import cache_folder, check_room, keep, limit, locked
-from hpt_mlflow.data.dataset import Dataset, evenly_spaced
-from hpt_mlflow.data.decode import Encoded, UnreadableImageError
-from hpt_mlflow.data.fingerprints import END_BYTES
+from hpt_mlflow.data.dataset import MOST, Dataset, evenly_spaced
+from hpt_mlflow.data.decode import Encoded
+from hpt_mlflow.data.names import Files
 from hpt_mlflow.data.packed import MAGIC, DecodedFile, Packed, TooLargeError, write_packed
 from hpt_mlflow.data.shards import Members
 
-# How many pictures are looked at for a change that the digest of a dataset does not show.
-LOOKED_AT = 10_000
+# Of more than `MOST` images, only what a sample of them showed is kept, known by this many of their contents.
+SAMPLED = 10_000
+# How many pictures are looked at for whether they need decoding.
+LOOKED_AT = 100
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,13 @@ class DecodedCache:
         self.most_bytes = most_bytes
         self._folder = cache_folder() / "decoded"
         self._key = _key(dataset, indices, smallest_side) if most_bytes > 0 else None
+        self._whole = len(indices) <= MOST
         self._path = self._folder / f"{self._key}.images"
         self._note = self._folder / f"{self._key}.json"
 
     def read(self) -> Packed | None:
         """The images, or None where they are not there."""
-        packed = DecodedFile(self._path, self._key).map() if self._key else None
+        packed = DecodedFile(self._path, self._key).map() if self._key and self._whole else None
         if packed is not None:
             with suppress(OSError):  # a folder of others, that may only be read
                 os.utime(self._path)
@@ -103,7 +106,7 @@ class DecodedCache:
         Returns:
             The images; or, where they cannot be kept, how large they are as far as is known. Not all have come then.
         """
-        if not self._key or expected_bytes > self.most_bytes:
+        if not self._key or not self._whole or expected_bytes > self.most_bytes:
             return expected_bytes
         # They would go in any case, and on a small disk theirs is the room that there is.
         limit(self._folder, self.most_bytes - expected_bytes)
@@ -121,29 +124,18 @@ class DecodedCache:
 
 def _key(dataset: Dataset, indices: np.ndarray, smallest_side: int) -> str | None:
     """What tells these images from any others, 32 hexadecimal digits; None where they need no decoding."""
-    digest = hashlib.sha256(f"{MAGIC!r} {PIL.__version__} {dataset.digest} {smallest_side}\n".encode())
+    if not all(_is_encoded(dataset.pictures, i) for i in evenly_spaced(indices, LOOKED_AT).tolist()):
+        return None
+    digest = hashlib.sha256(f"{MAGIC!r} {PIL.__version__} {smallest_side}\n".encode())
     digest.update(np.ascontiguousarray(indices).data)
-    for index in evenly_spaced(indices, LOOKED_AT).tolist():
-        trace = _trace(dataset.pictures, index)
-        if trace is None:
-            return None
-        digest.update(hashlib.sha256(trace).digest())
+    compared = indices if len(indices) <= MOST else evenly_spaced(indices, SAMPLED)
+    digest.update(dataset.contents.of(compared).data)
     return digest.hexdigest()[:32]
 
 
-def _trace(pictures: Sequence[Encoded], index: int) -> bytes | None:
-    """What shows that a picture has changed, without reading all of a file; None where it needs no decoding."""
-    try:
-        if isinstance(pictures, Members):
-            return b"".join(pictures.ends(index, END_BYTES))
-        picture = pictures[index]
-        if isinstance(picture, bytes):
-            return picture
-        if not isinstance(picture, str | os.PathLike):
-            return None
-        status = os.stat(picture)
-        return f"{status.st_mtime_ns} {status.st_size}".encode()
-    except UnreadableImageError:  # of a shard, or of a dataset that decodes pictures itself
-        return b"" if isinstance(pictures, Members) else None
-    except (OSError, ValueError):  # it is not there, or no file can have this name
-        return b""
+def _is_encoded(pictures: Sequence[Encoded], index: int) -> bool:
+    """Whether a picture is a file, or the bytes of one."""
+    if isinstance(pictures, Files | Members):
+        return True
+    path = getattr(pictures, "path", None)
+    return path(index) is not None if path else isinstance(pictures[index], bytes | str | os.PathLike)

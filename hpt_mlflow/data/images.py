@@ -91,6 +91,11 @@ class Images:
         return self._packed is not None
 
     @property
+    def sample_indices(self) -> np.ndarray:
+        """The indices that `sample` is of, int64, ascending; those of unreadable images may be among them."""
+        return self._sampled if self._packed is None else np.sort(self.indices)
+
+    @property
     def sample(self) -> Sequence[np.ndarray]:
         """Decoded images that stand for all, in the order of their indices: all of them, or the sample."""
         if self._packed is not None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
+from hpt_mlflow.data.account import LeftOut
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.split import SMALLEST_CLASS, Split
+from hpt_mlflow.data.split import NO_LABEL, SMALLEST_CLASS, Split
 from hpt_mlflow.errors import HptError, printable
 
 WHOLE_NUMBER = re.compile(r"-?[0-9]+")
@@ -96,7 +99,8 @@ def check_labels(dataset: Dataset, split: Split) -> np.ndarray:
     """
     labels = dataset.labels
     if labels is None:
-        raise HptError(f"data: {dataset.uri} has no labels; evaluate needs class folders, or a list with labels")
+        why = dataset.unlabelled_because or "evaluate needs class folders, or a list with labels"
+        raise HptError(f"data: {dataset.uri} has no labels; {why}")
     if not dataset.multilabel:
         _check_class_sizes(dataset, labels)
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
@@ -113,12 +117,13 @@ def check_labels(dataset: Dataset, split: Split) -> np.ndarray:
 def _check_class_sizes(dataset: Dataset, labels: np.ndarray) -> None:
     if len(dataset.classes) < 2:
         raise HptError(f"data: {dataset.uri} has one class, {dataset.classes[0]!r}; evaluate needs at least 2")
-    counts = np.bincount(labels, minlength=len(dataset.classes))
+    counts = np.bincount(labels[labels != NO_LABEL], minlength=len(dataset.classes))
     small = np.flatnonzero(counts < SMALLEST_CLASS)
     if dataset.test is None and len(small):
+        few = ", ".join(f"{dataset.classes[i]!r} ({counts[i]})" for i in small)
         raise HptError(
-            f"data: the class {dataset.classes[small[0]]!r} of {dataset.name} has {counts[small[0]]} images; a split "
-            f"into train, validation and test takes {SMALLEST_CLASS}; add images, or leave the class out"
+            f"data: these classes of {dataset.name} have too few images: {few}; a split into train, validation and "
+            f"test takes {SMALLEST_CLASS} of each; add images, or {_leave_out(dataset, small)}"
         )
 
 
@@ -126,9 +131,10 @@ def _check_classes_of_parts(dataset: Dataset, labels: np.ndarray, parts: dict[st
     for name, part in parts.items():
         unknown = np.setdiff1d(labels[part], labels[parts["train"]])
         if len(unknown):
+            named = ", ".join(repr(dataset.classes[i]) for i in unknown)
             raise HptError(
-                f"data: the class {dataset.classes[unknown[0]]!r} of {dataset.name} is in {name} but not in train, so "
-                f"it cannot be learned; {_remedy(dataset)} for train, or leave the class out"
+                f"data: these classes of {dataset.name} are in {name} but not in train, so they cannot be learned: "
+                f"{named}; {_remedy(dataset)} for train, or {_leave_out(dataset, unknown)}"
             )
         present = np.unique(labels[part])
         if len(present) == 1:
@@ -155,6 +161,40 @@ def _check_labels_of_parts(dataset: Dataset, labels: np.ndarray, parts: dict[str
                 f"data: all images in the {name} part of {dataset.name} are alike in the label "
                 f"{dataset.classes[every[0]]!r}; {_remedy(dataset)} that differ in it"
             )
+
+
+def _leave_out(dataset: Dataset, labels: np.ndarray) -> str:
+    names = ",".join(dataset.classes[i].replace("%", "%25").replace(",", "%2C") for i in labels)
+    return f"leave them out of the evaluation with --leave-out {shlex.quote(names)}"
+
+
+def leave_out_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
+    """The dataset without these classes; the split of the others stays what it is.
+
+    Raises:
+        HptError: it has no such class, or images with several labels.
+    """
+    if not names or dataset.labels is None:
+        return dataset
+    if dataset.multilabel:
+        raise HptError(f"leave_out: {dataset.name} is multi-label; name its labels in csv:FILE?labels=A,B instead")
+    unknown = next((name for name in names if name not in dataset.classes), None)
+    if unknown is not None:
+        raise HptError(f"leave_out: {dataset.name} has no class {unknown!r}; it has {', '.join(dataset.classes)}")
+    kept = [i for i, name in enumerate(dataset.classes) if name not in names]
+    renumbered = np.full(len(dataset.classes) + 1, NO_LABEL, np.int64)
+    renumbered[kept] = np.arange(len(kept))
+    # The last one is what `NO_LABEL` itself, -1, stands for.
+    labels = renumbered[dataset.labels]
+    count = int(np.isin(dataset.labels, [i for i in range(len(dataset.classes)) if i not in kept]).sum())
+    entry = LeftOut("images of classes that were to be left out", count, tuple(names[:5]))
+    return replace(
+        dataset,
+        labels=labels,
+        classes=tuple(dataset.classes[i] for i in kept),
+        divided_by=dataset.labels,
+        left_out=(*dataset.left_out, entry),
+    )
 
 
 def _remedy(dataset: Dataset) -> str:

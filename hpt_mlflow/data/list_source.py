@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from hpt_mlflow.data.dataset import Dataset, files_digest
+from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.labels import WHOLE_NUMBER, LabelColumn
 from hpt_mlflow.data.names import Files, Names
 from hpt_mlflow.data.paths import resolve_path
@@ -53,15 +53,13 @@ def open_list(path: str, root: str | None) -> Dataset:
         raise HptError(f"data: the list {shown} names no images")
     packed = Names(chunks)
     numbers, classes = column.numbered(packed, shown)
-    files = Files(os.path.expanduser(root) if root else file.parent, packed)
     return Dataset(
         name=printable(file.stem),
         uri=f"list:{file.resolve()}",
-        pictures=files,
+        pictures=Files(os.path.expanduser(root) if root else file.parent, packed),
         names=packed,
         labels=numbers,
         classes=classes,
-        digest=files_digest(packed, files, numbers),
     )
 
 

@@ -112,22 +112,23 @@ class Files(Sequence[Path]):
     """The files of these names in a folder, each made when it is asked for; an absolute name is a path by itself."""
 
     def __init__(self, folder: Path | str, names: Names) -> None:
-        self._folder, self._names = str(folder), names
+        # What is opened here is still there when somebody has changed the working directory.
+        self.folder, self.names = os.path.abspath(folder), names
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return [self[k] for k in range(*i.indices(len(self)))]
-        return Path(os.path.join(self._folder, self._names[i]))
+        return Path(self.path(i))
+
+    def path(self, i: int) -> str:
+        """The file at a position as text, which is quicker to make."""
+        return os.path.join(self.folder, self.names[i])
 
     def __iter__(self) -> Iterator[Path]:
-        return map(Path, self.paths())
-
-    def paths(self) -> Iterator[str]:
-        """All of them as text, which is quicker to make."""
-        return (os.path.join(self._folder, name) for name in self._names)
+        return (Path(os.path.join(self.folder, name)) for name in self.names)
 
     def __eq__(self, other: object) -> bool:
         return _same(self, other)

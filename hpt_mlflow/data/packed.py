@@ -23,7 +23,7 @@ from hpt_mlflow.data.cache import check_room
 from hpt_mlflow.files import replacing
 
 # Another one where files are laid out, or images decoded, in another way.
-MAGIC = b"hptimg01"
+MAGIC = b"hptimg02"
 # Magic, bytes of pixels, images, bytes of the header, and sha256 of table and header.
 TRAILER = struct.Struct("<8sQQQ32s")
 ROW_BYTES = 32

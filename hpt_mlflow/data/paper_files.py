@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hpt_mlflow.data.dataset import Dataset, content_digest, evenly_spaced, files_digest
-from hpt_mlflow.data.decode import SUFFIXES
+from hpt_mlflow.data.dataset import Dataset, evenly_spaced
 from hpt_mlflow.data.labels import WHOLE_NUMBER
 from hpt_mlflow.data.names import Files, Names
 from hpt_mlflow.data.paper_entry import CatalogueEntry
+from hpt_mlflow.data.tree import IMAGE_SUFFIXES, SYSTEM_FOLDERS
 from hpt_mlflow.errors import HptError, one_line, printable
 
-KNOWN_SUFFIXES = frozenset(SUFFIXES.split())
 # So many images are looked for to find out whether they lie where the layout says.
 LOOKED_FOR = 100
 
@@ -107,9 +106,6 @@ def build(entry: CatalogueEntry, root: Path, base: Path, content: Content) -> Da
     # What is opened may be less than there is (labels of test are rarely published), but hardly less than half.
     if expected is not None and len(names) < expected / 2:
         log.warning("data: %s has %d images of %d in %s; is it complete?", entry.title, len(names), expected, str(base))
-    digest = files_digest(names, files, content.labels)
-    more = [part for part in (content.test, content.groups) if part is not None]
-    named = np.frombuffer("\0".join((digest, *content.classes)).encode(), dtype=np.uint8)
     return Dataset(
         name=entry.key,
         uri=f"paper:{entry.key}?root={root}",
@@ -117,7 +113,6 @@ def build(entry: CatalogueEntry, root: Path, base: Path, content: Content) -> Da
         names=names,
         labels=content.labels,
         classes=content.classes,
-        digest=content_digest(named, *more),
         test=content.test,
         groups=content.groups,
     )
@@ -130,16 +125,17 @@ def image_names(folder: Path) -> list[str]:
             names = [entry.name for entry in entries if entry.name[0] != "."]
     except OSError as error:
         raise HptError(f"data: cannot look into {printable(str(folder))}: {error.strerror}") from error
-    return sorted(name for name in names if os.path.splitext(name)[1].lower() in KNOWN_SUFFIXES)
+    return sorted(name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
 
 
 def folder_names(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; hidden ones and those of macOS's archives are left out."""
+    """Names of the folders in a folder, sorted; hidden ones and those of systems and tools are left out."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith((".", "__MACOSX")))
+            folders = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
     except OSError as error:
         raise HptError(f"data: cannot look into {printable(str(folder))}: {error.strerror}") from error
+    return sorted(name for name in folders if name.lower() not in SYSTEM_FOLDERS)
 
 
 def read_text(entry: CatalogueEntry, file: Path) -> str:

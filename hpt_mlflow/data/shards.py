@@ -80,7 +80,7 @@ class Members(Sequence[bytes]):
     """The pictures of shards in a row, each read when it is asked for. Threads and forked workers may share it."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
-        self._files = [str(shard.file) for shard in shards]
+        self.shards = [os.path.abspath(shard.file) for shard in shards]
         self._stamps = [(shard.size, shard.time) for shard in shards]
         self._starts = np.cumsum([0, *(len(shard.members) for shard in shards)])
         self._offsets = np.concatenate([shard.array("offset").to_numpy() for shard in shards])
@@ -112,18 +112,19 @@ class Members(Sequence[bytes]):
         size = int(self.sizes[i])
         if size > MOST_BYTES:
             raise UnreadableImageError(f"{size} bytes are too many")
-        return self._read(i, 0, size)
+        return self._read(i, size)
 
-    def ends(self, i: int, count: int) -> list[bytes]:
-        """Size, first and last so many bytes of a picture, without those that are among the first."""
-        size = int(self.sizes[i])
-        start = min(size, max(count, size - count))
-        return [str(size).encode(), self._read(i, 0, min(size, count)), self._read(i, start, size - start)]
+    def stamps(self, indices: np.ndarray) -> np.ndarray:
+        """What changes when the shard of a picture does, int64 (n, 4): size, its two times, and the picture's place."""
+        shards = np.searchsorted(self._starts, indices, side="right") - 1
+        present, of_shard = np.unique(shards, return_inverse=True)
+        rows = [(*self._stamps[i], _changed_ns(self.shards[i])) for i in present]
+        return np.column_stack([np.array(rows, np.int64).reshape(-1, 3)[of_shard], self._offsets[indices]])
 
-    def _read(self, i: int, start: int, count: int) -> bytes:
+    def _read(self, i: int, count: int) -> bytes:
         shard = int(np.searchsorted(self._starts, i, side="right")) - 1
         try:
-            content = self._open(shard).read(int(self._offsets[i]) + start, count)
+            content = self._open(shard).read(int(self._offsets[i]), count)
         except OSError as error:
             raise UnreadableImageError(f"its shard cannot be read: {error.strerror or one_line(error)}") from error
         if len(content) < count:
@@ -135,8 +136,16 @@ class Members(Sequence[bytes]):
         entry = self._opened[slot]
         if entry is None or entry[0] != shard:
             # What was there is closed when no other thread reads from it any more.
-            self._opened[slot] = entry = (shard, _Opened(self._files[shard], self._stamps[shard]))
+            self._opened[slot] = entry = (shard, _Opened(self.shards[shard], self._stamps[shard]))
         return entry[1]
+
+
+def _changed_ns(shard: str) -> int:
+    """When a shard's content or status last changed."""
+    try:
+        return os.stat(shard).st_ctime_ns
+    except OSError:
+        return -1
 
 
 class _Opened:

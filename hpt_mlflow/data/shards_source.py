@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
-import logging
 import os
 import re
 from collections import Counter
@@ -12,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from hpt_mlflow.data.dataset import Dataset, add_names, content_digest
+from hpt_mlflow.data.account import LeftOut
+from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.decode import SUFFIXES
 from hpt_mlflow.data.labels import LabelColumn
 from hpt_mlflow.data.names import Names
+from hpt_mlflow.data.parts import UNLABELLED, has_parts, held_out, parts_of
 from hpt_mlflow.data.paths import resolve_path
 from hpt_mlflow.data.shards import Members, Shard, open_shard
-from hpt_mlflow.data.split import TEST_NAMES, TRAIN_NAMES, VALIDATION_NAMES
 from hpt_mlflow.errors import HptError, printable
 
 BRACES = re.compile(r"\{([^{}]*)\}")
@@ -26,8 +25,7 @@ RANGE = re.compile(r"(\d+)\.\.(\d+)")
 # What webdataset opens by running a program or over a network.
 REMOTE = re.compile(r"(pipe|https?|s3|gs|gcs|hdfs|hf|ftp|file|ais|az):", re.IGNORECASE)
 MOST_SHARDS = 1_000_000
-
-log = logging.getLogger("hpt_mlflow")
+EXAMPLES = 5
 
 
 def open_shards(address: str, root: str | None) -> Dataset:
@@ -37,8 +35,8 @@ def open_shards(address: str, root: str | None) -> Dataset:
     webdataset has it: `0001.jpg` is its picture, and `0001.cls` its class, a number or any text. Everything else, such
     as `0001.json`, is left alone. Either all samples have a class, or none.
 
-    Where the file names of all shards start with train, val or test, and some with train, the test shards are the test
-    part that the dataset comes with, or the val shards where none is for test: as of folders with these names.
+    Where shards are named by their part, such as `train-000.tar` or `birds-test-000.tar`, the test shards are the test
+    part that the dataset comes with, or the val shards where none is for test. Others beside them are left out.
 
     Each shard is gone through once; what is in it is kept in the cache, for as long as its size and time stay the same.
 
@@ -55,8 +53,12 @@ def open_shards(address: str, root: str | None) -> Dataset:
     shards = [open_shard(file) for file in files]
     folder = os.path.commonpath([os.path.abspath(file.parent) for file in files])
     shard_names = [Path(os.path.relpath(os.path.abspath(file), folder)).as_posix() for file in files]
+    parts, left_out = _by_part(shards, shard_names)
+    if left_out:
+        kept = [i for i, part in enumerate(parts) if part is not None]
+        shards, shard_names = [shards[i] for i in kept], [shard_names[i] for i in kept]
+        parts = [parts[i] for i in kept]
     names = Names([shard.array("name") for shard in shards], [f"{name}/" for name in shard_names])
-    _tell_left_out(shards, folder)
     if not len(names):
         raise HptError(f"data: no pictures in shards:{printable(address)} (looked for {SUFFIXES})")
     pictures = Members(shards)
@@ -65,12 +67,6 @@ def open_shards(address: str, root: str | None) -> Dataset:
         column.add(shard.array("label"))
     labels, classes = column.numbered(names, f"shards:{printable(address)}")
 
-    digest = hashlib.sha256()
-    for name, shard in zip(shard_names, shards, strict=True):
-        digest.update(f"{name}\0{shard.size}\0{len(shard.members)}\n".encode(errors="surrogateescape"))
-    add_names(digest, names)
-    held = [pictures.sizes] if labels is None else [pictures.sizes, labels]
-    digest.update("\0".join((content_digest(*held), *classes)).encode())
     return Dataset(
         name=printable(Path(folder).name),
         uri="shards:" + "::".join(os.path.abspath(resolve_path(part, root)) for part in address.split("::")),
@@ -78,8 +74,8 @@ def open_shards(address: str, root: str | None) -> Dataset:
         names=names,
         labels=labels,
         classes=classes,
-        digest=digest.hexdigest()[:16],
-        test=_test_part(files, shards),
+        test=_test_part(parts, shards),
+        left_out=(*_left_out(shards), *left_out),
     )
 
 
@@ -139,22 +135,33 @@ def _expand(pattern: str) -> list[str]:
     return [start + rest for start in expanded]
 
 
-def _tell_left_out(shards: list[Shard], folder: str) -> None:
+def _left_out(shards: list[Shard]) -> list[LeftOut]:
     total: Counter[str] = Counter()
     for shard in shards:
         total.update(shard.left_out)
-    told = ", ".join(f"{count} {what}" for what, count in total.items() if count)
-    if told:
-        log.warning("data: left out of the shards in %s: %s", printable(folder), told)
+    return [LeftOut(what, count, ()) for what, count in total.items() if count]
 
 
-def _test_part(files: list[Path], shards: list[Shard]) -> np.ndarray | None:
-    """The pictures that are held out by the names of their shards, int64; None where names say nothing of that."""
-    starts = [re.match(r"[a-z]*", file.name.lower()) for file in files]
-    parts = [start.group() if start else "" for start in starts]
-    if not set(parts) <= TRAIN_NAMES | VALIDATION_NAMES | TEST_NAMES or not TRAIN_NAMES & set(parts):
+def _test_part(parts: list[str | None], shards: list[Shard]) -> np.ndarray | None:
+    """The pictures of the shards that are held out, int64; None where there are none."""
+    part = held_out(parts)
+    if part is None:
         return None
-    held_out = TEST_NAMES if TEST_NAMES & set(parts) else VALIDATION_NAMES
-    if not held_out & set(parts):
-        return None
-    return np.flatnonzero(np.repeat([part in held_out for part in parts], [len(shard.members) for shard in shards]))
+    return np.flatnonzero(np.repeat([one == part for one in parts], [len(shard.members) for shard in shards]))
+
+
+def _by_part(shards: list[Shard], names: list[str]) -> tuple[list[str | None], list[LeftOut]]:
+    """The part that each shard is of, or None for all where there are no parts; and the shards of no part.
+
+    Args:
+        names: of the shards, relative to the folder of all.
+    """
+    stems = [re.sub(r"[\W\d_]+$", "", name.removesuffix(".tar")) for name in names]
+    known = parts_of(stems)
+    if not has_parts(known.values()):
+        return [None] * len(shards), []
+    parts = [None if known[stem] == UNLABELLED else known[stem] for stem in stems]
+    others = [name for name, part in zip(names, parts, strict=True) if part is None]
+    why = "they are of no part to learn or test on"
+    entry = LeftOut("shards", len(others), tuple(map(printable, others[:EXAMPLES])), why)
+    return parts, [entry] if others else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 
 import numpy as np
@@ -12,10 +12,8 @@ VALIDATION_SHARE = 0.2
 TEST_SHARE = 0.2
 SMALLEST_CLASS = 3
 SORTED_AT_ONCE = 1_000_000
-# How folders, or a column of a table, name the parts that a dataset comes with; in lower case.
-TRAIN_NAMES = frozenset({"train", "training"})
-VALIDATION_NAMES = frozenset({"val", "valid", "validation", "dev"})
-TEST_NAMES = frozenset({"test", "testing"})
+# The label of an image without a class.
+NO_LABEL = -1
 # Numbers of the parts, in the order of the fields of `Split`.
 TRAIN, VALIDATION, TEST = range(3)
 # Of a group that is in no part yet, and of one that is in the test part that its dataset comes with.
@@ -24,30 +22,48 @@ UNDECIDED, GIVEN = -1, -2
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into a dataset, int64, each part in ascending order."""
+    """Indices into a dataset, int64, each part in ascending order.
+
+    Attributes:
+        unlabelled: images without a label beside labelled ones, for self-supervised training alone.
+    """
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+    unlabelled: np.ndarray = field(default_factory=lambda: np.array([], dtype=np.int64))
 
     @property
     def seen(self) -> np.ndarray:
         """What self-supervised training may see: train and validation, never test (paper, section 4.1)."""
-        both = np.concatenate([self.train, self.validation])
-        both.sort()
-        return both
+        seen = np.concatenate([self.train, self.validation, self.unlabelled])
+        seen.sort()
+        return seen
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """All three parts that an evaluation uses."""
+        parts = np.concatenate([self.train, self.validation, self.test])
+        parts.sort()
+        return parts
+
+    def restricted(self, indices: np.ndarray) -> Split:
+        """What is among the indices, int64, of each part."""
+        return Split(*(np.intersect1d(getattr(self, part.name), indices) for part in fields(self)))
 
     def reduced(self, count: int | float, seed: int) -> Split:
-        """The same with so many, or with such a share, of what training may see, drawn at random, and with all of test.
+        """A number or share of what training may see, drawn at random, and all of test.
 
         A smaller choice lies in a larger one of the same seed.
         """
         wanted = count if isinstance(count, int) else max(1, round(count * len(self.seen)))
         drawn = np.random.default_rng(seed).permutation(self.seen)[:wanted]
-        return Split(np.intersect1d(self.train, drawn), np.intersect1d(self.validation, drawn), self.test)
+        return self.restricted(np.concatenate([drawn, self.test]))
 
 
-def stratified_split(labels: np.ndarray, seed: int, test: np.ndarray | None = None) -> Split:
+def stratified_split(
+    labels: np.ndarray, seed: int, test: np.ndarray | None = None, groups: np.ndarray | None = None
+) -> Split:
     """Split 60/20/20 within each class.
 
     Args:
@@ -55,9 +71,13 @@ def stratified_split(labels: np.ndarray, seed: int, test: np.ndarray | None = No
         seed: the same labels and seed give the same split.
         test: indices of the test part where the dataset comes with one; the rest is then split 75/25 into train and
             validation.
+        groups: int64 (N,), which images are the same; each counts once, with the label of the first. Those of an image
+            of the given test part do not get into the others (they are left out).
 
     A class with fewer than three images cannot be in all parts; it goes to train.
     """
+    if groups is not None:
+        return _split_of_first(labels, seed, test, groups)
     rng = np.random.default_rng(seed)
     given = test is not None
     part = np.full(len(labels), TRAIN, np.int8)
@@ -77,6 +97,40 @@ def stratified_split(labels: np.ndarray, seed: int, test: np.ndarray | None = No
         part[of_class[:test_count]] = TEST
         part[of_class[test_count : test_count + validation_count]] = VALIDATION
     return Split(*(np.flatnonzero(part == i) for i in (TRAIN, VALIDATION, TEST)))
+
+
+def _split_of_first(labels: np.ndarray, seed: int, test: np.ndarray | None, groups: np.ndarray) -> Split:
+    """The split of the first image of each group, which the others follow."""
+    _, first, of_group = np.unique(groups, return_index=True, return_inverse=True)
+    of_group = of_group.reshape(-1)
+    given = None if test is None else np.unique(of_group[test])
+    inner = stratified_split(labels[first], seed, given)
+    train, validation, drawn = (
+        np.flatnonzero(np.isin(of_group, part)) for part in (inner.train, inner.validation, inner.test)
+    )
+    return Split(train, validation, drawn if test is None else np.sort(test))
+
+
+def join_identical(count: int, groups: np.ndarray | None, positions: np.ndarray, contents: np.ndarray) -> np.ndarray:
+    """Groups of images that are joined where they share an identical image, int64 (count,).
+
+    Args:
+        groups: int64 (count,), or None where each image stands alone.
+        positions: int64 (n,), the images whose contents are known, and
+        contents: int64 (n,), those; 0 for what could not be read, which is like nothing else.
+    """
+    # Most datasets have no two identical images, and need not wait for this.
+    from scipy.sparse import coo_array  # type: ignore[import-untyped]
+    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+
+    numbers = np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1].reshape(-1)
+    order = np.argsort(contents, kind="stable")
+    same = (contents[order[1:]] == contents[order[:-1]]) & (contents[order[1:]] != 0)
+    one, other = numbers[positions[order[:-1][same]]], numbers[positions[order[1:][same]]]
+    size = int(numbers.max(initial=-1)) + 1
+    links = coo_array((np.ones(len(one), bool), (one, other)), shape=(size, size))
+    joined = connected_components(links, directed=False)[1].astype(np.int64)
+    return joined[numbers]
 
 
 def _by_class(labels: np.ndarray, among: np.ndarray) -> Iterator[np.ndarray]:
@@ -166,9 +220,16 @@ def _assign(undecided: np.ndarray, all_of_them: np.ndarray, part: np.ndarray, sh
     part[undecided] = np.repeat(np.arange(3), lacking)
 
 
-def unlabelled_split(count: int, test: np.ndarray | None = None) -> Split:
-    """All is train, but for a test part that the dataset comes with: without labels there is nothing to judge."""
-    seen = np.ones(count, bool)
-    if test is not None:
-        seen[test] = False
-    return Split(np.flatnonzero(seen), np.array([], dtype=np.int64), np.flatnonzero(~seen))
+def unlabelled_split(count: int, test: np.ndarray | None = None, groups: np.ndarray | None = None) -> Split:
+    """All is train, but for a test part that the dataset comes with: without labels there is nothing to judge.
+
+    Args:
+        groups: int64 (N,); those of an image of the test part are left out of train.
+    """
+    nothing = np.array([], dtype=np.int64)
+    if test is None:
+        return Split(np.arange(count), nothing, nothing)
+    held_out = np.zeros(count, bool)
+    held_out[test] = True
+    seen = ~held_out if groups is None else ~np.isin(groups, groups[test])
+    return Split(np.flatnonzero(seen), nothing, np.flatnonzero(held_out))

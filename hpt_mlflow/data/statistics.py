@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import PIL
 
 from hpt_mlflow.data.cache import cache_folder, keep
+from hpt_mlflow.data.dataset import content_digest
+from hpt_mlflow.data.images import Images
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,16 @@ def channel_statistics(images: Sequence[np.ndarray]) -> ChannelStatistics:
     return ChannelStatistics(_three(mean), _three(std))
 
 
-def kept_channel_statistics(key: str, images: Sequence[np.ndarray]) -> ChannelStatistics:
-    """The statistics kept under `key`, or else those of `images`, which are kept from now on.
-
-    Args:
-        key: names the content, such as a dataset digest with the split and size.
-    """
+def kept_channel_statistics(images: Images) -> ChannelStatistics:
+    """The statistics of `images.sample`, computed once for the same contents."""
+    contents = images.dataset.contents.of(images.sample_indices)
+    key = f"{content_digest(contents)}-{images.smallest_side}-{PIL.__version__}"
     file = cache_folder() / "channel-statistics" / f"{key}.json"
     try:
         kept = json.loads(file.read_text())
         return ChannelStatistics(_three(np.array(kept["mean"])), _three(np.array(kept["std"])))
     except (OSError, ValueError, KeyError, TypeError):
-        statistics = channel_statistics(images)
+        statistics = channel_statistics(images.sample)
         keep(file, lambda opened: opened.write_text(json.dumps(asdict(statistics))))
         return statistics
 

@@ -12,7 +12,7 @@ import numpy as np
 import torchvision
 from PIL import EpsImagePlugin
 
-from hpt_mlflow.data.dataset import Dataset, content_digest, files_digest
+from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.decode import Encoded, UnreadableImageError
 from hpt_mlflow.data.names import Files, Names, NumberedNames
 from hpt_mlflow.errors import HptError, one_line, printable
@@ -46,10 +46,7 @@ class TorchvisionImages(Sequence[Encoded]):
         return int(self.starts[-1])
 
     def __getitem__(self, i: Any) -> Any:
-        if not 0 <= i < len(self):
-            raise IndexError(i)
-        part = int(np.searchsorted(self.starts, i, side="right")) - 1
-        position = int(i - self.starts[part])
+        part, position = self._place(i)
         if self.files[part]:
             return self.files[part][position]
         try:
@@ -57,6 +54,18 @@ class TorchvisionImages(Sequence[Encoded]):
         # As in `decode`, damaged data may raise almost anything.
         except Exception as error:
             raise UnreadableImageError(f"{type(error).__name__}: {printable(one_line(error))}") from error
+
+    def path(self, i: int) -> Path | None:
+        """The file at a position; None where torchvision decodes by itself."""
+        part, position = self._place(i)
+        return self.files[part][position] if self.files[part] else None
+
+    def _place(self, i: Any) -> tuple[int, int]:
+        """The part of a position, and the position in it."""
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        part = int(np.searchsorted(self.starts, i, side="right")) - 1
+        return part, int(i - self.starts[part])
 
 
 def open_torchvision(name: str, root: str | None) -> Dataset:
@@ -94,7 +103,6 @@ def open_torchvision(name: str, root: str | None) -> Dataset:
         names=NumberedNames(name, len(pictures)),
         labels=labels,
         classes=classes,
-        digest=_digest(name, parts, labels),
         test=None if test_part is None else np.arange(pictures.starts[test_part], len(pictures)),
     )
 
@@ -125,20 +133,6 @@ def _open_part(build: Any, parameters: Any, arguments: dict[str, Any]) -> Any:
         if "download" not in parameters:
             raise
         return build(**arguments, download=True)
-
-
-def _digest(name: str, parts: list[Any], labels: np.ndarray) -> str:
-    """Digest of name, labels, and the pictures where the parts show them: as files by name and size, or as an array."""
-    seen: list[np.ndarray] = [labels, np.frombuffer(name.encode(), dtype=np.uint8)]
-    for part in parts:
-        files = _files(part)
-        pixels = getattr(part, "data", None)
-        if files:
-            digest = files_digest(Names.of(file.name for file in files), files, None)
-            seen.append(np.frombuffer(digest.encode(), dtype=np.uint8))
-        elif pixels is not None:
-            seen.append(np.asarray(pixels))
-    return content_digest(*seen)
 
 
 def _files(part: Any) -> Sequence[Path]:

@@ -26,7 +26,7 @@ def kept_features(reader: FeatureReader, backbone: nn.Module, content: np.ndarra
 
     Args:
         backbone: on the reader's device.
-        content: fingerprints of these images, int64 (N,).
+        content: contents of these images, int64 (N,) (see `data.contents`).
 
     Returns:
         float32 (N, feature size).

@@ -42,7 +42,7 @@ class Task:
         split: of the images that can be read.
         labels: of the whole dataset, int64 (N,) or uint8 (N, C).
         classes: names of the C classes or labels.
-        content: fingerprints of the images that can be read, int64 (N,), in the order of `reader.images.indices`.
+        content: contents of the images that can be read, int64 (N,), in the order of `reader.images.indices`.
         count: how many labels may be learned from, a number or a fraction of train; None for all of train.
     """
 
@@ -62,7 +62,7 @@ class Task:
         return replace(self, split=replace(self.split, train=train[drawn]), count=None)
 
     def part_content(self, part: np.ndarray) -> np.ndarray:
-        """The fingerprints of the images of a part, int64 (N,)."""
+        """The contents of the images of a part, int64 (N,)."""
         return self.content[np.searchsorted(self.reader.images.indices, part)]
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.options import Settings, option
@@ -53,7 +54,16 @@ class EvaluateSettings(Settings):
     classifier_name: str | None = option(
         None, "Registered model that gets the classifier; none: keep it with the run only. Default: NAME-classifier."
     )
-    allow_seen: bool = option(False, "Evaluate on test images even though a stage of the chain has trained on them.")
+    leave_out: str | None = option(
+        None,
+        "Classes to leave out, separated by commas (%2C stands for a comma in a name), such as one that test has and "
+        "train lacks. Default: none.",
+    )
+    allow_seen: bool = option(
+        False,
+        "Evaluate on test images even though a stage of the chain has trained on them, or though nobody knows whether "
+        "it has.",
+    )
     seed: int = option(0, "Seed of the untrained network, of drawn labels and of training.", minimum=0)
     split_seed: int = option(
         0, "Seed of the split into train, validation and test; keep it the same along a chain.", minimum=0
@@ -67,6 +77,11 @@ class EvaluateSettings(Settings):
     )
     device: str = option("auto", DEVICE_HELP)
     batch_size: int = option(256, "Images in a forward pass of frozen features.", minimum=2)
+
+    @property
+    def classes_left_out(self) -> list[str]:
+        """The names in `leave_out`."""
+        return [unquote(name.strip()) for name in (self.leave_out or "").split(",") if name.strip()]
 
     def __post_init__(self) -> None:
         super().__post_init__()

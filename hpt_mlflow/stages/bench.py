@@ -22,7 +22,7 @@ from hpt_mlflow.evaluation.objectives import NEED_LABELS, Judge, make_judge
 from hpt_mlflow.settings import TuneSettings
 from hpt_mlflow.stages.adapt import from_parent
 from hpt_mlflow.stages.device import resolve_device
-from hpt_mlflow.stages.planning import Start, fit_plan, identify, make_plan, split_for, statistics_key
+from hpt_mlflow.stages.planning import Start, fit_plan, identify, make_plan, split_for
 from hpt_mlflow.tracking.registry import FoundModel
 from hpt_mlflow.training.arithmetic import choose_arithmetic
 from hpt_mlflow.training.plan import Plan
@@ -98,7 +98,7 @@ def lay_bench(settings: TuneSettings, dataset: Dataset, parent: FoundModel) -> B
     arithmetic = choose_arithmetic(
         settings.precision, settings.compile, start.backbone, start.image_size, plan.batch_size, steps, device
     )
-    statistics = kept_channel_statistics(statistics_key(settings, dataset, side), images.sample)
+    statistics = kept_channel_statistics(images)
     reader = FeatureReader(images, start.image_size, statistics, device)
     return Bench(
         dataset=dataset,

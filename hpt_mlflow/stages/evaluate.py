@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.labels import check_labels
+from hpt_mlflow.data.contents import VERSION
+from hpt_mlflow.data.dataset import Dataset, content_digest
+from hpt_mlflow.data.labels import check_labels, leave_out_classes
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.statistics import kept_channel_statistics
 from hpt_mlflow.errors import HptError
@@ -24,9 +25,9 @@ from hpt_mlflow.models.classifier import ClassifierCard
 from hpt_mlflow.report.evaluation_card import evaluation_card
 from hpt_mlflow.report.evaluation_figures import milestone_curve
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, EvaluateSettings
+from hpt_mlflow.stages.data_report import report_data, report_unreadable
 from hpt_mlflow.stages.evaluation_metrics import certain_figures, compared_with_untrained, first_step_to, repeat_figures
 from hpt_mlflow.stages.evaluation_pictures import log_curve, log_pictures, log_predictions
-from hpt_mlflow.stages.learn import report_unreadable
 from hpt_mlflow.stages.planning import identify
 from hpt_mlflow.stages.progress import show_steps
 from hpt_mlflow.stages.result import StageResult
@@ -36,7 +37,7 @@ from hpt_mlflow.tracking.addresses import milestones_of, registered_as
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.dataset_input import log_dataset
 from hpt_mlflow.tracking.delivery import VERSION_PLACEHOLDER
-from hpt_mlflow.tracking.evaluations import exists
+from hpt_mlflow.tracking.evaluations import CONTENTS_TAG, exists
 from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, Identity
 from hpt_mlflow.tracking.registry import CLASSIFIER, FoundModel, check_names, find_model, log_classifier
 from hpt_mlflow.tracking.runs import StageRun, stage_run
@@ -59,7 +60,7 @@ def evaluate(**settings: Any) -> StageResult:
     chosen = EvaluateSettings(**settings)
     if joins_others():
         raise HptError("evaluate works in one process: start it without torchrun")
-    dataset = open_dataset(chosen.data, chosen.root)
+    dataset = leave_out_classes(open_dataset(chosen.data, chosen.root), chosen.classes_left_out)
     check_labels(dataset, dataset.split(chosen.split_seed))
     connect()
     addresses = addresses_of(chosen.model)
@@ -73,13 +74,15 @@ def evaluate(**settings: Any) -> StageResult:
         arithmetic = _choose_precision(chosen, task, [found.backbone, *untrained])
         task = replace(task, reader=replace(task.reader, precision=arithmetic.precision))
         tags = _introduce(run, chosen, dataset, task, found, arithmetic, addresses)
+        if seen.unknown:
+            run.warn(f"data: whether test images were trained on cannot be checked, because {seen.unknown}")
         figures_by_step = {}
         for address in addresses:
             milestone = found if address == addresses[-1] else find_model(address, "model", DEFAULT_MODEL_NAME)
             outcomes = list(_repeat(chosen, task, milestone))
             best = max(outcomes, key=lambda outcome: outcome.validation_score)
             figures_by_step[milestone.card.step] = result = _log_figures(run, chosen, best, outcomes, milestone)
-        more = {"data/test_images_seen": float(seen)}
+        more = {} if seen.seen is None else {"data/test_images_seen": float(seen.seen)}
         more |= compared_with_untrained(best, _learn_from_untrained(chosen, task, untrained) if untrained else None)
         if len(addresses) > 1 or chosen.steps_to is not None:
             more |= _log_milestones(run, chosen, figures_by_step, more, task)
@@ -133,14 +136,14 @@ def _introduce(
 ) -> dict[str, str]:
     """Log what is known before the first figure; give the tags that the classifier gets as well."""
     card, images = found.card, task.reader.images
-    test_digest = hashlib.sha256(dataset.digest.encode() + dataset.split(settings.split_seed).test.tobytes())
     tags = {
         "hpt.stage": "evaluate",
         FINGERPRINT_TAG: evaluation_identity(settings, dataset, addresses).fingerprint,
         "hpt.chain": " > ".join(card.chain),
         "hpt.parent_model": found.uri,
         "hpt.dataset_digest": dataset.digest,
-        "hpt.test_digest": test_digest.hexdigest()[:16],
+        "hpt.test_digest": _test_digest(dataset, settings.split_seed),
+        CONTENTS_TAG: str(VERSION),
         "hpt.metric": f"test/{primary_name(task.labels)}",
         "hpt.protocol": settings.protocol,
     }
@@ -151,11 +154,19 @@ def _introduce(
         | {"precision": arithmetic.precision}
         | ({"features_trial": arithmetic.trial} if arithmetic.trial else {})
     )
-    statistics = kept_channel_statistics(f"{dataset.digest}-all-{images.smallest_side}", images.sample)
-    log_dataset(run.run_id, dataset, task.split, statistics, "evaluation")
+    log_dataset(run.run_id, dataset, task.split, kept_channel_statistics(images), "evaluation")
+    report_data(run, dataset, dataset.split(settings.split_seed))
     if settings.protocol == "finetune":
-        log_seen_images(run, task.part_content(task.split.seen))
+        log_seen_images(run, dataset, task.split.seen)
     return tags
+
+
+def _test_digest(dataset: Dataset, split_seed: int) -> str:
+    """Names the test images by content, label and place, so that predictions of two models can be paired."""
+    test = dataset.split(split_seed).test
+    assert dataset.labels is not None
+    classes = np.frombuffer("\0".join(dataset.classes).encode(), np.uint8)
+    return content_digest(test, dataset.contents.of(test), dataset.labels[test], classes)
 
 
 def _repeat(settings: EvaluateSettings, task: Task, found: FoundModel) -> Iterator[Outcome]:

@@ -11,15 +11,14 @@ from PIL import Image
 
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.fingerprints import fingerprints
-from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
-from hpt_mlflow.errors import HptError, printable
+from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
 from hpt_mlflow.report.figures import GRID_IMAGES, learning_curves, views_grid
 from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.signals import Requests, signals_as_requests
+from hpt_mlflow.stages.data_report import report_data, report_unreadable
 from hpt_mlflow.stages.planning import Start, identify
 from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.stages.result import StageResult, read_result, result_of
@@ -101,7 +100,8 @@ def _introduce(run: StageRun, work: Work) -> None:
     run.describe(work.describe())
     run.params(work.params)
     log_dataset(run.run_id, work.dataset, work.split, work.statistics, "training")
-    log_seen_images(run, fingerprints(work.dataset, work.split.seen))
+    log_seen_images(run, work.dataset, work.split.seen)
+    report_data(run, work.dataset, work.split)
     run.picture(_picture_of_views(work.trainer, work.batches), "views.png")
 
 
@@ -199,13 +199,3 @@ def _neighbour_accuracy(work: Work) -> dict[str, float]:
     answers = nearest_neighbour_classes(bank, labels[known], queries)
     still_there = ~np.isin(asked, list(images.unreadable))
     return {"knn/val_accuracy": float((answers == labels[asked])[still_there].mean())}
-
-
-def report_unreadable(run: StageRun, images: Images, step: int) -> dict[str, float]:
-    """Count the images that were skipped, and name them in a table of the run."""
-    count = {"data/unreadable_images": float(len(images.unreadable))}
-    run.metrics(count, step)
-    if images.unreadable:
-        names = [printable(str(images.dataset.names[i])) for i in images.unreadable]
-        run.table({"image": names, "reason": list(images.unreadable.values())}, "unreadable_images.json")
-    return count

@@ -97,11 +97,6 @@ def split_for(settings: TrainingSettings, dataset: Dataset) -> Split:
     return split.reduced(count, settings.split_seed)
 
 
-def statistics_key(settings: TrainingSettings, dataset: Dataset, smallest_side: int) -> str:
-    """Under which channel statistics of what a training sees are kept."""
-    return f"{dataset.digest}-{settings.split_seed}-{settings.images or 'all'}-{smallest_side}"
-
-
 def fit_plan(plan: Plan, settings: TrainingSettings, name: str, count: int, processes: int = 1) -> Plan:
     """The plan cut to what the dataset has, in equal parts for all processes. What the user named is refused, not cut.
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from hpt_mlflow.data.contents import UNKNOWN
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.fingerprints import UNKNOWN, fingerprints
 from hpt_mlflow.data.labels import check_labels
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.drawing import draw_labels
@@ -125,7 +125,7 @@ def _check_unseen(evaluations: Sequence[Job], datasets: Mapping[str, Dataset]) -
     learned_from = {address for evaluation in evaluations for address in _learned_from(evaluation.start)}
     bases = {base for evaluation in evaluations if (base := _given_model(evaluation))}
     for seed in sorted({evaluation.said["split_seed"] for evaluation in evaluations}):
-        test = fingerprints(target, target.split(seed).test)
+        test = target.contents.of(target.split(seed).test)
         for address in sorted(learned_from):
             # Of the same images, training keeps to the same split.
             if datasets[address].digest != target.digest:
@@ -136,7 +136,7 @@ def _check_unseen(evaluations: Sequence[Job], datasets: Mapping[str, Dataset]) -
 
 def _check_dataset(dataset: Dataset, target: Dataset, seed: int, test: np.ndarray) -> None:
     known = test[test != UNKNOWN]
-    found = int(np.isin(known, fingerprints(dataset, dataset.split(seed).seen)).sum())
+    found = int(np.isin(known, dataset.contents.of(dataset.split(seed).seen)).sum())
     if found > SEEN_LIMIT * len(known):
         raise HptError(
             f"target: {found} of {len(known)} test images of {target.name} are also among the images "
@@ -145,7 +145,13 @@ def _check_dataset(dataset: Dataset, target: Dataset, seed: int, test: np.ndarra
 
 
 def _check_base(base: str, target: Dataset, seed: int, test: np.ndarray) -> None:
-    for overlap in overlaps(base, target, seed, test):
+    found = overlaps(base, target, test)
+    if found.unknown:
+        raise HptError(
+            f"base_model: whether {base} has learned from test images of {target.name} cannot be checked, because "
+            f"{found.unknown}; use another Base, or train this one again"
+        )
+    for overlap in found.stages:
         if overlap.too_many:
             stage = overlap.stage
             as_it_did = f"--seed {stage.split_seed} --seeds 1, by which it was split there, or "

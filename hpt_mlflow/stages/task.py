@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from hpt_mlflow.augment.crop import smallest_useful_side
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.fingerprints import fingerprints
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.labels import check_labels
-from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
@@ -36,8 +32,8 @@ def prepare_task(settings: EvaluateSettings, dataset: Dataset, card: BackboneCar
     split = dataset.split(settings.split_seed)
     cropped = settings.protocol != "fast"
     side = smallest_useful_side(card.image_size, CROP_SCALE) if cropped else card.image_size
-    images = Images(dataset, np.arange(len(dataset)), side, cache_gib=settings.cache_gib)
-    readable = Split(*(np.intersect1d(part, images.indices) for part in (split.train, split.validation, split.test)))
+    images = Images(dataset, split.labelled, side, cache_gib=settings.cache_gib)
+    readable = split.restricted(images.indices)
     labels = check_labels(dataset, readable)
     # What is evaluated is what is served: images are normalised as the model was trained, whatever the dataset.
     statistics = ChannelStatistics(card.mean, card.std)
@@ -45,7 +41,7 @@ def prepare_task(settings: EvaluateSettings, dataset: Dataset, card: BackboneCar
     reader = FeatureReader(
         images, card.image_size, statistics, device, settings.batch_size, settings.workers, resize_to
     )
-    content = fingerprints(dataset, images.indices)
+    content = dataset.contents.of(images.indices)
     count = label_count(settings, len(readable.train))
     task = Task(reader, readable, labels, dataset.classes, content, count)
     task.with_drawn_labels(settings.seed)  # What cannot be drawn is refused here, before any run is started.

@@ -20,7 +20,7 @@ from hpt_mlflow.report.card import training_card
 from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.stages.device import resolve_device
 from hpt_mlflow.stages.milestones import parse_milestones
-from hpt_mlflow.stages.planning import Start, fit_plan, make_plan, split_for, statistics_key
+from hpt_mlflow.stages.planning import Start, fit_plan, make_plan, split_for
 from hpt_mlflow.tracking.earlier import Earlier
 from hpt_mlflow.tracking.states import newest_state
 from hpt_mlflow.training.arithmetic import Arithmetic, choose_arithmetic
@@ -80,7 +80,7 @@ def prepare(
     plan = fit_plan(plan, settings, dataset.name, len(images.indices), group.size)
     arithmetic = _choose_arithmetic(settings, plan, start, device, group, earlier)
     plan = replace(plan, precision=arithmetic.precision, compile=arithmetic.compile)
-    statistics = _channel_statistics(statistics_key(settings, dataset, smallest_side), images, group)
+    statistics = _channel_statistics(images, group)
     workers = default_workers(images, device, processes_here()) if settings.workers is None else settings.workers
 
     chain = (*start.chain, dataset.name)
@@ -144,9 +144,9 @@ def _choose_arithmetic(
     return Arithmetic(**group.share(asdict(chosen) if chosen else None))
 
 
-def _channel_statistics(key: str, images: Images, group: Group) -> ChannelStatistics:
+def _channel_statistics(images: Images, group: Group) -> ChannelStatistics:
     """Those that the first process has kept or computes."""
-    found = kept_channel_statistics(key, images.sample) if group.first else None
+    found = kept_channel_statistics(images) if group.first else None
     shared = group.share(asdict(found) if found else None)
     return ChannelStatistics(tuple(shared["mean"]), tuple(shared["std"]))
 

@@ -14,6 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from hpt_mlflow.data.contents import VERSION
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.certainty import Interval
 from hpt_mlflow.tracking.connection import tracking_errors
@@ -22,6 +23,8 @@ PREDICTIONS_FILE = "predictions.safetensors"
 # On a classifier's version: the evaluation that it came from, and the backbone that it stands on.
 EVALUATION_TAG = "hpt.evaluation"
 PARENT_TAG = "hpt.parent_model"
+# By which version of `data.contents` an evaluation told images apart.
+CONTENTS_TAG = "hpt.contents"
 # A copy of a copy of a copy; more is a circle.
 LONGEST_TRAIL = 20
 
@@ -34,7 +37,8 @@ class Evaluation:
         model: address of the model.
         chain: the datasets behind it.
         dataset: its name.
-        test_digest: names exactly the set of test images; empty for evaluations that say nothing of it.
+        test_digest: names exactly the set of test images; empty for evaluations that say nothing of it, and for those
+            of earlier versions, which could take the kept features of other images for theirs.
         metric: name of the primary figure: `test/accuracy`, or `test/auroc` for labels.
         protocol: `fast`, `paper` or `finetune`.
         classifier: address of the classifier that it registered, or empty.
@@ -200,7 +204,7 @@ def _evaluation(run: Run) -> Evaluation:
         chain=tags.get("hpt.chain", ""),
         dataset=dataset_input(run)[0],
         dataset_digest=tags.get("hpt.dataset_digest", ""),
-        test_digest=tags.get("hpt.test_digest", ""),
+        test_digest=tags.get("hpt.test_digest", "") if tags.get(CONTENTS_TAG) == str(VERSION) else "",
         metric=tags.get("hpt.metric", "test/accuracy"),
         protocol=tags.get("hpt.protocol", ""),
         classifier=tags.get("hpt.classifier", ""),

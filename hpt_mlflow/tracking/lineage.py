@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow.entities import Run
@@ -47,6 +47,7 @@ class Node:
         start: what the stage started from: an address, `random weights`, or words for imported or unknown weights.
         ends: whether the chain ends here.
         copied_from: the version that this one is a copy of, or empty.
+        unknown: why it cannot be known what is behind the model; empty where it is.
     """
 
     address: str
@@ -64,6 +65,14 @@ class Node:
     start: str
     ends: bool
     copied_from: str = ""
+    unknown: str = ""
+
+    @property
+    def trained(self) -> bool:
+        """Whether the model has learned from images here: an evaluation has where it fine-tuned more than a head."""
+        if self.copied_from or self.stage == "import":
+            return False
+        return self.stage != "evaluate" or self.method.get("protocol", "finetune") == "finetune"
 
 
 def lineage(address: str) -> list[Node]:
@@ -82,14 +91,16 @@ def lineage(address: str) -> list[Node]:
 
 
 def stages_behind(address: str) -> list[Node]:
-    """The stages that have trained a model, newest first; as `lineage`, without figures of evaluations.
-
-    An evaluation is one of them where it has fine-tuned the model, and not only a head on it.
-    """
+    """As `lineage`, newest first, without figures of evaluations."""
     with tracking_errors(f"cannot read what is behind {address}"):
-        nodes = _walk(address, with_evaluations=False)
-    trained = [node for node in nodes if node.stage != "evaluate" or node.method.get("protocol") == "finetune"]
-    return [node for node in trained if node.run_id]
+        return _walk(address, with_evaluations=False)
+
+
+def what_is_unknown(nodes: list[Node]) -> str:
+    """Why a chain may have more stages than these; empty where it has not."""
+    if not nodes[-1].ends:
+        return f"the chain has more than {LONGEST_CHAIN} stages"
+    return nodes[-1].unknown
 
 
 def chain_of_addresses(address: str) -> list[str]:
@@ -110,19 +121,20 @@ def _walk(address: str, with_evaluations: bool) -> list[Node]:
             if not nodes or error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
             gone = f"{address}, which is deleted: what is behind it is unknown"
-            return [*nodes[:-1], _replace_start(nodes[-1], gone)]
+            return [*nodes[:-1], _end_at(nodes[-1], gone, f"{address} is deleted, and what it learned from is unknown")]
         nodes.append(node)
         visited.add(address)
         address = node.copied_from or node.start
         if address in visited:
-            return [*nodes[:-1], _replace_start(node, f"{address} again: the records lead in a circle")]
+            circle = f"{address} again: the records lead in a circle"
+            return [*nodes[:-1], _end_at(node, circle, circle)]
         if node.ends:
             break
     return nodes
 
 
-def _replace_start(node: Node, start: str) -> Node:
-    return Node(**{**vars(node), "start": start, "ends": True, "copied_from": ""})
+def _end_at(node: Node, start: str, unknown: str) -> Node:
+    return replace(node, start=start, ends=True, unknown=unknown)
 
 
 def _node(address: str, with_evaluations: bool) -> Node:
@@ -134,9 +146,11 @@ def _node(address: str, with_evaluations: bool) -> Node:
         # What the run says comes first: tags of a version can be written over.
         tags = {**tags, **run.data.tags}
     params = {name.removeprefix("settings/"): value for name, value in (run.data.params if run else {}).items()}
+    if "hpt.protocol" in tags:
+        params["protocol"] = tags["hpt.protocol"]
     name, sizes = dataset_input(run) if run else ("", {})
     is_classifier = EVALUATION_TAG in tags
-    start, ends = _start(tags, params, run)
+    start, ends, unknown = _start(tags, params, run)
     split_seed = None
     with suppress(KeyError, ValueError):
         split_seed = int(params["split_seed"])
@@ -156,6 +170,7 @@ def _node(address: str, with_evaluations: bool) -> Node:
         start=start,
         ends=ends and not copied_from,
         copied_from=copied_from,
+        unknown="" if copied_from else unknown,
     )
 
 
@@ -193,20 +208,21 @@ def _run(client: MlflowClient, run_id: str | None) -> Run | None:
         raise
 
 
-def _start(tags: Mapping[str, Any], params: Mapping[str, str], run: Run | None) -> tuple[str, bool]:
-    """What a stage started from, and whether that is where the chain ends."""
+def _start(tags: Mapping[str, Any], params: Mapping[str, str], run: Run | None) -> tuple[str, bool, str]:
+    """What a stage started from, whether that is where the chain ends, and why it is not known what is behind it."""
     if parent := tags.get(PARENT_TAG):
-        return parent, False
+        return parent, False, ""
     if weights := tags.get("hpt.weights"):
         digest = tags.get("hpt.weights_sha256", "")
         said = [tags.get("hpt.weights_format", ""), f"sha256 {digest[:12]}" if digest else ""]
         details = ", ".join(filter(None, said))
-        return f"imported weights {weights}" + (f" ({details})" if details else ""), True
+        return f"imported weights {weights}" + (f" ({details})" if details else ""), True, ""
     if tags.get("hpt.stage") == "pretrain":
-        return f"random weights (seed {params['seed']})" if "seed" in params else "random weights", True
+        return (f"random weights (seed {params['seed']})" if "seed" in params else "random weights"), True, ""
     if tags.get("hpt.stage") == "import":
-        return "imported weights", True
-    return ("weights of unknown origin" if run else "weights of unknown origin: its run is gone"), True
+        return "imported weights", True, ""
+    unknown = "weights of unknown origin" if run else "weights of unknown origin: its run is gone"
+    return unknown, True, unknown
 
 
 def _newest_of_each(evaluations: list[Evaluation]) -> tuple[Evaluation, ...]:

@@ -164,7 +164,8 @@ def _judge(address: str, before: str, margin: float) -> tuple[str, Evaluation | 
         newest = next((one for one in evaluations_of(address) if one.test_digest), None)
         if newest is None:
             raise HptError(
-                f"{address} has no finished evaluation that names its test images; run: "
+                f"{address} has no finished evaluation that names its test images (those of earlier versions could use "
+                "features of other images, and do not count); run: "
                 f"{evaluate_command(address, evaluations_of(before) if before else [])}"
             )
         if not before:

@@ -46,7 +46,7 @@ def dataset_of():
         names = [getattr(picture, "name", f"picture {i}") for i, picture in enumerate(pictures)]
         classes = () if labels is None else tuple(str(label) for label in np.unique(labels))
         labels = None if labels is None else np.asarray(labels, dtype=np.int64)
-        return Dataset("some", "folder:some", pictures, names, labels, classes, "0123456789abcdef", test)
+        return Dataset("some", "folder:some", pictures, names, labels, classes, test)
 
     return build
 

@@ -64,10 +64,17 @@ def test_the_first_opening_writes_one_file_and_gives_the_images(opened, arrays, 
     assert [Path(name).suffix for name in kept()] == [".images"]
 
 
-def test_the_second_opening_reads_no_file(opened, files, arrays):
+def test_the_second_opening_decodes_nothing(opened, arrays, no_decoding):
     opened()
-    spoil(files)
+    no_decoding()
     assert_all_there(opened(), arrays)
+
+
+def test_a_file_that_is_replaced_with_its_size_and_time_is_decoded(opened, files):
+    opened()
+    spoil(files[7:8])
+    with pytest.raises(HptError, match=r"1 of 20 .*07\.png"):
+        opened()
 
 
 def test_without_a_cache_no_file_is_written_and_none_read(opened, files, arrays, folder):
@@ -132,12 +139,12 @@ def test_a_selection_counts_beyond_the_files_that_are_looked_at(opened, kept, ar
     assert len(kept()) == 2
 
 
-def test_another_digest_is_another_file(opened, files, kept, dataset_of):
+def test_the_same_images_of_other_names_and_labels_share_the_file(opened, files, arrays, kept, dataset_of, no_decoding):
     opened()
-    dataset = dataset_of(files)
-    object.__setattr__(dataset, "digest", "f" * 16)
-    Images(dataset, np.arange(COUNT), 64, cache_gib=1)
-    assert len(kept()) == 2
+    renamed = [file.rename(file.with_name(f"renamed {file.name}")) for file in files]
+    no_decoding()
+    assert_all_there(Images(dataset_of(renamed, np.arange(COUNT) % 2), np.arange(COUNT), 64, cache_gib=1), arrays)
+    assert len(kept()) == 1
 
 
 def test_the_order_that_indices_are_asked_in_makes_no_other_file(opened, arrays, kept, no_decoding):

@@ -13,7 +13,7 @@ def dataset_of(labels, classes, test=None, groups=None):
         labels = labels.astype(np.uint8 if labels.ndim == 2 else np.int64)
     names = [str(i) for i in range(0 if labels is None else len(labels))]
     test = None if test is None else np.asarray(test)
-    return Dataset("birds", "csv:birds", names, names, labels, classes, "0" * 16, test, groups)
+    return Dataset("birds", "csv:birds", names, names, labels, classes, test, groups)
 
 
 def assert_refused(dataset, split, *words):
@@ -55,12 +55,12 @@ def test_one_class_is_refused():
 
 def test_a_class_that_is_too_small_to_be_split_is_refused():
     dataset = dataset_of([0] * 9 + [1] * 2, ("a", "b"))
-    assert_refused(dataset, dataset.split(0), "class 'b' of birds has 2 images")
+    assert_refused(dataset, dataset.split(0), "these classes of birds have too few images: 'b' (2)", "--leave-out b")
 
 
 def test_a_class_that_only_the_given_test_part_has_is_refused():
     dataset = dataset_of([0] * 9 + [1] * 9 + [2] * 4, ("a", "b", "c"), test=[0, 9, 18, 19, 20, 21])
-    assert_refused(dataset, dataset.split(0), "class 'c'", "in test but not in train", "leave the class out")
+    assert_refused(dataset, dataset.split(0), "'c'", "in test but not in train", "--leave-out c")
 
 
 def test_a_given_test_part_of_one_class_is_refused():

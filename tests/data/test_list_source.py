@@ -96,7 +96,7 @@ def test_how_a_list_is_read_in_blocks_does_not_change_its_digest(tmp_path, monke
     for block in (50, 1 << 20):
         monkeypatch.setattr(list_source, "BLOCK_BYTES", block)
         for most in (10, 1000):
-            monkeypatch.setattr("hpt_mlflow.data.dataset.MOST_SIZES", most)
+            monkeypatch.setattr("hpt_mlflow.data.dataset.MOST", most)
             digests.add((most, open_dataset(f"list:{tmp_path}/list.txt").digest))
     assert len(digests) == 2
 

@@ -68,7 +68,7 @@ def test_files_are_those_of_the_names_in_the_folder():
     expected = [Path("/data/a/1.png"), Path("/elsewhere/2.png"), Path("/data/.."), Path("/data/caf\udce9")]
     assert files == expected
     assert [files[np.int64(i)] for i in range(4)] == expected
-    assert list(files.paths()) == list(map(str, expected))
+    assert [files.path(i) for i in range(4)] == list(map(str, expected))
     assert files[:2] == expected[:2]
     assert all(isinstance(file, Path) for file in files)
 

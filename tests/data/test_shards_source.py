@@ -1,5 +1,4 @@
 import io
-import logging
 import multiprocessing
 import os
 import pickle
@@ -12,7 +11,6 @@ from PIL import Image
 
 from hpt_mlflow.data import shards as shards_module
 from hpt_mlflow.data.decode import UnreadableImageError, decode
-from hpt_mlflow.data.fingerprints import fingerprints
 from hpt_mlflow.data.shards_source import MOST_SHARDS, _expand
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
@@ -124,25 +122,27 @@ def test_classes_are_any_text_and_suffixes_of_any_case(tmp_path):
     assert dataset.names == ["a.tar/1.JPG", "a.tar/2.png"]
 
 
-def test_the_picture_of_a_sample_is_the_one_without_a_further_suffix(tmp_path, caplog):
+def account_of(dataset):
+    return {entry.what: entry.count for entry in dataset.left_out}
+
+
+def test_the_picture_of_a_sample_is_the_one_without_a_further_suffix(tmp_path):
     members = [("a/1.mask.png", png(99)), ("a/1.png", png(1)), ("a/1.jpg", png(98)), ("b/1.left.png", png(2))]
     members += [("b/2.json", b"{}"), ("b/.3.png", png(97)), ("__meta__.png", png(96)), ("none", b"")]
     write_tar(tmp_path / "a.tar", members)
-    with caplog.at_level(logging.WARNING):
-        dataset = open_dataset(f"shards:{tmp_path}")
+    dataset = open_dataset(f"shards:{tmp_path}")
     assert dataset.names == ["a.tar/a/1.png", "a.tar/b/1.left.png"]
     assert values_of(dataset) == [1, 2]
-    (record,) = caplog.records
-    assert record.getMessage().endswith("1 samples without a picture, 2 further pictures of a sample")
+    assert account_of(dataset) == {"samples without a picture": 1, "further pictures of a sample": 2}
 
 
-def test_links_pipes_and_folders_are_left_out_and_counted(tmp_path, caplog):
+def test_links_pipes_and_folders_are_left_out_and_counted(tmp_path):
     members = [("folder.png", (tarfile.DIRTYPE, "")), ("1.png", png(1)), ("2.png", (tarfile.LNKTYPE, "1.png"))]
     members += [("3.png", (tarfile.SYMTYPE, "/etc/passwd")), ("4.png", (tarfile.FIFOTYPE, "")), ("5.png", png(5))]
     write_tar(tmp_path / "a.tar", members)
-    with caplog.at_level(logging.WARNING):
-        assert values_of(open_dataset(f"shards:{tmp_path}")) == [1, 5]
-    assert caplog.records[0].getMessage().endswith(f"{tmp_path}: 3 links")
+    dataset = open_dataset(f"shards:{tmp_path}")
+    assert values_of(dataset) == [1, 5]
+    assert account_of(dataset) == {"links": 3}
 
 
 def test_an_empty_picture_is_unreadable_and_the_others_are_not(tmp_path):
@@ -281,18 +281,30 @@ def test_an_address_with_a_pattern_opens_the_same_from_elsewhere(tmp_path, monke
 
 def test_names_of_shards_give_the_test_part_as_names_of_folders_do(tmp_path):
     def test_values(*names):
-        folder = tmp_path / "-".join(names)
+        folder = tmp_path / "-".join(names).replace("/", "-")
         for i, name in enumerate(names):
             write_tar(folder / f"{name}.tar", samples(10 * i, 10 * i + 1))
-        dataset = open_dataset(f"shards:{folder}")
+        dataset = open_dataset("shards:" + "::".join(f"{folder}/{name}.tar" for name in names))
         return None if dataset.test is None else [values_of(dataset)[i] for i in dataset.test]
 
     assert test_values("train-0", "train-1", "Test_0", "val-0") == [20, 21]
     assert test_values("train-0", "val1", "val2") == [10, 11, 20, 21]
     assert test_values("train-0", "train-1") is None
-    assert test_values("train-0", "test-1", "birds-0") is None
+    assert test_values("train-0", "birds-0") is None
+    assert test_values("birds-train-0", "birds-train-1", "birds-val-0") == [20, 21]
+    assert test_values("train/0", "train/1", "test/0") == [20, 21]
     assert test_values("val-0", "test-1") is None
     assert test_values("0", "1") is None
+
+
+def test_shards_beside_those_of_the_parts_are_left_out_and_named(tmp_path):
+    for i, name in enumerate(("train-0", "test-0", "spare-0", "unlabeled-0")):
+        write_tar(tmp_path / f"{name}.tar", samples(i))
+    dataset = open_dataset(f"shards:{tmp_path}")
+    assert values_of(dataset) == [1, 0]
+    (entry,) = dataset.left_out
+    assert (entry.what, entry.count) == ("shards", 2)
+    assert entry.examples == ("spare-0.tar", "unlabeled-0.tar")
 
 
 def test_the_digest_tells_of_names_labels_sizes_and_not_of_the_place(tmp_path):
@@ -435,7 +447,7 @@ def test_processes_read_at_once_what_one_has_opened(many_shards, method):
         worker.join()
 
 
-def test_a_picture_has_the_fingerprint_of_the_same_picture_in_a_file(tmp_path):
+def test_a_picture_has_the_content_of_the_same_picture_in_a_file(tmp_path):
     rng = np.random.default_rng(0)
     contents = [rng.bytes(size) for size in (0, 1, 4096, 4097, 8192, 8193, 30_000)]
     for i, content in enumerate(contents):
@@ -443,6 +455,6 @@ def test_a_picture_has_the_fingerprint_of_the_same_picture_in_a_file(tmp_path):
         (tmp_path / "files" / f"{i}.png").write_bytes(content)
     write_tar(tmp_path / "a.tar", [(f"other{i}.png", content) for i, content in enumerate(contents)])
     files, packed = open_dataset(f"{tmp_path}/files"), open_dataset(f"shards:{tmp_path}/a.tar")
-    found = fingerprints(packed, np.arange(7))
-    np.testing.assert_array_equal(found, fingerprints(files, np.arange(7)))
+    found = packed.contents.of(np.arange(7))
+    np.testing.assert_array_equal(found, files.contents.of(np.arange(7)))
     assert len(set(found.tolist())) == 7

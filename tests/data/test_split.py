@@ -235,8 +235,8 @@ def test_a_split_of_groups_depends_on_the_seed_alone():
 def test_a_dataset_splits_by_its_groups_and_labels():
     names = [str(i) for i in range(90)]
     groups = np.repeat(np.arange(30), 3)
-    classes = Dataset("a", "a:a", names, names, np.arange(90) % 2, ("x", "y"), "0" * 16, None, groups).split(0)
-    labels = Dataset("a", "a:a", names, names, many_labels(90, [0.3]), ("x",), "0" * 16, None, groups).split(0)
+    classes = Dataset("a", "a:a", names, names, np.arange(90) % 2, ("x", "y"), None, groups).split(0)
+    labels = Dataset("a", "a:a", names, names, many_labels(90, [0.3]), ("x",), None, groups).split(0)
     for split in (classes, labels):
         assert [len(part) for part in parts(split)] == [54, 18, 18]
         assert sum(len(set(groups[part])) for part in parts(split)) == 30

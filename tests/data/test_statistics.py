@@ -54,24 +54,24 @@ def test_large_plain_images_have_exact_statistics():
     assert max(statistics.std) <= 0.001
 
 
-def test_statistics_are_kept_under_hpt_cache(cache):
+def test_statistics_are_kept_under_hpt_cache(cache, open_images):
     images = noise(3)
-    statistics = kept_channel_statistics("some-key", images)
+    statistics = kept_channel_statistics(open_images(images))
     assert statistics == channel_statistics(images)
     file = kept_file(cache)
-    assert file.stem == "some-key"
     assert json.loads(file.read_text()) == {"mean": list(statistics.mean), "std": list(statistics.std)}
 
 
-def test_kept_statistics_are_used_again():
-    first = kept_channel_statistics("some-key", noise(3))
-    assert kept_channel_statistics("some-key", []) == first
+def test_kept_statistics_are_used_again(cache, open_images):
+    kept_channel_statistics(open_images(noise(3)))
+    kept_file(cache).write_text('{"mean": [1, 2, 3], "std": [4, 5, 6]}')
+    assert kept_channel_statistics(open_images(noise(3))).std == (4, 5, 6)
 
 
-def test_another_key_has_other_statistics():
+def test_other_images_of_the_same_names_and_sizes_have_other_statistics(open_images):
     first, second = noise(3, seed=0), noise(3, seed=1)
-    kept_channel_statistics("first", first)
-    assert kept_channel_statistics("second", second) == channel_statistics(second)
+    kept_channel_statistics(open_images(first))
+    assert kept_channel_statistics(open_images(second)) == channel_statistics(second)
 
 
 @pytest.mark.parametrize(
@@ -87,25 +87,25 @@ def test_another_key_has_other_statistics():
         b'{"mean": [0.5], "std": []}',
     ],
 )
-def test_a_damaged_cache_is_computed_again(cache, content):
+def test_a_damaged_cache_is_computed_again(cache, open_images, content):
     images = noise(3)
-    expected = kept_channel_statistics("some-key", images)
+    expected = kept_channel_statistics(open_images(images))
     file = kept_file(cache)
     file.write_bytes(content)
-    assert kept_channel_statistics("some-key", images) == expected
+    assert kept_channel_statistics(open_images(images)) == expected
     assert json.loads(file.read_text())["mean"] == list(expected.mean)
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(cache):
+def test_a_cache_that_cannot_be_written_is_no_error(cache, open_images):
     cache.write_text("a file where the folder would be")
     images = noise(3)
-    assert kept_channel_statistics("some-key", images) == channel_statistics(images)
+    assert kept_channel_statistics(open_images(images)) == channel_statistics(images)
 
 
-def test_nothing_but_the_result_is_left_in_the_cache(cache):
-    kept_channel_statistics("some-key", noise(3))
-    kept_channel_statistics("other-key", noise(3))
-    assert sorted(file.name for file in cache.rglob("*") if file.is_file()) == ["other-key.json", "some-key.json"]
+def test_nothing_but_the_result_is_left_in_the_cache(cache, open_images):
+    for seed in (0, 1):
+        kept_channel_statistics(open_images(noise(3, seed=seed)))
+    assert [file.suffix for file in cache.rglob("*") if file.is_file()] == [".json", ".json"]
 
 
 def test_the_cache_is_in_the_folder_of_the_user_where_nothing_else_is_said(monkeypatch):

@@ -170,7 +170,7 @@ def vanishing(tmp_path):
     for i, array in enumerate(pictures(*[(16, 16)] * 200)):
         files.append(tmp_path / f"{i}.png")
         Image.fromarray(array).save(files[-1])
-    dataset = Dataset("files", "test:files", files, [file.name for file in files], None, (), "0" * 16)
+    dataset = Dataset("files", "test:files", files, [file.name for file in files], None, ())
     return files, Images(dataset, np.arange(200), smallest_side=16, memory_limit_bytes=0)
 
 

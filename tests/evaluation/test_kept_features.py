@@ -9,7 +9,6 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.fingerprints import fingerprints
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
@@ -50,10 +49,10 @@ def pictures(count=6, size=24, seed=0):
 
 
 def ask(arrays, backbone, image_size=16, statistics=STATISTICS, smallest_side=64, indices=None, **more):
-    dataset = Dataset("arrays", "test:arrays", arrays, [str(i) for i in range(len(arrays))], None, (), "0" * 16)
+    dataset = Dataset("arrays", "test:arrays", arrays, [str(i) for i in range(len(arrays))], None, ())
     images = Images(dataset, np.arange(len(arrays)) if indices is None else np.array(indices), smallest_side)
     reader = FeatureReader(images, image_size, statistics, CPU, threads=1, **more)
-    return reader, kept_features(reader, backbone, fingerprints(dataset, images.indices))
+    return reader, kept_features(reader, backbone, dataset.contents.of(images.indices))
 
 
 @pytest.fixture
@@ -133,9 +132,9 @@ def test_features_of_images_that_vanished_on_the_way_are_not_kept(cache):
             return np.zeros((0, 0, 3), np.uint8) if self.gone and index == 7 else super().__getitem__(index)
 
     arrays = Vanishing(pictures(count=150, size=16))
-    dataset = Dataset("arrays", "test:arrays", arrays, [str(i) for i in range(150)], None, (), "0" * 16)
+    dataset = Dataset("arrays", "test:arrays", arrays, [str(i) for i in range(150)], None, ())
     images = Images(dataset, np.arange(150), 16, memory_limit_bytes=0)
-    reader, content = FeatureReader(images, 16, STATISTICS, CPU, threads=1), fingerprints(dataset, np.arange(150))
+    reader, content = FeatureReader(images, 16, STATISTICS, CPU, threads=1), dataset.contents.of(np.arange(150))
     arrays.gone = True
     assert not kept_features(reader, Counting(), content)[7].any()
     assert list(images.unreadable) == [7]

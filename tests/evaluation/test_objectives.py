@@ -553,7 +553,7 @@ def files(tmp_path):
         paths.append(tmp_path / f"{i}.png")
         Image.fromarray(array).save(paths[-1])
     names = [path.name for path in paths]
-    return Dataset("files", "test:files", paths, names, DIGITS.labels[:400], DIGITS.classes, "0" * 16)
+    return Dataset("files", "test:files", paths, names, DIGITS.labels[:400], DIGITS.classes)
 
 
 @pytest.mark.parametrize("objective", JUDGED)

@@ -23,7 +23,7 @@ PLAN = Plan(
     subset=("crop", "flip"),
 )
 LABELS = np.arange(2000) % 4
-DATASET = Dataset("birds", "folder:/data/birds", [b""] * 2000, ["x"] * 2000, LABELS, ("a", "b", "c", "d"), "0" * 16)
+DATASET = Dataset("birds", "folder:/data/birds", [b""] * 2000, ["x"] * 2000, LABELS, ("a", "b", "c", "d"))
 SPLIT = Split(np.arange(1200), np.arange(1200, 1600), np.arange(1600, 2000))
 
 

@@ -11,7 +11,7 @@ from hpt_mlflow.report.evaluation_card import METHODS, evaluation_card
 from hpt_mlflow.settings import PROTOCOLS
 
 LABELS = np.arange(2000) % 4
-BIRDS = Dataset("birds", "folder:/data/birds", [b""] * 2000, ["x"] * 2000, LABELS, ("a", "b", "c", "d"), "0" * 16)
+BIRDS = Dataset("birds", "folder:/data/birds", [b""] * 2000, ["x"] * 2000, LABELS, ("a", "b", "c", "d"))
 LUNGS = replace(BIRDS, name="lungs", uri="csv:/x.csv", labels=np.ones((2000, 3), np.uint8), classes=("E", "F", "G"))
 SPLIT = Split(np.arange(1200), np.arange(1200, 1600), np.arange(1600, 2000))
 FIGURES = {

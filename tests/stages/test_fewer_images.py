@@ -23,11 +23,9 @@ def test_a_training_sees_so_many_images_and_says_so(store):
     run, few = seen_by("5%")
     dataset = open_dataset("builtin:digits")
     split = dataset.split(0)
-    assert len(few.fingerprints) == round(0.05 * len(split.seen))
+    assert len(few.contents) == round(0.05 * len(split.seen))
     assert run.data.params["settings/images"] == "5%"
-    assert (
-        f"{len(few.fingerprints)} images seen, {len(split.test)} kept for test" in run.data.tags["mlflow.note.content"]
-    )
+    assert f"{len(few.contents)} images seen, {len(split.test)} kept for test" in run.data.tags["mlflow.note.content"]
     # What it has not seen may still be tested on, and is: the split of the evaluation is that of all images.
     result = hpt_mlflow.evaluate(model=f"runs:/{run.info.run_id}", data="builtin:digits", untrained=False)
     assert result.metrics["data/test_images_seen"] == 0

@@ -10,20 +10,23 @@ import mlflow
 import numpy as np
 import pytest
 from colours import TINY, task_of, write_colours
+from mlflow.tracking import MlflowClient
+from PIL import Image
 from safetensors.numpy import save_file
 
 import hpt_mlflow
-from hpt_mlflow.data.fingerprints import UNKNOWN
+from hpt_mlflow.data.contents import UNKNOWN, VERSION
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.stages import unseen as unseen_module
 from hpt_mlflow.stages.unseen import check_unseen
+from hpt_mlflow.tracking.evaluations import split_version
 from hpt_mlflow.tracking.seen_images import FILE, SeenImages
 
 
 def seen_of(past, data, model=None, **settings):
     chosen, dataset, task = task_of(past, data, **settings)
-    return check_unseen(chosen, model or past.model, dataset, task)
+    return check_unseen(chosen, model or past.model, dataset, task).seen
 
 
 def kept_by(run_id):
@@ -132,9 +135,6 @@ def test_a_test_part_that_the_dataset_comes_with_needs_no_seed(past, tmp_path):
     made = hpt_mlflow.pretrain(data=str(tmp_path / "parts"), model_name="parts", steps=1, **TINY)
     for split_seed in (0, 1):
         assert seen_of(past, tmp_path / "parts", model=made.model_uri, split_seed=split_seed) == 0
-    # And so it is where the stage has not kept what it saw.
-    kept_by(made.run_id).unlink()
-    assert seen_of(past, tmp_path / "parts", model=made.model_uri, split_seed=1) == 0
 
 
 def test_a_few_images_in_common_are_counted_and_let_pass(past, tmp_path, monkeypatch):
@@ -157,19 +157,93 @@ def kept(past):
     file.write_bytes(content)
 
 
-def test_of_a_stage_that_kept_no_fingerprints_the_digest_must_do(past, kept, tmp_path):
+UNCHECKED = "cannot be checked, because .*--allow-seen"
+
+
+def assert_unchecked(past, *words, **more):
+    with pytest.raises(HptError, match=UNCHECKED) as caught:
+        seen_of(past, past.images, **more)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+    # Whoever is sure gets the figures, but no count of what nobody knows.
+    assert seen_of(past, past.images, **more, allow_seen=True) is None
+
+
+def test_where_a_stage_kept_nothing_it_cannot_be_checked(past, kept):
     kept.unlink()
-    assert seen_of(past, past.images) == 0
-    assert seen_of(past, renamed(past, tmp_path / "copy", SHUFFLED)) == 0
-    with pytest.raises(HptError, match="12 of 12 test images"):
-        seen_of(past, past.images, split_seed=1)
+    assert_unchecked(past, past.run_id, "not there")
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors"])
+def test_where_what_it_kept_is_damaged_it_cannot_be_checked(past, kept, content):
+    kept.write_bytes(content)
+    assert_unchecked(past, past.run_id, "cannot be read")
+
+
+def test_what_an_earlier_version_kept_does_not_count(past, kept):
+    save_file({"fingerprints": np.array([5]), "share": np.ones(1)}, kept)
+    assert_unchecked(past, past.run_id, "another version")
+
+
+@pytest.fixture
+def child(past, tmp_path):
+    """A model that has learned from other images, after the past's."""
+    other = write_colours(tmp_path / "other", count=30, seed=1)
+    return hpt_mlflow.adapt(data=str(other), parent=past.model, steps=1, batch_size=8).model_uri
+
+
+def test_behind_a_deleted_version_nobody_knows(past, child):
+    assert seen_of(past, past.images, model=child) == 0
+    MlflowClient().delete_model_version(*split_version(past.model))
+    assert_unchecked(past._replace(model=child), f"{past.model} is deleted")
+
+
+def test_behind_records_in_a_circle_nobody_knows(past, child):
+    MlflowClient().set_tag(past.run_id, "hpt.parent_model", child)
+    assert_unchecked(past, "circle", model=child)
+
+
+def test_a_stage_whose_origin_is_unknown_cannot_be_checked(past):
+    client, (name, version) = MlflowClient(), split_version(past.model)
+    for tag in ("hpt.stage", "hpt.chain"):
+        client.delete_tag(past.run_id, tag)
+        client.delete_model_version_tag(name, version, tag)
+    assert_unchecked(past, "unknown origin")
+
+
+def test_a_run_that_is_deleted_for_good_cannot_be_checked(past, child):
+    child_run = MlflowClient().get_model_version(*split_version(child)).run_id
+    mlflow.tracking._tracking_service.utils._get_store()._hard_delete_run(child_run)
+    assert_unchecked(past, f"the run that made {child} is gone", model=child)
+
+
+def test_more_than_allowed_is_refused_even_where_the_rest_is_unknown(past, child):
+    MlflowClient().set_tag(past.run_id, "hpt.parent_model", "models:/gone/1")
+    with pytest.raises(HptError, match="were trained on by pretrain images"):
+        seen_of(past, past.images, model=child, split_seed=1)
 
 
 def test_images_of_unknown_content_are_not_taken_for_each_other(past, kept, tmp_path):
-    save_file({"fingerprints": np.array([UNKNOWN, 5])}, kept)
+    save_file({"contents": np.array([UNKNOWN, 5]), "share": np.ones(1)}, kept, {"version": str(VERSION)})
     chosen, dataset, task = task_of(past, write_colours(tmp_path / "other", seed=1))
     unknown = replace(task, content=np.full_like(task.content, UNKNOWN))
-    assert check_unseen(chosen, past.model, dataset, unknown) == 0
+    assert check_unseen(chosen, past.model, dataset, unknown).seen == 0
+
+
+def test_uncompressed_images_with_like_margins_are_told_apart(past, tmp_path):
+    def write(folder, seed):
+        rng = np.random.default_rng(seed)
+        for i in range(60):
+            pixels = np.full((64, 64, 3), 255, np.uint8)
+            pixels[24:40, 24:40] = rng.integers(0, 256, (16, 16, 3))
+            file = folder / "xyz"[i % 3] / f"{i}.bmp"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file)
+        return folder
+
+    made = hpt_mlflow.pretrain(data=str(write(tmp_path / "one", 0)), model_name="margins", steps=1, **TINY)
+    assert seen_of(past, write(tmp_path / "two", 1), model=made.model_uri) == 0
 
 
 def test_test_images_that_cannot_be_read_are_not_counted(past, tmp_path):
@@ -183,11 +257,18 @@ def test_test_images_that_cannot_be_read_are_not_counted(past, tmp_path):
 
 @pytest.fixture
 def seen_of_thousand(monkeypatch):
-    """How many of 1,000 test images are taken for seen, where a stage kept so many of their fingerprints."""
+    """How many of 1,000 test images are taken for seen, where a stage kept so many of their contents."""
 
     def ask(kept, share, allow_seen=False):
         stage = SimpleNamespace(
-            dataset_digest="other", dataset_name="birds", split_seed=0, run_id="run", stage="pretrain"
+            dataset_digest="other",
+            dataset_name="birds",
+            split_seed=0,
+            run_id="run",
+            stage="pretrain",
+            trained=True,
+            ends=True,
+            unknown="",
         )
         monkeypatch.setattr(unseen_module, "stages_behind", lambda model: [stage])
         seen = SeenImages(np.arange(1, 1 + kept), share)
@@ -196,7 +277,7 @@ def seen_of_thousand(monkeypatch):
             split=SimpleNamespace(test=np.arange(1000)), part_content=lambda part: np.arange(1, 1 + len(part))
         )
         settings = SimpleNamespace(split_seed=0, allow_seen=allow_seen)
-        return check_unseen(settings, "model", SimpleNamespace(digest="own", name="cats", test=None), task)
+        return check_unseen(settings, "model", SimpleNamespace(digest="own", name="cats", test=None), task).seen
 
     return ask
 

@@ -1,0 +1,214 @@
+"""What a picture holds: 64 bits of all its bytes, the one answer to whether two pictures are the same.
+
+All bytes count, since uncompressed pictures with like margins differ in the middle alone. A file that was read once is
+known by its size, times and inode number until one of them changes, which is how git's index knows files. Caches,
+digests, splits and the guard against test images that were trained on all ask here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from tqdm import tqdm
+
+from hpt_mlflow.data.cache import cache_folder, keep, limit
+from hpt_mlflow.data.decode import MOST_BYTES, Encoded
+from hpt_mlflow.data.names import Files, Names
+from hpt_mlflow.data.shards import Members
+
+# What an image has that cannot be read.
+UNKNOWN = 0
+# Raise it when bytes are turned into numbers in another way.
+VERSION = 2
+READ_BYTES = 1 << 20
+THREADS = 16
+AT_ONCE = 10_000
+# Of all datasets together; a million files take 48 MB.
+KEPT_BYTES = 1 << 30
+# A file may change again within the same tick of its clock: what is younger is read again the next time ("racy git").
+RACY_NS = 2_000_000_000
+# Reading that takes longer is shown.
+QUIET_SECONDS = 5.0
+NO_STAMP = (-1, 0, 0, 0)
+
+
+class Contents:
+    """The contents of pictures, read when they are first asked for."""
+
+    def __init__(self, pictures: Sequence[Encoded]) -> None:
+        self._pictures = pictures
+        # Positions, ascending, and what is there: replaced together, so that threads may share them.
+        self._known = (np.array([], np.int64), np.array([], np.int64))
+
+    def of(self, indices: np.ndarray) -> np.ndarray:
+        """64 bits of the content of each picture, int64 (n,); `UNKNOWN` where it cannot be read.
+
+        Two pictures have the same number where their files, bytes or pixels are the same. By chance two of 14 million
+        different ones do with a probability of 1 in 190,000.
+
+        Args:
+            indices: int64 (n,), positions in any order.
+        """
+        missing = np.setdiff1d(indices, self._known[0])
+        if len(missing):
+            values = _read(self._pictures, missing)
+            at, known = np.concatenate([self._known[0], missing]), np.concatenate([self._known[1], values])
+            order = np.argsort(at)
+            self._known = (at[order], known[order])
+        at, known = self._known
+        return known[np.searchsorted(at, indices)]
+
+
+def _read(pictures: Sequence[Encoded], indices: np.ndarray) -> np.ndarray:
+    """The contents of these pictures, from the index of an earlier time where their stamps are still the same."""
+    started = time.time_ns()
+    index = _Index(pictures)
+    with ThreadPoolExecutor(THREADS) as pool:
+        stamps = _stamps(pictures, indices, pool)
+        values, known = index.look_up(indices, stamps)
+        unread = np.flatnonzero(~known)
+        shown = {"desc": "reading images once", "unit": " images", "delay": QUIET_SECONDS, "leave": False}
+        with tqdm(total=len(unread), **shown) as bar:
+            for some in _chunks(unread):
+                values[some] = list(pool.map(lambda i: _content(pictures, i), indices[some].tolist()))
+                bar.update(len(some))
+    settled = unread[stamps[unread, 1:3].max(axis=1, initial=0) < started - RACY_NS]
+    # What could not be read may be readable the next time.
+    settled = settled[(stamps[settled, 0] >= 0) & (values[settled] != UNKNOWN)]
+    index.add(indices[settled], stamps[settled], values[settled])
+    return values
+
+
+def _chunks(positions: np.ndarray) -> Iterator[np.ndarray]:
+    """All at once, a million waiting tasks would take a gigabyte."""
+    for start in range(0, len(positions), AT_ONCE):
+        yield positions[start : start + AT_ONCE]
+
+
+def _content(pictures: Sequence[Encoded], index: int) -> int:
+    digest = hashlib.blake2b(digest_size=8)
+    try:
+        picture = pictures[index]
+        if isinstance(picture, Path):
+            _add_file(digest, picture)
+        elif isinstance(picture, bytes):
+            digest.update(picture)
+        else:
+            pixels = np.ascontiguousarray(picture)
+            digest.update(f"{pixels.dtype}{pixels.shape}".encode())
+            digest.update(pixels.tobytes())
+    # As in `decode`, damaged data may raise almost anything.
+    except Exception:
+        return UNKNOWN
+    return int.from_bytes(digest.digest(), "little", signed=True) or 1
+
+
+def _add_file(digest: hashlib.blake2b, file: Path) -> None:
+    """Add a regular file that is not too large to be decoded."""
+    # Opening a FIFO would wait for somebody to write.
+    status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+        raise OSError("not a file of an image")
+    with open(file, "rb", buffering=0) as opened:
+        while block := opened.read(READ_BYTES):
+            digest.update(block)
+
+
+def _stamps(pictures: Sequence[Encoded], indices: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
+    """What changes when a file does, int64 (n, 4): size, times of content and status, and inode number or place."""
+    if isinstance(pictures, Members):
+        return pictures.stamps(indices)
+    stamps = [np.empty((0, 4), np.int64)]
+    for some in _chunks(indices):
+        tasks = np.array_split(some, THREADS)
+        stamps += pool.map(lambda task: np.array([_stamp(pictures, i) for i in task.tolist()]).reshape(-1, 4), tasks)
+    return np.concatenate(stamps)
+
+
+def _stamp(pictures: Sequence[Encoded], index: int) -> tuple[int, int, int, int]:
+    try:
+        path = getattr(pictures, "path", pictures.__getitem__)(index)
+        if not isinstance(path, str | Path):
+            return NO_STAMP
+        status = os.stat(path)
+    except Exception:  # it is not there, no file can have this name, or it is damaged
+        return NO_STAMP
+    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino & (2**63 - 1))
+
+
+class _Index:
+    """What was read of these pictures before, in a file of the cache."""
+
+    def __init__(self, pictures: Sequence[Encoded]) -> None:
+        self._file = cache_folder() / "contents" / f"{_key(pictures)}.safetensors"
+        self._tables = {
+            "at": np.array([], np.int64),
+            "stamps": np.empty((0, 4), np.int64),
+            "contents": np.array([], np.int64),
+        }
+        # What is damaged is read anew.
+        with suppress(OSError, KeyError, ValueError, safetensors.SafetensorError):
+            tables = safetensors.numpy.load_file(self._file)
+            shapes = [tables[name].shape for name in ("at", "stamps", "contents")]
+            if shapes == [(len(tables["at"]),), (len(tables["at"]), 4), (len(tables["at"]),)]:
+                self._tables = tables
+                os.utime(self._file)
+
+    def look_up(self, indices: np.ndarray, stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Contents, int64 (n,), and which of them are known, bool (n,)."""
+        at = self._tables["at"]
+        values = np.full(len(indices), UNKNOWN, np.int64)
+        if not len(at):
+            return values, np.zeros(len(indices), bool)
+        place = np.minimum(np.searchsorted(at, indices), len(at) - 1)
+        known = (at[place] == indices) & (self._tables["stamps"][place] == stamps).all(axis=1) & (stamps[:, 0] >= 0)
+        values[known] = self._tables["contents"][place[known]]
+        return values, known
+
+    def add(self, indices: np.ndarray, stamps: np.ndarray, contents: np.ndarray) -> None:
+        """Keep what was read, in place of what was known of these pictures."""
+        if not len(indices):
+            return
+        others = ~np.isin(self._tables["at"], indices)
+        new = {"at": indices, "stamps": stamps, "contents": contents}
+        joined = {name: np.concatenate([self._tables[name][others], new[name]]) for name in new}
+        order = np.argsort(joined["at"])
+        tables = {name: np.ascontiguousarray(table[order].astype(np.int64)) for name, table in joined.items()}
+        keep(self._file, lambda opened: safetensors.numpy.save_file(tables, opened))
+        limit(self._file.parent, KEPT_BYTES)
+
+
+def _key(pictures: Sequence[Encoded]) -> str:
+    """Names the files of these pictures, 32 hexadecimal digits."""
+    digest = hashlib.sha256(f"{VERSION}\n".encode())
+    if isinstance(pictures, Members):
+        digest.update("\0".join(pictures.shards).encode(errors="surrogateescape"))
+    elif isinstance(pictures, Files):
+        digest.update(os.path.abspath(pictures.folder).encode(errors="surrogateescape"))
+        add_names(digest, pictures.names)
+    else:
+        paths = (picture for picture in pictures if isinstance(picture, Path)) if isinstance(pictures, list) else ()
+        digest.update("\0".join(map(os.path.abspath, paths)).encode(errors="surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+def add_names(digest: hashlib._Hash, names: Sequence[str]) -> None:
+    """Add all names and where each ends. Into how many chunks they are packed makes no difference."""
+    ends = hashlib.sha256()
+    before = 0
+    for prefix, data, chunk_ends in Names.of(names).buffers():
+        digest.update(data)
+        ends.update(f"{prefix}\0".encode(errors="surrogateescape") if prefix else b"")
+        ends.update((chunk_ends.astype("<i8") + before).data)
+        before += len(data)
+    digest.update(ends.digest())

@@ -1,0 +1,46 @@
+"""How folders, shards and columns of tables name the parts that a dataset comes with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+TRAIN, VALIDATION, TEST, UNLABELLED = "train", "validation", "test", "unlabelled"
+WORDS = {
+    TRAIN: r"train(?:ing)?",
+    VALIDATION: r"val(?:id(?:ation)?)?|dev(?:elopment)?|eval(?:uation)?",
+    TEST: r"test(?:ing)?|hold[ _-]?out",
+    UNLABELLED: r"unlabell?ed",
+}
+# train_set, test-images, val2017
+AFTER = r"(?:[ _-]?(?:set|images?|imgs?|pictures?|data|part|split|folder))?(?:[ _-]?\d{4})?"
+PATTERNS = {part: re.compile(f"(?:{words}){AFTER}", re.IGNORECASE) for part, words in WORDS.items()}
+
+
+def part_of(name: str) -> str | None:
+    """The part that a name stands for, `TRAIN`, `VALIDATION`, `TEST` or `UNLABELLED`; None for any other name."""
+    return next((part for part, pattern in PATTERNS.items() if pattern.fullmatch(name)), None)
+
+
+def parts_of(names: Iterable[str]) -> dict[str, str | None]:
+    """The part that each name stands for; also of names that differ in nothing else, as `birds_train`, `birds_test`."""
+    strict = {name: part_of(name) for name in names}
+    if has_parts(strict.values()):
+        return strict
+    words = {name: re.findall(r"[^\W_]+", name) for name in strict}
+    within = {name: [part for word in words[name] if (part := part_of(word))] for name in strict}
+    others = {tuple(word for word in words[name] if not part_of(word)) for name in strict}
+    one_each = all(len(parts) == 1 for parts in within.values())
+    return {name: parts[0] for name, parts in within.items()} if one_each and len(others) == 1 else strict
+
+
+def has_parts(parts: Iterable[str | None]) -> bool:
+    """Whether what these names stand for is a dataset in parts, and not classes of which one is called train."""
+    present = set(parts)
+    return TRAIN in present and (None not in present or bool(present & {VALIDATION, TEST}))
+
+
+def held_out(parts: Iterable[str | None]) -> str | None:
+    """The part to test on: where there is only train and val, as for ImageNet, val is what others report as test."""
+    present = set(parts)
+    return next((part for part in (TEST, VALIDATION) if part in present), None)

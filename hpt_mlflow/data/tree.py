@@ -1,0 +1,199 @@
+"""What in a folder is an image, and what is not: the one place that says so, and counts what it leaves out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hpt_mlflow.data.account import LeftOut
+from hpt_mlflow.data.decode import SUFFIXES
+from hpt_mlflow.data.names import Names
+from hpt_mlflow.errors import HptError, printable
+
+IMAGE_SUFFIXES = frozenset(SUFFIXES.split())
+# Formats of pictures that are not read here, and what often holds pictures.
+UNREAD = """
+    .heic .heif .hif .jxl .jxr .jls .psd .psb .xcf .svg .svgz .eps .ai .ico .icns .cur .exr .hdr .fits
+    .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .pef .srw .x3f .raw
+    .dcm .dicom .ima .nii .mha .mhd .nrrd .svs .ndpi .mrxs .scn .czi .lif .nd2 .oib .vsi .bif
+    .npy .npz .mat .h5 .hdf5 .zarr .parquet .arrow .tfrecord .lmdb
+    .zip .tar .tgz .gz .bz2 .xz .7z .rar .mp4 .mov .avi .mkv .webm .pdf
+"""
+UNREAD_SUFFIXES = frozenset(UNREAD.split())
+# First bytes of pictures, for files whose suffix says nothing.
+PICTURE_STARTS = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|RIFF....WEBP|....ftyp(heic|heix|mif1|avif)|.{128}DICM", re.S
+)
+SNIFFED_BYTES = 132
+# Files numbered by their suffix are not all looked at.
+MOST_SNIFFED = 100
+# Where storages, systems and tools put thumbnails, deleted files and what they unpacked; in lower case.
+SYSTEM_FOLDERS = frozenset(
+    [
+        *("@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "$recycle.bin", "__macosx"),
+        *("system volume information", "lost+found", "lost.dir", "thumbs.db", "node_modules", "site-packages"),
+    ]
+)
+# What MLflow writes where it is started, and what marks a folder as an output, a cache or an environment.
+OUTPUT_FOLDERS = frozenset(["mlruns", "mlartifacts"])
+OUTPUT_MARKS = frozenset(["MLmodel", "CACHEDIR.TAG", "pyvenv.cfg", "conda-meta"])
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+EXAMPLES = 5
+
+log = logging.getLogger("hpt_mlflow")
+
+
+@dataclass
+class Tree:
+    """The images in a folder at any depth.
+
+    Attributes:
+        names: relative to the folder, parts joined by `/`, in the order of their parts.
+        runs: the folders that the names are in, in the same order, each ending with a slash but for the outermost, with
+            how many of the names follow one another there.
+        left_out: what else lies there.
+    """
+
+    names: Names
+    runs: list[tuple[str, int]]
+    left_out: list[LeftOut]
+
+
+def look_through(folder: Path) -> Tree:
+    """Find the images in a folder.
+
+    Hidden files, and folders of systems, outputs and environments, are left out; links to folders are followed once; a
+    folder that cannot be listed is left out. What has the name of an image and is none, such as a broken link, is for
+    `decode` to refuse.
+
+    Raises:
+        HptError: the folder itself cannot be listed.
+    """
+    walk = _Walk(folder)
+    names = Names.of(walk.names())
+    return Tree(names, walk.runs, walk.account())
+
+
+@dataclass
+class _Walk:
+    folder: Path
+    runs: list[tuple[str, int]] = field(default_factory=list)
+    seen: set[tuple[int, int]] = field(default_factory=set)
+    counts: dict[tuple[str, str], int] = field(default_factory=dict)
+    examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    is_picture: dict[str, bool] = field(default_factory=dict)
+
+    def names(self) -> Iterator[str]:
+        """All images; `runs` is filled on the way."""
+        # Folders that are being gone through, the innermost last. No recursion: a tree may be nested deeper than Python
+        # calls functions.
+        open_folders = [("", *self._look_into(""))]
+        while open_folders:
+            name, inside, folders = open_folders[-1]
+            count = 0
+            for inner in inside:
+                if inner in folders:
+                    break
+                count += 1
+                yield name + inner
+            else:
+                inner = ""
+                open_folders.pop()
+            if count:
+                self.runs.append((name, count))
+            if inner:
+                open_folders.append((f"{name}{inner}/", *self._look_into(f"{name}{inner}/")))
+
+    def account(self) -> list[LeftOut]:
+        """What was left out on the way, kind by kind."""
+        return [
+            LeftOut(what, self.counts[what, why], tuple(self.examples[what, why]), why) for what, why in self.counts
+        ]
+
+    def _look_into(self, name: str) -> tuple[Iterator[str], set[str]]:
+        """What is to be gone through in a folder: names in their order, and which of them are folders."""
+        inside: list[str] = []
+        folders: set[str] = set()
+        try:
+            status = os.stat(self.folder / name)
+            if (status.st_dev, status.st_ino) in self.seen:
+                return iter(()), folders
+            self.seen.add((status.st_dev, status.st_ino))
+            with os.scandir(self.folder / name) as scanned:
+                entries = [entry for entry in scanned if entry.name[0] != "." or entry.name in OUTPUT_MARKS]
+        except OSError as error:
+            if not name:
+                raise HptError(f"data: cannot look into {printable(str(self.folder))}: {error.strerror}") from error
+            self._leave_out("folders that cannot be looked into", error.strerror or "", name)
+            return iter(()), folders
+        if why := _why_no_data(name, entries):
+            self._leave_out(f"folders of {why}", "", name)
+            return iter(()), folders
+        for entry in entries:
+            if _is_folder(entry):
+                if entry.name.lower() in SYSTEM_FOLDERS:
+                    self._leave_out("folders of a system or tool", "", name + entry.name)
+                    continue
+                folders.add(entry.name)
+            elif not self._is_image(name, entry):
+                continue
+            inside.append(entry.name)
+        inside.sort()
+        return iter(inside), folders
+
+    def _is_image(self, folder: str, entry: os.DirEntry[str]) -> bool:
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if suffix in IMAGE_SUFFIXES:
+            return True
+        if suffix in UNREAD_SUFFIXES or self._holds_picture(suffix, entry):
+            kind = suffix or "without a suffix"
+            self._leave_out(
+                f"files {kind}", "they look like pictures, and are not read; convert them", folder + entry.name
+            )
+        return False
+
+    def _holds_picture(self, suffix: str, entry: os.DirEntry[str]) -> bool:
+        """Whether the first file with an unknown suffix starts as a picture does."""
+        if suffix not in self.is_picture and len(self.is_picture) < MOST_SNIFFED:
+            self.is_picture[suffix] = _starts_as_picture(entry)
+        return self.is_picture.get(suffix, False)
+
+    def _leave_out(self, what: str, why: str, name: str) -> None:
+        key = (what, why)
+        self.counts[key] = self.counts.get(key, 0) + 1
+        examples = self.examples.setdefault(key, [])
+        if len(examples) < EXAMPLES:
+            examples.append(printable(name))
+
+
+def _why_no_data(name: str, entries: list[os.DirEntry[str]]) -> str:
+    """What makes a folder within the dataset an output or an environment; empty for data."""
+    base = name.rstrip("/").rpartition("/")[2]
+    inside = {entry.name for entry in entries}
+    if name and (base.lower() in OUTPUT_FOLDERS or (RUN_ID.fullmatch(base) and "artifacts" in inside)):
+        return "MLflow's outputs"
+    if name and inside & OUTPUT_MARKS:
+        return "outputs, caches or environments"
+    return ""
+
+
+def _starts_as_picture(entry: os.DirEntry[str]) -> bool:
+    try:
+        # Opening a FIFO would wait for somebody to write.
+        if not entry.is_file():
+            return False
+        with open(entry.path, "rb") as opened:
+            return bool(PICTURE_STARTS.match(opened.read(SNIFFED_BYTES)))
+    except OSError:
+        return False
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads nowhere, or to where one may not look
+        return False
