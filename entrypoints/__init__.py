@@ -1,1 +1,1 @@
-"""One script a stage, called by MLproject."""
+"""A script per stage, called by MLproject."""

@@ -1,7 +1,5 @@
 """The entry point `pretrain` of MLproject."""
 
-import sys
+from hpt_mlflow.cli.project import run_entry_point
 
-from hpt_mlflow.cli import hpt
-
-hpt(["pretrain", *sys.argv[1:]])
+run_entry_point("pretrain")

@@ -1,12 +1,33 @@
-"""Files that nobody ever sees half of."""
+"""Files that nobody ever sees half of, and folders that others leave out."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+CACHE_TAG = "CACHEDIR.TAG"
+CACHE_TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
+# What hpt_mlflow keeps for itself: no dataset, and not worth a backup. See https://bford.info/cachedir/
+"""
+
+
+def make_cache_folder(folder: Path) -> None:
+    """Make a folder, where it is not there yet, and mark it as a cache.
+
+    A folder that is there may hold something else as well, and stays as it is.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return
+    with suppress(OSError):
+        (folder / CACHE_TAG).write_text(CACHE_TAG_TEXT)
 
 
 @contextmanager

@@ -148,7 +148,7 @@ def test_a_run_shows_settings_dataset_pictures_and_how_to_go_on(chain):
     assert (dataset.dataset.name, dataset.dataset.digest) == ("digits", run.data.tags["hpt.dataset_digest"])
     assert json.loads(dataset.dataset.profile)["images"] == 1797
     card = run.data.tags["mlflow.note.content"]
-    assert "mlflow run . -e adapt -P parent=models:/hpt/1" in card
+    assert f"mlflow run {ROOT} --env-manager local -e adapt -P parent=models:/hpt/1 -P data=FOLDER" in card
     client = MlflowClient()
     files = {stage: {f.path for f in client.list_artifacts(one.info.run_id)} for stage, one in chain.items()}
     assert {"views.png", "learning_curves.png"} <= files["pretrain"]
@@ -161,6 +161,26 @@ def test_training_never_sees_the_test_images(chain):
     for stage in ("pretrain", "adapt"):
         card = chain[stage].data.tags["mlflow.note.content"]
         assert f"{profile['train'] + profile['validation']:,} images seen, {profile['test']:,} kept for test" in card
+
+
+def test_relative_paths_start_where_the_user_stands(workplace, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(8):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(
+            tmp_path / "photos" / f"{i}.png"
+        )
+    words = command("pretrain", data="photos", steps=1, model_name="here", **{**SMALL, "batch_size": 4})
+    done = subprocess.run(words, check=False, cwd=tmp_path, env=environment(workplace), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (dataset,) = newest("pretrain").inputs.dataset_inputs
+    assert dataset.dataset.name == "photos"
+    assert json.loads(dataset.dataset.profile)["images"] == 8
+
+
+def test_an_empty_dataset_is_refused_and_not_taken_for_the_default(workplace):
+    done = mlflow_run(workplace, "pretrain", data="", steps=1)
+    assert done.returncode != 0
+    assert "data: it is empty" in done.stderr
 
 
 def test_a_registered_model_answers_mlflow_models_predict(chain, workplace):

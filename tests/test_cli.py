@@ -53,6 +53,19 @@ def test_a_word_where_a_number_belongs(store):
     assert_one_line_error(run("pretrain", "--steps", "many"), "'many'", "whole number", exit_code=2)
 
 
+@pytest.mark.parametrize(
+    ("stage", "option"),
+    [("pretrain", "data"), ("adapt", "parent"), ("evaluate", "model"), ("main", "target"), ("study", "base")],
+)
+def test_an_option_that_is_empty_is_not_taken_for_its_default(store, stage, option):
+    assert_one_line_error(run(stage, f"--{option}", ""), f"{option}: it is empty", "leave it out")
+
+
+@pytest.mark.parametrize("option", ["--seed", "--nproc", "--strict"])
+def test_a_number_that_is_empty_is_not_taken_for_its_default(store, option):
+    assert_one_line_error(run("pretrain", option, ""), "''", exit_code=2)
+
+
 def test_an_unknown_option_is_refused(store):
     assert_one_line_error(run("pretrain", "--epochs", "3"), "--epochs", exit_code=2)
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pytest
 
 from hpt_mlflow.errors import HptError
@@ -90,6 +93,76 @@ def test_value_at_the_limit_is_allowed(name, value):
 )
 def test_value_of_another_type_is_refused(name, value, words):
     assert_refused(PretrainSettings, name, value, words)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "plain"),
+    [
+        ("data", Path("photos/cats"), "photos/cats"),
+        ("data", PurePosixPath("~/photos"), "~/photos"),
+        ("weights", Path("/data/moco.pth"), "/data/moco.pth"),
+        ("root", Path("data"), "data"),
+        ("arch", np.str_("resnet18"), "resnet18"),
+        ("steps", np.int64(5), 5),
+        ("seed", np.uint8(7), 7),
+        ("steps", np.array(5), 5),
+        ("learning_rate", np.float64(0.1), 0.1),
+        ("learning_rate", np.float32(0.5), 0.5),
+        ("learning_rate", np.int32(1), 1.0),
+        ("learning_rate", 1, 1.0),
+        ("cache_gib", 0, 0.0),
+        ("small_stem", np.bool_(True), True),
+        ("strict", np.False_, False),
+    ],
+)
+def test_paths_and_numbers_of_numpy_become_plain_values(name, value, plain):
+    found = getattr(PretrainSettings(**{name: value}), name)
+    assert found == plain
+    assert type(found) is type(plain)
+    assert json.dumps(dataclasses.asdict(PretrainSettings(**{name: value}))) == json.dumps(
+        dataclasses.asdict(PretrainSettings(**{name: plain}))
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("steps", np.float64(3.0), "expected int, got 3.0"),
+        ("steps", np.bool_(True), "expected int, got True"),
+        ("steps", np.array([5]), "expected int"),
+        ("steps", np.int64(0), "name weights"),
+        ("steps", Path("5"), "expected int"),
+        ("learning_rate", np.float32("nan"), "finite"),
+        ("learning_rate", np.bool_(True), "expected float, got True"),
+        ("learning_rate", 10**400, "expected float"),
+        ("small_stem", np.int64(1), "expected bool"),
+        ("data", np.int64(1), "expected str"),
+        ("data", b"photos", "expected str"),
+    ],
+)
+def test_what_means_something_else_is_refused_of_numpy_too(name, value, words):
+    with pytest.raises(HptError, match=f"^{name}: ") as caught:
+        PretrainSettings(**{name: value})
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (PretrainSettings, "data"),
+        (PretrainSettings, "weights"),
+        (PretrainSettings, "model_name"),
+        (AdaptSettings, "parent"),
+        (EvaluateSettings, "model"),
+        (MainSettings, "base"),
+        (MainSettings, "target"),
+        (MainSettings, "source"),
+    ],
+)
+def test_an_empty_text_is_refused(settings, name):
+    with pytest.raises(HptError, match=f"^{name}: it is empty, perhaps from a variable that is not set; give a value"):
+        settings(**{name: ""})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from importlib import import_module
 from typing import Any
 
@@ -15,11 +14,15 @@ from hpt_mlflow.reference import STAGES, TYPE_NAMES, default_text, settings_of
 
 
 class Value(click.ParamType):
-    """The value of a setting. An empty one means that it is not given: MLproject cannot say so in another way."""
+    """The value of a setting.
 
-    def __init__(self, kind: type, choices: tuple[str, ...] | None) -> None:
+    An empty one of a setting without a default means that it is not given: MLproject cannot say so in another way.
+    """
+
+    def __init__(self, kind: type, choices: tuple[str, ...] | None, may_be_empty: bool) -> None:
         self.kind = kind
         self.choices = choices
+        self.may_be_empty = may_be_empty
         self.name = TYPE_NAMES[kind]
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
@@ -30,10 +33,11 @@ class Value(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """From text to the type of the setting."""
-        if value is None or value == "":
+        if value is None or (value == "" and self.may_be_empty):
             return None
         try:
-            return click.BOOL.convert(value, param, ctx) if self.kind is bool else self.kind(value)
+            # Click takes an empty text for no.
+            return click.BOOL.convert(value or "''", param, ctx) if self.kind is bool else self.kind(value)
         except ValueError:
             self.fail(f"{value!r} is not a {self.name}", param, ctx)
 
@@ -45,7 +49,10 @@ def _option(stage: str, field: dataclasses.Field[Any]) -> click.Option:
     # A switch may stand alone: --strict means --strict true.
     alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if kind is bool else {}
     return click.Option(
-        [f"--{field.name.replace('_', '-')}"], type=Value(kind, field.metadata["choices"]), help=text, **alone
+        [f"--{field.name.replace('_', '-')}"],
+        type=Value(kind, field.metadata["choices"], field.default is None),
+        help=text,
+        **alone,
     )
 
 
@@ -69,7 +76,7 @@ def _run(stage: str, settings: dict[str, Any]) -> None:
         result = getattr(import_module(f"hpt_mlflow.stages.{stage}"), stage)(**settings)
     if result is None:
         return  # It was only to say what it would do.
-    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ["RANK"] != "0":
+    if not import_module("hpt_mlflow.training.processes").is_first():
         return  # Of several processes, the first one says it.
     click.echo(f"{stage}: run {result.run_id}, model {result.model_uri} ({' > '.join(result.chain)})")
     if result.classifier_uri:

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 from filelock import FileLock, Timeout
 
-from hpt_mlflow.files import replacing
+from hpt_mlflow.files import make_cache_folder, replacing
 
 # A file that `replacing` has not finished is not written any more if nothing was added for so long.
 WRITING_SECONDS = 3600.0
@@ -25,7 +25,7 @@ log = logging.getLogger("hpt_mlflow")
 
 def cache_folder() -> Path:
     """Where results are kept between runs: HPT_CACHE, or the user's folder for applications."""
-    return Path(os.environ.get("HPT_CACHE") or click.get_app_dir("hpt_mlflow"))
+    return Path(os.environ.get("HPT_CACHE") or click.get_app_dir("hpt_mlflow")).expanduser()
 
 
 def keep(file: Path, write: Callable[[Path], object]) -> None:
@@ -36,9 +36,15 @@ def keep(file: Path, write: Callable[[Path], object]) -> None:
     """
     # safetensors has an error of its own for a full disk.
     with suppress(Exception):
-        file.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(file)
         with replacing(file) as temporary:
             write(temporary)
+
+
+def _make_parent(file: Path) -> None:
+    if cache_folder() in file.parents:
+        make_cache_folder(cache_folder())
+    file.parent.mkdir(parents=True, exist_ok=True)
 
 
 def limit(folder: Path, most_bytes: float) -> None:
@@ -78,7 +84,7 @@ def locked(file: Path) -> FileLock | None:
     It is free again when it is released, or when its process dies.
     """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        _make_parent(file)
         lock = FileLock(file)
         try:
             lock.acquire(timeout=0)

@@ -41,7 +41,7 @@ class Run:
     name: str
 
 
-def open_folder(path: str, root: str | None) -> Dataset:
+def open_folder(path: str, root: str | None, every_image: bool = False) -> Dataset:
     """Open a folder of images.
 
     - Folders of which some are called train, and some test or val (see `parts`), are the parts of the dataset. Images
@@ -49,6 +49,9 @@ def open_folder(path: str, root: str | None) -> Dataset:
     - The folders in the folder, or in its parts, are classes. Images beside them are left out where they are few
       (`STRAY_SHARE`); where they are many, there are no classes.
     - A part without classes, where train has them, is left out: it can be neither learned from nor tested on.
+
+    Args:
+        every_image: take all images, without parts and classes.
 
     Raises:
         HptError: there is no such folder, or no image in it.
@@ -62,8 +65,8 @@ def open_folder(path: str, root: str | None) -> Dataset:
             f"data: no images in {printable(str(folder))} (looked for {SUFFIXES}, at any depth)"
             + "".join(f"; left out: {entry}" for entry in tree.left_out)
         )
-    runs, left_out = _in_parts(_runs(tree), tree)
-    labelled, why = _has_classes(runs)
+    runs, left_out = (_runs(tree), []) if every_image else _in_parts(_runs(tree), tree)
+    labelled, why = (False, "") if every_image else _has_classes(runs)
     if labelled:
         runs, without = _with_classes(runs, tree)
         left_out += without

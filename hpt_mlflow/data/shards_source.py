@@ -28,7 +28,7 @@ MOST_SHARDS = 1_000_000
 EXAMPLES = 5
 
 
-def open_shards(address: str, root: str | None) -> Dataset:
+def open_shards(address: str, root: str | None, every_image: bool = False) -> Dataset:
     """Open tar files of pictures, which stay packed: a picture is read from where it lies when it is asked for.
 
     Files of a tar that follow one another and have the same folder and name up to the first dot are one sample, as
@@ -44,6 +44,7 @@ def open_shards(address: str, root: str | None) -> Dataset:
         address: a folder, for all `*.tar` in it; or files, with `{000..146}`, `{a,b}`, `*` and `?`; or several of these
             with `::` between them.
         root: folder that relative paths start from.
+        every_image: take all shards, without parts and labels.
 
     Raises:
         HptError: there are no such shards or no pictures in them; a shard is damaged, cut off or compressed; some
@@ -53,7 +54,7 @@ def open_shards(address: str, root: str | None) -> Dataset:
     shards = [open_shard(file) for file in files]
     folder = os.path.commonpath([os.path.abspath(file.parent) for file in files])
     shard_names = [Path(os.path.relpath(os.path.abspath(file), folder)).as_posix() for file in files]
-    parts, left_out = _by_part(shards, shard_names)
+    parts, left_out = ([None] * len(shards), []) if every_image else _by_part(shards, shard_names)
     if left_out:
         kept = [i for i, part in enumerate(parts) if part is not None]
         shards, shard_names = [shards[i] for i in kept], [shard_names[i] for i in kept]
@@ -63,7 +64,7 @@ def open_shards(address: str, root: str | None) -> Dataset:
         raise HptError(f"data: no pictures in shards:{printable(address)} (looked for {SUFFIXES})")
     pictures = Members(shards)
     column = LabelColumn()
-    for shard in shards:
+    for shard in () if every_image else shards:
         column.add(shard.array("label"))
     labels, classes = column.numbered(names, f"shards:{printable(address)}")
 

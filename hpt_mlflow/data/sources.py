@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from hpt_mlflow.data.shards_source import open_shards
 from hpt_mlflow.errors import HptError
 
 
-def open_dataset(uri: str, root: str | None = None) -> Dataset:
+def open_dataset(uri: str, root: str | None = None, every_image: bool = False) -> Dataset:
     """Open a dataset without decoding its pictures.
 
     Args:
@@ -24,6 +26,7 @@ def open_dataset(uri: str, root: str | None = None) -> Dataset:
             `shards:train-{000..146}.tar`, `paper:NAME?root=FOLDER`, `builtin:mnist`,
             `builtin:digits`, or `torchvision:NAME`.
         root: folder that relative paths start from, and that holds the files of `torchvision:`.
+        every_image: take all images of a folder or of shards, also those that are of no part or class; without labels.
 
     Raises:
         HptError: there is no such dataset, or it has no images.
@@ -31,18 +34,18 @@ def open_dataset(uri: str, root: str | None = None) -> Dataset:
     if not uri:
         raise HptError("data: no dataset is named; write a folder, or for example builtin:digits")
     scheme, separator, rest = uri.partition(":")
-    openers = {
-        "folder": open_folder,
+    openers: dict[str, Callable[[str, str | None], Dataset]] = {
+        "folder": partial(open_folder, every_image=every_image),
         "list": open_list,
         "csv": open_csv,
-        "shards": open_shards,
+        "shards": partial(open_shards, every_image=every_image),
         "builtin": _open_builtin,
         "torchvision": _open_torchvision,
         "paper": open_paper,
     }
     # One letter and a colon is a drive of Windows.
     if not separator or len(scheme) == 1 or os.path.exists(uri):
-        return open_folder(uri, root)
+        return open_folder(uri, root, every_image)
     if scheme not in openers:
         raise HptError(
             f"data: unknown kind of dataset {scheme!r} in {uri!r}; use {', '.join(f'{s}:' for s in openers)}"

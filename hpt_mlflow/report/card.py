@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.models.foreign import ForeignWeights
+from hpt_mlflow.report.commands import stage_command
 from hpt_mlflow.training.plan import Plan
 
 METHODS = {
@@ -81,8 +82,8 @@ def _go_on(registered: str) -> list[str]:
         "**Go on**",
         "",
         "```",
-        f"mlflow run . -e adapt -P parent={registered} -P data=FOLDER",
-        f"mlflow run . -e evaluate -P model={registered} -P data=LABELLED_FOLDER",
+        stage_command("adapt", parent=registered, data="FOLDER"),
+        stage_command("evaluate", model=registered, data="LABELLED_FOLDER"),
         "```",
     ]
 

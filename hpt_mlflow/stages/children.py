@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.signals import INTERRUPTED, end_with_parent, ignore_signals, termination_as_interrupt
 from hpt_mlflow.stages.launch import child_variables
+from hpt_mlflow.subprocesses import start_python
 
 JOB_FILE, ERROR_FILE, RESULT_FILE = "job.json", "error", "result.json"
 # What an interrupted child may take to tell how its work ended.
@@ -52,6 +52,9 @@ class Children:
 
         Args:
             said: what it is told, as JSON can hold it.
+
+        Raises:
+            HptError: the process cannot be started.
         """
         folder = self._folder / str(place)
         folder.mkdir(exist_ok=True)
@@ -60,9 +63,10 @@ class Children:
         (folder / JOB_FILE).write_text(json.dumps({"leader": os.getpid(), "said": dict(said)}))
         # Out of reach of a terminal's Ctrl-C, which would break off its imports with a traceback: `end` asks it to stop
         # instead.
-        self._processes[place] = subprocess.Popen(
-            [sys.executable, "-m", self._module, str(folder)],
-            env=self._variables,
+        self._processes[place] = start_python(
+            self._module,
+            str(folder),
+            variables=self._variables,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import mlflow
 import torch
+from torch.distributed import is_torchelastic_launched
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -25,8 +26,8 @@ from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.signals import INTERRUPTED, end_with_parent, handlers_kept, warnings_passed_on
 from hpt_mlflow.stages.device import resolve_device
 from hpt_mlflow.stages.result import StageResult, read_result
-from hpt_mlflow.tracking.earlier import experiment_id_here
-from hpt_mlflow.tracking.runs import PARENT_VARIABLE, current_run_id
+from hpt_mlflow.subprocesses import cannot_start, import_variables
+from hpt_mlflow.tracking.nesting import PARENT_VARIABLE, current_run_id, experiment_id_here
 from hpt_mlflow.training.processes import LostProcessError, joins_others
 
 SETTINGS_FILE = "settings.json"
@@ -37,8 +38,19 @@ MONITOR_SECONDS = 0.2
 
 
 def is_launched_here(settings: TrainingSettings) -> bool:
-    """Whether a stage is to start its processes itself, and is not one of them."""
-    return settings.nproc > 1 and not joins_others()
+    """Whether a stage is to start its processes itself, and is not one of them.
+
+    Raises:
+        HptError: it is one of several that are started otherwise, and is to start more.
+    """
+    if not joins_others():
+        return settings.nproc > 1
+    if settings.nproc > 1 and not is_torchelastic_launched():
+        raise HptError(
+            f"nproc: {settings.nproc} processes cannot be started by one of several (RANK and WORLD_SIZE are set); "
+            "leave nproc out, or start torchrun instead"
+        )
+    return False
 
 
 def launch(stage: str, settings: TrainingSettings) -> StageResult:
@@ -76,6 +88,8 @@ def launch(stage: str, settings: TrainingSettings) -> StageResult:
             raise KeyboardInterrupt from None
         except ChildFailedError as error:
             raise _what_happened(error, folder) from None
+        except OSError as error:
+            raise HptError(cannot_start(error)) from error
         return read_result(json.loads((folder / RESULT_FILE).read_text()))
 
 
@@ -101,7 +115,7 @@ def child_variables(parent_run_id: str, processes: int) -> dict[str, str]:
         parent_run_id: the run that theirs are nested in, or nothing.
         processes: how many share the cores.
     """
-    return {
+    return import_variables() | {
         "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
         "MLFLOW_REGISTRY_URI": mlflow.get_registry_uri(),
         "MLFLOW_EXPERIMENT_ID": experiment_id_here(),

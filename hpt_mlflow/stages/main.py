@@ -15,7 +15,8 @@ from hpt_mlflow.stages.pretrain import pretrain
 from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.earlier import earlier_run
-from hpt_mlflow.tracking.runs import current_run_id, stage_run
+from hpt_mlflow.tracking.nesting import current_run_id
+from hpt_mlflow.tracking.runs import stage_run
 from hpt_mlflow.training.processes import joins_others
 
 
@@ -30,7 +31,10 @@ def main(**settings: Any) -> StageResult:
     """
     chosen = MainSettings(**settings)
     if joins_others():
-        raise HptError("main starts processes itself: use --nproc, or run pretrain and adapt by torchrun one by one")
+        raise HptError(
+            "main starts processes itself: use --nproc without torchrun and WORLD_SIZE, or run pretrain and adapt one "
+            "by one"
+        )
     addresses = [address for address in (chosen.base, chosen.source, chosen.target) if address]
     datasets = [open_dataset(address, chosen.root) for address in addresses]
     connect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,8 @@ from hpt_mlflow.tracking.registry import download_model
 BATCH_SIZE = 256
 DEFAULT_CLASSIFIER = "hpt-classifier"
 
+log = logging.getLogger("hpt_mlflow")
+
 
 def predict(model: str, data: str, file: Path, device: str = "auto", root: str | None = None) -> tuple[int, int]:
     """Write what a classifier says of each image: its label and probability, and the probabilities of all.
@@ -40,7 +43,9 @@ def predict(model: str, data: str, file: Path, device: str = "auto", root: str |
         HptError: the model is no classifier, there are no images, or the file cannot be written.
     """
     chosen_device = resolve_device(device)
-    dataset = open_dataset(data, root)
+    dataset = open_dataset(data, root, every_image=True)
+    for entry in dataset.left_out:
+        log.warning("data: of %s, left out: %s", dataset.name, entry)
     connect()
     uri = concrete_uri(model, "model", DEFAULT_CLASSIFIER)
     classifier = load_served(download_model(uri, model, "model"), f"model: {model}", chosen_device)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.settings import PretrainSettings
 from hpt_mlflow.stages.device import resolve_device
@@ -17,7 +18,7 @@ from hpt_mlflow.stages.result import StageResult
 from hpt_mlflow.stages.weights import import_weights, start_from_weights
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.training.plan import PRESETS
-from hpt_mlflow.training.processes import own_device, training_group
+from hpt_mlflow.training.processes import joins_others, own_device, training_group
 
 
 def pretrain(**settings: Any) -> StageResult:
@@ -33,6 +34,8 @@ def pretrain(**settings: Any) -> StageResult:
     """
     chosen = PretrainSettings(**settings)
     if chosen.weights and chosen.steps == 0:
+        if joins_others():
+            raise HptError("steps: 0 registers weights in one process; start it without torchrun and WORLD_SIZE")
         image_size = chosen.image_size or PRESETS[chosen.preset].image_size
         return import_weights(
             chosen.weights, chosen.model_name, chosen.alias, chosen.arch, image_size, chosen.small_stem

@@ -28,8 +28,9 @@ from hpt_mlflow.stages.study_jobs import Done, Workplace, done_before, run_jobs
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.earlier import Earlier, earlier_run
 from hpt_mlflow.tracking.finished import figures_by_step, run_of
+from hpt_mlflow.tracking.nesting import current_run_id
 from hpt_mlflow.tracking.registry import FoundModel, check_names, find_model
-from hpt_mlflow.tracking.runs import StageRun, current_run_id, stage_run
+from hpt_mlflow.tracking.runs import StageRun, stage_run
 from hpt_mlflow.training.plan import PRESETS
 from hpt_mlflow.training.processes import joins_others
 
@@ -55,7 +56,10 @@ def study(**settings: Any) -> StageResult | None:
     """
     chosen = StudySettings(**settings)
     if joins_others():
-        raise HptError("study starts processes itself: use --at-once, or --nproc for each training")
+        raise HptError(
+            "study starts processes itself: use --at-once, or --nproc for each training, without torchrun and "
+            "WORLD_SIZE"
+        )
     check_processes(chosen)
     datasets = _open_datasets(chosen)
     connect()

@@ -59,7 +59,10 @@ def tune(**settings: Any) -> StageResult:
     """
     chosen = TuneSettings(**settings)
     if joins_others():
-        raise HptError("tune starts processes itself: use --workers, or the same command on each machine")
+        raise HptError(
+            "tune starts processes itself: use --workers, or the same command on each machine, without torchrun and "
+            "WORLD_SIZE"
+        )
     dataset = open_dataset(chosen.data, chosen.root)
     storage = open_storage(chosen.storage)
     connect()

@@ -73,8 +73,15 @@ class Courier:
             threading.Thread(target=work, name=f"hpt{work.__name__}", daemon=True)
             for work in (self._write_all, self._send_all)
         ]
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except RuntimeError as error:
+            self._orders.put(None)
+            raise HptError(
+                f"{title}: cannot start a thread ({error}); look at the memory that is free and at the limit of "
+                "processes (ulimit -u)"
+            ) from error
 
     def put(self, kind: str, payload: dict[str, Any], fill: Callable[[Path], None] | None = None) -> Future[str]:
         """Hand over something to be told; see `Spool.add`. Returns at once."""

@@ -15,12 +15,12 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.tracking.fluent import _get_experiment_id
 
 from hpt_mlflow.errors import HptError, differences
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery import HEARTBEAT_TAG
 from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, HOST_TAG, IDENTITY_TAG, PARENT_TAG, Identity
+from hpt_mlflow.tracking.nesting import experiment_id_here
 from hpt_mlflow.tracking.spool import Owner, Spool, SpoolBusyError, is_at_work, read_owner, spool_folder
 from hpt_mlflow.tracking.sync import drain
 
@@ -176,11 +176,6 @@ def take_up(client: MlflowClient, run: Run, finished_too: bool = False) -> Earli
 def _has_spool_here(run: Run) -> bool:
     owner = read_owner(spool_folder(run.info.run_id))
     return owner is not None and owner.host == socket.gethostname()
-
-
-def experiment_id_here() -> str:
-    """The experiment that runs started now belong to."""
-    return str(_get_experiment_id())
 
 
 def owner_here(run: Run) -> Owner:

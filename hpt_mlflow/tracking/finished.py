@@ -8,10 +8,10 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.tracking.connection import tracking_errors
-from hpt_mlflow.tracking.earlier import experiment_id_here
 from hpt_mlflow.tracking.evaluations import PARENT_TAG as MODEL_BEFORE_TAG
 from hpt_mlflow.tracking.evaluations import exists, find_version
 from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, Identity
+from hpt_mlflow.tracking.nesting import experiment_id_here
 
 VERSION = r"models:/.+/\d+"
 

@@ -16,6 +16,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.subprocesses import start_python
+
 LOG_FILE = "guard.log"
 POLL_SECONDS = 0.5
 PATIENCE_SECONDS = 60.0
@@ -23,26 +26,42 @@ GOODBYE_SECONDS = 5.0
 
 
 class Guard:
-    """The end of the pipe that a run's own process holds."""
+    """The end of the pipe that a run's own process holds.
+
+    Attributes:
+        missing: why there is no guard, where it could not be started; the run is without one then.
+    """
 
     def __init__(self, spool_folder: Path, mlflow_run_id: str) -> None:
         """
         Args:
             mlflow_run_id: the run that `mlflow run` made for this process, or nothing.
         """
-        with open(spool_folder / LOG_FILE, "wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(spool_folder), mlflow_run_id],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                # What goes wrong where nobody sees it.
-                stderr=log,
-                # What kills the process group of the training must not kill the guard.
-                start_new_session=True,
+        self.missing = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            with open(spool_folder / LOG_FILE, "wb") as log:
+                self._process = start_python(
+                    __name__,
+                    str(spool_folder),
+                    mlflow_run_id,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    # What goes wrong where nobody sees it.
+                    stderr=log,
+                    # What kills the process group of the training must not kill the guard.
+                    start_new_session=True,
+                )
+        except (HptError, OSError) as error:
+            self.missing = (
+                f"no process guards this run: {one_line(error)}; should the run's own process be killed, `hpt sync` "
+                "delivers what it leaves"
             )
 
     def tell(self, status: str) -> None:
         """Say how the run ended. Where nothing is left to do, the guard ends at once."""
+        if self._process is None:
+            return
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.write(status.encode())

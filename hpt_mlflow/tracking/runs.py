@@ -9,11 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
@@ -21,12 +19,14 @@ from PIL import Image
 
 from hpt_mlflow.errors import HptError, valid_unicode
 from hpt_mlflow.signals import end_with_parent, ignore_signals, termination_as_interrupt
+from hpt_mlflow.tracking.autologging import no_autologging
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.courier import Courier
 from hpt_mlflow.tracking.delivery import Delivery
 from hpt_mlflow.tracking.earlier import Earlier, owner_here
 from hpt_mlflow.tracking.guard import Guard
 from hpt_mlflow.tracking.identity import Identity
+from hpt_mlflow.tracking.nesting import current_run_id, nesting
 from hpt_mlflow.tracking.spool import Spool, SpoolError, spool_folder
 from hpt_mlflow.tracking.start import start
 from hpt_mlflow.training.processes import joins_others
@@ -36,9 +36,6 @@ PATIENCE_SECONDS = 60.0
 INTERRUPTED_SECONDS = 10.0
 
 log = logging.getLogger("hpt_mlflow")
-# The run around a stage, where that is another process's.
-PARENT_VARIABLE = "HPT_PARENT_RUN_ID"
-_current: ContextVar[str | None] = ContextVar("current_run", default=None)
 
 
 class EndedEarly(Exception):  # noqa: N818
@@ -179,12 +176,6 @@ class StageRun:
         return f"{waiting} in {spool.folder} ({self._courier.why(left)}); `hpt sync` tries again"
 
 
-def current_run_id() -> str | None:
-    """The run that a stage started now would be nested in."""
-    active = mlflow.active_run()
-    return _current.get() or (active.info.run_id if active else None) or os.environ.get(PARENT_VARIABLE) or None
-
-
 @contextmanager
 def stage_run(name: str, identity: Identity | None = None, earlier: Earlier | None = None) -> Iterator[StageRun]:
     """Start a run, or go on with the one that `mlflow run` made or an earlier one, and end it in its true state.
@@ -202,24 +193,28 @@ def stage_run(name: str, identity: Identity | None = None, earlier: Earlier | No
     """
     with ExitStack() as stack:
         stack.enter_context(termination_as_interrupt())
+        stack.enter_context(no_autologging())
         with tracking_errors("cannot start a run"):
             started = start(name, identity, earlier, current_run_id())
         info = started.run.info
+        spool = earlier.spool if earlier else None
         try:
-            spool = earlier.spool if earlier else None
             spool = spool or Spool.open(spool_folder(info.run_id), owner_here(started.run))
-            guard = Guard(spool.folder, started.mlflow_run_id)
+            courier = Courier(spool, Delivery(info.run_id, info.experiment_id), name)
         except Exception:
+            if spool:
+                spool.close()
             MlflowClient().set_terminated(info.run_id, "FAILED")
             raise
         if started.mlflow_run_id and not os.environ.get("HPT_DETACHED") and not joins_others():
             stack.enter_context(end_with_parent())
-        courier = Courier(spool, Delivery(info.run_id, info.experiment_id), name)
+        guard = Guard(spool.folder, started.mlflow_run_id)
         run = StageRun(info.run_id, info.experiment_id, courier, started.history)
-        token = _current.set(info.run_id)
+        if guard.missing:
+            run.warn(guard.missing)
         status = "FAILED"
         try:
-            with tracking_errors("tracking"):
+            with tracking_errors("tracking"), nesting(info):
                 yield run
             status = "FINISHED"
         except NotDeliveredError:
@@ -233,7 +228,6 @@ def stage_run(name: str, identity: Identity | None = None, earlier: Earlier | No
             ignore_signals()
             raise
         finally:
-            _current.reset(token)
             left = run.end(status, _patience(PATIENCE_SECONDS if status == "FINISHED" else INTERRUPTED_SECONDS))
             guard.tell(status)
             if left:

@@ -20,7 +20,7 @@ import click
 from filelock import FileLock, Timeout
 
 from hpt_mlflow.errors import HptError, one_line
-from hpt_mlflow.files import replacing
+from hpt_mlflow.files import make_cache_folder, replacing
 from hpt_mlflow.signals import is_running
 
 OWNER_FILE = "run.json"
@@ -98,7 +98,8 @@ class Spool:
         """
         try:
             if owner is not None:
-                folder.mkdir(parents=True, exist_ok=True)
+                make_cache_folder(folder.parent)
+                folder.mkdir(exist_ok=True)
             lock = FileLock(folder / LOCK_FILE, thread_local=False)
             lock.acquire(timeout=wait_seconds if not _is_at_work(read_owner(folder)) else 0)
             if owner is not None:
@@ -189,7 +190,7 @@ class Spool:
 
 def spool_root() -> Path:
     """Where spools are: HPT_SPOOL, or the user's folder for applications."""
-    return Path(os.environ.get("HPT_SPOOL") or Path(click.get_app_dir("hpt_mlflow")) / "spool")
+    return Path(os.environ.get("HPT_SPOOL") or Path(click.get_app_dir("hpt_mlflow")) / "spool").expanduser()
 
 
 def spool_folder(run_id: str) -> Path:

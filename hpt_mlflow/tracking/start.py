@@ -13,8 +13,9 @@ from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
 from hpt_mlflow.tracking.delivery import HEARTBEAT_TAG
-from hpt_mlflow.tracking.earlier import Earlier, experiment_id_here
+from hpt_mlflow.tracking.earlier import Earlier
 from hpt_mlflow.tracking.identity import HOST_TAG, PARENT_TAG, Identity
+from hpt_mlflow.tracking.nesting import experiment_id_here
 
 NAME_BY_MLFLOW = re.compile(r"[a-z]+-[a-z]+-\d+")
 MADE_BY_MLFLOW_RUN = "mlflow.project.entryPoint"

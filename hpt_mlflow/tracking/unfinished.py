@@ -10,8 +10,9 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery import STATE_FOLDERS, state_step
-from hpt_mlflow.tracking.earlier import experiment_id_here, heartbeat_age_seconds, is_alive
+from hpt_mlflow.tracking.earlier import heartbeat_age_seconds, is_alive
 from hpt_mlflow.tracking.identity import CONTINUE_TAG, HOST_TAG, PARENT_TAG
+from hpt_mlflow.tracking.nesting import experiment_id_here
 
 UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 

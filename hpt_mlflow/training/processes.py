@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,10 @@ from hpt_mlflow.errors import HptError, one_line
 
 # A process may keep the others waiting while it decodes a whole dataset for all of them.
 TIMEOUT = timedelta(hours=2)
+# What every process of several must find in its environment, whoever has started it.
+VARIABLES = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
+
+log = logging.getLogger("hpt_mlflow")
 
 
 class LostProcessError(HptError):
@@ -98,25 +103,50 @@ ALONE = Group()
 
 
 def joins_others() -> bool:
-    """Whether torchrun has started this process as one of several."""
-    return dist.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Whether this process was started as one of several: by torchrun, or by what sets the same variables.
+
+    Kubernetes' operators for PyTorch do so. WORLD_SIZE without any of the others says nothing.
+
+    Raises:
+        HptError: some of the variables are set, but not all, or not to numbers.
+    """
+    given = {name: os.environ[name] for name in VARIABLES if os.environ.get(name)}
+    by_torchrun = dist.is_torchelastic_launched()
+    if _number("WORLD_SIZE", 1) < 2 or (given.keys() == {"WORLD_SIZE"} and not by_torchrun):
+        return False
+    missing = [name for name in VARIABLES if name not in given]
+    if missing and not by_torchrun:
+        raise HptError(
+            f"{', '.join(missing)}: not set, though {', '.join(f'{name}={value}' for name, value in given.items())} "
+            "says that several processes train together; set all four variables, start them with torchrun, or unset "
+            "WORLD_SIZE to train in one process"
+        )
+    rank, size = _number("RANK", 0), _number("WORLD_SIZE", 1)
+    if not 0 <= rank < size:
+        raise HptError(f"RANK: {rank} is not one of the {size} processes of WORLD_SIZE, which count from 0")
+    return True
+
+
+def is_first() -> bool:
+    """Whether this process is alone, or the first of several."""
+    return not joins_others() or _number("RANK", 0) == 0
 
 
 def processes_here() -> int:
-    """How many processes of the group are on this machine."""
-    return int(os.environ["LOCAL_WORLD_SIZE"]) if joins_others() else 1
+    """How many processes of the group are on this machine: one, where nobody says."""
+    return _number("LOCAL_WORLD_SIZE", 1) if joins_others() else 1
 
 
 def was_restarted() -> bool:
     """Whether torchrun has started this process again, after one of the group had ended."""
-    return joins_others() and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return joins_others() and _number("TORCHELASTIC_RESTART_COUNT", 0) > 0
 
 
 def own_device(device: torch.device) -> torch.device:
     """The device of this process: of several GPUs, that with the number of the process on its machine."""
     if device.type != "cuda" or not joins_others():
         return device
-    number = int(os.environ["LOCAL_RANK"])
+    number = _number("LOCAL_RANK", 0)
     if number >= torch.cuda.device_count():
         raise HptError(
             f"nproc: process {number + 1} finds no GPU of its own; torch sees {torch.cuda.device_count()}, so use "
@@ -127,7 +157,7 @@ def own_device(device: torch.device) -> torch.device:
 
 @contextmanager
 def training_group(device: torch.device) -> Iterator[Group]:
-    """Join the processes that torchrun has started, or be alone where it has started none.
+    """Join the processes that were started with this one, or be alone where there are none.
 
     Args:
         device: see `own_device`.
@@ -137,6 +167,11 @@ def training_group(device: torch.device) -> Iterator[Group]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    if not dist.is_torchelastic_launched():
+        log.warning(
+            "process %s of %s: waiting for the others at %s:%s",
+            *(os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")),
+        )
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with losses():
         dist.init_process_group(backend, timeout=TIMEOUT)
@@ -158,3 +193,18 @@ def losses() -> Iterator[None]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         raise LostProcessError(f"another process of this training has ended ({one_line(error)})") from error
+
+
+def _number(name: str, default: int) -> int:
+    """The whole number that a variable is set to.
+
+    Raises:
+        HptError: it is set to something else.
+    """
+    text = os.environ.get(name) or str(default)
+    try:
+        return int(text)
+    except ValueError:
+        raise HptError(
+            f"{name}: {text!r} is not a whole number; set the variable as torchrun does, or unset it"
+        ) from None

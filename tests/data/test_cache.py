@@ -31,6 +31,28 @@ def test_without_a_name_it_is_in_the_users_home(monkeypatch, tmp_path, empty):
     assert "hpt" in cache_folder().name
 
 
+def test_the_users_home_may_be_written_as_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HPT_CACHE", "~/mine")
+    assert cache_folder() == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("use", [lambda file: keep(file, text_writer("one")), lambda file: locked(file).release()])
+def test_a_new_folder_is_marked_as_a_cache(monkeypatch, tmp_path, use):
+    monkeypatch.setenv("HPT_CACHE", str(tmp_path / "mine"))
+    use(cache_folder() / "some" / "file")
+    assert (tmp_path / "mine" / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55\n")
+
+
+def test_a_folder_of_the_users_is_not_marked(monkeypatch, tmp_path):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("HPT_CACHE", str(tmp_path / "mine"))
+    keep(cache_folder() / "some" / "file", text_writer("one"))
+    keep(tmp_path / "elsewhere" / "file", text_writer("one"))
+    assert len(list(tmp_path.rglob("file"))) == 2
+    assert not list(tmp_path.rglob("CACHEDIR.TAG"))
+
+
 def test_what_is_kept_is_there_and_nothing_else(file):
     keep(file, text_writer("one"))
     keep(file, text_writer("two"))

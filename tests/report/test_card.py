@@ -68,6 +68,6 @@ def test_training_card_before_the_end_promises_nothing():
 def test_training_card_ends_in_the_next_commands():
     text = card(result={"train/loss": 1.23456}, registered="models:/hpt/4")
     assert "**Result** `models:/hpt/4`: train/loss 1.235" in text
-    assert "mlflow run . -e adapt -P parent=models:/hpt/4" in text
-    assert "mlflow run . -e evaluate -P model=models:/hpt/4" in text
+    assert "hpt adapt --parent models:/hpt/4 --data FOLDER" in text
+    assert "hpt evaluate --model models:/hpt/4 --data LABELLED_FOLDER" in text
     assert text.endswith("```")

@@ -176,6 +176,24 @@ def several_labels(world, file):
     return f"csv:{file}"
 
 
+def test_inside_a_run_of_the_users_with_autologging_there_is_one_run_more_in_its_experiment(world):
+    before = {run.info.run_id for run in mlflow.search_runs(search_all_experiments=True, output_format="list")}
+    mlflow.autolog(silent=True)
+    try:
+        with mlflow.start_run(experiment_id=mlflow.create_experiment("mine")) as around:
+            data = str(world.images)
+            result = hpt_mlflow.evaluate(
+                data=data, model=world.model, untrained=False, classifier_name="none", **COMMON
+            )
+    finally:
+        mlflow.autolog(disable=True)
+    after = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert {run.info.run_id for run in after} - before == {around.info.run_id, result.run_id}
+    run = mlflow.get_run(result.run_id)
+    assert run.info.experiment_id == around.info.experiment_id
+    assert run.data.tags["mlflow.parentRunId"] == around.info.run_id
+
+
 def test_labels_that_stand_each_on_their_own(world, tmp_path):
     before = {model.name for model in MlflowClient().search_registered_models()}
     address = several_labels(world, tmp_path / "table.csv")

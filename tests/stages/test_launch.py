@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -130,6 +131,31 @@ def test_one_process_or_one_that_torchrun_has_started_starts_none(monkeypatch):
     assert not is_launched_here(PretrainSettings(nproc=2))
     with pytest.raises(HptError, match="main starts processes itself: use --nproc"):
         hpt_mlflow.main()
+
+
+def test_one_of_several_that_were_started_without_torchrun_starts_none(monkeypatch, nothing_starts):
+    variables = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert not is_launched_here(PretrainSettings())
+    with pytest.raises(HptError, match="^nproc: 2 processes cannot be started by one of several"):
+        hpt_mlflow.pretrain(**PRETRAIN, nproc=2)
+    for stage in (hpt_mlflow.main, hpt_mlflow.tune, hpt_mlflow.study, hpt_mlflow.evaluate):
+        with pytest.raises(HptError, match="without torchrun"):
+            stage()
+    with pytest.raises(HptError, match="^steps: 0 registers weights in one process"):
+        hpt_mlflow.pretrain(weights="torchvision:resnet18", steps=0)
+    monkeypatch.delenv("MASTER_PORT")
+    for stage in (hpt_mlflow.pretrain, hpt_mlflow.adapt, hpt_mlflow.evaluate):
+        with pytest.raises(HptError, match="^MASTER_PORT: not set"):
+            stage()
+
+
+def test_processes_that_cannot_be_started_are_told_in_one_line(monkeypatch, store):
+    monkeypatch.setattr(sys, "executable", "/no/python")
+    with pytest.raises(HptError, match=r"^cannot start another process \(.*No such file") as caught:
+        hpt_mlflow.pretrain(**PRETRAIN, nproc=2)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.soak

@@ -120,6 +120,16 @@ def threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith(("hpt_write", "hpt_send"))]
 
 
+def test_threads_that_cannot_be_started_are_told_in_one_line(spool, run_id):
+    before = threading.stack_size(1 << 46)  # More than there is.
+    try:
+        with pytest.raises(HptError, match=r"^cats: cannot start a thread \(.*\); look at the memory") as caught:
+            Courier(spool, Delivery(run_id, "0"), "cats")
+    finally:
+        threading.stack_size(before)
+    assert "\n" not in str(caught.value)
+
+
 def test_what_is_put_arrives_and_leaves_the_spool(courier, run_id):
     courier.put("tags", {"a": "b"})
     courier.put("params", {"c": "d"})

@@ -143,6 +143,21 @@ def test_the_process_outlives_what_kills_the_group_of_its_training(guard):
     assert os.getpgid(guard._process.pid) != os.getpgid(0)
 
 
+def test_a_guard_that_cannot_be_started_says_why_and_takes_every_word(left_behind, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/no/python")
+    missing = Guard(left_behind, "")
+    assert missing.missing.startswith("no process guards this run: cannot start another process (")
+    assert "No such file" in missing.missing
+    assert "hpt sync" in missing.missing
+    assert "\n" not in missing.missing
+    for word in ("FINISHED", "KILLED"):
+        missing.tell(word)
+
+
+def test_a_guard_that_was_started_is_not_missing(guard):
+    assert guard.missing == ""
+
+
 @pytest.mark.parametrize("word", ["FINISHED", "KILLED"])
 def test_telling_a_guard_that_is_gone_is_no_error(guard, word):
     guard._process.kill()

@@ -1,6 +1,8 @@
 import os
 import shutil
 import signal
+import sys
+import threading
 from contextlib import contextmanager, suppress
 
 import mlflow
@@ -9,6 +11,7 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.stages.launch import child_variables
 from hpt_mlflow.tracking.earlier import earlier_run
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.runs import NotDeliveredError, stage_run
@@ -251,6 +254,64 @@ def test_a_run_whose_spool_cannot_be_made_is_not_left_running(store, tmp_path, m
         pass
     runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert [run.info.status for run in runs if run.info.status == "RUNNING"] == []
+
+
+def test_a_run_without_a_guard_warns_and_finishes(store, monkeypatch, caplog):
+    monkeypatch.setattr(sys, "executable", "/no/python")
+    with stage_run("pretrain cats") as run:
+        run.metrics({"train/loss": 2.0}, 1)
+        run.warn("another thing")
+    assert only_run().info.status == "FINISHED"
+    assert history("train/loss") == [(1, 2.0)]
+    warning = only_run().data.tags["hpt.warning"]
+    assert warning.startswith("no process guards this run: cannot start another process (")
+    assert warning.endswith("; another thing")
+    assert [record.message for record in caplog.records if "guards" in record.message] == [
+        warning.removesuffix("; another thing")
+    ]
+
+
+def test_a_run_without_threads_is_not_left_running(store):
+    before = threading.stack_size(1 << 46)  # More than there is.
+    try:
+        with pytest.raises(HptError, match="cannot start a thread"), stage_run("pretrain cats"):
+            pass
+    finally:
+        threading.stack_size(before)
+    assert only_run().info.status == "FAILED"
+    # Nobody holds what it has left.
+    Spool.open(spool_folder(only_run().info.run_id), wait_seconds=0).close()
+
+
+def test_a_stage_belongs_to_the_experiment_of_the_users_run_around_it(store):
+    experiment_id = mlflow.create_experiment("mine")
+    with mlflow.start_run(experiment_id=experiment_id) as around, stage_run("main") as outer, stage_run("cats") as run:
+        assert child_variables(run.run_id, 1)["MLFLOW_EXPERIMENT_ID"] == experiment_id
+    for inner, parent in ((run, outer), (outer, around.info)):
+        info = mlflow.get_run(inner.run_id)
+        assert info.info.experiment_id == experiment_id == inner.experiment_id
+        assert info.data.tags["mlflow.parentRunId"] == parent.run_id
+    with stage_run("alone") as alone:
+        pass
+    assert alone.experiment_id == "0"
+
+
+def test_an_interrupted_stage_is_found_in_the_experiment_of_the_users_run(store):
+    experiment_id = mlflow.create_experiment("mine")
+    with mlflow.start_run(experiment_id=experiment_id) as around:
+        broken = interrupted(1)
+        with earlier_run(CATS, "auto", around.info.run_id) as earlier, stage_run("pretrain cats", CATS, earlier) as run:
+            assert run.run_id == broken
+
+
+def test_stages_inside_one_that_is_continued_belong_to_its_experiment(store, monkeypatch):
+    elsewhere = mlflow.create_experiment("mine")
+    with monkeypatch.context() as patched:
+        patched.setenv("MLFLOW_EXPERIMENT_ID", elsewhere)
+        broken = interrupted(1)
+    with earlier_run(CATS, broken, None) as earlier, stage_run("main", CATS, earlier), stage_run("adapt dogs") as inner:
+        pass
+    assert inner.experiment_id == elsewhere
 
 
 def test_what_was_in_memory_only_is_not_said_to_wait_on_the_disk(store, monkeypatch):

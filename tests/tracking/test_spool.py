@@ -103,6 +103,14 @@ def small_disk(tmp_path, monkeypatch):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+def test_a_tilde_is_the_users_home_and_a_new_folder_is_marked_as_a_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("HPT_SPOOL", "~/deep/spool")
+    assert spool_root() == tmp_path / "deep" / "spool"
+    Spool.open(spool_folder("run-1"), Owner("run-1", "0", "cats", "", "", os.getpid(), socket.gethostname())).close()
+    assert (spool_root() / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55\n")
+
+
 def test_entries_come_back_in_order_with_payload_and_files(spool):
     for number in range(12):
         spool.add("metrics", {"metrics": [["loss", number / 7, number, number, None]]})

@@ -7,12 +7,17 @@ import torch
 from together import KILLED, in_processes
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.settings import PretrainSettings
+from hpt_mlflow.stages.launch import is_launched_here
 from hpt_mlflow.training.processes import (
     ALONE,
+    VARIABLES,
     Group,
     LostProcessError,
+    is_first,
     joins_others,
     own_device,
+    processes_here,
     training_group,
     was_restarted,
 )
@@ -188,8 +193,81 @@ def test_parts_of_all_processes_are_the_whole():
         assert [group.first for group in groups] == [True] + [False] * (size - 1)
 
 
+def introduce(group, line):
+    gathered = group.gather(torch.tensor([group.rank])).tolist()
+    return gathered, is_first(), processes_here(), was_restarted(), is_launched_here(PretrainSettings())
+
+
+def test_processes_join_by_the_variables_of_kubernetes_operators():
+    answers = in_processes(introduce, size=2, by_torchrun=False)
+    assert answers == [([0, 1], True, 1, False, False), ([0, 1], False, 1, False, False)]
+
+
+@pytest.fixture
+def variables(monkeypatch):
+    """Sets the variables that say how this process was started, and removes all others of them."""
+
+    def set_variables(**values):
+        for name in (*VARIABLES, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    return set_variables
+
+
+COMPLETE = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "node0", "MASTER_PORT": "29500"}
+
+
+@pytest.mark.parametrize("missing", ["RANK", "MASTER_ADDR", "MASTER_PORT"])
+def test_a_variable_that_is_missing_is_named(variables, missing):
+    variables(**{name: value for name, value in COMPLETE.items() if name != missing})
+    with pytest.raises(HptError, match=rf"^{missing}: not set, though WORLD_SIZE=2, ") as caught:
+        joins_others()
+    assert "\n" not in str(caught.value)
+
+
+def test_several_variables_that_are_missing_are_named(variables):
+    variables(WORLD_SIZE="2", RANK="0", MASTER_PORT="")
+    with pytest.raises(HptError, match=r"^MASTER_ADDR, MASTER_PORT: not set, though WORLD_SIZE=2, RANK=0 says"):
+        joins_others()
+
+
 @pytest.mark.parametrize(
-    ("variables", "joins", "restarted"),
+    "alone", [{}, {"WORLD_SIZE": "1"}, COMPLETE | {"WORLD_SIZE": "1", "RANK": "0"}, {"WORLD_SIZE": "8"}, {"RANK": "3"}]
+)
+def test_a_process_without_others_is_the_first(variables, alone):
+    variables(**alone)
+    assert not joins_others()
+    assert is_first()
+    assert processes_here() == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE: 'two' is not a whole number"),
+        ({"RANK": "master"}, "RANK: 'master' is not a whole number"),
+        ({"RANK": "2"}, "RANK: 2 is not one of the 2 processes"),
+        ({"RANK": "-1"}, "RANK: -1 is not one of the 2 processes"),
+    ],
+)
+def test_variables_that_cannot_be_right_are_refused(variables, wrong, words):
+    variables(**COMPLETE | wrong)
+    with pytest.raises(HptError, match=f"^{words}") as caught:
+        joins_others()
+    assert "\n" not in str(caught.value)
+
+
+def test_without_torchrun_a_process_takes_the_first_gpu_where_nobody_numbers_it(variables):
+    variables(**COMPLETE)
+    assert not is_first()
+    with pytest.raises(HptError, match="process 1 finds no GPU of its own"):
+        own_device(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("given", "joins", "restarted"),
     [
         ({}, False, False),
         ({"WORLD_SIZE": "2"}, False, False),  # Slurm and others set it as well.
@@ -199,11 +277,8 @@ def test_parts_of_all_processes_are_the_whole():
         ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "TORCHELASTIC_RESTART_COUNT": "2"}, True, True),
     ],
 )
-def test_torchrun_says_whether_there_are_others(monkeypatch, variables, joins, restarted):
-    for name in ("TORCHELASTIC_RUN_ID", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+def test_torchrun_says_whether_there_are_others(variables, given, joins, restarted):
+    variables(**given)
     assert joins_others() == joins
     assert was_restarted() == restarted
     if not joins:

@@ -38,16 +38,25 @@ class Line:
         self._connection.recv()
 
 
-def in_processes(function: Callable[..., Any], *values: Any, size: int = 2, seconds: float = 60.0) -> list[Any]:
+def in_processes(
+    function: Callable[..., Any], *values: Any, size: int = 2, seconds: float = 60.0, by_torchrun: bool = True
+) -> list[Any]:
     """What `function(group, line, *values)` gives in each process; `KILLED` of one that was.
+
+    Those that torchrun did not start have the variables that Kubernetes' operators set, and a port of the first one's.
 
     Fails where one raises, or where they are not done in time: a hang.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    port = store.port
+    if not by_torchrun:
+        del store
     lines, processes = [], []
     for rank in range(size):
         ours, theirs = SPAWN.Pipe()
-        process = SPAWN.Process(target=_be_one, args=(theirs, store.port, rank, size, function, values), daemon=True)
+        process = SPAWN.Process(
+            target=_be_one, args=(theirs, port, rank, size, by_torchrun, function, values), daemon=True
+        )
         process.start()
         theirs.close()
         lines.append(ours)
@@ -86,18 +95,23 @@ def _answers(lines: Sequence[Connection], processes: Sequence[Any], deadline: fl
     return [answers[rank] for rank in range(len(lines))]
 
 
-def _be_one(connection: Connection, port: int, rank: int, size: int, function: Any, values: Sequence[Any]) -> None:
+def _be_one(
+    connection: Connection, port: int, rank: int, size: int, by_torchrun: bool, function: Any, values: Sequence[Any]
+) -> None:
     torch.set_num_threads(1)
     os.environ |= {
-        "TORCHELASTIC_RUN_ID": "test",
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RESTART_COUNT": "0",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(size),
     }
+    if by_torchrun:
+        os.environ |= {
+            "TORCHELASTIC_RUN_ID": "test",
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "TORCHELASTIC_RESTART_COUNT": "0",
+            "LOCAL_RANK": str(rank),
+        }
     try:
         with training_group(torch.device("cpu")) as group:
             assert group == Group(rank, size)

@@ -1,0 +1,45 @@
+"""The run that a stage started now is nested in, and the experiment that it belongs to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import mlflow
+from mlflow.entities import RunInfo
+from mlflow.tracking.fluent import _get_experiment_id
+
+# The run around a stage, where that is another process's.
+PARENT_VARIABLE = "HPT_PARENT_RUN_ID"
+_current: ContextVar[RunInfo | None] = ContextVar("current_run", default=None)
+
+
+@contextmanager
+def nesting(info: RunInfo) -> Iterator[None]:
+    """Let runs that are started in the block be nested in this one."""
+    token = _current.set(info)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_run_id() -> str | None:
+    """The run that a stage started now would be nested in."""
+    around = _around()
+    return around.run_id if around else os.environ.get(PARENT_VARIABLE) or None
+
+
+def experiment_id_here() -> str:
+    """The experiment that runs started now belong to: that of the run around them, where there is one."""
+    around = _around()
+    # Whoever sets PARENT_VARIABLE also sets MLFLOW_EXPERIMENT_ID.
+    return str(around.experiment_id if around else _get_experiment_id())
+
+
+def _around() -> RunInfo | None:
+    """The run around this place in this process: a stage's, or one of the user's."""
+    active = mlflow.active_run()
+    return _current.get() or (active.info if active else None)

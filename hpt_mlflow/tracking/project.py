@@ -1,0 +1,22 @@
+"""How MLflow has started the project."""
+
+from __future__ import annotations
+
+import shlex
+
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+LOCAL, CONDA = "local", "conda"
+
+
+def project_command(run_id: str) -> str:
+    """The `mlflow run` of a run, with its project and environment manager; empty where MLflow does not answer."""
+    try:
+        tags = MlflowClient().get_run(run_id).data.tags
+    except MlflowException:
+        return ""
+    # MLflow names the manager of every environment but the local one; without a word it takes conda.
+    manager = tags.get("mlflow.project.env", LOCAL)
+    words = ["mlflow", "run", tags.get("mlflow.source.name", ".")]
+    return shlex.join(words + ([] if manager == CONDA else ["--env-manager", manager]))
