@@ -8,7 +8,6 @@ What is compared takes turns, since machines drift; the fastest time of each cou
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 
@@ -21,7 +20,7 @@ from hpt_mlflow.evaluation.features import FrozenNetwork
 from hpt_mlflow.machine import processor
 from hpt_mlflow.models.backbone import build_backbone
 
-KINDS = ("plain", "channels last", "+ folded", "+ bfloat16")
+KINDS = ("plain", "channels last", "+ bfloat16")
 
 
 @click.command()
@@ -53,11 +52,9 @@ def main(arch: tuple[str, ...], image_size: int, batch_size: int, repeats: int) 
 def ways_to_compute(backbone: nn.Module, images: Tensor) -> dict[str, Callable[[], Tensor]]:
     """By kind, what gives the features of the images."""
     stand_last = images.to(memory_format=torch.channels_last)
-    turned = copy.deepcopy(backbone).to(memory_format=torch.channels_last)
-    frozen = FrozenNetwork(backbone, stand_last)
+    frozen = FrozenNetwork(backbone)
     ways: tuple[Callable[[], Tensor], ...] = (
         lambda: backbone(images),
-        lambda: turned(stand_last),
         lambda: frozen.features(stand_last),
         lambda: frozen.features(stand_last, "bfloat16"),
     )

@@ -10,6 +10,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from processes import processes_end_with
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
@@ -33,6 +34,12 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     monkeypatch.setenv("HPT_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("HPT_SPOOL", str(tmp_path_factory.mktemp("spool")))
     monkeypatch.setenv("HPT_PATIENCE_SECONDS", "20")
+
+
+@pytest.fixture(autouse=True)
+def no_process_left_behind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with processes_end_with(request.node.name.partition("[")[0], monkeypatch):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mlflow
@@ -18,6 +17,7 @@ import pytest
 import requests
 from mlflow.tracking import MlflowClient
 from PIL import Image
+from processes import PATIENCE_SECONDS, wait_for
 from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -242,7 +242,7 @@ def test_the_real_server_answers_png_and_jpeg_with_labels_and_probabilities(chai
         )
     address = f"http://127.0.0.1:{unused_port}"
     try:
-        wait_until_it_answers(f"{address}/ping", server, log)
+        wait_until_it_answers(f"{address}/ping", server)
         for kind in ("PNG", "JPEG"):
             files = []
             for image in digits_images()[:3]:
@@ -264,15 +264,12 @@ def test_the_real_server_answers_png_and_jpeg_with_labels_and_probabilities(chai
         server.wait()
 
 
-def wait_until_it_answers(address, server, log):
-    deadline = time.monotonic() + 120
-    while True:
-        assert server.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
+def wait_until_it_answers(address, server):
+    def answers():
         with contextlib.suppress(requests.ConnectionError):
-            if requests.get(address, timeout=10).status_code == 200:
-                return
-        time.sleep(0.2)
+            return requests.get(address, timeout=10).status_code == 200
+
+    wait_for(answers, server)
 
 
 def test_a_mistake_is_one_line_and_leaves_no_run_running(chain, workplace):
@@ -305,17 +302,10 @@ def test_ctrl_c_ends_the_run_killed_with_its_metrics(workplace):
         )
         return found[0] if found else None
 
-    def wait_for(condition, seconds):
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "waited in vain"
-            assert process.poll() is None or process.returncode is not None
-            time.sleep(0.2)
-
-    wait_for(lambda: run() and client.get_metric_history(run().info.run_id, "train/loss"), 120)
+    wait_for(lambda: run() and client.get_metric_history(run().info.run_id, "train/loss"), process)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) != 0
-    wait_for(lambda: run().info.status == "KILLED", 60)
+    assert process.wait(PATIENCE_SECONDS) != 0
+    wait_for(lambda: run().info.status == "KILLED")
     assert client.get_metric_history(run().info.run_id, "train/loss")
 
 

@@ -3,10 +3,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from processes import wait_for
 
 from hpt_mlflow import signals
 from hpt_mlflow.signals import (
@@ -69,13 +69,6 @@ def interrupts(number):
     except KeyboardInterrupt:
         return True
     return False
-
-
-def wait_until(condition):
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def in_a_thread(function):
@@ -194,7 +187,7 @@ def test_requests_outside_the_main_thread_are_never_made():
 
 def start_parent(tmp_path, *command):
     parent = subprocess.Popen([sys.executable, "-c", PARENT, *command])
-    wait_until((tmp_path / "ready").exists)
+    wait_for((tmp_path / "ready").exists)
     return parent
 
 
@@ -207,7 +200,7 @@ def test_a_child_is_terminated_when_its_parent_dies(tmp_path, number):
     parent = start_parent(tmp_path, *child(tmp_path))
     parent.send_signal(number)
     parent.wait(SECONDS)
-    wait_until((tmp_path / "terminated").exists)
+    wait_for((tmp_path / "terminated").exists)
 
 
 @needs_proc
@@ -216,7 +209,7 @@ def test_a_child_is_terminated_when_the_parent_of_its_shell_dies(tmp_path):
     parent = start_parent(tmp_path, "bash", "-c", '"$@"; true', "bash", *child(tmp_path))
     parent.kill()
     parent.wait(SECONDS)
-    wait_until((tmp_path / "terminated").exists)
+    wait_for((tmp_path / "terminated").exists)
 
 
 @needs_proc
@@ -224,7 +217,7 @@ def test_a_child_is_terminated_when_its_shell_dies(tmp_path):
     parent = start_parent(tmp_path, "bash", "-c", f'echo $$ > {tmp_path}/shell; "$@"; true', "bash", *child(tmp_path))
     os.kill(int((tmp_path / "shell").read_text()), signal.SIGKILL)
     parent.wait(SECONDS)
-    wait_until((tmp_path / "terminated").exists)
+    wait_for((tmp_path / "terminated").exists)
 
 
 @needs_proc
@@ -233,11 +226,11 @@ def test_a_parent_that_is_no_shell_may_lose_its_own_parent(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", BETWEEN, sys.executable, "-c", PARENT, *child(tmp_path, waiting)],
     ) as above:
-        wait_until((tmp_path / "ready").exists)
+        wait_for((tmp_path / "ready").exists)
         above.kill()
         above.wait(SECONDS)
         (tmp_path / "orphaned").touch()
-        wait_until((tmp_path / "untouched").exists)
+        wait_for((tmp_path / "untouched").exists)
     assert not (tmp_path / "terminated").exists()
 
 
@@ -278,7 +271,7 @@ def test_a_zombie_is_not_running():
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         assert is_running(process.pid)
         process.kill()
-        wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
+        wait_for(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z")
         assert not is_running(process.pid)
 
 

@@ -119,6 +119,8 @@ def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.devi
         worker_init_fn=_start_worker,
         persistent_workers=False,
         prefetch_factor=4 if workers else None,
+        # Or else it draws a number of the process's own.
+        generator=torch.Generator(),
     )
     try:
         yield from loader

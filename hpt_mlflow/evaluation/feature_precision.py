@@ -81,7 +81,7 @@ def _try(reader: FeatureReader, backbones: Sequence[nn.Module]) -> FeaturePrecis
         return FeaturePrecision("float32")
     seconds, tried, refused = {"float32": 0.0, "bfloat16": 0.0}, 0, ""
     for backbone in backbones:
-        network, features = FrozenNetwork(backbone, batches[0]), {}
+        network, features = FrozenNetwork(backbone), {}
         for precision in seconds:
             features[precision], took = _timed(network, batches, precision)
             seconds[precision] += took

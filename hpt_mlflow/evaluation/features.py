@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +19,7 @@ from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import batch_norms
-from hpt_mlflow.models.folding import fold_batch_norm
-
-EXAMPLE_IMAGES = 2
+from hpt_mlflow.models.randomness import seeded
 
 
 def prepare(
@@ -41,15 +40,14 @@ def prepare(
 
 
 class FrozenNetwork:
-    """A copy of a backbone that is fast where nothing is learned: BatchNorm is folded, channels stand last.
+    """A copy of a backbone in evaluation mode, whose channels stand last.
 
     Args:
         backbone: float32 (N, 3, H, W) to (N, ...); left exactly as it is.
-        example: images on its device, of which a few are tried; see `fold_batch_norm`.
     """
 
-    def __init__(self, backbone: nn.Module, example: Tensor) -> None:
-        self._network = fold_batch_norm(backbone, example[:EXAMPLE_IMAGES]).to(memory_format=torch.channels_last)
+    def __init__(self, backbone: nn.Module) -> None:
+        self._network = copy.deepcopy(backbone).eval().to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def features(self, batch: Tensor, precision: str = "float32") -> Tensor:
@@ -88,8 +86,8 @@ class FeatureReader:
     def features(self, backbone: nn.Module, indices: np.ndarray) -> np.ndarray:
         """Features of the images at `indices` by a backbone on the device, as it is in evaluation mode.
 
-        A faster copy computes them (see `FrozenNetwork`); the backbone itself is left exactly as it is. Images that
-        cannot be read any more are reported to `images`.
+        A copy computes them; the backbone itself is left exactly as it is. Images that cannot be read any more are
+        reported to `images`.
 
         Returns:
             float32 (N, feature size); zero for an image that cannot be read, which is then nobody's neighbour.
@@ -97,9 +95,8 @@ class FeatureReader:
         Raises:
             HptError: too many images cannot be read any more.
         """
-        network, features, read = None, [], []
+        network, features, read = FrozenNetwork(backbone), [], []
         for batch, positions in self.batches(indices):
-            network = network or FrozenNetwork(backbone, batch)
             features.append(network.features(batch, self.precision).cpu())
             read += positions
         if not features:
@@ -118,7 +115,9 @@ class FeatureReader:
         for batch, _ in self.batches(indices):
             # One image alone may have no variance that BatchNorm could measure.
             if len(batch) > 1:
-                backbone(batch)
+                # Dropout draws where a network is in training mode.
+                with seeded(0, self.device):
+                    backbone(batch)
 
     def batches(self, indices: np.ndarray) -> Iterator[tuple[Tensor, list[int]]]:
         """The images that can be read, as a network wants them on the device, and their positions in `indices`."""

@@ -26,6 +26,7 @@ from hpt_mlflow.evaluation.supervised import (
     targets,
     why_not_converged,
 )
+from hpt_mlflow.models.randomness import seeded
 
 __all__ = ["FineTuneSettings", "FineTuned", "Trial", "count_views", "draw_labels", "fine_tune", "schedule_for"]
 
@@ -188,7 +189,8 @@ def fine_tune(
         views = TrainingViews(
             reader.images, train, reader.image_size, reader.statistics, reader.device, batch_size, seed, reader.threads
         )
-        for iteration, loss in _train(network, head, views, train_labels, length, learning_rate, settings, autocast):
+        steps = _train(network, head, views, train_labels, length, learning_rate, settings, autocast, seed)
+        for iteration, loss in steps:
             if on_step:
                 on_step(done + iteration, total)
             if iteration not in due:
@@ -230,6 +232,7 @@ def _train(
     learning_rate: float,
     settings: FineTuneSettings,
     autocast: torch.dtype | None,
+    seed: int,
 ) -> Iterator[tuple[int, Tensor]]:
     """Train network and head in place; gives each iteration that was done, counted from 1, and the losses' sum."""
     device = views.device
@@ -244,7 +247,11 @@ def _train(
         network.train()
         # Unreadable images may leave one alone, of which BatchNorm may find no variance.
         if len(batch.positions) > 1:
-            with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            drawn = int(np.random.default_rng((seed, iteration)).integers(2**62))
+            with (
+                seeded(drawn, device),
+                torch.autocast(device.type, autocast, enabled=autocast is not None),
+            ):
                 features = network(batch.views).flatten(1)
             logits = head(features.float())
             loss = supervised_loss(logits, truth[torch.from_numpy(batch.positions).to(device)])

@@ -22,6 +22,7 @@ from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.neighbours import nearest_neighbour_votes
 from hpt_mlflow.evaluation.probe import fit_probe
 from hpt_mlflow.evaluation.scores import is_multilabel, primary_score
+from hpt_mlflow.models.randomness import seeded
 
 OBJECTIVES = ("probe", "knn", "rotation", "infonce")
 NEED_LABELS = ("probe", "knn")
@@ -86,9 +87,8 @@ class Judge:
         Raises:
             HptError: too many images cannot be read any more.
         """
-        device = self.reader.device
         # A layer may draw in evaluation mode too.
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with seeded(0, self.reader.device):
             examples = self._examples(backbone)
         if not np.isfinite(examples.features).all():
             return float("nan")

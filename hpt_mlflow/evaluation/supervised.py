@@ -26,7 +26,7 @@ class CurvePoint(NamedTuple):
 
 def new_head(feature_size: int, classes: int, seed: int) -> nn.Linear:
     """A linear layer as the reference code starts it: weights normal with deviation 0.01, no bias."""
-    head = nn.Linear(feature_size, classes)
+    head: nn.Linear = nn.utils.skip_init(nn.Linear, feature_size, classes)
     generator = torch.Generator().manual_seed(seed)
     nn.init.normal_(head.weight, std=INITIAL_STD, generator=generator)
     nn.init.zeros_(head.bias)

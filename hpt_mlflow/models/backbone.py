@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.models.randomness import seeded
 
 # torchvision's default number of classes; it marks the layer that is the classifier.
 IMAGENET_CLASSES = 1000
@@ -62,7 +63,7 @@ def _check_timm_name(arch: str) -> None:
     raise HptError(f"arch: timm has no network {name!r}; {hint}")
 
 
-def build_backbone(arch: str, image_size: int, small_stem: bool = False) -> tuple[nn.Module, int]:
+def build_backbone(arch: str, image_size: int, small_stem: bool = False, seed: int = 0) -> tuple[nn.Module, int]:
     """Build a network with random weights and take its classifier off.
 
     Args:
@@ -70,6 +71,7 @@ def build_backbone(arch: str, image_size: int, small_stem: bool = False) -> tupl
         image_size: side of the square images in pixels; it is tried out.
         small_stem: for ResNets, a 3 x 3 convolution of stride 1 without max pooling in front (He et al., CVPR 2016,
             section 4.2), for images of about 32 pixels.
+        seed: of the weights.
 
     Returns:
         The backbone, float32 (N, 3, image_size, image_size) to (N, feature size), and its feature size.
@@ -79,24 +81,28 @@ def build_backbone(arch: str, image_size: int, small_stem: bool = False) -> tupl
     """
     check_architecture(arch, small_stem)
     try:
-        if arch.startswith(TIMM):
-            backbone = _build_timm(arch.removeprefix(TIMM), image_size)
-            return backbone, try_image_size(backbone, arch, image_size)
-        backbone = torchvision.models.get_model(arch, weights=None, **_arguments(arch, image_size))
-        if small_stem:
-            width = backbone.conv1.out_channels
-            backbone.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=1, bias=False)
-            nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
-            backbone.maxpool = nn.Identity()
-        _take_classifier_off(backbone)
+        with seeded(seed):
+            backbone = _build_timm(arch, image_size) if arch.startswith(TIMM) else _build(arch, image_size, small_stem)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise _wrong_size(arch, image_size, error) from error
     return backbone, try_image_size(backbone, arch, image_size)
 
 
-def _build_timm(name: str, image_size: int) -> nn.Module:
-    """A network of timm with random weights, whose features are pooled."""
-    timm = import_timm()
+def _build(arch: str, image_size: int, small_stem: bool) -> nn.Module:
+    """A network of torchvision without its classifier."""
+    backbone = torchvision.models.get_model(arch, weights=None, **_arguments(arch, image_size))
+    if small_stem:
+        width = backbone.conv1.out_channels
+        backbone.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+        backbone.maxpool = nn.Identity()
+    _take_classifier_off(backbone)
+    return backbone
+
+
+def _build_timm(arch: str, image_size: int) -> nn.Module:
+    """A network of timm, whose features are pooled."""
+    timm, name = import_timm(), arch.removeprefix(TIMM)
     config = timm.get_pretrained_cfg(name)
     # Networks with an embedding of positions are made for one size.
     size = {"img_size": image_size} if config and config.fixed_input_size else {}

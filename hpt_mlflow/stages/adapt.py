@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import batch_norms, try_image_size
@@ -57,8 +55,6 @@ def from_parent(chosen: AdaptSettings, parent: FoundModel) -> Start:
         raise HptError(f"update: {card.arch} has no BatchNorm layers to update; use all")
     image_size = chosen.image_size or card.image_size
     try_image_size(parent.backbone, card.arch, image_size)
-    # The head and the order of the images are drawn from the seed; the backbone is the parent's.
-    torch.manual_seed(chosen.seed)
     return Start(
         parent.backbone,
         card.feature_size,

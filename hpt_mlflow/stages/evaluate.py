@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from hpt_mlflow.data.contents import VERSION
@@ -178,8 +177,7 @@ def _repeat(settings: EvaluateSettings, task: Task, found: FoundModel) -> Iterat
 
 def _untrained(settings: EvaluateSettings, task: Task, card: BackboneCard) -> list[nn.Module]:
     """An untrained network, with BatchNorm's statistics as initialised, and with those of train."""
-    torch.manual_seed(settings.seed)
-    backbone, _ = build_backbone(card.arch, card.image_size, card.small_stem)
+    backbone, _ = build_backbone(card.arch, card.image_size, card.small_stem, settings.seed)
     return [backbone, with_refreshed_batch_norm(backbone, task)]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import build_backbone
@@ -52,8 +50,7 @@ def pretrain(**settings: Any) -> StageResult:
 def _from_random_weights(chosen: PretrainSettings) -> Start:
     preset = PRESETS[chosen.preset]
     arch, image_size = chosen.arch or preset.arch, chosen.image_size or preset.image_size
-    torch.manual_seed(chosen.seed)
-    backbone, feature_size = build_backbone(arch, image_size, chosen.small_stem)
+    backbone, feature_size = build_backbone(arch, image_size, chosen.small_stem, chosen.seed)
     return Start(
         backbone,
         feature_size,

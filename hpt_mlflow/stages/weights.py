@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard
@@ -96,10 +94,7 @@ def start_from_weights(settings: PretrainSettings) -> Start:
     preset = PRESETS[settings.preset]
     image_size = settings.image_size or preset.image_size
     weights = _read(settings.weights, settings.arch, image_size, settings.small_stem)
-    # The head and the order of the images are drawn from the seed; the backbone is the file's.
-    start = _start(weights, preset.pretrain_steps, preset.plan.learning_rate)
-    torch.manual_seed(settings.seed)
-    return start
+    return _start(weights, preset.pretrain_steps, preset.plan.learning_rate)
 
 
 def export_model(address: str, format: str, file: str) -> Path:

@@ -21,6 +21,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import batch_norms
 from hpt_mlflow.models.moco import MoCo, MoCoOutput, freeze
+from hpt_mlflow.models.randomness import seeded
 from hpt_mlflow.training.arithmetic import DTYPES
 from hpt_mlflow.training.diagnostics import effective_rank, embedding_std
 from hpt_mlflow.training.padding import keep_unseen_weights
@@ -55,10 +56,10 @@ class Trainer:
         device: torch.device,
         group: Group = ALONE,
     ) -> None:
-        torch.manual_seed(plan.seed)
         freeze(backbone, plan.update)
         bn_splits = plan.bn_splits // group.size
-        moco = MoCo(backbone, feature_size, plan.queue_size, plan.key_momentum, plan.temperature, bn_splits)
+        with seeded(plan.seed):
+            moco = MoCo(backbone, feature_size, plan.queue_size, plan.key_momentum, plan.temperature, bn_splits)
         self.moco = moco.to(device).to(memory_format=torch.channels_last).train()
         self.optimizer = None if plan.update == "bn-stats" else _sgd(self.moco, plan)
         self.scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")
@@ -169,7 +170,12 @@ class Trainer:
     def _do_step(self, batch: Batch) -> None:
         """Views of a batch, and what is learned from them. The draws of a step do not depend on the steps before it."""
         rng = np.random.default_rng((self.plan.seed, self.step, 1))
-        torch.manual_seed(int(rng.integers(2**62)) + self.group.rank)
+        # Layers such as dropout draw in the step.
+        with seeded(int(rng.integers(2**62)) + self.group.rank, self.device):
+            self._learn_from(batch, rng)
+        self.step += 1
+
+    def _learn_from(self, batch: Batch, rng: np.random.Generator) -> None:
         query_draws, key_draws, order = (
             self.draw_views(rng),
             self.draw_views(rng),
@@ -184,7 +190,6 @@ class Trainer:
             shuffled = self.group.gather(crops[1])[places[self._own]]
             output = self.learn(queries, self.views(shuffled, key_draws.part(order[self._own])), places)
             self._gathered.append(torch.stack((output.loss.detach(), output.top1, embedding_std(output.queries))))
-        self.step += 1
 
     def _report_unreadable(self, images: Images) -> None:
         """Tell `images` what any process has found unreadable since the last time."""

@@ -105,7 +105,7 @@ def test_features_that_differ_are_refused(reader, speeds, kind, why, first):
 def test_a_large_offset_hides_from_the_angle_but_not_from_the_neighbours(reader, native):
     """What the second criterion is for."""
     batches = [batch for batch, _ in reader.batches(np.arange(64))]
-    network = FrozenNetwork(Offset(), batches[0])
+    network = FrozenNetwork(Offset())
     plain, rounded = (torch.cat([network.features(b, p) for b in batches]) for p in ("float32", "bfloat16"))
     assert 1 - torch.cosine_similarity(plain, rounded).min() < feature_precision.MOST_COSINE_DISTANCE
     assert feature_precision._why_refused(plain, rounded)
@@ -125,7 +125,7 @@ def test_the_fastest_of_the_passes_counts(reader, monkeypatch):
     clock = iter([0.0, 5.0, 10.0, 13.0])
     monkeypatch.setattr(feature_precision.time, "perf_counter", lambda: next(clock))
     batches = [batch for batch, _ in reader.batches(np.arange(64))]
-    network = FrozenNetwork(Colours(), batches[0])
+    network = FrozenNetwork(Colours())
     features, seconds = feature_precision._timed(network, batches, "float32")
     assert seconds == 3
     assert features.shape == (64, 2)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import mlflow
 import pytest
 import requests
-from workplace import Workplace, wait_for
+from processes import wait_for
+from workplace import Workplace
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """A disk that fills up costs a warning, not the training."""
 
 import pytest
-from workplace import equal, wait_for
+from processes import wait_for
+from workplace import equal
 
 pytestmark = pytest.mark.slow
 

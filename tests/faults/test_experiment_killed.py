@@ -6,7 +6,8 @@ import signal
 
 import mlflow
 import pytest
-from workplace import Workplace, wait_for
+from processes import wait_for
+from workplace import Workplace
 
 STUDY = {
     "study": "separability",

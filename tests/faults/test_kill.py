@@ -8,7 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from workplace import equal, wait_for
+from processes import wait_for
+from workplace import equal
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = 10

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from workplace import wait_for
+from processes import wait_for
 
 
 class Payload:

@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from workplace import BIN, SMALL, equal, wait_for
+from processes import wait_for
+from workplace import BIN, SMALL, equal
 
 from hpt_mlflow.signals import is_running
 

@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from workplace import wait_for
+from processes import wait_for
 
 STEPS = 400
 

@@ -14,8 +14,9 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from processes import wait_for
 from tuning.postgresql import OPTIONS, find_programs, server_or_skip
-from workplace import Workplace, wait_for
+from workplace import Workplace
 
 from hpt_mlflow.tuning.storage import open_storage
 

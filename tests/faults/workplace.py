@@ -5,12 +5,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from mlflow.tracking import MlflowClient
+from processes import PATIENCE_SECONDS
 from safetensors.torch import load_file
 
 BIN = Path(sys.executable).parent
@@ -71,7 +71,7 @@ class Workplace:
     def said(self):
         return (self.folder / "stderr.txt").read_text()
 
-    def finish(self, process, seconds=180):
+    def finish(self, process, seconds=PATIENCE_SECONDS):
         code = process.wait(seconds)
         assert "Traceback" not in self.said(), self.said()
         return code
@@ -105,16 +105,6 @@ class Workplace:
         run_source = self.client.get_model_version("hpt", str(version)).source
         model = self.client.get_logged_model(next(part for part in run_source.split("/") if part.startswith("m-")))
         return load_file(next(Path(model.artifact_location.removeprefix("file://")).rglob("*.safetensors")))
-
-
-def wait_for(condition, process=None, seconds=120.0):
-    """Wait until something holds, as long as the process lives that is to bring it about."""
-    end = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        assert process is None or process.poll() is None, "the process has ended"
-        time.sleep(0.01)
-    return answer
 
 
 def equal(one, other):

@@ -10,6 +10,7 @@ import mlflow
 import pytest
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
+from processes import wait_for
 from safetensors.numpy import save_file
 
 from hpt_mlflow.errors import HptError
@@ -107,13 +108,6 @@ def put_model(courier, name):
 
 def fail(folder):
     raise OSError("no room")
-
-
-def wait_for(condition):
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def threads():
