@@ -24,7 +24,7 @@ def fail_after_starting(monkeypatch, marks):
         pipe = subprocess.PIPE
         process = subprocess.Popen([sys.executable, "-c", DETACHED], stdin=pipe, stdout=pipe, start_new_session=True)
         assert process.stdout.readline() == b"ready\n"
-        assert len(marked(marks[0])) == 2
+        wait_for(lambda: len(marked(marks[0])) == 2)
         raise ZeroDivisionError
 
 
