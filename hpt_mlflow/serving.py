@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,9 @@ class EmbeddingModel:
         """Embed images.
 
         Args:
-            images: uint8 array (N, height, width, 3), (N, height, width) or (height, width, 3); or a list, or the first
-                column of a data frame, of encoded files as bytes or base64 text, arrays, or Pillow images.
+            images: array or nested lists of numbers (N, height, width, 3), (N, height, width), (height, width, 3) or
+                (height, width), of which the last two are one image; or a list, or the first column of a data frame, of
+                encoded files as bytes, bytearray, memoryview or base64 text, of arrays, or of Pillow images.
             params: not used.
 
         Returns:
@@ -146,17 +148,28 @@ def _load_pyfunc(path: str) -> EmbeddingModel | ClassifierModel:
 
 
 def _pictures(images: Any) -> Sequence[Any]:
-    """One entry an image."""
+    """One entry per image."""
     if isinstance(images, pd.DataFrame):
         return list(images.iloc[:, 0])
     if isinstance(images, dict):
         return _pictures(next(iter(images.values())))
-    if isinstance(images, bytes | str | Image.Image):
+    if _is_encoded(images) or isinstance(images, Image.Image):
         return [images]
-    if isinstance(images, np.ndarray) and images.dtype != object:
+    if isinstance(images, list | tuple) and images and isinstance(images[0], list | tuple | int | float):
+        # Of images of several sizes, nested lists make no array.
+        with suppress(ValueError):
+            images = _array(images)
+    if isinstance(images, np.ndarray) and images.dtype.kind not in "OSU":
         is_one = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (3, 4) and images.shape[0] not in (3, 4))
-        return list(images[None] if is_one and images.dtype.kind not in "SU" else images)
+        return list(images[None] if is_one else images)
     return list(images)
+
+
+def _is_encoded(picture: Any) -> bool:
+    """Whether a picture is the bytes of a file, as Python or Spark hold them, or base64 text of them."""
+    if isinstance(picture, memoryview):
+        return picture.ndim == 1 and picture.itemsize == 1
+    return isinstance(picture, bytes | bytearray | str)
 
 
 def _decode(picture: Any, position: int, smallest_side: int) -> np.ndarray:
@@ -169,16 +182,34 @@ def _decode(picture: Any, position: int, smallest_side: int) -> np.ndarray:
 def _encoded(picture: Any) -> Encoded:
     if isinstance(picture, str):
         return base64.b64decode(picture, validate=True)
-    if isinstance(picture, bytes | Image.Image):
+    if isinstance(picture, Image.Image):
         return picture
-    values = np.asarray(picture)
+    if _is_encoded(picture):
+        return bytes(picture)
+    values = _array(picture)
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)) or not values.size:
+        raise ValueError(
+            f"an array of shape {values.shape} is not an image; give (height, width), or (height, width, 1, 3 or 4) "
+            "with the channels last"
+        )
+    if values.dtype == bool:
+        return values.astype(np.uint8) * 255
     # JSON knows whole numbers, but not how wide they are.
-    if (
-        values.dtype.kind in "iu"
-        and values.dtype != np.uint16
-        and values.size
-        and values.min() >= 0
-        and values.max() <= 255
-    ):
+    if values.dtype.kind in "iu" and values.dtype != np.uint16 and values.min() >= 0 and values.max() <= 255:
         return values.astype(np.uint8)
     return values
+
+
+def _array(values: Any) -> np.ndarray:
+    """Numbers as an array.
+
+    Raises:
+        ValueError: they are no numbers, or rows differ in length.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{type(values).__name__} is not an image; give the bytes of a file, base64 text of them, a Pillow image, "
+            "or an array of numbers"
+        )
+    return array

@@ -73,6 +73,14 @@ FORMS = {
     "dict of one column": lambda colours: {"image": [png(image) for image in colours]},
     "nested lists as JSON has them": lambda colours: colours.tolist(),
     "64-bit whole numbers": lambda colours: colours.astype(np.int64),
+    "bytearrays": lambda colours: [bytearray(png(image)) for image in colours],
+    "memoryviews": lambda colours: [memoryview(png(image)) for image in colours],
+    "memoryviews of arrays": lambda colours: [memoryview(image) for image in colours],
+    "data frame of bytearrays as Spark gives": lambda colours: pd.DataFrame(
+        {"image": [bytearray(png(image)) for image in colours]}
+    ),
+    "object array of bytearrays": lambda colours: pd.Series([bytearray(png(image)) for image in colours]).to_numpy(),
+    "nested lists of each": lambda colours: [image.tolist() for image in colours],
     "shares of white": lambda colours: (colours / 255).astype(np.float32),
 }
 
@@ -88,7 +96,11 @@ def test_forms_may_be_mixed(model, colours, expected):
 
 
 @pytest.mark.parametrize(
-    "single", [lambda image: image, png, lambda image: base64.b64encode(png(image)).decode(), Image.fromarray]
+    "single",
+    [
+        *(lambda image: image, png, lambda image: base64.b64encode(png(image)).decode(), Image.fromarray),
+        *(lambda image: bytearray(png(image)), lambda image: memoryview(png(image)), lambda image: image.tolist()),
+    ],
 )
 def test_one_image_gives_one_row(model, colours, expected, single):
     np.testing.assert_allclose(model.predict(single(colours[0])), expected[:1], atol=1e-5)
@@ -99,12 +111,37 @@ def test_grey_arrays_are_images_with_equal_channels(model, colours):
     as_rgb = model.predict(np.repeat(grey[..., None], 3, axis=3))
     np.testing.assert_allclose(model.predict(grey), as_rgb, atol=1e-5)
     np.testing.assert_allclose(model.predict(grey[0]), as_rgb[:1], atol=1e-5)
+    np.testing.assert_allclose(model.predict(grey[0].tolist()), as_rgb[:1], atol=1e-5)
+    np.testing.assert_allclose(model.predict(list(grey)), as_rgb, atol=1e-5)
 
 
 def test_images_may_differ_in_size(model, colours, expected):
     other = np.random.default_rng(1).integers(0, 256, (40, 17, 3), dtype=np.uint8)
     rows = model.predict([other, colours[0]])
     np.testing.assert_allclose(rows[1], expected[0], atol=1e-4)
+    np.testing.assert_allclose(model.predict([other.tolist(), colours[0].tolist()]), rows, atol=1e-4)
+
+
+def test_a_mask_is_black_and_white(model):
+    mask = np.random.default_rng(0).random((16, 16)) < 0.5
+    np.testing.assert_allclose(model.predict(mask), model.predict(mask.astype(np.uint8) * 255), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (np.zeros((2, 3, 16, 16), np.uint8), r"shape \(3, 16, 16\) is not an image; .* channels last"),
+        (np.zeros((1, 16, 16, 5), np.uint8), r"shape \(16, 16, 5\)"),
+        ([1, 2, 3], r"shape \(\)"),
+        ([[[1, 2], [3]], [[4]]], r"image 0 cannot be read: "),
+        ([{"a": 1}], "dict is not an image; give the bytes of a file"),
+        ([None], "NoneType is not an image"),
+    ],
+)
+def test_what_is_not_an_image_is_told_in_words(model, images, words):
+    with pytest.raises(HptError, match=words) as caught:
+        model.predict(images)
+    assert "\n" not in str(caught.value)
 
 
 def test_no_images_give_no_rows(model):

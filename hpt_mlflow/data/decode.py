@@ -7,9 +7,10 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -28,7 +29,9 @@ MOST_PIXELS = 180_000_000
 # What Pillow keeps of one, so that this is what the largest picture takes.
 BYTES_PER_PIXEL = 4
 MOST_BYTES = BYTES_PER_PIXEL * MOST_PIXELS
-TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT = 322, 323
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT, TIFF_SAMPLE_FORMAT = 258, 262, 322, 323, 339
+MIN_IS_WHITE, UNSIGNED = 0, 1
+UNUSED_ALPHA = frozenset(["TGA", "BMP", "DIB"])
 # A strip is kept as so many squares of the smallest side: longer ones would fill the memory with what no crop shows.
 LONGEST_STRIP = 64
 ROWS_AT_ONCE = 64
@@ -76,17 +79,58 @@ def decode(picture: Encoded, smallest_side: int | None = None) -> np.ndarray:
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB: transparency over white, deep grey scaled to 8 bits, everything else as Pillow converts it."""
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image)
-        shown = _to_8_bits(values)
+        values = _values(image)
+        shown = to_8_bits(values)
+        # Pillow turns such pictures of 8 bits only.
+        if _tags(image).get(TIFF_PHOTOMETRIC) == MIN_IS_WHITE:
+            shown = 255 - shown
         if "transparency" in image.info:
             shown = np.where(values == image.info["transparency"], np.uint8(255), shown)
         return Image.fromarray(shown).convert("RGB")
-    if image.has_transparency_data:
+    if image.has_transparency_data and not _has_empty_alpha(image):
         image = _in_mode("RGBA", image)
         background = Image.new("RGB", image.size, "white")
         background.paste(image, mask=image)
         return background
     return _in_mode("RGB", image)
+
+
+def deep_values(picture: Encoded) -> np.ndarray | None:
+    """The numbers of a picture of more than 8 bits, as they are; None where it has 8, of which the header tells.
+
+    Raises:
+        UnreadableImageError: as `decode`.
+    """
+    if isinstance(picture, np.ndarray):
+        return None if picture.dtype == np.uint8 else picture
+    try:
+        with _open(picture) as image:
+            if not image.mode.startswith(("I", "F")):
+                return None
+            with _room.for_bytes(BYTES_PER_PIXEL * _checked_pixels(image)):
+                return _values(image)
+    except UnreadableImageError:
+        raise
+    except Exception as error:
+        raise UnreadableImageError(f"{type(error).__name__}: {printable(one_line(error))}") from error
+
+
+def _values(image: Image.Image) -> np.ndarray:
+    """The numbers of a deep picture; Pillow knows 32 bits with a sign only."""
+    values = np.asarray(image)
+    tags = _tags(image)
+    unsigned = tags.get(TIFF_BITS) == (32,) and tags.get(TIFF_SAMPLE_FORMAT, (UNSIGNED,)) == (UNSIGNED,)
+    return values.view(np.uint32) if unsigned and values.dtype == np.int32 else values
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """What a TIFF says of itself; nothing for other formats."""
+    return getattr(image, "tag_v2", {})
+
+
+def _has_empty_alpha(image: Image.Image) -> bool:
+    """Whether a picture's fourth channel is zero throughout, in a format that often leaves it unused."""
+    return image.format in UNUSED_ALPHA and image.mode == "RGBA" and image.getchannel("A").getbbox() is None
 
 
 class _Room:
@@ -129,7 +173,7 @@ def _open(picture: Encoded) -> AbstractContextManager[Image.Image]:
     if isinstance(picture, np.ndarray):
         if picture.ndim == 3 and picture.shape[2] == 1:
             picture = picture[:, :, 0]
-        return Image.fromarray(picture if picture.dtype == np.uint8 else _to_8_bits(picture))
+        return Image.fromarray(picture if picture.dtype == np.uint8 else to_8_bits(picture))
     status = os.stat(picture)
     # Opening a FIFO waits for ever, and a device may not end.
     if not stat.S_ISREG(status.st_mode):
@@ -146,7 +190,7 @@ def _checked_pixels(image: Image.Image) -> int:
     pixels = image.width * image.height
     if not pixels:
         raise UnreadableImageError("it has no pixels")
-    tags = getattr(image, "tag_v2", {})
+    tags = _tags(image)
     tile_width, tile_height = tags.get(TIFF_TILE_WIDTH, 0), tags.get(TIFF_TILE_HEIGHT, 0)
     if max(pixels, tile_width * tile_height) > MOST_PIXELS:
         tiles = f" in tiles of {tile_width} x {tile_height}" if tile_width else ""
@@ -168,7 +212,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def _to_8_bits(values: np.ndarray) -> np.ndarray:
+def to_8_bits(values: np.ndarray) -> np.ndarray:
     """Scale by the range that the numbers are meant in: 16 bits, [0, 1], 8 bits, or else their own extremes."""
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
     if not np.isfinite(low + high):

@@ -8,6 +8,7 @@ import numpy as np
 
 from hpt_mlflow.data.account import LeftOut
 from hpt_mlflow.data.dataset import MOST, Dataset
+from hpt_mlflow.data.depth import depth_warning
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.split import NO_LABEL, Split
 from hpt_mlflow.errors import printable
@@ -17,13 +18,15 @@ EXAMPLES = 5
 
 
 def report_data(run: StageRun, dataset: Dataset, split: Split) -> None:
-    """Say what was left out of a dataset and which images are there twice, and list it in a table of the run."""
+    """Say what was left out, which images are there twice, and whether depth is lost; list it in a table of the run."""
     account = [*dataset.left_out, *_identical(dataset, split)]
     counts = {
         "data/left_out": float(sum(entry.count for entry in dataset.left_out)),
         "data/identical_images": float(len(dataset.identical)),
     }
     run.metrics(counts, 0)
+    if warning := depth_warning(dataset, np.concatenate([split.seen, split.test])):
+        run.warn(f"data: {warning}")
     if account:
         run.warn(f"data: of {dataset.name}, " + "; ".join(map(str, account)))
         columns: dict[str, list[Any]] = {

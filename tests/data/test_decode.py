@@ -1,13 +1,14 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from hpt_mlflow.data import decode as decode_module
-from hpt_mlflow.data.decode import UnreadableImageError, decode, to_rgb
+from hpt_mlflow.data.decode import UnreadableImageError, decode, deep_values, to_rgb
 
 WHITE = [255, 255, 255]
 COLOURS = np.array([[[255, 0, 0], [0, 160, 40]], [[20, 30, 200], [128, 128, 128]]], dtype=np.uint8)
@@ -325,3 +326,91 @@ def test_to_rgb_gives_an_rgb_image_of_the_same_size():
     for mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I", "I;16", "F"):
         image = to_rgb(Image.new(mode, (3, 2)))
         assert (image.mode, image.size) == ("RGB", (3, 2)), mode
+
+
+SAMPLE_FORMATS = {"u": 1, "i": 2, "f": 3}
+
+
+def plain_tiff(values, photometric=1):
+    """A TIFF of one strip, little-endian, of numbers as they are, written by hand."""
+    height, width = values.shape
+    data = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    tags = {256: width, 257: height, 258: 8 * values.itemsize, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    tags |= {279: len(data), 339: SAMPLE_FORMATS[values.dtype.kind]}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        (np.array([[0, 257 * 100, 65535]], np.uint16), [255, 155, 0]),
+        (np.array([[0, 0.5, 1]], np.float32), [255, 127, 0]),
+        (np.array([[0, 100, 255]], np.uint8), [255, 155, 0]),
+    ],
+)
+def test_where_zero_is_white_the_picture_is_turned(values, shown):
+    assert decode(plain_tiff(values, photometric=0))[0, :, 0].tolist() == shown
+    assert decode(plain_tiff(values, photometric=1))[0, :, 0].tolist() == [255 - value for value in shown]
+
+
+def test_thirty_two_bits_without_a_sign_do_not_wrap():
+    top = 2**32 - 1
+    assert decode(plain_tiff(np.array([[0, top // 255 * 100, top]], np.uint32)))[0, :, 0].tolist() == [0, 100, 255]
+
+
+def test_thirty_two_bits_with_a_sign_are_scaled_by_their_range():
+    assert decode(plain_tiff(np.array([[-1000, -200, 1000]], np.int32)))[0, :, 0].tolist() == [0, 102, 255]
+
+
+def test_sixteen_bits_with_a_sign_are_scaled_by_their_range():
+    assert decode(plain_tiff(np.array([[-1000, -200, 1000]], np.int16)))[0, :, 0].tolist() == [0, 102, 255]
+
+
+def tga(alpha, alpha_bits):
+    """32 bits per pixel, the rows from the top, as screenshots and games write them."""
+    pixels = np.array([[[10, 20, 30, alpha], [40, 50, 60, alpha]]], np.uint8)  # blue, green, red, alpha
+    return struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, 2, 1, 32, 0x20 | alpha_bits) + pixels.tobytes()
+
+
+def decoded_tga(tmp_path, alpha, alpha_bits):
+    # TGA has no mark at its start; Pillow goes by the suffix.
+    (tmp_path / "a.tga").write_bytes(tga(alpha, alpha_bits))
+    return decode(tmp_path / "a.tga").tolist()
+
+
+SHOWN = [[[30, 20, 10], [60, 50, 40]]]
+
+
+def test_a_fourth_channel_that_is_not_used_hides_nothing(tmp_path):
+    assert decoded_tga(tmp_path, alpha=0, alpha_bits=0) == SHOWN
+    assert decoded_tga(tmp_path, alpha=255, alpha_bits=8) == SHOWN
+
+
+def test_a_png_that_is_transparent_throughout_is_white():
+    assert decode(encode(Image.new("RGBA", (2, 1), (30, 20, 10, 0)))).min() == 255
+
+
+@pytest.mark.parametrize(
+    ("picture", "low", "high"),
+    [
+        (plain_tiff(np.array([[3, 4080]], np.uint16)), 3, 4080),
+        (plain_tiff(np.array([[3, 2**32 - 1]], np.uint32)), 3, 2**32 - 1),
+        (plain_tiff(np.array([[-9999, 0.5]], np.float32)), -9999, 0.5),
+        (np.array([[3, 1000]], np.uint16), 3, 1000),
+    ],
+)
+def test_the_numbers_of_deep_pictures_are_given_as_they_are(picture, low, high):
+    values = deep_values(picture)
+    assert (values.min(), values.max()) == (low, high)
+
+
+@pytest.mark.parametrize("picture", [np.zeros((2, 2, 3), np.uint8), Image.new("RGB", (2, 2)), Image.new("P", (2, 2))])
+def test_pictures_of_eight_bits_are_not_deep(picture):
+    assert deep_values(picture) is None
+
+
+@pytest.mark.parametrize("picture", [b"no picture", Path("/nowhere/a.png")])
+def test_what_cannot_be_read_has_no_depth(picture):
+    with pytest.raises(UnreadableImageError):
+        deep_values(picture)

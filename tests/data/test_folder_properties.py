@@ -16,22 +16,10 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.split import NO_LABEL
 from hpt_mlflow.errors import HptError
 
-FOLDERS = [
-    "a",
-    "b",
-    "cafe\u0301",
-    "caf\xe9",
-    "train",
-    "Training_Set",
-    "test",
-    "val",
-    "unlabeled",
-    "extra",
-    "mlruns",
-    "@eaDir",
-]
+FOLDERS = ["a", "b", "cafe\u0301", "caf\xe9", "train", "Training_Set", "test", "val", "unlabeled", "extra"]
+FOLDERS += ["mlruns", "@eaDir"]
 FILES = ["1.png", "2.PNG", "3.jpg", ".4.png", "5.heic", "6.txt", "7"]
-SYSTEM, OUTPUT, UNREAD = {"@eaDir"}, {"mlruns"}, {".heic"}
+SYSTEM, OUTPUT = {"@eaDir"}, {"mlruns"}
 PARTS = {"train": "train", "Training_Set": "train", "test": "test", "val": "validation", "unlabeled": "unlabelled"}
 
 paths = st.builds(
@@ -40,7 +28,7 @@ paths = st.builds(
     st.sampled_from(FILES),
 )
 trees = st.dictionaries(paths, st.integers(0, 5), min_size=1, max_size=25)
-quick = settings(max_examples=150, deadline=None, derandomize=True)
+quick = settings(max_examples=80, deadline=None, derandomize=True)
 
 
 def picture(number):
@@ -66,8 +54,7 @@ def opened(tree, every_image=False):
         _ = dataset.digest  # what is in the files is asked for while they are there
         dataset.split(0)
         return dataset
-    except HptError as error:
-        assert "\n" not in str(error)
+    except HptError:
         return None
     finally:
         shutil.rmtree(folder)
@@ -98,9 +85,8 @@ def expected(tree):
     classes = {inner[0] for inner in deciding if len(inner) > 1}
     labelled = bool(classes) and (not flat or (len(classes) > 1 and 10 * len(flat) < len(deciding)))
     if not labelled:
-        return {"/".join(path): None for _, _, path in found}, {
-            "/".join(path) for part, _, path in found if part == held
-        }
+        test = {"/".join(path) for part, _, path in found if held and part == held}
+        return {"/".join(path): None for _, _, path in found}, test
     for name in ("test", "validation"):
         of_part = [inner for part, inner, _ in found if part == name]
         if 10 * sum(len(inner) == 1 for inner in of_part) >= max(10, len(of_part)):
@@ -146,7 +132,6 @@ def test_no_image_is_lost_silently(tree):
         for path in tree
         if not any(part.startswith(".") for part in path.split("/"))
         and not (SYSTEM | OUTPUT) & set(path.split("/")[:-1])
-        and Path(path).suffix.lower() in {".png", ".jpg", ".heic", ""}
     ]
     counted = Counter({entry.what: entry.count for entry in dataset.left_out})
     folders = sum(count for what, count in counted.items() if what.startswith("folders"))
@@ -163,18 +148,14 @@ def test_identical_images_are_in_one_part_of_every_split(tree, seed):
         return
     split, contents = dataset.split(seed), [tree[name] for name in dataset.names]
     of_part = {}
-    for name, part in (
-        ("train", split.train),
-        ("validation", split.validation),
-        ("test", split.test),
-        ("u", split.unlabelled),
-    ):
+    for name in ("train", "validation", "test", "unlabelled"):
+        part = getattr(split, name)
         for i in part:
             of_part.setdefault(contents[i], set()).add(name)
     for parts in of_part.values():
         # What is seen without a label may be labelled elsewhere, but is never tested on.
-        assert len(parts - {"u"}) <= 1
-        assert not {"test", "u"} <= parts
+        assert len(parts - {"unlabelled"}) <= 1
+        assert not {"test", "unlabelled"} <= parts
     seen = {contents[i] for i in split.seen}
     assert not seen & {contents[i] for i in split.test}
     everywhere = np.concatenate([split.seen, split.test])
