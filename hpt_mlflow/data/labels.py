@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,10 @@ MOST_DIGITS = 4000
 
 
 def number_classes(values: Iterable[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as int64 (N,) and the class names, as they can be shown; whole numbers are ordered as numbers."""
+    """Labels as int64 (N,) and the class names, as they can be shown; whole numbers are ordered as numbers.
+
+    Names that differ only in how Unicode composes their characters are one class.
+    """
     index: dict[str, int] = {}
     codes = np.fromiter((index.setdefault(value, len(index)) for value in values), np.int32)
     return _rank([codes], list(index))
@@ -71,11 +75,13 @@ class LabelColumn:
 
 def _rank(codes: list[np.ndarray], distinct: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """Labels and class names of blocks of positions, int32 (n,), in the values, each of which is there once."""
-    classes = sorted(distinct)
+    # File systems and keyboards differ in whether an accent is a character by itself.
+    composed = [normalize("NFC", value) for value in distinct]
+    classes = sorted(set(composed))
     if all(map(WHOLE_NUMBER.fullmatch, classes)) and max(map(len, classes), default=0) <= MOST_DIGITS:
         classes.sort(key=int)
     position = {name: i for i, name in enumerate(classes)}
-    rank = np.array([position[value] for value in distinct], dtype=np.int64)
+    rank = np.array([position[value] for value in composed], dtype=np.int64)
     labels = np.empty(sum(map(len, codes)), dtype=np.int64)
     start = 0
     for block in codes:

@@ -39,6 +39,21 @@ def unpacked(tmp_path, write_image):
 
 
 @pytest.fixture
+def table(tmp_path, write_image):
+    """Write images and a CSV file beside them; gives its address."""
+
+    def write(text, images=("1.png", "2.png", "3.png", "4.png"), name="some.csv"):
+        for image in images:
+            write_image(tmp_path / "data" / image)
+        file = tmp_path / "data" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return f"csv:{file}"
+
+    return write
+
+
+@pytest.fixture
 def dataset_of():
     """A dataset of pictures and, if there are any, labels."""
 

@@ -1,4 +1,5 @@
 import logging
+import time
 
 import numpy as np
 import pytest
@@ -12,21 +13,6 @@ CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg,Female,68,Fronta
 CheXpert-v1.0-small/train/patient00002/study1/view1_frontal.jpg,Male,1,Lateral,,,0.0,1.0
 CheXpert-v1.0-small/train/patient00002/study2/view1_frontal.jpg,Male,0,Frontal,PA,,1.0,1.0
 """
-
-
-@pytest.fixture
-def table(tmp_path, write_image):
-    """Write images and a CSV file beside them; gives its address."""
-
-    def write(text, images=("1.png", "2.png", "3.png", "4.png"), name="some.csv"):
-        for image in images:
-            write_image(tmp_path / "data" / image)
-        file = tmp_path / "data" / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return f"csv:{file}"
-
-    return write
 
 
 def assert_refused(uri, *words, root=None):
@@ -176,10 +162,10 @@ def test_the_digest_covers_labels_names_parts_and_groups(table):
         ("", ["no column names"]),
         ("path,A\n", ["no rows"]),
         ("path,A,A\n1.png,1,0\n", ["'A' twice", "line 1"]),
-        ("path,A\n1.png,1\n2.png\n", ["line 3", "1 values for 2 columns"]),
+        ("path,A\n1.png,1\n2.png\n", ["line 3", "1 values for 2 columns, separated by comma"]),
         ("path,A\n1.png,1\n2.png,x,1\n", ["line 3", "3 values for 2 columns"]),
         ("path,A\n1.png,1\n,0\n", ["line 3", "no image"]),
-        ('path,A\n1.png,"1\n', ["is no CSV"]),
+        ('path,A\n1.png,"1\n', ["is not CSV"]),
         (b"path,A\n1.png,1\n\xff.png,0\n", ["line 3", "not UTF-8"]),
         ("path,A,split\n1.png,1,train\n2.png,0,later\n", ["line 3", "'later'", "train, val or test"]),
         ("path,A,patient\n1.png,1,x\n2.png,0,\n", ["line 3", "'patient'"]),
@@ -198,6 +184,10 @@ def test_what_is_wrong_is_said_with_its_line(table, text, words):
         ("?labels=B", ["no column 'B'", "path, A, Age"]),
         ("?labels=Age", ["line 3", "'68'", "'Age'", "1, 0, -1 or blank"]),
         ("?labels=", ["'labels='", "?labels=A,B"]),
+        ("?label_column=B", ["no column 'B'", "path, A, Age"]),
+        ("?label_column=A,Age", ["'label_column=A,Age'", "?label_column=A "]),
+        ("?label_column=", ["'label_column='", "?label_column=A "]),
+        ("?label_column=A&labels=A", ["labels and label_column"]),
         ("?classes=A", ["'classes=A'"]),
     ],
 )
@@ -209,11 +199,98 @@ def test_a_missing_file_is_refused(tmp_path):
     assert_refused(f"csv:{tmp_path}/none.csv", "no CSV file", "none.csv")
 
 
+def test_the_address_of_a_label_column_opens_the_dataset_again(table, tmp_path):
+    uri = table('path,"Kind, by?"\n1.png,b\n2.png,a\n') + "?label_column=Kind%2C by?"
+    dataset = open_dataset(uri.replace("by?", "by%3F"), str(tmp_path / "data"))
+    assert dataset.classes == ("a", "b")
+    again = open_dataset(dataset.uri)
+    assert (again.uri, again.digest, again.classes) == (dataset.uri, dataset.digest, dataset.classes)
+
+
+def test_a_path_of_windows_names_the_file_that_is_there(table):
+    dataset = open_dataset(table("path,A\na\\1.png,1\n.\\a\\2.png,0\n", images=("a/1.png", "a/2.png")))
+    assert dataset.names == ["a/1.png", "./a/2.png"]
+    assert decode(dataset.pictures[1]).shape == (5, 6, 3)
+
+
+def test_a_backslash_in_the_name_of_a_file_stays(table):
+    dataset = open_dataset(table("path,A\na\\1.png,1\na\\2.png,0\n", images=("a\\1.png", "a/2.png")))
+    assert dataset.names == ["a\\1.png", "a/2.png"]
+
+
+def test_the_images_are_in_the_first_column_of_paths_where_none_is_named(table):
+    assert open_dataset(table("number,kind,scan\n7,a,1.png\n8,b,2.png\n")).names == ["1.png", "2.png"]
+
+
+def test_rows_of_one_image_are_merged_however_its_path_is_written(table, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "link").symlink_to(tmp_path)
+    absolute = tmp_path / "data" / "a" / "1.png"
+    names = ["a/2.png", "./a/1.png", "a//1.png", "a\\1.png", str(absolute), "link/../1.png", "a/../a/1.png", "1.png"]
+    text = "path,x,label\n" + "".join(f"{name},{i},{'a' if i else 'b'}\n" for i, name in enumerate(names))
+    write = [f"a/{i}.png" for i in (1, 2)]
+    (entry,) = (dataset := open_dataset(table(text, [*write, "1.png"]))).left_out
+    # `link/..` is the folder above that of the table.
+    assert dataset.names == ["a/2.png", "./a/1.png", "link/../1.png", "1.png"]
+    assert dataset.labels.tolist() == [1, 0, 0, 0]
+    assert (entry.what, entry.count, entry.examples) == ("rows that repeat an image", 4, ("./a/1.png",))
+
+
+def test_what_stays_of_merged_rows_is_in_step(table):
+    rows = ["1,x,p,train", "1,x,p,train", "2,y,q,test", "1,x,p,train", "3,x,r,test", "2,y,q,test", "4,y,s,train"]
+    text = "path,label,patient,split\n" + "".join(f"{row[0]}.png{row[1:]}\n" for row in rows)
+    dataset = open_dataset(table(text))
+    assert dataset.names == ["1.png", "2.png", "3.png", "4.png"]
+    assert dataset.labels.tolist() == [0, 1, 0, 1]
+    assert dataset.groups.tolist() == [0, 1, 2, 3]
+    assert dataset.test.tolist() == [1, 2]
+    assert dataset.left_out[0].count == 3
+
+
+def test_an_unlabelled_image_may_have_rows_that_differ(table):
+    dataset = open_dataset(table("path,species\n1.png,dog\n1.png,cat\n2.png,dog\n"))
+    assert dataset.names == ["1.png", "2.png"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,label\n1.png,a\n2.png,a\n./1.png,b\n", ["2 and 4", "'1.png'", "'a' and 'b'", "a column of 1 and 0"]),
+        ("path,A,B\n1.png,1,0\n2.png,1,1\n1.png,1,1\n", ["2 and 4", "'1.png'", "'0' and '1'", "'B'"]),
+        ("path,A,split\n1.png,1,train\n1.png,1,test\n", ["2 and 3", "'1.png'", "'train' and 'test'", "'split'"]),
+        ("path,A,patient\n1.png,1,x\n1.png,1,y\n", ["2 and 3", "'1.png'", "'x' and 'y'", "'patient'"]),
+    ],
+)
+def test_rows_of_one_image_that_differ_are_named(table, text, words):
+    assert_refused(table(text), "some.csv", *words)
+
+
+def test_rows_of_one_image_agree_by_what_their_values_mean(table):
+    dataset = open_dataset(table("path,A,B,split\n1.png,1,0,train\n1.png,1.0,-1,Training\n2.png,,1,test\n"))
+    assert dataset.labels.tolist() == [[1, 0], [0, 1]]
+
+
+def test_a_patient_is_the_same_however_unicode_composes_the_name(table):
+    assert open_dataset(table("path,A,patient\n1.png,1,\u00e9\n2.png,1,e\u0301\n")).groups.tolist() == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_million_rows_take_seconds(tmp_path, write_image):
+    write_image(tmp_path / "0.png")
+    rows = "".join(f"{i // 2}.png,{i},{i // 2 % 7}\n" for i in range(1_000_000))
+    (tmp_path / "large.csv").write_text("path,x,label\n" + rows)
+    start = time.process_time()
+    dataset = open_dataset(f"csv:{tmp_path}/large.csv")
+    assert time.process_time() - start < 30
+    assert len(dataset) == 500_000
+    assert dataset.left_out[0].count == 500_000
+
+
 def test_a_large_table_takes_seconds(tmp_path, write_image, caplog):
     caplog.set_level(logging.ERROR)
-    image = write_image(tmp_path / "1.png")
+    write_image(tmp_path / "0.png")
     rows = "".join(
-        f"{image.name},Female,{i % 90},{','.join('1.0' if i % (k + 2) == 0 else '' for k in range(14))}\n"
+        f"{i}.png,Female,{i % 90},{','.join('1.0' if i % (k + 2) == 0 else '' for k in range(14))}\n"
         for i in range(20_000)
     )
     (tmp_path / "large.csv").write_text("Path,Sex,Age," + ",".join(f"L{k}" for k in range(14)) + "\n" + rows)
