@@ -231,7 +231,7 @@ def _first_rows(
 
 def _place(base: str, name: str) -> str:
     """Where a file is, the same however its path is written."""
-    path = os.path.join(base, name)
+    path = name if os.path.isabs(name) else f"{base}/{name}"
     # Behind a link, `a/..` may be another folder than it seems.
     return os.path.realpath(path) if "/.." in name.lstrip("./") else os.path.normpath(path)
 

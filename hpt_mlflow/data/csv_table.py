@@ -54,7 +54,7 @@ class _Reading(NamedTuple):
     def rank(self) -> tuple[bool, bool, int, int]:
         """The higher, the more likely the separator is the one that the table was written with."""
         header = self.rows[0] if self.rows else []
-        named = any(plain_name(name) in IMAGE_COLUMNS for name in header)
+        named = any(plain_name(name) in IMAGE_COLUMNS or has_image_suffix(name) for name in header)
         return not self.fault, named, 0 if self.fault else len(header), len(self.rows)
 
 

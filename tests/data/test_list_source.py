@@ -2,53 +2,14 @@ import random
 
 import numpy as np
 import pytest
+from list_checks import assert_read_alike
 
 from hpt_mlflow.data import list_source
-from hpt_mlflow.data.labels import WHOLE_NUMBER, number_classes
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 
 PIECES = ["a", "b.png", "é", "猫", " ", "  ", "\t", "\u00a0", "\u3000", "\u2003", "\x1c", "\x0b", "\x85", "\0", "-"]
 PIECES += ["\u1680", "1", "23", "-5", "/", "\udce9", "\udce3\udc80", "\ufeff", "0" * 19, "9" * 20, "8" * 45]
-
-
-def read_line_by_line(content):
-    """Names and labels of a list, by Python's own reading of lines and stripping of strings."""
-    text = content.decode("utf-8-sig", "surrogateescape")
-    entries = []
-    for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"):
-        if not line.strip():
-            continue
-        if "\t" in line:
-            name, _, label = line.rpartition("\t")
-            entries.append((name.strip(), label.strip() or None))
-            continue
-        name, _, label = line.strip().rpartition(" ")
-        if name and WHOLE_NUMBER.fullmatch(label):
-            entries.append((name.strip(), label))
-        else:
-            entries.append((line.strip(), None))
-    return entries
-
-
-def assert_read_alike(file, content):
-    file.write_bytes(content)
-    entries = read_line_by_line(content)
-    labels = [label for _, label in entries if label is not None]
-    if not entries or (labels and len(labels) < len(entries)):
-        first = next((name for name, label in entries if label is None), "names no images")
-        with pytest.raises(HptError) as caught:
-            open_dataset(f"list:{file}")
-        assert (repr(first) if entries else first) in str(caught.value)
-        return
-    dataset = open_dataset(f"list:{file}")
-    assert dataset.names == [name for name, _ in entries]
-    if labels:
-        numbers, classes = number_classes(labels)
-        assert dataset.labels.tolist() == numbers.tolist()
-        assert dataset.classes == classes
-    else:
-        assert dataset.labels is None
 
 
 @pytest.mark.parametrize("seed", range(60))
