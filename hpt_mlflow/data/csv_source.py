@@ -17,7 +17,7 @@ from hpt_mlflow.data.csv_table import IMAGE_COLUMNS, Table, find_file, has_image
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.names import Files, Names
 from hpt_mlflow.data.parts import TEST, TRAIN, VALIDATION, held_out, part_of
-from hpt_mlflow.data.paths import resolve_path
+from hpt_mlflow.data.paths import name_in, resolve_path
 from hpt_mlflow.errors import HptError, printable
 
 # As IMAGE_COLUMNS.
@@ -60,7 +60,7 @@ def open_csv(address: str, root: str | None) -> Dataset:
     table = read_table(file, folders)
     image_column = _image_column(table)
     folder = _image_folder(table, image_column, folders)
-    names = [_name_in(folder, name) for name in table.columns[image_column]]
+    names = [name_in(folder, name) for name in table.columns[image_column]]
 
     asked, label_column = options.get("labels"), options.get("label_column", [None])[0]
     known = (image_column, table.column(SPLIT_COLUMNS), table.column(GROUP_COLUMNS))
@@ -141,13 +141,6 @@ def _image_folder(table: Table, column: str, folders: Sequence[Path]) -> Path:
         f"data: no image of {table.shown} is in {searched}, the first in the column {column!r} is {names[0]!r}; name "
         "the folder that paths start from with --root"
     )
-
-
-def _name_in(folder: Path, name: str) -> str:
-    """The name of an image, with slashes for the backslashes of Windows where there is no file of the name itself."""
-    if "\\" not in name or os.path.isfile(os.path.join(folder, name)):
-        return name
-    return name.replace("\\", "/")
 
 
 def _parts(table: Table) -> np.ndarray | None:

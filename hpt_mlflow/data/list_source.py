@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,16 +12,17 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from hpt_mlflow.data.account import LeftOut
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.labels import WHOLE_NUMBER, LabelColumn
 from hpt_mlflow.data.names import Files, Names
-from hpt_mlflow.data.paths import resolve_path
+from hpt_mlflow.data.paths import name_in, resolve_path
 from hpt_mlflow.errors import HptError, printable
 
 BLOCK_BYTES = 1 << 24
 # What has no lines is no list.
 LONGEST_LINE = 1 << 24
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+EXAMPLES = 5
 NEWLINE, TAB, SPACE, MINUS, ZERO, NINE = b"\n\t -09"
 # Longer runs of digits are left to Python, since a step is taken for each digit.
 MOST_DIGITS = 20
@@ -30,46 +33,108 @@ MAY_BE_BLANK = np.array([0xC2, 0xE1, 0xE2, 0xE3], np.uint8)
 def open_list(path: str, root: str | None) -> Dataset:
     """A text file with one image a line: `PATH`, `PATH LABEL` with a whole number, or `PATH<tab>LABEL` with any text.
 
-    Relative paths start from `root`, or from the folder of the list where there is no root.
+    Relative paths start from `root`, or from the folder of the list where there is no root. The list is UTF-8, or
+    UTF-16 with a byte order mark. Lines that name the same file are one image.
 
     Raises:
-        HptError: there is no such file, it names no images, or it has labels for some lines only.
+        HptError: there is no such file, it names no images, it has labels for some lines only, or for one image two.
     """
     file = resolve_path(path, root)
     shown = printable(str(file))
     if not os.path.isfile(file):
         raise HptError(f"data: there is no list file {shown}")
+    folder = os.path.expanduser(root) if root else file.parent
     chunks: list[pa.BinaryArray] = []
+    hashes: list[np.ndarray] = []
     column = LabelColumn()
     try:
         for block in _blocks(file, shown):
             names, labels = _read_block(block)
+            if b"\\" in block:
+                named = Names([names])
+                names = pa.array(
+                    [name_in(folder, name).encode("utf-8", "surrogateescape") for name in named], pa.binary()
+                )
             if len(names):
                 chunks.append(names)
+                hashes.append(np.fromiter((hash(_place(name)) for name in names.to_pylist()), np.int64, len(names)))
                 column.add(labels)
     except OSError as error:
         raise HptError(f"data: cannot read the list {shown}: {error.strerror}") from error
+    except UnicodeError as error:
+        raise HptError(f"data: the list {shown} is not UTF-16 throughout; save it as UTF-8") from error
     if not chunks:
         raise HptError(f"data: the list {shown} names no images")
     packed = Names(chunks)
     numbers, classes = column.numbered(packed, shown)
+    repeats = _repeats(packed, np.concatenate(hashes))
+    left_out: tuple[LeftOut, ...] = ()
+    if repeats:
+        later, first = np.array(list(repeats)), np.array(list(repeats.values()))
+        if numbers is not None:
+            _check_labels_agree(packed, numbers, classes, later, first, shown)
+        kept = np.ones(len(packed), bool)
+        kept[later] = False
+        numbers = None if numbers is None else numbers[kept]
+        examples = tuple(dict.fromkeys(printable(packed[i]) for i in first[:1000].tolist()))[:EXAMPLES]
+        left_out = (LeftOut("lines that repeat an image", len(later), examples, "each image counts once"),)
+        ends = np.cumsum([len(chunk) for chunk in chunks])[:-1]
+        packed = Names(chunk.filter(pa.array(some)) for chunk, some in zip(chunks, np.split(kept, ends), strict=True))
     return Dataset(
         name=printable(file.stem),
         uri=f"list:{file.resolve()}",
-        pictures=Files(os.path.expanduser(root) if root else file.parent, packed),
+        pictures=Files(folder, packed),
         names=packed,
         labels=numbers,
         classes=classes,
+        left_out=left_out,
     )
+
+
+def _place(name: bytes) -> bytes:
+    """The path of an image, the same for `a/b`, `./a/b` and `a//b`."""
+    return os.path.normpath(name) if b"./" in name or b"//" in name else name
+
+
+def _repeats(names: Names, hashes: np.ndarray) -> dict[int, int]:
+    """Position of each name that is not there for the first time, to the position where it is.
+
+    Args:
+        hashes: of the paths, int64 (N,), so that only names with equal ones have to be compared.
+    """
+    ordered = np.sort(hashes)
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(again):
+        return {}
+    first: dict[bytes, int] = {}
+    of_name = {
+        i: first.setdefault(_place(names[i].encode("utf-8", "surrogateescape")), i)
+        for i in np.flatnonzero(np.isin(hashes, again)).tolist()
+    }
+    return {i: earlier for i, earlier in of_name.items() if i != earlier}
+
+
+def _check_labels_agree(
+    names: Names, labels: np.ndarray, classes: tuple[str, ...], later: np.ndarray, first: np.ndarray, shown: str
+) -> None:
+    differ = np.flatnonzero(labels[later] != labels[first])
+    if len(differ):
+        one, other = (classes[labels[lines[differ[0]]]] for lines in (first, later))
+        raise HptError(
+            f"data: the list {shown} names the image {names[first[differ[0]]]!r} with the labels {one!r} and "
+            f"{other!r}; make its lines agree, or use csv: with a column of 1 and 0 for each label"
+        )
 
 
 def _blocks(file: Path, shown: str) -> Iterator[bytes]:
     """The file in pieces of whole lines, each of which ends with a newline, whatever the system it was written on."""
     with open(file, "rb") as opened:
-        if opened.read(len(BYTE_ORDER_MARK)) != BYTE_ORDER_MARK:
-            opened.seek(0)
+        mark = opened.read(len(BOM_UTF8))
+        wide = mark.startswith((BOM_UTF16_LE, BOM_UTF16_BE))
+        opened.seek(0 if wide or mark != BOM_UTF8 else len(mark))
+        recoded = io.TextIOWrapper(opened, "utf-16", newline="") if wide else None
         rest = b""
-        while block := opened.read(BLOCK_BYTES):
+        while block := recoded.read(BLOCK_BYTES).encode() if recoded else opened.read(BLOCK_BYTES):
             block = block.replace(b"\r", b"\n")
             end = block.rfind(b"\n") + 1
             if not end and len(rest) > LONGEST_LINE:

@@ -35,7 +35,7 @@ def test_a_labelled_list_is_the_same_in_any_blocks(file, names, data, block):
         assert_read_alike(file, content.encode())
 
 
-@settings(COMMON, max_examples=400)
+@settings(COMMON, max_examples=200)
 @given(content=st.lists(st.one_of(st.binary(max_size=12), st.sampled_from([b"\n", b"\t", b" 1", b"\xef\xbb\xbf"]))))
 def test_any_bytes_are_read_as_python_reads_them(file, content):
     assert_read_alike(file, b"".join(content))

@@ -86,3 +86,36 @@ def test_two_hundred_thousand_lines_are_read_at_once(tmp_path):
     assert dataset.classes == tuple(map(str, values))
     np.testing.assert_array_equal(values[dataset.labels], labels)
     assert dataset.labels.dtype == np.int64
+
+
+def test_a_list_in_utf_16_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(list_source, "BLOCK_BYTES", 7)
+    for encoding, mark in (("utf-16-le", b"\xff\xfe"), ("utf-16-be", b"\xfe\xff")):
+        assert_read_alike(tmp_path / "list.txt", mark + "é/1.png 1\r\n猫.png 2\r\n".encode(encoding))
+    assert_read_alike(tmp_path / "list.txt", b"\xff\xfea\0b")
+
+
+def test_lines_of_one_image_are_merged(tmp_path, monkeypatch):
+    lines = ["a/1.png\tx", "b.png\ty", "./a/1.png\tx", "a\\1.png\tx", "a//1.png\tx", "c.png\tx"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    for block in (10, 1 << 20):
+        monkeypatch.setattr(list_source, "BLOCK_BYTES", block)
+        dataset = open_dataset(f"list:{tmp_path}/list.txt")
+        assert dataset.names == ["a/1.png", "b.png", "c.png"]
+        assert dataset.labels.tolist() == [0, 1, 0]
+        assert [str(entry) for entry in dataset.left_out] == [
+            "3 lines that repeat an image (a/1.png, ...): each image counts once"
+        ]
+
+
+def test_lines_of_one_image_have_to_agree(tmp_path):
+    (tmp_path / "list.txt").write_text("a.png\tcat\nb.png\tdog\n./a.png\tdog\n")
+    with pytest.raises(HptError, match="'a.png' with the labels 'cat' and 'dog'") as caught:
+        open_dataset(f"list:{tmp_path}/list.txt")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_backslash_in_the_name_of_a_file_stays(tmp_path):
+    (tmp_path / "a\\1.png").touch()
+    (tmp_path / "list.txt").write_text("a\\1.png\na\\2.png\n")
+    assert open_dataset(f"list:{tmp_path}/list.txt").names == ["a\\1.png", "a/2.png"]
