@@ -57,7 +57,7 @@ def open_list(path: str, root: str | None) -> Dataset:
                 )
             if len(names):
                 chunks.append(names)
-                hashes.append(np.fromiter((hash(_place(name)) for name in names.to_pylist()), np.int64, len(names)))
+                hashes.append(_hashes(names, b"./" in block or b"//" in block))
                 column.add(labels)
     except OSError as error:
         raise HptError(f"data: cannot read the list {shown}: {error.strerror}") from error
@@ -67,19 +67,16 @@ def open_list(path: str, root: str | None) -> Dataset:
         raise HptError(f"data: the list {shown} names no images")
     packed = Names(chunks)
     numbers, classes = column.numbered(packed, shown)
-    repeats = _repeats(packed, np.concatenate(hashes))
+    later, first = _repeats(packed, hashes)
     left_out: tuple[LeftOut, ...] = ()
-    if repeats:
-        later, first = np.array(list(repeats)), np.array(list(repeats.values()))
+    if len(later):
         if numbers is not None:
             _check_labels_agree(packed, numbers, classes, later, first, shown)
-        kept = np.ones(len(packed), bool)
-        kept[later] = False
-        numbers = None if numbers is None else numbers[kept]
+            numbers = np.delete(numbers, later)
         examples = tuple(dict.fromkeys(printable(packed[i]) for i in first[:1000].tolist()))[:EXAMPLES]
         left_out = (LeftOut("lines that repeat an image", len(later), examples, "each image counts once"),)
-        ends = np.cumsum([len(chunk) for chunk in chunks])[:-1]
-        packed = Names(chunk.filter(pa.array(some)) for chunk, some in zip(chunks, np.split(kept, ends), strict=True))
+        del packed
+        packed = Names(_without(chunks, later))
     return Dataset(
         name=printable(file.stem),
         uri=f"list:{file.resolve()}",
@@ -96,22 +93,46 @@ def _place(name: bytes) -> bytes:
     return os.path.normpath(name) if b"./" in name or b"//" in name else name
 
 
-def _repeats(names: Names, hashes: np.ndarray) -> dict[int, int]:
-    """Position of each name that is not there for the first time, to the position where it is.
+def _hashes(names: pa.BinaryArray, odd: bool) -> np.ndarray:
+    """A number for each path, int64 (n,); `odd` is whether some may be written in several ways."""
+    places = map(_place, names.to_pylist()) if odd else names.to_pylist()
+    return np.fromiter(map(hash, places), np.int64, len(names))
+
+
+def _repeats(names: Names, hashes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the names that are not there for the first time, ascending, and of where they are, int64 (R,) each.
 
     Args:
-        hashes: of the paths, int64 (N,), so that only names with equal ones have to be compared.
+        hashes: of the paths in their order, int64 (n,) each, so that only names with equal ones have to be compared.
     """
-    ordered = np.sort(hashes)
-    again = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not len(again):
-        return {}
+    ordered = np.concatenate(hashes)
+    ordered.sort()
+    again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
     first: dict[bytes, int] = {}
-    of_name = {
-        i: first.setdefault(_place(names[i].encode("utf-8", "surrogateescape")), i)
-        for i in np.flatnonzero(np.isin(hashes, again)).tolist()
-    }
-    return {i: earlier for i, earlier in of_name.items() if i != earlier}
+    repeats: list[tuple[int, int]] = []
+    start = 0
+    for some in hashes if len(again) else []:
+        nearest = again[np.minimum(np.searchsorted(again, some), len(again) - 1)]
+        for i in (np.flatnonzero(nearest == some) + start).tolist():
+            earlier = first.setdefault(_place(names[i].encode("utf-8", "surrogateescape")), i)
+            if earlier != i:
+                repeats.append((i, earlier))
+        start += len(some)
+    later, earliest = np.array(repeats, np.int64).reshape(-1, 2).T
+    return later, earliest
+
+
+def _without(chunks: list[pa.BinaryArray], positions: np.ndarray) -> list[pa.BinaryArray]:
+    """The chunks without the names at these positions; each is replaced at once, as two of all take too much room."""
+    start = 0
+    for k, chunk in enumerate(chunks):
+        kept = np.ones(len(chunk), bool)
+        kept[positions[slice(*np.searchsorted(positions, [start, start + len(chunk)]))] - start] = False
+        start += len(chunk)
+        if not kept.all():
+            chunks[k] = chunk.filter(pa.array(kept))
+    return chunks
 
 
 def _check_labels_agree(
