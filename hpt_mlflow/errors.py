@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+
+# What stands before the host of an address, and options that carry secrets.
+PASSWORD = re.compile(r"(://[^\s:/@]*):[^\s]*@")
+SECRET_OPTION = re.compile(
+    r"([?&;](?:password|passwd|pwd|token|access_token|secret|sig|api_key)=)[^&\s'\"]*", re.IGNORECASE
+)
+
+
+def without_secrets(text: str) -> str:
+    """The text with `***` in place of passwords and tokens in addresses."""
+    return SECRET_OPTION.sub(r"\1***", PASSWORD.sub(r"\1:***@", text))
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind where it has none."""
+    """The first line of an error's text, without secrets, or its kind where it has none."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return without_secrets(lines[0]) if lines else type(error).__name__
 
 
 def valid_unicode(text: str) -> str:
@@ -33,3 +45,6 @@ def differences(here: Mapping[str, object], there: Mapping[str, object]) -> list
 
 class HptError(Exception):
     """Something the user can mend. Its text is one line: what is wrong, with which value, and what to do."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(without_secrets(text))

@@ -87,8 +87,9 @@ def _load(file: Path, name: str) -> Any:
         if not found:
             raise HptError(f"{name} is damaged, or no file of torch that can be read without running code") from error
         raise HptError(
-            f"{name} holds more than tensors ({found[1]}), and reading it could run code; where you trust it, keep its "
-            "tensors alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW_FILE)"
+            f"{name} holds more than tensors ({found[1]}), and reading it could run code; where you trust it and have "
+            "the code that made it, keep its tensors alone: net = torch.load(FILE, weights_only=False); "
+            "torch.save(net.state_dict(), NEW_FILE), or net['state_dict'] where net is a dict"
         ) from error
     except OSError:
         raise

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from hpt_mlflow.augment.subset import Strengths, format_strengths
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.sources import open_dataset
-from hpt_mlflow.errors import HptError
+from hpt_mlflow.errors import HptError, without_secrets
 from hpt_mlflow.evaluation.objectives import maximises
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, TuneSettings
 from hpt_mlflow.stages.adapt import adapt
@@ -38,7 +38,7 @@ from hpt_mlflow.tracking.search_runs import is_left, is_worked_on, joined_run, l
 from hpt_mlflow.training.processes import joins_others
 from hpt_mlflow.tuning.effects import Effect
 from hpt_mlflow.tuning.records import FAILED, TrialRecord, best_trial
-from hpt_mlflow.tuning.storage import hidden, open_storage, storage_errors
+from hpt_mlflow.tuning.storage import open_storage, storage_errors
 from hpt_mlflow.tuning.study import IDENTITY, LEADER, LEADER_RUN, PRECISION, SharedStudy, attributes_of
 
 # How long a study may be without a run after a process of another machine has made it.
@@ -196,7 +196,7 @@ def _job(chosen: TuneSettings, study: SharedStudy) -> Job:
 
 def _identity(chosen: TuneSettings, bench: Bench, study: SharedStudy) -> Identity:
     # The name is said, as the parent now has another address than the one that the default name is made from.
-    named = replace(chosen, study=study.name, storage=hidden(chosen.storage))
+    named = replace(chosen, study=study.name, storage=without_secrets(chosen.storage))
     command = identify("tune", named, [bench.dataset], chosen.parent).command
     return Identity({"stage": "tune", "study": study.name, **bench.identity}, command)
 

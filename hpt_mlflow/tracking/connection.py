@@ -12,9 +12,12 @@ from pathlib import Path
 import mlflow
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
-from sqlalchemy import make_url
+from sqlalchemy import NullPool, create_engine, make_url
 
 from hpt_mlflow.errors import HptError, one_line
+
+# Seconds until a database that does not answer is called out of reach.
+CONNECT_SECONDS = {name: {"connect_timeout": 10} for name in ("postgresql", "mysql")}
 
 
 def prepare() -> None:
@@ -37,11 +40,21 @@ def connect() -> None:
     prepare()
     uri = mlflow.get_tracking_uri()
     try:
+        _check_database(uri)
         with _alone_with_database(uri):
             mlflow.search_experiments(max_results=1)
     # Databases raise errors of their own, such as those of a migration that broke off.
     except Exception as error:
         raise HptError(f"tracking server {uri}: {reason(error)}") from error
+
+
+def _check_database(uri: str) -> None:
+    """Raise what a database raises that does not answer: MLflow itself would try for two minutes."""
+    url = make_url(uri) if "://" in uri else None
+    if url is None or url.get_backend_name() not in CONNECT_SECONDS:
+        return
+    engine = create_engine(url, connect_args=CONNECT_SECONDS[url.get_backend_name()], poolclass=NullPool)
+    engine.connect().close()
 
 
 @contextmanager

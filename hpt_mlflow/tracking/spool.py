@@ -74,6 +74,9 @@ class Owner:
     host: str
 
 
+PRIVATE = 0o700
+
+
 class Spool:
     """An open spool, locked against all others."""
 
@@ -99,7 +102,10 @@ class Spool:
         try:
             if owner is not None:
                 make_cache_folder(folder.parent)
-                folder.mkdir(exist_ok=True)
+                folder.mkdir(mode=PRIVATE, exist_ok=True)
+                # The address of the server may hold a password.
+                with suppress(OSError):
+                    folder.chmod(PRIVATE)
             lock = FileLock(folder / LOCK_FILE, thread_local=False)
             lock.acquire(timeout=wait_seconds if not _is_at_work(read_owner(folder)) else 0)
             if owner is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -14,17 +13,18 @@ from typing import Any
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from sqlalchemy import event
+from sqlalchemy import create_engine, event, inspect
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
-from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.errors import HptError, one_line, without_secrets
 
 JOURNAL = "journal:"
 # Seconds after which a server that does not answer is called out of reach, and a file that others write to.
 TIMEOUTS = {"postgresql": {"connect_timeout": 10}, "mysql": {"connect_timeout": 10}, "sqlite": {"timeout": 60}}
 # How often a new database is opened in which another process makes the same tables at the moment.
 MOST_OPENINGS = 10
+MLFLOW_TABLES = frozenset(["experiments", "registered_models"])
 EXAMPLES = "journal:FILE, sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
 
 
@@ -36,7 +36,7 @@ def open_storage(address: str) -> BaseStorage:
             installed, a file that is no journal.
     """
     if address.startswith(JOURNAL) and address != JOURNAL:
-        return _open_journal(Path(address.removeprefix(JOURNAL)).expanduser())
+        return _open_journal(_journal_file(address))
     if "://" not in address:
         raise HptError(f"storage: cannot read {address!r}; write {EXAMPLES}")
     return _open_database(address)
@@ -44,17 +44,9 @@ def open_storage(address: str) -> BaseStorage:
 
 def dashboard_command(address: str) -> str:
     """The command that opens a storage in optuna-dashboard."""
-    shown = address.removeprefix(JOURNAL)
-    return f"optuna-dashboard {shlex.quote(shown if shown != address else hidden(address))}"
-
-
-def hidden(address: str) -> str:
-    """The address without its password."""
     if address.startswith(JOURNAL):
-        return address
-    # As text, since what cannot be read may have one, too, and so may the options at the end.
-    address = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", address)
-    return re.sub(r"([?&](?:password|passwd|pwd)=)[^&]*", r"\1***", address, flags=re.IGNORECASE)
+        return f"optuna-dashboard {shlex.quote(str(_journal_file(address)))}"
+    return f"optuna-dashboard {shlex.quote(without_secrets(address))}"
 
 
 @contextmanager
@@ -63,7 +55,12 @@ def storage_errors(address: str) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        raise HptError(f"storage: {hidden(address)}: {_reason(error)}") from error
+        raise HptError(f"storage: {address}: {_reason(error)}") from error
+
+
+def _journal_file(address: str) -> Path:
+    """The file of a journal, from the root: a relative one starts from the working directory."""
+    return Path(address.removeprefix(JOURNAL)).expanduser().absolute()
 
 
 def _open_journal(file: Path) -> BaseStorage:
@@ -108,20 +105,43 @@ def _connect(address: str) -> BaseStorage:
         url = _with_driver(make_url(address))
         kind = url.get_backend_name()
         arguments = {"connect_args": TIMEOUTS.get(kind, {}), "pool_pre_ping": True}
+        _check_tables(url, arguments)
         storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=arguments)
     except (ArgumentError, ValueError):
-        raise HptError(f"storage: cannot read {hidden(address)!r}; write {EXAMPLES}") from None
+        raise HptError(f"storage: cannot read {address!r}; write {EXAMPLES}") from None
+    except HptError:
+        raise
     except ImportError as error:
         raise HptError(
-            f"storage: {hidden(address)} needs a driver: {one_line(error)}; for PostgreSQL, pip install psycopg[binary]"
+            f"storage: {address} needs a driver: {one_line(error)}; for PostgreSQL, pip install psycopg[binary]"
         ) from error
     except Exception as error:
-        raise HptError(f"storage: {hidden(address)}: {_reason(error)}") from error
+        raise HptError(f"storage: {address}: {_reason(error)}") from error
     if kind == "sqlite":
         if url.database in (None, "", ":memory:"):
             raise HptError(f"storage: {address} is gone with this process; write sqlite:///FILE")
         _lock_first(storage.engine)
     return storage
+
+
+def _check_tables(url: URL, arguments: dict[str, Any]) -> None:
+    """Refuse a database of another program, before Optuna makes its tables in it.
+
+    Raises:
+        HptError: it has tables, and they are not Optuna's alone.
+    """
+    engine = create_engine(url, **arguments)
+    try:
+        tables = set(inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+    # Both keep their version in a table of the same name.
+    if tables and ("studies" not in tables or tables >= MLFLOW_TABLES):
+        whose = "MLflow's own database" if tables >= MLFLOW_TABLES else "the database of another program"
+        raise HptError(
+            f"storage: {url.render_as_string()} is {whose} (it has {', '.join(sorted(tables)[:3])}, ...); name another "
+            "database, or journal:FILE"
+        )
 
 
 def _lock_first(engine: Engine) -> None:

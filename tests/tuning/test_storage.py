@@ -3,9 +3,11 @@ from __future__ import annotations
 import os
 import shlex
 import socket
+import sqlite3
 import sys
 import threading
 import time
+from pathlib import Path
 
 import optuna
 import pytest
@@ -14,7 +16,7 @@ from optuna.storages.journal import _file as optuna_journal
 from sqlalchemy.exc import OperationalError
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.tuning.storage import TIMEOUTS, dashboard_command, hidden, open_storage, storage_errors
+from hpt_mlflow.tuning.storage import TIMEOUTS, dashboard_command, open_storage, storage_errors
 
 
 def refusal(address):
@@ -235,33 +237,10 @@ def test_without_psycopg_the_message_says_how_to_get_it(monkeypatch, address):
 
 
 @pytest.mark.parametrize(
-    ("address", "shown"),
-    [
-        ("journal:~/hpt.journal", "journal:~/hpt.journal"),
-        ("journal:/a:b@c/hpt.journal", "journal:/a:b@c/hpt.journal"),
-        ("sqlite:///hpt.db", "sqlite:///hpt.db"),
-        ("postgresql://u@host/db", "postgresql://u@host/db"),
-        ("postgresql://u:secret@host/db", "postgresql://u:***@host/db"),
-        ("postgresql+psycopg://u:secret@host:5432/db", "postgresql+psycopg://u:***@host:5432/db"),
-        ("postgres://u:secret@host/db", "postgres://u:***@host/db"),
-        ("postgresql://u:secret@host:port/db", "postgresql://u:***@host:port/db"),
-        ("postgresql://host/db?user=u&password=secret", "postgresql://host/db?user=u&password=***"),
-        ("postgresql://u:sec:r@t/x@host/db?host=/tmp", "postgresql://u:***@host/db?host=/tmp"),
-        ("sqlite:////data/a:b@c.db", "sqlite:////data/a:b@c.db"),
-        ("mysql://host/db?passwd=secret", "mysql://host/db?passwd=***"),
-        ("://u:secret@host", "://u:***@host"),
-        ("nothing", "nothing"),
-        ("", ""),
-    ],
-)
-def test_passwords_are_hidden(address, shown):
-    assert hidden(address) == shown
-
-
-@pytest.mark.parametrize(
     ("address", "command"),
     [
-        ("journal:hpt.journal", "optuna-dashboard hpt.journal"),
+        ("journal:hpt.journal", f"optuna-dashboard {Path.cwd()}/hpt.journal"),
+        ("journal:~/hpt.journal", f"optuna-dashboard {Path.home()}/hpt.journal"),
         ("journal:/data/hpt.journal", "optuna-dashboard /data/hpt.journal"),
         ("sqlite:///hpt.db", "optuna-dashboard sqlite:///hpt.db"),
     ],
@@ -308,3 +287,31 @@ def test_what_is_not_of_the_storage_passes(error):
     with pytest.raises(type(error)) as caught, storage_errors("sqlite:///hpt.db"):
         raise error
     assert caught.value is error
+
+
+def tables_of(file):
+    with sqlite3.connect(file) as database:
+        return sorted(name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
+
+
+def test_mlflows_own_database_is_refused_and_left_as_it_is(store, tmp_path):
+    file = tmp_path / "mlflow.db"
+    before = tables_of(file)
+    with pytest.raises(HptError, match=r"is MLflow's own database .*; name another database, or journal:FILE"):
+        open_storage(f"sqlite:///{file}")
+    assert tables_of(file) == before
+
+
+def test_a_database_of_another_program_is_refused_and_left_as_it_is(tmp_path):
+    file = tmp_path / "shop.db"
+    with sqlite3.connect(file) as database:
+        database.execute("CREATE TABLE customers (name TEXT)")
+    with pytest.raises(HptError, match=r"is the database of another program \(it has customers, ...\)"):
+        open_storage(f"sqlite:///{file}")
+    assert tables_of(file) == ["customers"]
+
+
+def test_a_database_of_optuna_is_opened_again(tmp_path):
+    address = f"sqlite:///{tmp_path}/hpt.db"
+    optuna.create_study(study_name="cats", storage=open_storage(address))
+    assert [study.study_name for study in open_storage(address).get_all_studies()] == ["cats"]

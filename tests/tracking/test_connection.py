@@ -1,0 +1,54 @@
+"""A server or database that does not answer: one line, soon, and without its password."""
+
+import socket
+import stat
+import time
+
+import mlflow
+import pytest
+
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.tracking import connection
+from hpt_mlflow.tracking.connection import connect
+from hpt_mlflow.tracking.earlier import owner_here
+from hpt_mlflow.tracking.spool import OWNER_FILE, Spool, spool_folder
+
+
+def refusal(uri):
+    mlflow.set_tracking_uri(uri)
+    try:
+        with pytest.raises(HptError) as caught:
+            connect()
+    finally:
+        mlflow.set_tracking_uri(None)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "secret" not in text
+    return text
+
+
+@pytest.mark.parametrize("kind", ["http", "postgresql", "postgresql+psycopg"])
+def test_nobody_there_is_told_without_the_password(unused_port, kind):
+    started = time.monotonic()
+    text = refusal(f"{kind}://me:secret@127.0.0.1:{unused_port}/mlflow")
+    assert text.startswith(f"tracking server {kind}://me:***@127.0.0.1:{unused_port}")
+    # MLflow would try a database for 105 seconds.
+    assert time.monotonic() - started < 60
+
+
+def test_a_database_that_takes_calls_and_does_not_answer_is_given_up(monkeypatch):
+    monkeypatch.setitem(connection.CONNECT_SECONDS, "postgresql", {"connect_timeout": 2})
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        text = refusal(f"postgresql+psycopg://me:secret@127.0.0.1:{silent.getsockname()[1]}/mlflow")
+    assert "timeout" in text
+
+
+def test_nobody_else_can_read_which_server_a_spool_is_for(store):
+    run = mlflow.start_run()
+    mlflow.end_run()
+    folder = spool_folder(run.info.run_id)
+    folder.mkdir(parents=True, mode=0o755)
+    spool = Spool.open(folder, owner_here(run))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert (folder / OWNER_FILE).exists()
+    spool.close()
