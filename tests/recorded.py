@@ -12,7 +12,9 @@ from mlflow.entities import DatasetInput
 from mlflow.tracking import MlflowClient
 from safetensors.numpy import save_file
 
+from hpt_mlflow.data.contents import VERSION
 from hpt_mlflow.tracking.champions import alias_version, moves, registered_model
+from hpt_mlflow.tracking.evaluations import CONTENTS_TAG
 
 TEST_IMAGES = 400
 
@@ -74,6 +76,7 @@ def evaluation(
     protocol="fast",
     seed=0,
     classifier=None,
+    contents=str(VERSION),
     **tensors,
 ):
     """A finished evaluation of a model, with a registered classifier where it is named; gives the run's id."""
@@ -85,6 +88,7 @@ def evaluation(
         "hpt.test_digest": test,
         "hpt.metric": "test/accuracy",
         "hpt.protocol": protocol,
+        CONTENTS_TAG: contents,
     }
     with mlflow.start_run(tags=tags) as run:
         mlflow.log_params({"settings/data": f"builtin:{dataset}", "settings/split_seed": 0})

@@ -236,7 +236,7 @@ def _source(client: MlflowClient, address: str) -> str:
 
 
 def _described(evaluation: Evaluation) -> str:
-    digest = evaluation.test_digest or "unknown"
+    digest = evaluation.test_digest or "unknown to this version of hpt_mlflow"
     figure = f"{evaluation.metric} by protocol {evaluation.protocol or 'unknown'}"
     return f"{evaluation.model}: {figure} on {evaluation.dataset}, test images {digest}"
 

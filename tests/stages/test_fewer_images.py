@@ -8,7 +8,7 @@ import hpt_mlflow
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import PretrainSettings
-from hpt_mlflow.stages.planning import split_for, statistics_key
+from hpt_mlflow.stages.planning import split_for
 from hpt_mlflow.tracking.seen_images import seen_images
 
 TINY = {"arch": "shufflenet_v2_x0_5", "image_size": 16, "steps": 2, "batch_size": 16, "precision": "float32"}
@@ -42,9 +42,7 @@ def test_no_number_of_images_is_refused(text):
         PretrainSettings(images=text)
 
 
-def test_other_images_have_other_statistics_and_all_are_the_default():
+def test_all_images_are_the_default():
     dataset = open_dataset("builtin:digits")
-    keys = {statistics_key(PretrainSettings(images=images), dataset, 16) for images in (None, "10%", "20%")}
-    assert len(keys) == 3
     everything = split_for(PretrainSettings(), dataset)
     np.testing.assert_array_equal(everything.seen, split_for(PretrainSettings(images="100%"), dataset).seen)

@@ -84,6 +84,14 @@ def test_without_a_common_evaluation_both_and_a_command_are_named(models, tmp_pa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("contents", ["", "1"])
+def test_evaluations_of_earlier_versions_are_not_compared(models, tmp_path, contents):
+    for model in models:
+        evaluation(tmp_path, model, 0.7, contents=contents)
+    with pytest.raises(HptError, match="unknown to this version of hpt_mlflow.*run: hpt evaluate"):
+        common_evaluations(*models)
+
+
 def test_a_model_that_nobody_evaluated_is_named_with_the_command(models, tmp_path):
     evaluation(tmp_path, models[0], 0.7)
     with pytest.raises(
