@@ -41,7 +41,8 @@ def runs() -> None:
 
 @click.command()
 @click.option("--patience", default=30.0, show_default=True, help="Seconds to wait for a server that does not answer.")
-def sync(patience: float) -> None:
+@click.option("--model-name", help="Register what waits under this name, where its own may not be written.")
+def sync(patience: float, model_name: str | None) -> None:
     """Send to MLflow what trainings could not deliver, and mark runs KILLED whose process died without a word."""
     with errors():
         from hpt_mlflow.tracking.connection import prepare
@@ -50,7 +51,7 @@ def sync(patience: float) -> None:
 
         log_to_stderr()
         prepare()
-        outcomes = sync_all(patience)
+        outcomes = sync_all(patience, model_name)
         for one in outcomes:
             left = f", {one.left} are left in {one.folder}" if one.left else ""
             click.echo(f"{one.run}: {one.delivered} entries delivered{left}" + (f" ({one.why})" if one.why else ""))

@@ -38,7 +38,14 @@ from hpt_mlflow.tracking.dataset_input import log_dataset
 from hpt_mlflow.tracking.delivery import VERSION_PLACEHOLDER
 from hpt_mlflow.tracking.evaluations import CONTENTS_TAG, exists
 from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, Identity
-from hpt_mlflow.tracking.registry import CLASSIFIER, FoundModel, check_names, find_model, log_classifier
+from hpt_mlflow.tracking.registry import (
+    CLASSIFIER,
+    FoundModel,
+    check_may_register,
+    check_names,
+    find_model,
+    log_classifier,
+)
 from hpt_mlflow.tracking.runs import StageRun, stage_run
 from hpt_mlflow.tracking.seen_images import log_seen_images
 from hpt_mlflow.training.processes import joins_others
@@ -58,13 +65,15 @@ def evaluate(**settings: Any) -> StageResult:
     """
     chosen = EvaluateSettings(**settings)
     if joins_others():
-        raise HptError("evaluate works in one process: start it without torchrun")
+        raise HptError("evaluate works in one process: start it without torchrun and WORLD_SIZE")
     dataset = leave_out_classes(open_dataset(chosen.data, chosen.root), chosen.classes_left_out)
     check_labels(dataset, dataset.split(chosen.split_seed))
     connect()
     addresses = addresses_of(chosen.model)
     found = find_model(addresses[-1], "model", DEFAULT_MODEL_NAME)
     card, classifier_name = found.card, _classifier_name(chosen, found.uri)
+    if classifier_name is not None:
+        check_may_register(classifier_name)
     task = prepare_task(chosen, dataset, card)
     seen = check_unseen(chosen, found.uri, dataset, task)
 

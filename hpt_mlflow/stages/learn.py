@@ -26,7 +26,7 @@ from hpt_mlflow.stages.work import Work, prepare
 from hpt_mlflow.tracking.dataset_input import log_dataset
 from hpt_mlflow.tracking.delivery import VERSION_PLACEHOLDER
 from hpt_mlflow.tracking.earlier import earlier_run
-from hpt_mlflow.tracking.registry import check_names, log_backbone, milestone_name
+from hpt_mlflow.tracking.registry import check_may_register, check_names, log_backbone, milestone_name
 from hpt_mlflow.tracking.runs import StageRun, current_run_id, stage_run
 from hpt_mlflow.tracking.seen_images import log_seen_images
 from hpt_mlflow.training.loop import Trainer
@@ -65,6 +65,7 @@ def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
 
 def _lead(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset, group: Group) -> StageResult:
     check_names(settings.model_name, settings.alias)
+    check_may_register(settings.model_name)
     identity = identify(stage, settings, [dataset], start.parent)
     resume = "auto" if was_restarted() else settings.resume
     with earlier_run(identity, resume, current_run_id()) as earlier:

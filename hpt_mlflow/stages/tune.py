@@ -32,7 +32,7 @@ from hpt_mlflow.tracking.earlier import Earlier
 from hpt_mlflow.tracking.evaluations import common_evaluations
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.predictions import compare_evaluations
-from hpt_mlflow.tracking.registry import FoundModel, check_names, find_model
+from hpt_mlflow.tracking.registry import FoundModel, check_may_register, check_names, find_model
 from hpt_mlflow.tracking.runs import NotDeliveredError, StageRun, stage_run
 from hpt_mlflow.tracking.search_runs import is_left, is_worked_on, joined_run, led_run, was_made_in, worker_name
 from hpt_mlflow.training.processes import joins_others
@@ -67,6 +67,8 @@ def tune(**settings: Any) -> StageResult:
     storage = open_storage(chosen.storage)
     connect()
     check_names(chosen.model_name, chosen.alias)
+    if chosen.adapt_winner:
+        check_may_register(chosen.model_name)
     name = study_name(chosen, dataset)
     with storage_errors(chosen.storage):
         noted = attributes_of(storage, name)

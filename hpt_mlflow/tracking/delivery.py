@@ -33,11 +33,16 @@ MODEL_FILE = "MLmodel"
 
 
 class Delivery:
-    """Tells MLflow about one run."""
+    """Tells MLflow about one run.
 
-    def __init__(self, run_id: str, experiment_id: str) -> None:
+    Args:
+        model_name: registered model for its versions, in place of the one that they were made for.
+    """
+
+    def __init__(self, run_id: str, experiment_id: str, model_name: str | None = None) -> None:
         self.run_id = run_id
         self.experiment_id = experiment_id
+        self._model_name = model_name
         self._client = MlflowClient()
         self._models: dict[str, str] = {}
 
@@ -126,10 +131,11 @@ class Delivery:
     def version(self, entry: Entry) -> str:
         """Make a milestone a new version of a registered model; tell the run about it; give its address."""
         payload = entry.payload
-        version = self._register(self._model_id(payload["model"]), payload["model_name"], payload["tags"])
+        name = self._model_name or payload["model_name"]
+        version = self._register(self._model_id(payload["model"]), name, payload["tags"])
         if payload["alias"]:
-            self._client.set_registered_model_alias(payload["model_name"], payload["alias"], version)
-        address = f"models:/{payload['model_name']}/{version}"
+            self._client.set_registered_model_alias(name, payload["alias"], version)
+        address = f"models:/{name}/{version}"
         description = payload["description"].replace(VERSION_PLACEHOLDER, address)
         tags = [RunTag("hpt.model", address), RunTag("mlflow.note.content", description)]
         self._client.log_batch(self.run_id, tags=tags)

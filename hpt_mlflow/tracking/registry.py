@@ -13,6 +13,7 @@ import mlflow
 import numpy as np
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
 from mlflow.types import DataType
 from mlflow.types.schema import Array, ColSpec, Map, Schema, TensorSpec
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from hpt_mlflow.tracking.runs import StageRun
 
 LOADER_MODULE = "hpt_mlflow.serving"
 CLASSIFIER = "classifier"
+REFUSALS = frozenset(["PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"])
 SERVING_PACKAGES = ("torch", "torchvision", "safetensors", "pillow", "numpy", "pandas", "click")
 
 
@@ -117,6 +119,33 @@ def _log_model(
 def milestone_name(step: int) -> str:
     """What the LoggedModel of a step is called."""
     return f"{MILESTONE}{step}"
+
+
+def check_may_register(model_name: str) -> None:
+    """Refuse a registered model that this user may not write, before any long work.
+
+    A registry behind a server is asked by a write that changes nothing; one that does not answer may answer later.
+
+    Raises:
+        HptError: the server does not permit it.
+    """
+    if not mlflow.get_registry_uri().startswith(("http:", "https:")):
+        return
+    client = MlflowClient()
+    try:
+        try:
+            client.update_registered_model(model_name, client.get_registered_model(model_name).description or "")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            client.create_registered_model(model_name)
+            client.delete_registered_model(model_name)
+    except MlflowException as error:
+        if error.error_code in REFUSALS:
+            raise HptError(
+                f"model_name: {model_name} may not be written in the registry {mlflow.get_registry_uri()} "
+                f"({reason(error)}); name another one, or ask for the permission"
+            ) from error
 
 
 def check_names(model_name: str, alias: str | None) -> None:

@@ -27,17 +27,22 @@ class Synced:
     why: str = ""
 
 
-def sync_all(patience_seconds: float) -> list[Synced]:
-    """Deliver every spool of this machine that nobody works on, and call the runs behind them by their true state."""
+def sync_all(patience_seconds: float, model_name: str | None = None) -> list[Synced]:
+    """Deliver every spool of this machine that nobody works on, and call the runs behind them by their true state.
+
+    Args:
+        model_name: registered model that gets waiting versions, in place of the one that they were made for.
+    """
     folders = sorted(folder for folder in spool_root().glob("*") if folder.is_dir())
-    return [sync(folder, patience_seconds) for folder in folders]
+    return [sync(folder, patience_seconds, model_name=model_name) for folder in folders]
 
 
-def sync(folder: Path, patience_seconds: float, lock_seconds: float = 0.0) -> Synced:
+def sync(folder: Path, patience_seconds: float, lock_seconds: float = 0.0, model_name: str | None = None) -> Synced:
     """Deliver one spool.
 
     Args:
         lock_seconds: how long to wait for a process that is just ending.
+        model_name: see `sync_all`.
     """
     try:
         spool = Spool.open(folder, wait_seconds=lock_seconds)
@@ -49,12 +54,12 @@ def sync(folder: Path, patience_seconds: float, lock_seconds: float = 0.0) -> Sy
         spool.close()
         return Synced(folder, folder.name, 0, left, "its run.json is missing or damaged" if left else "")
     connect_to(owner.tracking_uri, owner.registry_uri)
-    return deliver_rest(spool, owner, patience_seconds)
+    return deliver_rest(spool, owner, patience_seconds, model_name)
 
 
-def deliver_rest(spool: Spool, owner: Owner, patience_seconds: float) -> Synced:
+def deliver_rest(spool: Spool, owner: Owner, patience_seconds: float, model_name: str | None = None) -> Synced:
     """Deliver what is in an open spool, mark its run KILLED if it never said how it ended, and close it."""
-    delivery = Delivery(owner.run_id, owner.experiment_id)
+    delivery = Delivery(owner.run_id, owner.experiment_id, model_name)
     waiting = spool.entries()
     if not any(entry.kind == "end" for entry in waiting) and _is_running(delivery):
         spool.add("end", {"status": "KILLED", "end_time": time.time_ns() // 1_000_000, "if_running": True})

@@ -65,7 +65,7 @@ def test_an_import_is_a_finished_run_that_says_where_the_weights_are_from(store,
     assert (tags["hpt.weights"], tags["hpt.weights_format"]) == ("moco_tiny.pth.tar", "moco-v1")
     assert len(tags["hpt.weights_sha256"]) == 64
     assert tags["hpt.weights_sha256"] in tags["mlflow.note.content"]
-    assert "adapt -P parent=models:/hpt/1" in tags["mlflow.note.content"]
+    assert "hpt adapt --parent models:/hpt/1 --data FOLDER" in tags["mlflow.note.content"]
     table = mlflow.load_table("left_out.json", run_ids=[result.run_id])
     assert {"queue", "encoder_k.conv1.weight", "fc.weight", "epoch"} <= set(table["tensor"])
     version = MlflowClient().get_model_version("hpt", "1")

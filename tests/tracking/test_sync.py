@@ -241,3 +241,15 @@ def test_draining_says_what_is_left_and_why(run_id, uri):
     spool.add("tags", {"": "no name"})
     assert drain(spool, spool.owner, SECONDS).startswith(f"1 of its entries wait in {spool.folder}: ")
     spool.close()
+
+
+def test_what_waits_is_registered_under_another_name(store):
+    run = MlflowClient().create_run("0").info.run_id
+    model = MlflowClient().create_logged_model("0", "step-1", run)
+    MlflowClient().finalize_logged_model(model.model_id, "READY")
+    payload = {"model": model.model_id, "model_name": "team-a", "tags": {}, "alias": "base", "description": "made"}
+    leave(run, store, ("version", payload), end("FINISHED"))
+    (synced,) = sync_all(SECONDS, "team-b")
+    assert (synced.delivered, synced.left) == (2, 0)
+    assert [found.name for found in MlflowClient().search_registered_models()] == ["team-b"]
+    assert tags(run)["hpt.model"] == "models:/team-b/1"
