@@ -14,7 +14,7 @@ from hpt_mlflow.errors import HptError, printable
 CLASS_COLUMNS = ("label", "class", "category", "target", "classname")
 # Columns of numbers that keep count of images, or say where in them something is, but are not labels.
 BOOKKEEPING_NAMES = """
-    fold foldid kfold index idx id imageid rowid level0 unnamed0 year age order weight score confidence conf prob
+    fold foldid kfold cv index idx id imageid rowid level0 unnamed0 year age order weight score confidence conf prob
     width height depth channels area x y w h x1 y1 x2 y2 xmin ymin xmax ymax xcenter ycenter cx cy
     iscrowd difficult occluded truncated isvalid istrain istest
 """
@@ -51,8 +51,8 @@ def find_labels(table: Table, labels: list[str] | None, label_column: str | None
     """The labels that were asked for, or else those that the table has.
 
     A column with one of the names in `CLASS_COLUMNS` holds classes. Without one, all columns that hold nothing but 1,
-    0, -1 and blank are labels, but for empty ones and those in `BOOKKEEPING`; one or two of them, however, only where
-    no column of words may be the class.
+    0, -1 and blank are labels, but for empty ones, those in `BOOKKEEPING` and numbers such as `class_id`; one or two of
+    them, however, only where no column of words may be the class.
 
     Args:
         labels: names of columns of 1 and 0.
@@ -74,9 +74,9 @@ def find_labels(table: Table, labels: list[str] | None, label_column: str | None
     others = {
         name: set(values)
         for name, values in table.columns.items()
-        if name and name not in special and plain_name(name) not in BOOKKEEPING and any(values)
+        if name and name not in special and not _keeps_count(name) and any(values)
     }
-    binary = [name for name, distinct in others.items() if distinct <= LABEL_VALUES.keys()]
+    binary = [name for name, distinct in others.items() if distinct <= LABEL_VALUES.keys() and not _is_id(name)]
     words = [name for name, distinct in others.items() if _may_be_classes(distinct, len(table.lines))]
     if binary and (len(binary) >= MANY_LABELS or not words):
         return _matrix(table, binary)
@@ -91,6 +91,17 @@ def check_column(table: Table, name: str) -> None:
     if name not in table.columns:
         has = ", ".join(filter(None, table.columns))
         raise HptError(f"data: {table.shown} has no column {name!r}; it has {printable(has)}")
+
+
+def _keeps_count(name: str) -> bool:
+    """Whether a column is one of `BOOKKEEPING`, also where it has a number behind it or is of a `bbox`: `fold_2`."""
+    plain = plain_name(name)
+    return not BOOKKEEPING.isdisjoint({plain, plain.rstrip("0123456789"), plain.removeprefix("bbox")})
+
+
+def _is_id(name: str) -> bool:
+    """Whether the numbers of a column are those of classes or things, such as `class_id`, of which 0 and 1 are two."""
+    return name.lower().endswith(("_id", "-id", ".id", " id"))
 
 
 def _may_be_classes(distinct: set[str], rows: int) -> bool:

@@ -165,13 +165,14 @@ def _read_by(separator: str, text: str, lines_before: int, shown: str) -> _Readi
 
 
 def _is_image(i: int, header: list[str], rows: list[list[str]], folders: Sequence[Path]) -> bool:
-    """Whether what line 1 has in a column is an image, as in the other rows, and not the name of the column."""
+    """Whether what line 1 has in a column is an image, as in other rows, and not the name of the column."""
     value = header[i]
     if not value or any(plain_name(name) in IMAGE_COLUMNS for name in header):
         return False
     if any(find_file(folder, value) for folder in folders):
         return True
-    return has_image_suffix(value) and all(has_image_suffix(row[i]) for row in rows)
+    # An image that is missing, or a row of another kind below it, must not make a name of the first image.
+    return has_image_suffix(value) and (not rows or any(has_image_suffix(row[i]) for row in rows))
 
 
 def _nameless_table(shown: str, reading: _Reading, images: list[int]) -> Table:

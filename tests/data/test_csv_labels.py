@@ -60,12 +60,26 @@ def test_every_row_needs_the_class_that_is_asked_for(table):
         "score",
         "is_valid",
         "truncated",
+        "fold_2",
+        "cv",
+        "bbox_x",
+        "img_id",
     ],
 )
 def test_what_keeps_count_of_images_is_not_a_label(table, column):
     dataset = open_dataset(table(rows_of(f"path,{column}", "0 1 1 0")))
     assert dataset.labels is None
     assert open_dataset(table(rows_of(f"path,A,{column}", "1 0 0 1", "0 1 1 0"))).classes == ("A",)
+
+
+def test_numbers_of_classes_are_proposed_as_classes_and_not_taken_for_a_label(table):
+    dataset = open_dataset(table(rows_of("path,class_id", "0 1 1 0")))
+    assert dataset.labels is None
+    assert "csv:FILE?label_column=class_id" in dataset.unlabelled_because
+
+
+def test_a_label_with_a_number_behind_it_stays_a_label(table):
+    assert open_dataset(table(rows_of("path,grade_2,paid", "0 1 1 0", "1 0 1 0"))).classes == ("grade_2", "paid")
 
 
 def test_the_unnamed_index_of_pandas_is_not_a_label(table):

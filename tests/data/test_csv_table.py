@@ -119,6 +119,12 @@ def test_without_column_names_a_path_is_known_by_its_suffix(table):
     assert dataset.names == ["gone.png", "2.png"]
 
 
+def test_without_column_names_a_missing_first_image_is_kept_beside_rows_without_a_suffix(table):
+    dataset = open_dataset(table("gone.png,dog\n2.png,cat\nscan,dog\n"))
+    assert dataset.names == ["gone.png", "2.png", "scan"]
+    assert dataset.classes == ("cat", "dog")
+
+
 def test_one_column_without_a_name_is_unlabelled(table):
     dataset = open_dataset(table("1.png\n2.png\n3.png\n"))
     assert dataset.names == ["1.png", "2.png", "3.png"]
@@ -128,6 +134,10 @@ def test_one_column_without_a_name_is_unlabelled(table):
 
 def test_a_single_line_is_an_image_too(table):
     assert open_dataset(table("1.png,dog\n")).names == ["1.png"]
+
+
+def test_a_single_line_is_an_image_also_when_it_is_missing(table):
+    assert_refused(table("gone.png,dog\n"), "no image of", "'gone.png'")
 
 
 @pytest.mark.parametrize("text", ["1.png;dog;7\n2.png;cat;8\n", "1.png;3.png\n2.png;4.png\n"])
