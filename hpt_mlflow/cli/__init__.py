@@ -10,6 +10,7 @@ from hpt_mlflow.cli.predict import predict
 from hpt_mlflow.cli.runs import results, runs, sync
 from hpt_mlflow.cli.stages import stage_command
 from hpt_mlflow.cli.weights import export, import_
+from hpt_mlflow.cores import let_threads_sleep_if_crowded
 from hpt_mlflow.reference import STAGES, reference_page
 
 
@@ -21,6 +22,7 @@ def hpt() -> None:
     Each stage starts from the registered model of the one before. Runs, models and figures are kept by MLflow, wherever
     MLFLOW_TRACKING_URI says (default: mlflow.db in this folder).
     """
+    let_threads_sleep_if_crowded()
 
 
 @hpt.command()

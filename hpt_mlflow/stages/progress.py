@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from tqdm import tqdm
 from typing_extensions import Self
 
+from hpt_mlflow.cores import CoreShare
+
 LINE_SECONDS = 15.0
 
 
@@ -22,6 +24,7 @@ class ProgressDisplay:
         self._started = self._said = time.monotonic()
         self._first = done
         self._rate = 0.0
+        self._cores, self._looked, self._complained = CoreShare(), self._started, False
         self._bar = tqdm(total=steps, initial=done, desc=title, unit="step") if sys.stderr.isatty() else None
 
     def advance(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -29,6 +32,7 @@ class ProgressDisplay:
         if "train/loss" in metrics:
             self._loss = f"loss {metrics['train/loss']:.3f}, "
         self._rate = metrics.get("train/images_per_second", self._rate)
+        self._look_at_the_machine()
         if self._bar is not None:
             self._bar.update(1)
             if self._rate:
@@ -39,6 +43,16 @@ class ProgressDisplay:
             rate = f"{self._rate:.0f} images/s, " if self._rate else ""
             text = f"{self._title}: step {step}/{self._steps}, {self._loss}{rate}{left:.0f} s left"
             print(text, file=sys.stderr, flush=True)
+
+    def _look_at_the_machine(self) -> None:
+        """Say once that other work takes the cores, where it does."""
+        if self._complained or time.monotonic() - self._looked < LINE_SECONDS:
+            return
+        self._looked = time.monotonic()
+        if complaint := self._cores.complaint():
+            self._complained = True
+            # Above the bar, where there is one.
+            tqdm.write(f"{self._title}: {complaint}", file=sys.stderr)
 
     def __enter__(self) -> Self:
         return self

@@ -10,6 +10,7 @@ import mlflow
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
+from processes import wait_for
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import build_backbone
@@ -182,10 +183,7 @@ with stage_run("pretrain cats", work) as run:
         process.kill()
         process.wait(SECONDS)
         # Its guard may be delivering what it left.
-        end = time.monotonic() + SECONDS
-        while (got := found()) is None and time.monotonic() < end:
-            time.sleep(0.05)
-    assert got == run_id
+        assert wait_for(found) == run_id
     assert mlflow.get_run(run_id).data.metrics == {"train/loss": 1.0}
 
 

@@ -3,11 +3,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
+from processes import wait_for
 
 from hpt_mlflow.tracking import guard as guard_module
 from hpt_mlflow.tracking.guard import Guard, have_last_word, watch
@@ -176,10 +176,7 @@ def test_a_training_that_is_killed_is_delivered_and_marked_killed(run_id, uri):
     assert training.stdout.readline() == "open\n"
     os.killpg(training.pid, signal.SIGKILL)
     training.wait()
-    end = time.monotonic() + SECONDS
-    while spool_folder(run_id).exists():
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_for(lambda: not spool_folder(run_id).exists())
     assert tags(run_id)["a"] == "b"
     assert status(run_id) == "KILLED"
     assert not spool_folder(run_id).exists()

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 import urllib.request
 from contextlib import suppress
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
+from processes import wait_for
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS
 from hpt_mlflow.tuning.pruning import make_pruner
@@ -51,10 +51,8 @@ def test_the_dashboard_shows_subsets_scores_and_what_was_pruned(tmp_path, monkey
 
 
 def get(address, server):
-    end = time.monotonic() + 60
-    while True:
-        with suppress(OSError), urllib.request.urlopen(address) as answer:
-            return json.loads(answer.read())
-        assert server.poll() is None, "the dashboard has ended"
-        assert time.monotonic() < end, "the dashboard does not answer"
-        time.sleep(0.1)
+    def answer():
+        with suppress(OSError), urllib.request.urlopen(address) as response:
+            return json.loads(response.read())
+
+    return wait_for(answer, server)
