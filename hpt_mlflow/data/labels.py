@@ -180,6 +180,7 @@ def leave_out_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     Raises:
         HptError: it has no such class, or images with several labels.
     """
+    names = [normalize("NFC", name) for name in names]
     if not names or dataset.labels is None:
         return dataset
     if dataset.multilabel:

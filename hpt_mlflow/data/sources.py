@@ -22,7 +22,8 @@ def open_dataset(uri: str, root: str | None = None, every_image: bool = False) -
     """Open a dataset without decoding its pictures.
 
     Args:
-        uri: `folder:PATH` or a bare path, `list:FILE`, `csv:FILE` or `csv:FILE?labels=A,B`, `shards:FOLDER` or
+        uri: `folder:PATH` or a bare path, `list:FILE`, `csv:FILE`, `csv:FILE?labels=A,B` or
+            `csv:FILE?label_column=A`, `shards:FOLDER` or
             `shards:train-{000..146}.tar`, `paper:NAME?root=FOLDER`, `builtin:mnist`,
             `builtin:digits`, or `torchvision:NAME`.
         root: folder that relative paths start from, and that holds the files of `torchvision:`.

@@ -25,6 +25,8 @@ def report_data(run: StageRun, dataset: Dataset, split: Split) -> None:
         "data/identical_images": float(len(dataset.identical)),
     }
     run.metrics(counts, 0)
+    if dataset.multilabel:
+        run.tags({"hpt.labels": ", ".join(dataset.classes)})
     if warning := depth_warning(dataset, np.concatenate([split.seen, split.test])):
         run.warn(f"data: {warning}")
     if account:
