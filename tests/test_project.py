@@ -48,7 +48,7 @@ def test_a_process_whose_ancestors_all_know_the_run_has_no_caller(tmp_path):
 
 RELATIVE = """
     . photos ./a:b folder:photos list:a.txt csv:a.csv?labels=A csv:/a.csv?root=b shards:a.tar shards:/a.tar::b.tar
-    paper:resisc45?root=data torchvision:CIFAR10?root=data journal:a.journal
+    paper:resisc45?root=data torchvision:CIFAR10?root=data journal:a.journal sqlite:///a.db
 """
 EVERYWHERE = """
     /photos ~/photos folder:/photos builtin:mnist paper:resisc45?root=/data torchvision:CIFAR10 csv:/a.csv?labels=A

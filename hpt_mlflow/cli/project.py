@@ -77,6 +77,8 @@ def is_relative(address: str) -> bool:
     root = ROOT.search(address)
     if root:
         return not _is_absolute(root[1])
+    if address.startswith("sqlite:///"):
+        return not address.startswith("sqlite:////")
     path = re.sub(rf"^{SCHEMES}", "", address)
     if not path or (":" in path and not path.startswith((".", "/", "~")) and not os.path.exists(path)):
         return False  # builtin:, paper:, torchvision:, a database, or nothing

@@ -7,11 +7,14 @@ import shlex
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from hpt_mlflow.tracking.connection import prepare
+
 LOCAL, CONDA = "local", "conda"
 
 
 def project_command(run_id: str) -> str:
     """The `mlflow run` of a run, with its project and environment manager; empty where MLflow does not answer."""
+    prepare()
     try:
         tags = MlflowClient().get_run(run_id).data.tags
     except MlflowException:
