@@ -18,8 +18,8 @@ PROMISED = {
     "pretrain": """data root images arch image_size small_stem preset steps batch_size learning_rate weight_decay
         key_momentum temperature queue_size bn_splits augment strengths precision compile workers cache_gib device
         nproc restarts seed split_seed milestones checkpoint_every resume model_name alias strict""",
-    "evaluate": """data root model protocol labels steps repeats steps_to untrained classifier_name leave_out allow_seen seed
-        split_seed workers cache_gib precision device batch_size""",
+    "evaluate": """data root model protocol labels steps repeats steps_to untrained classifier_name leave_out allow_seen
+        seed split_seed workers cache_gib precision device batch_size""",
 }
 PROMISED["adapt"] = PROMISED["pretrain"] + " parent update"
 PROMISED["tune"] = (
