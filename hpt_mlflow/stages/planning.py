@@ -161,8 +161,6 @@ def identify(stage: str, settings: Settings, datasets: list[Dataset], parent: st
 def _as_written(settings: Settings, name: str) -> Any:
     """The value of a setting in the one form that a command line reads back."""
     value = getattr(settings, name)
-    if name == "milestones":
-        return value or "100%"
     return float(value) if value is not None and value_type(settings, name) is float else value
 
 
