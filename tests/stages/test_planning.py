@@ -141,7 +141,7 @@ def test_a_run_says_what_it_is_in_its_tags():
     one = identity(seed=3)
     assert one.tags == {"hpt.fingerprint": one.fingerprint, "hpt.identity": one.text, "hpt.continue": one.command}
     assert json.loads(one.text)["seed"] == 3
-    assert json.loads(one.text)["data"] == [["cats", "0123456789abcdef"]]
+    assert json.loads(one.text)["data"] == [["cats", dataset().digest]]
 
 
 def test_the_command_leaves_out_what_is_said_by_default():

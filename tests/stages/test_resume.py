@@ -239,7 +239,7 @@ def test_where_and_how_it_works_may_change_in_between(base, base_store, at_step)
 
 def test_other_work_and_never_start_anew(base, at_step):
     at_step(2, send(signal.SIGTERM))
-    settings = PRETRAIN | {"model_name": "anew", "steps": 3, "milestones": ""}
+    settings = PRETRAIN | {"model_name": "anew", "steps": 3, "milestones": "100%"}
     interrupted = interrupt(hpt_mlflow.pretrain, **settings)
     for change in ({"resume": "never"}, {"seed": 1}):
         assert hpt_mlflow.pretrain(**(settings | change)).run_id != interrupted

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from processes import MARK
 
 # Debian keeps them here; elsewhere they are in PATH.
 DEBIAN = Path("/usr/lib/postgresql")
@@ -87,6 +88,8 @@ def running_server(programs: Path, user: str | None) -> Iterator[Server]:
             [programs / "postgres", "-D", cluster, "-k", folder, *options],
             **as_user,
             cwd=folder,
+            # All tests share it: it does not end with the first that asks for it.
+            env={name: value for name, value in os.environ.items() if name != MARK},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
