@@ -124,7 +124,8 @@ class _Walk:
                 return iter(()), folders
             self.seen.add((status.st_dev, status.st_ino))
             with os.scandir(self.folder / name) as scanned:
-                entries = [entry for entry in scanned if entry.name[0] != "." or entry.name in OUTPUT_MARKS]
+                visible = [entry for entry in scanned if entry.name[0] != "."]
+            entries = sorted(visible, key=lambda entry: entry.name)
         except OSError as error:
             if not name:
                 raise HptError(f"data: cannot look into {printable(str(self.folder))}: {error.strerror}") from error
@@ -142,7 +143,6 @@ class _Walk:
             elif not self._is_image(name, entry):
                 continue
             inside.append(entry.name)
-        inside.sort()
         return iter(inside), folders
 
     def _is_image(self, folder: str, entry: os.DirEntry[str]) -> bool:
