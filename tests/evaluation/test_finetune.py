@@ -137,7 +137,7 @@ def test_accumulated_gradients_are_those_of_one_large_batch(open_images):
     network, head = small_network(), new_head(6, 3, 0)
     network.train = lambda mode=True: nn.Module.train(network, False)
     whole_network, whole_head = small_network().eval(), new_head(6, 3, 0)
-    list(_train(network, head, views, CLASSES[TRAIN], 9, 0.01, settings_of(accumulate=3), None))
+    list(_train(network, head, views, CLASSES[TRAIN], 9, 0.01, settings_of(accumulate=3), None, 0))
 
     optimizer = torch.optim.SGD(
         [{"params": whole_network.parameters()}, {"params": whole_head.parameters(), "lr": 1.0}], lr=0.01, momentum=0.9
@@ -160,7 +160,7 @@ def test_accumulated_gradients_are_those_of_one_large_batch(open_images):
 def test_batch_norm_is_in_training_mode_between_validations(open_images):
     views = TrainingViews(open_images(pictures()), TRAIN, 8, STATISTICS, CPU, 6, 0, 1)
     network = small_network()
-    for _ in _train(network, new_head(6, 3, 0), views, CLASSES[TRAIN], 4, 0.01, settings_of(accumulate=2), None):
+    for _ in _train(network, new_head(6, 3, 0), views, CLASSES[TRAIN], 4, 0.01, settings_of(accumulate=2), None, 0):
         assert network.training
         network.eval()  # as a validation might leave it
     assert network[1].num_batches_tracked == 4
