@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 from sklearn.metrics import roc_auc_score
 
 import hpt_mlflow
+from hpt_mlflow.data.dataset import content_digest
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import EvaluateSettings
@@ -70,8 +71,11 @@ def test_the_run_says_what_it_is(world, evaluated):
     assert tags["hpt.chain"] == "images"
     assert tags["hpt.parent_model"] == result.model_uri == "models:/hpt/1"
     assert tags["hpt.dataset_digest"] == world.dataset.digest
-    digest = hashlib.sha256(world.dataset.digest.encode() + world.dataset.split(0).test.tobytes()).hexdigest()
-    assert tags["hpt.test_digest"] == digest[:16]
+    dataset, test = world.dataset, world.dataset.split(0).test
+    contents = [hashlib.blake2b(dataset.pictures[i].read_bytes(), digest_size=8).digest() for i in test]
+    numbers = np.array([int.from_bytes(content, "little", signed=True) for content in contents])
+    classes = np.frombuffer("\0".join(dataset.classes).encode(), np.uint8)
+    assert tags["hpt.test_digest"] == content_digest(test, numbers, dataset.labels[test], classes)
     assert (tags["hpt.metric"], tags["hpt.protocol"]) == ("test/accuracy", "fast")
     assert tags["hpt.classifier"] == result.classifier_uri == "models:/hpt-classifier/1"
     assert run.data.params["settings/model"] == "models:/hpt/1"
