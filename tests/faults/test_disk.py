@@ -1,5 +1,7 @@
 """A disk that fills up costs a warning, not the training."""
 
+import shutil
+
 import pytest
 from processes import wait_for
 from workplace import equal
@@ -36,7 +38,7 @@ def test_training_goes_on_while_the_disk_of_the_spool_is_full(workplace, small_d
 
 def test_a_result_that_cannot_be_kept_is_made_again_from_the_last_training_state(workplace, small_disk, fault):
     assert workplace.finish(workplace.pretrain(steps=60, checkpoint_every=10, milestones="100%")) == 0
-    workplace.spool.rmdir()
+    shutil.rmtree(workplace.spool)
     workplace.spool.symlink_to(small_disk)
     with fault("disk of the spool full at the end"):
         options = {"steps": 60, "checkpoint_every": 10, "milestones": "100%"}
