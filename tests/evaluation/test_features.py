@@ -14,7 +14,7 @@ from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader, FrozenNetwork, prepare
-from hpt_mlflow.models.backbone import batch_norms, build_backbone
+from hpt_mlflow.models.backbone import build_backbone
 
 CPU = torch.device("cpu")
 STATISTICS = ChannelStatistics((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -84,7 +84,7 @@ def test_reading_features_changes_neither_mode_nor_statistics(open_images, train
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
 
 
-def test_what_computes_features_is_folded_and_its_channels_stand_last(monkeypatch, open_images):
+def test_channels_stand_last_where_features_are_computed(monkeypatch, open_images):
     found = []
     plain = FrozenNetwork.features
 
@@ -97,25 +97,8 @@ def test_what_computes_features_is_folded_and_its_channels_stand_last(monkeypatc
     networks, batches = zip(*found, strict=True)
     assert len(batches) == 2
     assert networks[0] is networks[1]
-    assert not batch_norms(networks[0])
     assert networks[0].get_submodule("0").weight.is_contiguous(memory_format=torch.channels_last)
     assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in batches)
-
-
-def test_a_network_that_tracing_leads_astray_is_not_folded(open_images):
-    class Astray(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layers = convolutions()
-
-        def forward(self, batch):
-            return self.layers(batch) + (1 if isinstance(batch, torch.Tensor) else 0)
-
-    arrays, network = pictures((16, 16)), Astray()
-    features = reader_of(open_images(arrays)).features(network, np.array([0]))
-    with torch.no_grad():
-        expected = network.eval()(by_torchvision(arrays, 16)).flatten(1)
-    torch.testing.assert_close(torch.from_numpy(features), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_features_in_bfloat16_are_rounded_and_come_as_float32(open_images):
