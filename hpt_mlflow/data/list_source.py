@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from hpt_mlflow.data.account import LeftOut
-from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.dataset import MOST, Dataset
 from hpt_mlflow.data.labels import WHOLE_NUMBER, LabelColumn
 from hpt_mlflow.data.names import Files, Names
 from hpt_mlflow.data.paths import name_in, resolve_path
@@ -34,7 +34,7 @@ def open_list(path: str, root: str | None) -> Dataset:
     """A text file with one image a line: `PATH`, `PATH LABEL` with a whole number, or `PATH<tab>LABEL` with any text.
 
     Relative paths start from `root`, or from the folder of the list where there is no root. The list is UTF-8, or
-    UTF-16 with a byte order mark. Lines that name the same file are one image.
+    UTF-16 with a byte order mark. Lines that name the same file are one image, in a list of at most `MOST` lines.
 
     Raises:
         HptError: there is no such file, it names no images, it has labels for some lines only, or for one image two.
@@ -46,6 +46,7 @@ def open_list(path: str, root: str | None) -> Dataset:
     folder = os.path.expanduser(root) if root else file.parent
     chunks: list[pa.BinaryArray] = []
     hashes: list[np.ndarray] = []
+    count = 0
     column = LabelColumn()
     try:
         for block in _blocks(file, shown):
@@ -57,7 +58,10 @@ def open_list(path: str, root: str | None) -> Dataset:
                 )
             if len(names):
                 chunks.append(names)
-                hashes.append(_hashes(names, b"./" in block or b"//" in block))
+                # Of more lines, looking for repeated ones takes a minute; see `Dataset.compared`.
+                count += len(names)
+                if count <= MOST:
+                    hashes.append(_hashes(names, b"./" in block or b"//" in block))
                 column.add(labels)
     except OSError as error:
         raise HptError(f"data: cannot read the list {shown}: {error.strerror}") from error
@@ -67,7 +71,7 @@ def open_list(path: str, root: str | None) -> Dataset:
         raise HptError(f"data: the list {shown} names no images")
     packed = Names(chunks)
     numbers, classes = column.numbered(packed, shown)
-    later, first = _repeats(packed, hashes)
+    later, first = _repeats(packed, hashes if count <= MOST else [np.array([], np.int64)])
     left_out: tuple[LeftOut, ...] = ()
     if len(later):
         if numbers is not None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from hpt_mlflow.augment.crop import smallest_useful_side
+from hpt_mlflow.data.contents import UNKNOWN
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.labels import check_labels
+from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
@@ -42,10 +48,24 @@ def prepare_task(settings: EvaluateSettings, dataset: Dataset, card: BackboneCar
         images, card.image_size, statistics, device, settings.batch_size, settings.workers, resize_to
     )
     content = dataset.contents.of(images.indices)
+    readable = _without_test_images(readable, content[np.searchsorted(images.indices, readable.test)], dataset)
     count = label_count(settings, len(readable.train))
     task = Task(reader, readable, labels, dataset.classes, content, count)
     task.with_drawn_labels(settings.seed)  # What cannot be drawn is refused here, before any run is started.
     return task
+
+
+def _without_test_images(split: Split, tested: np.ndarray, dataset: Dataset) -> Split:
+    """The split without images to learn from or choose by that are also in test.
+
+    There are none but in a dataset so large that its split compares a sample only.
+
+    Args:
+        tested: contents of the test images, int64 (N,).
+    """
+    tested = tested[tested != UNKNOWN]
+    train, validation = (part[~np.isin(dataset.contents.of(part), tested)] for part in (split.train, split.validation))
+    return replace(split, train=train, validation=validation)
 
 
 def label_count(settings: EvaluateSettings, train_images: int) -> int | float | None:

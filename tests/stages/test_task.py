@@ -73,3 +73,15 @@ def test_unreadable_images_that_leave_a_class_empty_are_refused(past, tmp_path):
         dataset.pictures[i].write_bytes(b"")
     with pytest.raises(HptError, match="in .* but not in train, so they cannot be learned: 'grey'"):
         task_of(past, images)
+
+
+def test_what_is_in_test_is_not_learned_from_where_the_split_compares_a_sample_only(past, tmp_path, monkeypatch):
+    monkeypatch.setattr("hpt_mlflow.data.dataset.MOST", 10)
+    monkeypatch.setattr("hpt_mlflow.data.dataset.SAMPLED", 1)
+    images = write_colours(tmp_path / "images")
+    dataset = open_dataset(str(images))
+    split = dataset.split(0)
+    dataset.pictures[split.train[0]].write_bytes(dataset.pictures[split.test[0]].read_bytes())
+    task = task_of(past, images)[2]
+    assert task.split.train.tolist() == split.train[1:].tolist()
+    assert task.split.test.tolist() == split.test.tolist()
