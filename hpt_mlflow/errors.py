@@ -5,16 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-# What stands before the host of an address, and options that carry secrets.
-PASSWORD = re.compile(r"(://[^\s:/@]*):[^\s]*@")
+# What stands before the host of an address; a port does not, and an example of ours is not a secret. SQLAlchemy takes
+# passwords with spaces, so that one may end at a later word, but not at one that begins another address.
+PASSWORD = re.compile(r"(://[^\s:/@]*):(?!\d{1,5}(?![^\s/?#:,;'\")\]}])|PASSWORD@)(?:\S*|[^\s:/@]+ [^\s:/@]+)@")
+# On the web, a user without a password is a token.
+TOKEN_AS_USER = re.compile(r"(\bhttps?://)[^\s:/@*]+@", re.IGNORECASE)
+# Options that carry secrets. ODBC's are encoded, in one option of SQLAlchemy's.
 SECRET_OPTION = re.compile(
-    r"([?&;](?:password|passwd|pwd|token|access_token|secret|sig|api_key)=)[^&\s'\"]*", re.IGNORECASE
+    r"((?:[?&;]|%3B)(?:[\w.-]*(?:passw(?:or)?d|pwd|passphrase|token|secret|signature|credential)[\w.-]*"
+    r"|(?:[\w-]+[_-])?(?:api)?key|sig)(?:=|%3D))(?:(?!%3B|:(?:\s|$))[^&;\s'\"])+",
+    re.IGNORECASE,
 )
 
 
 def without_secrets(text: str) -> str:
     """The text with `***` in place of passwords and tokens in addresses."""
-    return SECRET_OPTION.sub(r"\1***", PASSWORD.sub(r"\1:***@", text))
+    text = TOKEN_AS_USER.sub(r"\1***@", PASSWORD.sub(r"\1:***@", text))
+    return SECRET_OPTION.sub(r"\1***", text)
 
 
 def one_line(error: BaseException) -> str:

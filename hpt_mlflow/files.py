@@ -31,17 +31,20 @@ def make_cache_folder(folder: Path) -> None:
 
 
 @contextmanager
-def replacing(file: Path) -> Iterator[Path]:
+def replacing(file: Path, mode: int = 0o666) -> Iterator[Path]:
     """A path beside a file, with its ending, to write to.
 
     What is there when the block ends takes the file's place in one step. Where the block breaks off, the file stays as
     it was, and nothing is left beside it.
 
+    Args:
+        mode: permissions of a new file, less those that the process withholds from all files.
+
     Raises:
         OSError: nothing can be written there; before the block, whose writers may say so in words of their own.
     """
     temporary = file.with_name(f".{os.getpid()}-{threading.get_ident()}.{file.name}")
-    temporary.touch()
+    temporary.touch(mode)
     try:
         yield temporary
         os.replace(temporary, file)

@@ -8,6 +8,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.tracking.connection import check_database, tracking_errors
 from hpt_mlflow.tracking.delivery import find_milestones
 
 MILESTONE = "step-"
@@ -50,11 +51,12 @@ def concrete_uri(address: str, option: str, model_name: str) -> str:
     name, _, version = path.rpartition("/")
     if not name:
         raise HptError(f"{option}: {address!r} names no version; write models:/{path}/latest or models:/{path}@ALIAS")
-    versions = [int(v.version) for v in MlflowClient().search_model_versions(f"name='{name}'")]
+    registry = mlflow.get_registry_uri()
+    with tracking_errors(f"{option}: cannot look for {address} in the registry {registry}"):
+        check_database(registry)
+        versions = [int(v.version) for v in MlflowClient().search_model_versions(f"name='{name}'")]
     if not versions:
-        raise HptError(
-            f"{option}: there is no registered model {name!r} in {mlflow.get_registry_uri()}; run pretrain first"
-        )
+        raise HptError(f"{option}: there is no registered model {name!r} in {registry}; run pretrain first")
     if version == "latest":
         return f"models:/{name}/{max(versions)}"
     if not version.isdigit() or int(version) not in versions:

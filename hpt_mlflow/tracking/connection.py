@@ -13,8 +13,9 @@ import mlflow
 from filelock import FileLock
 from mlflow.exceptions import MlflowException
 from sqlalchemy import NullPool, create_engine, make_url
+from sqlalchemy.exc import SQLAlchemyError
 
-from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.errors import HptError, one_line, without_secrets
 
 # Seconds until a database that does not answer is called out of reach.
 CONNECT_SECONDS = {name: {"connect_timeout": 10} for name in ("postgresql", "mysql")}
@@ -29,6 +30,13 @@ def prepare() -> None:
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
+    keep_secrets(mlflow.get_tracking_uri())
+
+
+def keep_secrets(tracking_uri: str) -> None:
+    """Let MLflow print no link at the end of a run, where the server's address would show a password."""
+    if without_secrets(tracking_uri) != tracking_uri:
+        os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 
 def connect() -> None:
@@ -40,7 +48,7 @@ def connect() -> None:
     prepare()
     uri = mlflow.get_tracking_uri()
     try:
-        _check_database(uri)
+        check_database(uri)
         with _alone_with_database(uri):
             mlflow.search_experiments(max_results=1)
     # Databases raise errors of their own, such as those of a migration that broke off.
@@ -48,7 +56,7 @@ def connect() -> None:
         raise HptError(f"tracking server {uri}: {reason(error)}") from error
 
 
-def _check_database(uri: str) -> None:
+def check_database(uri: str) -> None:
     """Raise what a database raises that does not answer: MLflow itself would try for two minutes."""
     url = make_url(uri) if "://" in uri else None
     if url is None or url.get_backend_name() not in CONNECT_SECONDS:
@@ -76,7 +84,7 @@ def tracking_errors(subject: str) -> Iterator[None]:
         yield
     except HptError:
         raise
-    except (MlflowException, OSError) as error:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         raise HptError(f"{subject}: {reason(error)}") from error
 
 

@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.files import replacing
+from hpt_mlflow.tracking.connection import keep_secrets
 from hpt_mlflow.tracking.spool import Entry
 from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE, read_description
 
@@ -202,6 +203,7 @@ def connect_to(tracking_uri: str, registry_uri: str) -> None:
     """Speak to these servers from now on."""
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_registry_uri(registry_uri)
+    keep_secrets(tracking_uri)
 
 
 def _sign(folder: Path, model: LoggedModel, run_id: str) -> None:

@@ -124,7 +124,8 @@ def milestone_name(step: int) -> str:
 def check_may_register(model_name: str) -> None:
     """Refuse a registered model that this user may not write, before any long work.
 
-    A registry behind a server is asked by a write that changes nothing; one that does not answer may answer later.
+    A registry behind a server is asked by a write that changes nothing, or makes the model, as registering does. It is
+    never deleted again: another process may have registered a version of it. One that does not answer may do so later.
 
     Raises:
         HptError: the server does not permit it.
@@ -139,7 +140,6 @@ def check_may_register(model_name: str) -> None:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             client.create_registered_model(model_name)
-            client.delete_registered_model(model_name)
     except MlflowException as error:
         if error.error_code in REFUSALS:
             raise HptError(

@@ -74,7 +74,7 @@ class Owner:
     host: str
 
 
-PRIVATE = 0o700
+PRIVATE, PRIVATE_FILE = 0o700, 0o600
 
 
 class Spool:
@@ -226,8 +226,8 @@ def is_at_work(folder: Path) -> bool:
 
 
 def write_in_one_step(file: Path, text: str) -> None:
-    """Write a file so that nobody ever sees half of it."""
-    with replacing(file) as temporary:
+    """Write a file of this user alone so that nobody ever sees half of it."""
+    with replacing(file, PRIVATE_FILE) as temporary:
         temporary.write_text(text)
 
 

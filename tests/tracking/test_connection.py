@@ -9,6 +9,7 @@ import pytest
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking import connection
+from hpt_mlflow.tracking.addresses import concrete_uri
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.earlier import owner_here
 from hpt_mlflow.tracking.spool import OWNER_FILE, Spool, spool_folder
@@ -50,5 +51,18 @@ def test_nobody_else_can_read_which_server_a_spool_is_for(store):
     folder.mkdir(parents=True, mode=0o755)
     spool = Spool.open(folder, owner_here(run))
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert (folder / OWNER_FILE).exists()
+    assert stat.S_IMODE((folder / OWNER_FILE).stat().st_mode) == 0o600
     spool.close()
+
+
+@pytest.mark.parametrize("kind", ["http", "postgresql+psycopg"])
+def test_a_registry_that_does_not_answer_is_told_soon_and_without_the_password(store, unused_port, monkeypatch, kind):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    mlflow.set_registry_uri(f"{kind}://me:secret@127.0.0.1:{unused_port}/mlflow")
+    started = time.monotonic()
+    with pytest.raises(
+        HptError, match="^parent: cannot look for models:/hpt/1 in the registry .*nobody answers"
+    ) as caught:
+        concrete_uri("models:/hpt/1", "parent", "hpt")
+    assert "secret" not in str(caught.value)
+    assert time.monotonic() - started < 60
