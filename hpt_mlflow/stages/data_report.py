@@ -17,8 +17,12 @@ from hpt_mlflow.tracking.runs import StageRun
 EXAMPLES = 5
 
 
-def report_data(run: StageRun, dataset: Dataset, split: Split) -> None:
-    """Say what was left out, which images are there twice, and whether depth is lost; list it in a table of the run."""
+def report_data(run: StageRun, dataset: Dataset, split: Split) -> dict[str, float]:
+    """Say what was left out, which images are there twice, and whether depth is lost; list it in a table of the run.
+
+    Returns:
+        The metrics that were logged.
+    """
     account = [*dataset.left_out, *_identical(dataset, split)]
     counts = {
         "data/left_out": float(sum(entry.count for entry in dataset.left_out)),
@@ -38,6 +42,7 @@ def report_data(run: StageRun, dataset: Dataset, split: Split) -> None:
             "why": [entry.why for entry in account],
         }
         run.table(columns, "data_account.json")
+    return counts
 
 
 def report_unreadable(run: StageRun, images: Images, step: int) -> dict[str, float]:

@@ -82,6 +82,7 @@ def evaluate(**settings: Any) -> StageResult:
         arithmetic = _choose_precision(chosen, task, [found.backbone, *untrained])
         task = replace(task, reader=replace(task.reader, precision=arithmetic.precision))
         tags = _introduce(run, chosen, dataset, task, found, arithmetic, addresses)
+        counts = report_data(run, dataset, dataset.split(chosen.split_seed))
         if seen.unknown:
             run.warn(f"data: whether test images were trained on cannot be checked, because {seen.unknown}")
         figures_by_step = {}
@@ -99,7 +100,7 @@ def evaluate(**settings: Any) -> StageResult:
         log_predictions(run, best, [dataset.names[i] for i in task.split.test])
         log_pictures(run, chosen.protocol, best)
         report_unreadable(run, task.reader.images, card.step)
-        result |= more
+        result |= more | counts
         classifier = _keep_classifier(run, chosen, best, found, dataset, classifier_name, tags, result)
         return StageResult(run.run_id, found.uri, card.chain, result, classifier)
 
@@ -163,7 +164,6 @@ def _introduce(
         | ({"features_trial": arithmetic.trial} if arithmetic.trial else {})
     )
     log_dataset(run.run_id, dataset, task.split, kept_channel_statistics(images), "evaluation")
-    report_data(run, dataset, dataset.split(settings.split_seed))
     if settings.protocol == "finetune":
         log_seen_images(run, dataset, task.split.seen)
     return tags

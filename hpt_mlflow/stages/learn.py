@@ -75,13 +75,14 @@ def _lead(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
         group.share(AT_WORK)
         work = prepare(stage, settings, start, dataset, group, earlier)
         with stage_run(work.run_name, identity, earlier) as run:
+            counts = {}
             if earlier is None or "settings/precision" not in earlier.run.data.params:
-                _introduce(run, work)
+                counts = _introduce(run, work)
             if earlier:
                 _say_where_it_goes_on(run, work)
             history, stop = _train(run, work)
             run.picture(learning_curves(history), "learning_curves.png")
-            result = {name: value for _, metrics in history for name, value in metrics.items()}
+            result = counts | {name: value for _, metrics in history for name, value in metrics.items()}
             version = run.register(
                 milestone_name(work.plan.steps),
                 settings.model_name,
@@ -95,15 +96,15 @@ def _lead(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
         return StageResult(run.run_id, version, work.card.chain, result)
 
 
-def _introduce(run: StageRun, work: Work) -> None:
-    """Log what is known before the first step."""
+def _introduce(run: StageRun, work: Work) -> dict[str, float]:
+    """Log what is known before the first step; gives what is counted of the data."""
     run.tags(work.tags)
     run.describe(work.describe())
     run.params(work.params)
     log_dataset(run.run_id, work.dataset, work.split, work.statistics, "training")
     log_seen_images(run, work.dataset, work.split.seen)
-    report_data(run, work.dataset, work.split)
     run.picture(_picture_of_views(work.trainer, work.batches), "views.png")
+    return report_data(run, work.dataset, work.split)
 
 
 def _say_where_it_goes_on(run: StageRun, work: Work) -> None:

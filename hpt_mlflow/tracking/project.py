@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from urllib.request import url2pathname
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -21,5 +22,8 @@ def project_command(run_id: str) -> str:
         return ""
     # MLflow names the manager of every environment but the local one; without a word it takes conda.
     manager = tags.get("mlflow.project.env", LOCAL)
-    words = ["mlflow", "run", tags.get("mlflow.source.name", ".")]
+    source = tags.get("mlflow.source.name", ".")
+    # A folder stands there as an address; `mlflow run` takes a path as people write it.
+    path = url2pathname(source.removeprefix("file://")) if source.startswith("file://") else source
+    words = ["mlflow", "run", path]
     return shlex.join(words + ([] if manager == CONDA else ["--env-manager", manager]))

@@ -11,6 +11,8 @@ from hpt_mlflow.tracking.project import project_command
         ({}, "mlflow run /repo --env-manager local"),
         ({"mlflow.project.env": "conda"}, "mlflow run /repo"),
         ({"mlflow.project.env": "uv"}, "mlflow run /repo --env-manager uv"),
+        ({"mlflow.source.name": "file:///my%20repo"}, "mlflow run '/my repo' --env-manager local"),
+        ({"mlflow.source.name": "https://host/repo.git"}, "mlflow run https://host/repo.git --env-manager local"),
         ({"mlflow.source.name": "/my repo"}, "mlflow run '/my repo' --env-manager local"),
     ],
 )
