@@ -70,6 +70,6 @@ def test_a_training_does_not_outlive_its_mlflow_run(workplace, fault, number):
         parent.wait()
         wait_for(lambda: not os.path.exists(f"/proc/{trainer}"))
         wait_for(lambda: workplace.client.get_run(run.info.run_id).info.status == "KILLED")
-        wait_for(lambda: not list(workplace.spool.glob("*")))
+        wait_for(lambda: not list(workplace.spool.glob("*/*")))
         files = {file.path for file in workplace.client.list_artifacts(run.info.run_id)}
         assert "training_state" in files

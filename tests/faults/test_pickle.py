@@ -70,7 +70,7 @@ def test_a_pickle_in_place_of_the_newest_training_state_is_passed_over(workplace
         wait_for(lambda: workplace.spooled_step() >= 31, training)
         training.kill()
         training.wait()
-        wait_for(lambda: not list(workplace.spool.glob("*")))
+        wait_for(lambda: not list(workplace.spool.glob("*/*")))
         (run,) = workplace.runs()
         states = Path(run.info.artifact_uri.removeprefix("file://")) / "training_state"
         newest = max(states.iterdir(), key=lambda folder: (folder / "training_state.json").stat().st_mtime_ns)

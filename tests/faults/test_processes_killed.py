@@ -56,7 +56,7 @@ def trains(workplace, process, step=3):
 
 def nothing_is_left(workplace, pids):
     wait_for(lambda: not any(map(is_running, pids)))
-    wait_for(lambda: not list(workplace.spool.glob("*")))
+    wait_for(lambda: not list(workplace.spool.glob("*/*")))
 
 
 def status(workplace):
