@@ -22,7 +22,7 @@ from torch import nn
 from hpt_mlflow.augment.crop import smallest_useful_side
 from hpt_mlflow.data.decode import Encoded, UnreadableImageError, decode
 from hpt_mlflow.data.statistics import ChannelStatistics
-from hpt_mlflow.errors import HptError
+from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.evaluation.features import prepare
 from hpt_mlflow.evaluation.head import LinearHead
 from hpt_mlflow.evaluation.labelled_views import CROP_SCALE
@@ -32,6 +32,8 @@ from hpt_mlflow.models.classifier import ClassifierCard, load_classifier
 BATCH_SIZE = 64
 # A label that stands on its own is given from this probability on.
 LABEL_THRESHOLD = 0.5
+CHANNELS = (1, 3, 4)
+SHAPES = "(height, width), or (height, width, 1, 3 or 4) with the channels last"
 
 
 class EmbeddingModel:
@@ -56,16 +58,18 @@ class EmbeddingModel:
         """Embed images.
 
         Args:
-            images: array or nested lists of numbers (N, height, width, 3), (N, height, width), (height, width, 3) or
-                (height, width), of which the last two are one image; or a list, or the first column of a data frame, of
-                encoded files as bytes, bytearray, memoryview or base64 text, of arrays, or of Pillow images.
+            images: array, tensor or nested lists of numbers (N, height, width, channels), (N, height, width), or, of
+                one image, (height, width, channels) or (height, width); there are 1, 3 or 4 channels, so that three
+                dimensions of which the last is one of these are one image. Numbers are 0 to 255, 0 to 65,535 in uint16,
+                or shares of white from 0 to 1. Or a list, or the first column of a data frame, of encoded files, as
+                bytes in any type that holds them or as base64 text, of arrays, or of Pillow images.
             params: not used.
 
         Returns:
             float32 (N, feature size).
 
         Raises:
-            HptError: an image cannot be read; says which.
+            HptError: an image cannot be read, says which; or the images are none of these.
         """
         pictures = _pictures(images)
         statistics = ChannelStatistics(self.card.mean, self.card.std)
@@ -148,28 +152,54 @@ def _load_pyfunc(path: str) -> EmbeddingModel | ClassifierModel:
 
 
 def _pictures(images: Any) -> Sequence[Any]:
-    """One entry per image."""
+    """One entry per image.
+
+    Raises:
+        HptError: they are nothing that holds images, or an array of a shape that images do not have.
+    """
     if isinstance(images, pd.DataFrame):
-        return list(images.iloc[:, 0])
+        return list(images.iloc[:, 0]) if len(images.columns) else []
     if isinstance(images, dict):
-        return _pictures(next(iter(images.values())))
+        return _pictures(next(iter(images.values()), []))
     if _is_encoded(images) or isinstance(images, Image.Image):
         return [images]
     if isinstance(images, list | tuple) and images and isinstance(images[0], list | tuple | int | float):
         # Of images of several sizes, nested lists make no array.
         with suppress(ValueError):
             images = _array(images)
-    if isinstance(images, np.ndarray) and images.dtype.kind not in "OSU":
-        is_one = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in (3, 4) and images.shape[0] not in (3, 4))
-        return list(images[None] if is_one else images)
-    return list(images)
+    elif hasattr(images, "__array__") or isinstance(images, memoryview):
+        # A tensor of one image would give its rows.
+        try:
+            images = _as_array(images)
+        except ValueError as error:
+            raise HptError(f"the images cannot be read: {error}") from error
+    if isinstance(images, np.ndarray):
+        return _of_array(images)
+    try:
+        return list(images)
+    except TypeError as error:
+        raise HptError(f"{type(images).__name__} does not hold images; give a list of them, or an array") from error
+
+
+def _of_array(images: np.ndarray) -> Sequence[Any]:
+    """One entry per image of an array: of numbers, or of files and other objects, of which it may be a column."""
+    if images.dtype.kind in "OSU":
+        return list(np.atleast_1d(images[:, 0] if images.shape[1:] == (1,) else images))
+    if images.size and images.ndim not in (2, 3, 4):
+        raise HptError(f"an array of shape {images.shape} does not hold images; give {SHAPES}, or several of them")
+    is_one = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in CHANNELS)
+    return list(images[None] if is_one else images)
 
 
 def _is_encoded(picture: Any) -> bool:
-    """Whether a picture is the bytes of a file, as Python or Spark hold them, or base64 text of them."""
-    if isinstance(picture, memoryview):
-        return picture.ndim == 1 and picture.itemsize == 1
-    return isinstance(picture, bytes | bytearray | str)
+    """Whether a picture is the bytes of a file, in whatever holds them, or base64 text of them."""
+    if isinstance(picture, str):
+        return True
+    try:
+        view = memoryview(picture)
+    except (TypeError, ValueError, BufferError):
+        return False
+    return view.ndim == 1 and view.itemsize == 1
 
 
 def _decode(picture: Any, position: int, smallest_side: int) -> np.ndarray:
@@ -180,6 +210,9 @@ def _decode(picture: Any, position: int, smallest_side: int) -> np.ndarray:
 
 
 def _encoded(picture: Any) -> Encoded:
+    if hasattr(picture, "as_py"):
+        # A value of an Arrow column.
+        picture = picture.as_py()
     if isinstance(picture, str):
         return base64.b64decode(picture, validate=True)
     if isinstance(picture, Image.Image):
@@ -187,10 +220,14 @@ def _encoded(picture: Any) -> Encoded:
     if _is_encoded(picture):
         return bytes(picture)
     values = _array(picture)
-    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in (1, 3, 4)) or not values.size:
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in CHANNELS) or not values.size:
+        what = f"an array of shape {values.shape}" if values.ndim else f"the number {values}"
+        raise ValueError(f"{what} is not an image; give {SHAPES}")
+    # Of grey, as of elevations, the range is the picture's own; colours below black were meant for something else.
+    if values.ndim == 3 and values.shape[2] > 1 and values.min() < 0:
         raise ValueError(
-            f"an array of shape {values.shape} is not an image; give (height, width), or (height, width, 1, 3 or 4) "
-            "with the channels last"
+            f"values from {values.min():.6g} to {values.max():.6g} are not colours; give them as they are in the file, "
+            "0 to 255, or as shares of white from 0 to 1"
         )
     if values.dtype == bool:
         return values.astype(np.uint8) * 255
@@ -206,10 +243,23 @@ def _array(values: Any) -> np.ndarray:
     Raises:
         ValueError: they are no numbers, or rows differ in length.
     """
-    array = np.asarray(values)
+    array = _as_array(values)
     if array.dtype.kind not in "biuf":
+        what = f"an array of {array.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
         raise ValueError(
-            f"{type(values).__name__} is not an image; give the bytes of a file, base64 text of them, a Pillow image, "
-            "or an array of numbers"
+            f"{what} is not an image; give the bytes of a file, base64 text of them, a Pillow image, or an array of "
+            "numbers"
         )
     return array
+
+
+def _as_array(values: Any) -> np.ndarray:
+    """As numpy makes it.
+
+    Raises:
+        ValueError: rows differ in length, or it is a tensor that numpy cannot read, as on a GPU.
+    """
+    try:
+        return np.asarray(values)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(one_line(error)) from error

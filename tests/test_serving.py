@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -80,6 +81,17 @@ FORMS = {
         {"image": [bytearray(png(image)) for image in colours]}
     ),
     "object array of bytearrays": lambda colours: pd.Series([bytearray(png(image)) for image in colours]).to_numpy(),
+    "numpy bytes": lambda colours: [np.bytes_(png(image)) for image in colours],
+    "column of an object array": lambda colours: np.array([[png(image)] for image in colours], dtype=object),
+    "encoded files as arrays": lambda colours: [np.frombuffer(png(image), np.uint8) for image in colours],
+    "Arrow column": lambda colours: pa.array([png(image) for image in colours]),
+    "Arrow values": lambda colours: list(pa.array([png(image) for image in colours])),
+    "Arrow text": lambda colours: list(pa.array([base64.b64encode(png(image)).decode() for image in colours])),
+    "data frame of an Arrow type": lambda colours: pd.DataFrame(
+        {"image": pd.Series([png(image) for image in colours], dtype=pd.ArrowDtype(pa.binary()))}
+    ),
+    "data frame of nested lists": lambda colours: pd.DataFrame({"image": [image.tolist() for image in colours]}),
+    "tensor": torch.from_numpy,
     "nested lists of each": lambda colours: [image.tolist() for image in colours],
     "shares of white": lambda colours: (colours / 255).astype(np.float32),
 }
@@ -100,6 +112,8 @@ def test_forms_may_be_mixed(model, colours, expected):
     [
         *(lambda image: image, png, lambda image: base64.b64encode(png(image)).decode(), Image.fromarray),
         *(lambda image: bytearray(png(image)), lambda image: memoryview(png(image)), lambda image: image.tolist()),
+        *(torch.from_numpy, memoryview, lambda image: np.frombuffer(png(image), np.uint8)),
+        *(lambda image: np.array(png(image)), lambda image: np.array(png(image), dtype=object)),
     ],
 )
 def test_one_image_gives_one_row(model, colours, expected, single):
@@ -113,6 +127,19 @@ def test_grey_arrays_are_images_with_equal_channels(model, colours):
     np.testing.assert_allclose(model.predict(grey[0]), as_rgb[:1], atol=1e-5)
     np.testing.assert_allclose(model.predict(grey[0].tolist()), as_rgb[:1], atol=1e-5)
     np.testing.assert_allclose(model.predict(list(grey)), as_rgb, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [lambda image: image, lambda image: image.tolist(), torch.from_numpy])
+def test_one_grey_image_with_its_channel_gives_one_row(model, colours, form):
+    grey = colours[0, :, :, :1]
+    np.testing.assert_allclose(model.predict(form(grey)), model.predict(grey[None]), atol=1e-5)
+
+
+@pytest.mark.parametrize("height", [1, 3, 4])
+def test_a_low_image_gives_one_row(model, colours, height):
+    low = colours[0, :height]
+    np.testing.assert_allclose(model.predict(low.tolist()), model.predict([low]), atol=1e-5)
+    assert len(model.predict(low)) == 1
 
 
 def test_images_may_differ_in_size(model, colours, expected):
@@ -132,7 +159,19 @@ def test_a_mask_is_black_and_white(model):
     [
         (np.zeros((2, 3, 16, 16), np.uint8), r"shape \(3, 16, 16\) is not an image; .* channels last"),
         (np.zeros((1, 16, 16, 5), np.uint8), r"shape \(16, 16, 5\)"),
-        ([1, 2, 3], r"shape \(\)"),
+        ([1, 2, 3], r"an array of shape \(3,\) does not hold images; give \(height, width\)"),
+        (np.zeros((1, 1, 4, 4, 3), np.uint8), r"shape \(1, 1, 4, 4, 3\) does not hold images"),
+        (np.zeros((1, 0, 4, 3), np.uint8), r"shape \(0, 4, 3\) is not an image"),
+        (np.zeros((4, 4), complex), "an array of complex128 is not an image"),
+        (
+            np.linspace(-2, 2, 48).reshape(4, 4, 3),
+            "image 0 cannot be read: values from -2 to 2 are not colours; .* 0 to 1",
+        ),
+        (pd.DataFrame({"pixel": [3, 4]}), "image 0 cannot be read: the number 3 is not an image"),
+        (torch.zeros(4, 4, 3, device="meta"), "the images cannot be read: can.t convert meta device"),
+        ([torch.zeros(4, 4, 3, device="meta")], "image 0 cannot be read: can.t convert meta device"),
+        (None, "NoneType does not hold images; give a list of them"),
+        (5, "int does not hold images"),
         ([[[1, 2], [3]], [[4]]], r"image 0 cannot be read: "),
         ([{"a": 1}], "dict is not an image; give the bytes of a file"),
         ([None], "NoneType is not an image"),
@@ -144,8 +183,9 @@ def test_what_is_not_an_image_is_told_in_words(model, images, words):
     assert "\n" not in str(caught.value)
 
 
-def test_no_images_give_no_rows(model):
-    assert model.predict([]).shape == (0, 512)
+@pytest.mark.parametrize("images", [[], {}, pd.DataFrame(), pd.DataFrame({"image": []}), np.zeros((0, 16, 16, 3))])
+def test_no_images_give_no_rows(model, images):
+    assert model.predict(images).shape == (0, 512)
 
 
 def test_more_images_than_a_batch(model, colours, expected, monkeypatch):

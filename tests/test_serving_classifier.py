@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from mlflow.pyfunc import scoring_server
@@ -214,6 +215,17 @@ def test_mlflow_serves_a_registered_classifier(registered, backbone, head, card,
     assert outputs.input_names() == table.columns.tolist()
     assert str(outputs.inputs[-1].type) == "Map(str -> DataType.double)"
 
+    # As Spark's workers call it, and with one image alone.
+    for form in (
+        pd.DataFrame({"image": [bytearray(png(image)) for image in images]}),
+        [bytearray(png(image)) for image in images],
+        [memoryview(png(image)) for image in images],
+    ):
+        assert loaded.predict(form)[answer].tolist() == table[answer].tolist()
+    assert loaded.predict(images[0].tolist())[answer].tolist() == table[answer].tolist()[:1]
+    with pytest.raises(HptError, match=r"an array of shape \(3,\) does not hold images"):
+        loaded.predict([1, 2, 3])
+
     # As a client of `mlflow models serve` gets it.
     payload = json.dumps({"inputs": [base64.b64encode(png(image)).decode() for image in images]})
     response = scoring_server.invocations(payload, "application/json", loaded, None)
@@ -222,6 +234,9 @@ def test_mlflow_serves_a_registered_classifier(registered, backbone, head, card,
     assert [row[answer] for row in rows] == table[answer].tolist()
     assert list(rows[0]["probabilities"]) == list(card.classes)
     assert rows[0]["probabilities"] == pytest.approx(table["probabilities"][0], abs=1e-4)
+
+    response = scoring_server.invocations(json.dumps({"inputs": images[0].tolist()}), "application/json", loaded, None)
+    assert [row[answer] for row in json.loads(response.response)["predictions"]] == table[answer].tolist()[:1]
 
     # Its run has it, too, and it can be trained on as a backbone.
     assert len(mlflow.pyfunc.load_model(f"runs:/{registered}/{CLASSIFIER}").predict(images[:2])) == 2

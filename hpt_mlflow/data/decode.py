@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.TgaImagePlugin import TgaImageFile
 
 from hpt_mlflow.errors import one_line, printable
 
@@ -29,9 +30,13 @@ MOST_PIXELS = 180_000_000
 # What Pillow keeps of one, so that this is what the largest picture takes.
 BYTES_PER_PIXEL = 4
 MOST_BYTES = BYTES_PER_PIXEL * MOST_PIXELS
-TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT, TIFF_SAMPLE_FORMAT = 258, 262, 322, 323, 339
-MIN_IS_WHITE, UNSIGNED = 0, 1
-UNUSED_ALPHA = frozenset(["TGA", "BMP", "DIB"])
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT = 258, 262, 322, 323
+TIFF_EXTRA_SAMPLES, TIFF_SAMPLE_FORMAT = 338, 339
+MIN_IS_WHITE, UNSIGNED, SIGNED = 0, 1, 2
+# Where a TGA says how many bits of a pixel are alpha, and what Pillow's `info` keeps of that here.
+TGA_DESCRIPTOR, TGA_ALPHA_MASK, ALPHA_BITS = 17, 15, "alpha_bits"
+# Formats whose fourth channel programs often leave at zero without meaning that nothing is to be seen.
+UNFILLED_ALPHA = frozenset(["TGA", "BMP", "DIB"])
 # A strip is kept as so many squares of the smallest side: longer ones would fill the memory with what no crop shows.
 LONGEST_STRIP = 64
 ROWS_AT_ONCE = 64
@@ -78,7 +83,7 @@ def decode(picture: Encoded, smallest_side: int | None = None) -> np.ndarray:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB: transparency over white, deep grey scaled to 8 bits, everything else as Pillow converts it."""
-    if image.mode.startswith(("I", "F")):
+    if _is_deep(image):
         values = _values(image)
         shown = to_8_bits(values)
         # Pillow turns such pictures of 8 bits only.
@@ -87,7 +92,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         if "transparency" in image.info:
             shown = np.where(values == image.info["transparency"], np.uint8(255), shown)
         return Image.fromarray(shown).convert("RGB")
-    if image.has_transparency_data and not _has_empty_alpha(image):
+    if image.has_transparency_data and not _has_unused_alpha(image):
         image = _in_mode("RGBA", image)
         background = Image.new("RGB", image.size, "white")
         background.paste(image, mask=image)
@@ -95,20 +100,25 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return _in_mode("RGB", image)
 
 
-def deep_values(picture: Encoded) -> np.ndarray | None:
-    """The numbers of a picture of more than 8 bits, as they are; None where it has 8, of which the header tells.
+def deep_values(picture: Encoded) -> tuple[np.ndarray, bool] | None:
+    """The numbers of a picture that are scaled to 8 bits; None where it has 8 as it is, of which the header tells.
+
+    Returns:
+        The numbers, and whether they are whole: of colours of 16 bits in a file, Pillow keeps the upper 8, of which
+        uint16 are made.
 
     Raises:
         UnreadableImageError: as `decode`.
     """
     if isinstance(picture, np.ndarray):
-        return None if picture.dtype == np.uint8 else picture
+        return None if picture.dtype == np.uint8 else (picture, True)
     try:
         with _open(picture) as image:
-            if not image.mode.startswith(("I", "F")):
+            halved = _has_halved_colours(image)
+            if not _is_deep(image) and not halved:
                 return None
             with _room.for_bytes(BYTES_PER_PIXEL * _checked_pixels(image)):
-                return _values(image)
+                return (np.asarray(image).astype(np.uint16) * 257, False) if halved else (_values(image), True)
     except UnreadableImageError:
         raise
     except Exception as error:
@@ -116,11 +126,26 @@ def deep_values(picture: Encoded) -> np.ndarray | None:
 
 
 def _values(image: Image.Image) -> np.ndarray:
-    """The numbers of a deep picture; Pillow knows 32 bits with a sign only."""
+    """The numbers of a deep picture; Pillow knows 32 bits with a sign only, and 8 bits without."""
     values = np.asarray(image)
     tags = _tags(image)
     unsigned = tags.get(TIFF_BITS) == (32,) and tags.get(TIFF_SAMPLE_FORMAT, (UNSIGNED,)) == (UNSIGNED,)
-    return values.view(np.uint32) if unsigned and values.dtype == np.int32 else values
+    if values.dtype == np.int32 and unsigned:
+        return values.view(np.uint32)
+    return values.view(np.int8) if values.dtype == np.uint8 else values
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether the numbers of a grey picture are not those of 8 bits from black to white."""
+    return image.mode.startswith(("I", "F")) or (
+        image.mode == "L" and _tags(image).get(TIFF_SAMPLE_FORMAT) == (SIGNED,)
+    )
+
+
+def _has_halved_colours(image: Image.Image) -> bool:
+    """Whether a file has colours of 16 bits, of which Pillow reads the upper 8."""
+    tiles: list[Any] = getattr(image, "tile", [])
+    return image.format in ("PNG", "TIFF") and not _is_deep(image) and any(";16" in str(tile[3]) for tile in tiles)
 
 
 def _tags(image: Image.Image) -> Mapping[int, Any]:
@@ -128,9 +153,18 @@ def _tags(image: Image.Image) -> Mapping[int, Any]:
     return getattr(image, "tag_v2", {})
 
 
-def _has_empty_alpha(image: Image.Image) -> bool:
-    """Whether a picture's fourth channel is zero throughout, in a format that often leaves it unused."""
-    return image.format in UNUSED_ALPHA and image.mode == "RGBA" and image.getchannel("A").getbbox() is None
+def _has_unused_alpha(image: Image.Image) -> bool:
+    """Whether a picture's last channel says nothing of what is to be seen.
+
+    The header of a TGA may tell. Else it is zero throughout, in a format where it is often not filled, or in a TIFF
+    that does not say what it is. A PNG or a WebP that is transparent throughout is meant so, and is white.
+    """
+    if image.mode not in ("RGBA", "LA"):
+        return False
+    if image.info.get(ALPHA_BITS) == 0:
+        return True
+    unexplained = image.format == "TIFF" and TIFF_EXTRA_SAMPLES not in _tags(image)
+    return (image.format in UNFILLED_ALPHA or unexplained) and image.getchannel("A").getbbox() is None
 
 
 class _Room:
@@ -169,7 +203,7 @@ def _open(picture: Encoded) -> AbstractContextManager[Image.Image]:
     if isinstance(picture, Image.Image):
         return nullcontext(picture)
     if isinstance(picture, bytes):
-        return Image.open(io.BytesIO(picture), formats=FORMATS)
+        return _from_file(io.BytesIO(picture))
     if isinstance(picture, np.ndarray):
         if picture.ndim == 3 and picture.shape[2] == 1:
             picture = picture[:, :, 0]
@@ -182,7 +216,16 @@ def _open(picture: Encoded) -> AbstractContextManager[Image.Image]:
         raise UnreadableImageError(f"{status.st_size} bytes are too many")
     # Of some formats, opening reads the whole file.
     with _room.for_bytes(status.st_size):
-        return Image.open(picture, formats=FORMATS)
+        return _from_file(picture)
+
+
+def _from_file(file: Path | io.BytesIO) -> Image.Image:
+    """An image whose header has been read, with what Pillow passes over in that of a TGA."""
+    image = Image.open(file, formats=FORMATS)
+    if isinstance(image, TgaImageFile) and image.fp:
+        image.fp.seek(TGA_DESCRIPTOR)
+        image.info[ALPHA_BITS] = image.fp.read(1)[0] & TGA_ALPHA_MASK
+    return image
 
 
 def _checked_pixels(image: Image.Image) -> int:
@@ -215,22 +258,29 @@ def _upright(image: Image.Image) -> Image.Image:
 def to_8_bits(values: np.ndarray) -> np.ndarray:
     """Scale by the range that the numbers are meant in: 16 bits, [0, 1], 8 bits, or else their own extremes."""
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
-    if not np.isfinite(low + high):
+    if not np.isfinite(high - low):
         raise UnreadableImageError("it holds numbers that are not finite")
     shown = np.empty(values.shape, np.uint8)
+    # Differences of numbers far apart or close together do not fit into 32 bits, let alone 16.
+    is_coarse = values.dtype.kind == "f" and (values.dtype.itemsize == 2 or not 1e-30 < high - low < 1e30)
     # All at once, the fractions would take eight times the memory.
     for start in range(0, len(values), ROWS_AT_ONCE):
         rows = values[start : start + ROWS_AT_ONCE]
-        if (values.dtype.kind == "u" and values.dtype.itemsize == 2) or (low >= 0 and 255 < high <= 65535):
+        if is_stretched(low, high):
+            scaled = ((rows.astype(np.float64) if is_coarse else rows) - low) * (255 / (high - low))
+        elif (values.dtype.kind == "u" and values.dtype.itemsize == 2) or high > 255:
             scaled = rows / 257
-        elif values.dtype.kind == "f" and low >= 0 and high <= 1:
+        elif values.dtype.kind == "f" and high <= 1:
             scaled = rows * 255.0
-        elif low >= 0 and high <= 255:
-            scaled = rows
         else:
-            scaled = (rows - low) * (255 / (high - low))
+            scaled = rows
         shown[start : start + ROWS_AT_ONCE] = np.round(scaled)
     return shown
+
+
+def is_stretched(low: float, high: float) -> bool:
+    """Whether a picture of such extremes is scaled by them: they fit neither 16 bits, nor 8, nor [0, 1]."""
+    return low < 0 or high > 65535
 
 
 def _reduce(image: Image.Image, smallest_side: int | None) -> Image.Image:

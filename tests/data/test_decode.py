@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from picture_files import bmp, chunk, deep_png, plain_tiff, tga
 from PIL import Image
 
 from hpt_mlflow.data import decode as decode_module
@@ -18,10 +19,6 @@ def encode(image, kind="PNG", **options):
     stream = io.BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def deep_grey(values):
@@ -328,19 +325,6 @@ def test_to_rgb_gives_an_rgb_image_of_the_same_size():
         assert (image.mode, image.size) == ("RGB", (3, 2)), mode
 
 
-SAMPLE_FORMATS = {"u": 1, "i": 2, "f": 3}
-
-
-def plain_tiff(values, photometric=1):
-    """A TIFF of one strip, little-endian, of numbers as they are, written by hand."""
-    height, width = values.shape
-    data = values.astype(values.dtype.newbyteorder("<")).tobytes()
-    tags = {256: width, 257: height, 258: 8 * values.itemsize, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
-    tags |= {279: len(data), 339: SAMPLE_FORMATS[values.dtype.kind]}
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
-
-
 @pytest.mark.parametrize(
     ("values", "shown"),
     [
@@ -367,24 +351,70 @@ def test_sixteen_bits_with_a_sign_are_scaled_by_their_range():
     assert decode(plain_tiff(np.array([[-1000, -200, 1000]], np.int16)))[0, :, 0].tolist() == [0, 102, 255]
 
 
-def tga(alpha, alpha_bits):
-    """32 bits per pixel, the rows from the top, as screenshots and games write them."""
-    pixels = np.array([[[10, 20, 30, alpha], [40, 50, 60, alpha]]], np.uint8)  # blue, green, red, alpha
-    return struct.pack("<BBBHHBHHHHBB", 0, 0, 2, 0, 0, 0, 0, 0, 2, 1, 32, 0x20 | alpha_bits) + pixels.tobytes()
+def test_eight_bits_with_a_sign_do_not_wrap():
+    assert decode(plain_tiff(np.array([[-100, -20, 100]], np.int8)))[0, :, 0].tolist() == [0, 102, 255]
 
 
-def decoded_tga(tmp_path, alpha, alpha_bits):
-    # TGA has no mark at its start; Pillow goes by the suffix.
-    (tmp_path / "a.tga").write_bytes(tga(alpha, alpha_bits))
-    return decode(tmp_path / "a.tga").tolist()
+@pytest.mark.parametrize(("dtype", "largest"), [(np.float16, 60_000), (np.float32, 3e38), (np.float64, 1e300)])
+def test_numbers_far_apart_are_scaled_by_their_range(dtype, largest):
+    assert decode(np.array([[-largest, 0, largest]], dtype))[0, :, 0].tolist() == [0, 128, 255]
 
 
-SHOWN = [[[30, 20, 10], [60, 50, 40]]]
+def test_numbers_close_together_are_scaled_by_their_range():
+    assert decode(np.array([[-1e-5, 0, 1e-5]], np.float16))[0, :, 0].tolist() == [0, 128, 255]
+    assert decode(np.array([[-1e-38, 0, 1e-38]], np.float32))[0, :, 0].tolist() == [0, 128, 255]
 
 
-def test_a_fourth_channel_that_is_not_used_hides_nothing(tmp_path):
-    assert decoded_tga(tmp_path, alpha=0, alpha_bits=0) == SHOWN
-    assert decoded_tga(tmp_path, alpha=255, alpha_bits=8) == SHOWN
+SHOWN = [30, 20, 10]
+HALF = [142, 137, 132]
+
+
+@pytest.mark.parametrize(
+    ("picture", "shown"),
+    [
+        # Where the header tells of no alpha, whatever is in its place is not one.
+        (tga([0, 0], 0), [SHOWN, SHOWN]),
+        (tga([0, 128], 0), [SHOWN, SHOWN]),
+        # Where it tells of alpha that is zero throughout, it was not filled.
+        (tga([0, 0], 8), [SHOWN, SHOWN]),
+        (bmp([0, 0]), [SHOWN, SHOWN]),
+        (tga([255, 255], 8), [SHOWN, SHOWN]),
+        (tga([0, 128], 8), [WHITE, HALF]),
+        (bmp([0, 128]), [WHITE, HALF]),
+    ],
+)
+def test_only_alpha_that_is_used_hides_colours(tmp_path, picture, shown):
+    (tmp_path / "a.tga").write_bytes(picture)
+    for given in (picture, tmp_path / "a.tga"):
+        np.testing.assert_allclose(decode(given)[0].astype(int), shown, atol=1)
+
+
+@pytest.mark.parametrize(("alpha", "shown"), [([0, 0], [SHOWN, SHOWN]), ([0, 128], [WHITE, HALF])])
+def test_a_fourth_channel_that_a_tiff_does_not_explain_is_alpha_where_it_is_filled(alpha, shown):
+    values = np.array([[[*SHOWN, value] for value in alpha]], np.uint8)
+    np.testing.assert_allclose(decode(plain_tiff(values, photometric=2))[0].astype(int), shown, atol=1)
+
+
+def test_a_tiff_that_says_that_it_is_transparent_throughout_is_white():
+    assert decode(encode(Image.new("RGBA", (2, 1), (30, 20, 10, 0)), "TIFF")).min() == 255
+
+
+def test_the_transparent_colours_of_a_palette_are_white_in_a_tga_too():
+    picture = encode(Image.new("RGBA", (2, 1), (30, 20, 10, 0)).convert("P"), "TGA")
+    assert Image.open(io.BytesIO(picture)).mode == "P"
+    assert decode(picture).min() == 255
+
+
+def test_of_a_photograph_with_a_second_one_for_depth_the_first_is_shown():
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    file = encode(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    assert Image.open(io.BytesIO(file)).format == "MPO"
+    np.testing.assert_allclose(decode(file)[16, 16].astype(int), [255, 0, 0], atol=4)
+
+
+@pytest.mark.parametrize("file", [deep_png, lambda values: plain_tiff(values, photometric=2)])
+def test_colours_of_sixteen_bits_are_scaled_to_eight(file):
+    assert decode(file(np.array([[[0, 25_700, 65_535]]], np.uint16))).tolist() == [[[0, 100, 255]]]
 
 
 def test_a_png_that_is_transparent_throughout_is_white():
@@ -401,11 +431,25 @@ def test_a_png_that_is_transparent_throughout_is_white():
     ],
 )
 def test_the_numbers_of_deep_pictures_are_given_as_they_are(picture, low, high):
-    values = deep_values(picture)
+    values, are_whole = deep_values(picture)
     assert (values.min(), values.max()) == (low, high)
+    assert are_whole
 
 
-@pytest.mark.parametrize("picture", [np.zeros((2, 2, 3), np.uint8), Image.new("RGB", (2, 2)), Image.new("P", (2, 2))])
+@pytest.mark.parametrize("file", [deep_png, lambda values: plain_tiff(values, photometric=2)])
+def test_of_colours_of_sixteen_bits_the_upper_half_is_given(file):
+    values, are_whole = deep_values(file(np.array([[[0, 257 * 3 + 100, 65_535]]], np.uint16)))
+    assert values.tolist() == [[[0, 257 * 3, 65_535]]]
+    assert not are_whole
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        *(np.zeros((2, 2, 3), np.uint8), Image.new("RGB", (2, 2)), Image.new("P", (2, 2))),
+        *(encode(Image.fromarray(COLOURS), kind) for kind in ("PNG", "TIFF", "BMP")),
+    ],
+)
 def test_pictures_of_eight_bits_are_not_deep(picture):
     assert deep_values(picture) is None
 
