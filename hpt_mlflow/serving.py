@@ -183,7 +183,10 @@ def _pictures(images: Any) -> Sequence[Any]:
 
 def _of_array(images: np.ndarray) -> Sequence[Any]:
     """One entry per image of an array: of numbers, or of files and other objects, of which it may be a column."""
-    if images.dtype.kind in "OSU":
+    if images.dtype.kind == "S":
+        # What numpy takes for padding may have belonged to a file; readers of files pass over what is too much.
+        return [file.ljust(images.itemsize, b"\0") for file in images.ravel().tolist()]
+    if images.dtype.kind in "OU":
         return list(np.atleast_1d(images[:, 0] if images.shape[1:] == (1,) else images))
     if images.size and images.ndim not in (2, 3, 4):
         raise HptError(f"an array of shape {images.shape} does not hold images; give {SHAPES}, or several of them")
@@ -223,14 +226,17 @@ def _encoded(picture: Any) -> Encoded:
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in CHANNELS) or not values.size:
         what = f"an array of shape {values.shape}" if values.ndim else f"the number {values}"
         raise ValueError(f"{what} is not an image; give {SHAPES}")
+    if values.ndim == 2 and values.shape[1] in CHANNELS:
+        raise ValueError(
+            f"an array of shape {values.shape} may be one line of a colour image or a very narrow grey one; give whole "
+            f"images, {SHAPES}"
+        )
     # Of grey, as of elevations, the range is the picture's own; colours below black were meant for something else.
     if values.ndim == 3 and values.shape[2] > 1 and values.min() < 0:
         raise ValueError(
             f"values from {values.min():.6g} to {values.max():.6g} are not colours; give them as they are in the file, "
             "0 to 255, or as shares of white from 0 to 1"
         )
-    if values.dtype == bool:
-        return values.astype(np.uint8) * 255
     # JSON knows whole numbers, but not how wide they are.
     if values.dtype.kind in "iu" and values.dtype != np.uint16 and values.min() >= 0 and values.max() <= 255:
         return values.astype(np.uint8)

@@ -82,6 +82,7 @@ FORMS = {
     ),
     "object array of bytearrays": lambda colours: pd.Series([bytearray(png(image)) for image in colours]).to_numpy(),
     "numpy bytes": lambda colours: [np.bytes_(png(image)) for image in colours],
+    "array of encoded files that end in zeros": lambda colours: np.array([png(image) + b"\0" for image in colours]),
     "column of an object array": lambda colours: np.array([[png(image)] for image in colours], dtype=object),
     "encoded files as arrays": lambda colours: [np.frombuffer(png(image), np.uint8) for image in colours],
     "Arrow column": lambda colours: pa.array([png(image) for image in colours]),
@@ -159,6 +160,8 @@ def test_a_mask_is_black_and_white(model):
     [
         (np.zeros((2, 3, 16, 16), np.uint8), r"shape \(3, 16, 16\) is not an image; .* channels last"),
         (np.zeros((1, 16, 16, 5), np.uint8), r"shape \(16, 16, 5\)"),
+        (list(np.zeros((16, 20, 3), np.uint8)), r"shape \(20, 3\) may be one line of a colour image"),
+        ([[[0, 0, 0]] * 9, [[0, 0, 0]] * 8], r"shape \(9, 3\) may be one line"),
         ([1, 2, 3], r"an array of shape \(3,\) does not hold images; give \(height, width\)"),
         (np.zeros((1, 1, 4, 4, 3), np.uint8), r"shape \(1, 1, 4, 4, 3\) does not hold images"),
         (np.zeros((1, 0, 4, 3), np.uint8), r"shape \(0, 4, 3\) is not an image"),

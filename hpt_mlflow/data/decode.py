@@ -18,6 +18,8 @@ from PIL.TgaImagePlugin import TgaImageFile
 
 from hpt_mlflow.errors import one_line, printable
 
+# How pictures become RGB here: what is kept of their pixels counts for the same number only. Raise it with any change.
+CONVERSION = 2
 # A picture as a dataset may hold it.
 Encoded = Path | bytes | np.ndarray | Image.Image
 
@@ -69,11 +71,10 @@ def decode(picture: Encoded, smallest_side: int | None = None) -> np.ndarray:
     """
     try:
         with _open(picture) as image, _room.for_bytes(BYTES_PER_PIXEL * _checked_pixels(image)):
-            if image is picture:
-                image = image.copy()
-            if smallest_side and image.format == "JPEG":
+            if smallest_side and image.format == "JPEG" and image is not picture:
                 image.draft(None, (smallest_side, smallest_side))
-            return np.asarray(_reduce(to_rgb(_upright(image)), smallest_side))
+            upright = _upright_copy(image) if image is picture else _upright(image)
+            return np.asarray(_reduce(to_rgb(upright), smallest_side))
     except UnreadableImageError:
         raise
     # Pillow's decoders raise almost anything on damaged data.
@@ -92,11 +93,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
         if "transparency" in image.info:
             shown = np.where(values == image.info["transparency"], np.uint8(255), shown)
         return Image.fromarray(shown).convert("RGB")
-    if image.has_transparency_data and not _has_unused_alpha(image):
-        image = _in_mode("RGBA", image)
-        background = Image.new("RGB", image.size, "white")
-        background.paste(image, mask=image)
-        return background
+    if image.has_transparency_data:
+        coloured = _in_mode("RGBA", image)
+        if not _has_unused_alpha(image, coloured.getchannel("A")):
+            background = Image.new("RGB", image.size, "white")
+            background.paste(coloured, mask=coloured)
+            return background
     return _in_mode("RGB", image)
 
 
@@ -128,6 +130,9 @@ def deep_values(picture: Encoded) -> tuple[np.ndarray, bool] | None:
 def _values(image: Image.Image) -> np.ndarray:
     """The numbers of a deep picture; Pillow knows 32 bits with a sign only, and 8 bits without."""
     values = np.asarray(image)
+    # Of a PGM Pillow scales them to 16 bits, and keeps them in 32.
+    if image.format == "PPM" and values.dtype == np.int32:
+        return values.astype(np.uint16)
     tags = _tags(image)
     unsigned = tags.get(TIFF_BITS) == (32,) and tags.get(TIFF_SAMPLE_FORMAT, (UNSIGNED,)) == (UNSIGNED,)
     if values.dtype == np.int32 and unsigned:
@@ -153,18 +158,16 @@ def _tags(image: Image.Image) -> Mapping[int, Any]:
     return getattr(image, "tag_v2", {})
 
 
-def _has_unused_alpha(image: Image.Image) -> bool:
-    """Whether a picture's last channel says nothing of what is to be seen.
+def _has_unused_alpha(image: Image.Image, alpha: Image.Image) -> bool:
+    """Whether a picture's alpha, of its last channel or its palette, says nothing of what is to be seen.
 
-    The header of a TGA may tell. Else it is zero throughout, in a format where it is often not filled, or in a TIFF
+    The header of a TGA may tell, of its pixels. Else it is zero throughout, in a format where it is often not filled, or in a TIFF
     that does not say what it is. A PNG or a WebP that is transparent throughout is meant so, and is white.
     """
-    if image.mode not in ("RGBA", "LA"):
-        return False
-    if image.info.get(ALPHA_BITS) == 0:
+    if image.mode != "P" and image.info.get(ALPHA_BITS) == 0:
         return True
     unexplained = image.format == "TIFF" and TIFF_EXTRA_SAMPLES not in _tags(image)
-    return (image.format in UNFILLED_ALPHA or unexplained) and image.getchannel("A").getbbox() is None
+    return (image.format in UNFILLED_ALPHA or unexplained) and alpha.getbbox() is None
 
 
 class _Room:
@@ -255,8 +258,18 @@ def _upright(image: Image.Image) -> Image.Image:
     return image
 
 
+def _upright_copy(image: Image.Image) -> Image.Image:
+    """A copy of somebody's open image that knows what the header of its file said; Pillow's own does not."""
+    copied = _upright(image.copy())
+    copied.format = image.format
+    copied.tag_v2 = _tags(image)  # type: ignore[attr-defined]
+    return copied
+
+
 def to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Scale by the range that the numbers are meant in: 16 bits, [0, 1], 8 bits, or else their own extremes."""
+    """Scale by the range that the numbers are meant in: truth, 16 bits, [0, 1], 8 bits, or else their own extremes."""
+    if values.dtype == bool:
+        return values.astype(np.uint8) * 255
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
     if not np.isfinite(high - low):
         raise UnreadableImageError("it holds numbers that are not finite")

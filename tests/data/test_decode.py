@@ -130,6 +130,12 @@ def test_a_dark_image_of_sixteen_bits_stays_dark_in_the_other_byte_order():
     np.testing.assert_array_equal(decode(big_endian_tiff(values)), decode(encode(deep_grey(values))))
 
 
+@pytest.mark.parametrize(("most", "shown"), [(65535, [0, 0, 1]), (1000, [0, 31, 64])])
+def test_a_pgm_of_sixteen_bits_is_scaled_by_what_its_header_calls_white(most, shown):
+    file = b"P5 3 1 %d\n" % most + struct.pack(">3H", 0, 120, 250)
+    assert decode(file)[0, :, 0].tolist() == shown
+
+
 def test_sixteen_bits_in_the_other_byte_order_are_scaled_to_eight():
     assert decode(big_endian_tiff(np.array([[0, 257], [128 * 257, 65535]])))[:, :, 0].tolist() == [[0, 1], [128, 255]]
 
@@ -291,6 +297,7 @@ def test_a_reduced_picture_looks_like_the_whole_one(kind):
         (np.full((2, 3, 1), 128 * 257, np.uint16), 128),
         (np.full((2, 3, 3), 100, np.uint16), 0),
         (np.zeros((2, 3, 4), np.uint8), 255),
+        (np.ones((2, 3), bool), 255),
     ],
 )
 def test_arrays_are_pictures(array, expected):
@@ -317,6 +324,25 @@ def test_an_open_image_can_be_decoded_again():
     image = Image.fromarray(COLOURS)
     np.testing.assert_array_equal(decode(image, smallest_side=1), decode(image, smallest_side=1))
     assert image.size == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        plain_tiff(np.arange(12, dtype=np.uint8).reshape(3, 4), photometric=0),
+        plain_tiff(np.full((3, 4), 3_000_000_000, np.uint32) + np.arange(4, dtype=np.uint32)),
+        plain_tiff(np.arange(-6, 6, dtype=np.int8).reshape(3, 4)),
+        bmp([0, 0, 0]),
+        b"P5 3 1 65535\n" + struct.pack(">3H", 0, 120, 250),
+    ],
+    ids=["zero is white", "32 bits without a sign", "8 bits with a sign", "unfilled alpha", "16-bit PGM"],
+)
+def test_an_open_image_is_read_by_the_header_of_its_file(file):
+    for load in (False, True):
+        with Image.open(io.BytesIO(file)) as image:
+            if load:
+                image.load()
+            np.testing.assert_array_equal(decode(image), decode(file))
 
 
 def test_to_rgb_gives_an_rgb_image_of_the_same_size():
@@ -399,10 +425,15 @@ def test_a_tiff_that_says_that_it_is_transparent_throughout_is_white():
     assert decode(encode(Image.new("RGBA", (2, 1), (30, 20, 10, 0)), "TIFF")).min() == 255
 
 
+def test_a_palette_whose_alpha_is_not_filled_shows_its_colours_in_a_tga():
+    header = struct.pack("<BBBHHBHHHHBB", 0, 1, 1, 0, 1, 32, 0, 0, 2, 1, 8, 0x20)
+    assert decode(header + bytes([10, 20, 30, 0]) + bytes([0, 0])).tolist() == [[[30, 20, 10]] * 2]
+
+
 def test_the_transparent_colours_of_a_palette_are_white_in_a_tga_too():
-    picture = encode(Image.new("RGBA", (2, 1), (30, 20, 10, 0)).convert("P"), "TGA")
-    assert Image.open(io.BytesIO(picture)).mode == "P"
-    assert decode(picture).min() == 255
+    header = struct.pack("<BBBHHBHHHHBB", 0, 1, 1, 0, 2, 32, 0, 0, 2, 1, 8, 0x20)
+    file = header + bytes([10, 20, 30, 0, 40, 50, 60, 255]) + bytes([0, 1])
+    assert decode(file).tolist() == [[[255, 255, 255], [60, 50, 40]]]
 
 
 def test_of_a_photograph_with_a_second_one_for_depth_the_first_is_shown():
