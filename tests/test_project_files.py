@@ -42,7 +42,7 @@ def test_mlproject_has_an_entry_point_for_every_stage():
 def test_parameters_options_and_settings_are_the_same(stage):
     parameters = MLPROJECT["entry_points"][stage]["parameters"]
     options = [option.name for option in hpt.commands[stage].params]
-    assert sorted(parameters) == sorted(names(stage)) == sorted(options)
+    assert sorted(parameters.keys() - {"working_dir"}) == sorted(names(stage)) == sorted(options)
 
 
 @pytest.mark.parametrize("stage", PROMISED)
@@ -66,7 +66,19 @@ def test_the_command_hands_every_parameter_on_to_its_option(stage):
     command = MLPROJECT["entry_points"][stage]["command"]
     assert command.startswith(f"python -m entrypoints.{stage} ")
     handed_on = dict(re.findall(r"--([a-z-]+) \{(\w+)\}", command))
-    assert handed_on == {name.replace("_", "-"): name for name in names(stage)}
+    assert handed_on == {name.replace("_", "-"): name for name in ["working_dir", *names(stage)]}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_working_directory_is_a_path_that_mlflow_makes_absolute_and_comes_first(stage):
+    entry = MLPROJECT["entry_points"][stage]
+    assert entry["parameters"]["working_dir"] == {"type": "path", "default": "."}
+    assert entry["command"].startswith(f"python -m entrypoints.{stage} --working-dir {{working_dir}} ")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_entry_point_has_its_script(stage):
+    assert (ROOT / "entrypoints" / f"{stage}.py").exists()
 
 
 def test_conda_and_pyproject_name_the_same_packages():

@@ -161,8 +161,8 @@ def _tags(image: Image.Image) -> Mapping[int, Any]:
 def _has_unused_alpha(image: Image.Image, alpha: Image.Image) -> bool:
     """Whether a picture's alpha, of its last channel or its palette, says nothing of what is to be seen.
 
-    The header of a TGA may tell, of its pixels. Else it is zero throughout, in a format where it is often not filled, or in a TIFF
-    that does not say what it is. A PNG or a WebP that is transparent throughout is meant so, and is white.
+    The header of a TGA may tell, of its pixels. Else it is zero throughout, in a format where it is often not filled,
+    or in a TIFF that does not say what it is. A PNG or a WebP that is transparent throughout is meant so, and is white.
     """
     if image.mode != "P" and image.info.get(ALPHA_BITS) == 0:
         return True

@@ -82,7 +82,7 @@ def _lead(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
                 _say_where_it_goes_on(run, work)
             history, stop = _train(run, work)
             run.picture(learning_curves(history), "learning_curves.png")
-            result = counts | {name: value for _, metrics in history for name, value in metrics.items()}
+            result = {name: value for _, metrics in history for name, value in metrics.items()} | counts
             version = run.register(
                 milestone_name(work.plan.steps),
                 settings.model_name,
