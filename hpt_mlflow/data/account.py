@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+PLURAL = re.compile(r"\b(file|folder|image|line|link|picture|row|sample|shard)s\b")
 
 
 @dataclass(frozen=True)
@@ -24,4 +27,5 @@ class LeftOut:
     def __str__(self) -> str:
         names = ", ".join(self.examples) + (", ..." if self.count > len(self.examples) else "")
         named = f" ({names})" if self.examples else ""
-        return f"{self.count} {self.what}{named}" + (f": {self.why}" if self.why else "")
+        what = PLURAL.sub(r"\1", self.what, count=1) if self.count == 1 else self.what
+        return f"{self.count} {what}{named}" + (f": {self.why}" if self.why else "")

@@ -33,8 +33,9 @@ def report_data(run: StageRun, dataset: Dataset, split: Split) -> dict[str, floa
         run.tags({"hpt.labels": ", ".join(dataset.classes)})
     if warning := depth_warning(dataset, np.concatenate([split.seen, split.test])):
         run.warn(f"data: {warning}")
+    for entry in account:
+        run.warn(f"data: of {dataset.name}, {entry}")
     if account:
-        run.warn(f"data: of {dataset.name}, " + "; ".join(map(str, account)))
         columns: dict[str, list[Any]] = {
             "what": [entry.what for entry in account],
             "count": [entry.count for entry in account],

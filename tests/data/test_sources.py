@@ -309,7 +309,7 @@ def test_a_folder_that_cannot_be_listed_is_left_out_and_named(tree, forbid):
     forbid(folder / "owl")
     dataset = open_dataset(str(folder))
     assert dataset.classes == ("cat", "dog")
-    assert list(map(str, dataset.left_out)) == ["1 folders that cannot be looked into (owl/): Permission denied"]
+    assert list(map(str, dataset.left_out)) == ["1 folder that cannot be looked into (owl/): Permission denied"]
 
 
 def test_a_folder_that_cannot_be_listed_at_all_is_refused(tree, forbid):
