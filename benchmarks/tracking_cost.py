@@ -126,7 +126,7 @@ def measure(
         if metrics:
             run.metrics(metrics, step)
         if i == block // 2:
-            log_backbone(run, trainer.moco.backbone, replace(card, step=step), {})
+            log_backbone(run, trainer.backbone, replace(card, step=step), {})
             run.tell("state", {"step": step}, trainer.state({}).write)
         telling += time.perf_counter() - told_from
     left = run.settle()

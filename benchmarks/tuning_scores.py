@@ -102,8 +102,8 @@ def _score(bench: Bench, subset: tuple[str, ...]) -> dict[str, object]:
             scores["infonce"][step] = metrics["train/loss"]
             for name, judge in judges.items():
                 if name != "rotation" or step == bench.rungs[-1]:
-                    scores[name][step] = judge.score(trainer.moco.backbone)
-    return {**scores, "test": _test_accuracy(bench, trainer.moco.backbone)}
+                    scores[name][step] = judge.score(trainer.backbone)
+    return {**scores, "test": _test_accuracy(bench, trainer.backbone)}
 
 
 def _test_accuracy(bench: Bench, backbone: torch.nn.Module) -> float:

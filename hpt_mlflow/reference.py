@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
+from hpt_mlflow.methods import METHODS, options_of
 from hpt_mlflow.options import Settings, value_type
 from hpt_mlflow.settings import (
     AdaptSettings,
@@ -52,9 +54,17 @@ def default_text(stage: str, field: dataclasses.Field[Any]) -> str:
     """The default of a setting; where the preset decides, the value in each of them."""
     if field.default is not None:
         return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
-    by_preset = {name: _preset_value(stage, field.name, preset) for name, preset in PRESETS.items()}
     if "Default:" in field.metadata["help"]:
         return ""
+    methods = [name for name in METHODS if field.name in options_of(name)]
+    if methods and issubclass(STAGES[stage], TrainingSettings):
+        texts = {name: _in_words({p: METHODS[name].presets[p][field.name] for p in PRESETS}) for name in methods}
+        return "; ".join(f"{name}: {text}" for name, text in texts.items()) if len(texts) > 1 else texts[methods[0]]
+    return _in_words({name: _preset_value(stage, field.name, preset) for name, preset in PRESETS.items()})
+
+
+def _in_words(by_preset: Mapping[str, Any]) -> str:
+    """The value of each preset, once if they are all the same."""
     if all(value is None for value in by_preset.values()):
         return "none"
     values = {f"{value:g}" if isinstance(value, int | float) else str(value) for value in by_preset.values()}

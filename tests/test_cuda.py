@@ -38,10 +38,7 @@ PLAN = Plan(
     learning_rate=0.03,
     warmup_steps=2,
     weight_decay=1e-4,
-    key_momentum=0.99,
-    temperature=0.2,
-    queue_size=256,
-    bn_splits=4,
+    options={"key_momentum": 0.99, "temperature": 0.2, "queue_size": 256, "bn_splits": 4},
     seed=3,
 )
 
@@ -168,4 +165,4 @@ def test_backbones_run(images):
         network, size = build_backbone(arch, SIZE)
         trainer = Trainer(network, size, replace(PLAN, steps=2, precision="bfloat16"), STATISTICS, CUDA)
         assert all(np.isfinite(metrics["train/loss"]) for _, metrics in steps_of(trainer, images))
-        assert isinstance(trainer.moco, nn.Module)
+        assert isinstance(trainer.method, nn.Module)

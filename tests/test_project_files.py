@@ -15,7 +15,7 @@ from hpt_mlflow.reference import STAGES, reference_page
 ROOT = Path(__file__).resolve().parents[1]
 MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 PROMISED = {
-    "pretrain": """data root images arch image_size small_stem preset steps batch_size learning_rate weight_decay
+    "pretrain": """data root images arch image_size small_stem method preset steps batch_size learning_rate weight_decay
         key_momentum temperature queue_size bn_splits augment strengths precision compile workers cache_gib device
         nproc restarts seed split_seed milestones checkpoint_every resume model_name alias strict""",
     "evaluate": """data root model protocol labels steps repeats steps_to untrained classifier_name leave_out allow_seen

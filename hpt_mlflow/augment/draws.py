@@ -21,11 +21,11 @@ COLOR_OPERATIONS = 4
 
 
 class CropDraws(NamedTuple):
-    """Random numbers in [0, 1) for two crops of each of N images, whatever their sizes.
+    """Random numbers in [0, 1) for V crops of each of N images, whatever their sizes.
 
     Attributes:
-        shapes: area and aspect ratio of each attempt, float64 (2, N, `CROP_ATTEMPTS`, 2).
-        places: where the box lies, horizontally and vertically, float64 (2, N, 2).
+        shapes: area and aspect ratio of each attempt, float64 (V, N, `CROP_ATTEMPTS`, 2).
+        places: where the box lies, horizontally and vertically, float64 (V, N, 2).
     """
 
     shapes: np.ndarray
@@ -61,9 +61,9 @@ class FinishDraws(NamedTuple):
         return FinishDraws(*(np.ascontiguousarray(values[which]) for values in self))
 
 
-def draw_crops(rng: np.random.Generator, count: int) -> CropDraws:
-    """Draw for two crops of each of `count` images."""
-    return CropDraws(rng.random((2, count, CROP_ATTEMPTS, 2)), rng.random((2, count, 2)))
+def draw_crops(rng: np.random.Generator, count: int, views: int = 2) -> CropDraws:
+    """Draw for some crops of each of `count` images."""
+    return CropDraws(rng.random((views, count, CROP_ATTEMPTS, 2)), rng.random((views, count, 2)))
 
 
 def draw_finish(rng: np.random.Generator, count: int, subset: Sequence[str], strengths: Strengths) -> FinishDraws:

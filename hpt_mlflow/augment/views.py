@@ -1,4 +1,4 @@
-"""Views: the random augmentations of an image that MoCo compares.
+"""Views: the random augmentations of an image that a method compares.
 
 The crop works on images of any size, where they are decoded (`crop_views`). The rest works on whole batches of equal
 size on the training device (`finish_views`): compiled loops on a processor (`kernels`), torch elsewhere (`color`).
@@ -31,16 +31,17 @@ SMALLEST_PART = 8
 def crop_views(
     images: Sequence[np.ndarray], size: int, subset: Sequence[str], strengths: Strengths, draws: CropDraws
 ) -> Tensor:
-    """Cut two squares out of each image: random crops, or the same centre crop twice where the subset has no `crop`.
+    """Cut V squares out of each image: random crops, or the same centre crop V times where the subset has no `crop`.
 
     Args:
         images: N decoded images, uint8 (height, width, 3), of any sizes.
 
     Returns:
-        uint8 (2, N, 3, size, size); in memory x comes before y, as `finish_views` likes it.
+        uint8 (V, N, 3, size, size); in memory x comes before y, as `finish_views` likes it.
     """
     low, high = strengths.crop_scale
-    crops = np.empty((2, len(images), 3, size, size), dtype=np.uint8)
+    views = len(draws.shapes)
+    crops = np.empty((views, len(images), 3, size, size), dtype=np.uint8)
 
     def cut(part: slice) -> None:
         for i in range(part.start, part.stop):
@@ -48,8 +49,8 @@ def crop_views(
                 crops[:, i] = centre_crop(images[i], size).transpose(2, 1, 0)
                 continue
             image = _read_only(images[i])
-            for side in range(2):
-                kernels.crop(image, draws.shapes[side, i], draws.places[side, i], low, high, crops[side, i])
+            for view in range(views):
+                kernels.crop(image, draws.shapes[view, i], draws.places[view, i], low, high, crops[view, i])
 
     _in_parts(len(images), cut)
     return torch.from_numpy(crops).transpose(3, 4)

@@ -22,7 +22,7 @@ from hpt_mlflow.signals import WARNING
 
 
 class Batch(NamedTuple):
-    """Two crops of each image, uint8 (2, n, 3, size, size), and what could not be read: index and reason."""
+    """Crops of each image, uint8 (views, n, 3, size, size), and what could not be read: index and reason."""
 
     crops: Tensor
     unreadable: list[tuple[int, str]]
@@ -43,12 +43,14 @@ class ViewBatches(Dataset[Batch]):
         strengths: Strengths,
         seed: int,
         part: slice | None = None,
+        views: int = 2,
     ) -> None:
         """
         Args:
             batch_size: images in a batch, of all processes together.
             image_size: side of the crops in pixels.
             part: the share of this process; None for all of a batch.
+            views: crops of each image.
         """
         self.images = images
         self.batch_size = batch_size
@@ -57,6 +59,7 @@ class ViewBatches(Dataset[Batch]):
         self.strengths = strengths
         self.seed = seed
         self.part = part or slice(0, batch_size)
+        self.views = views
 
     def __getitem__(self, task: tuple[int, np.ndarray]) -> Batch:
         """The crops of a step.
@@ -82,7 +85,7 @@ class ViewBatches(Dataset[Batch]):
                     index = np.random.default_rng((self.seed, step, place, tries)).choice(self.images.indices)
             decoded.append(image)
         # Drawn for the whole batch, so that it does not matter how many processes share it.
-        draws = draw_crops(np.random.default_rng((self.seed, step)), self.batch_size).part(self.part)
+        draws = draw_crops(np.random.default_rng((self.seed, step)), self.batch_size, self.views).part(self.part)
         return Batch(crop_views(decoded, self.image_size, self.subset, self.strengths, draws), unreadable)
 
     def tasks(self, steps: range) -> Iterator[tuple[int, np.ndarray]]:

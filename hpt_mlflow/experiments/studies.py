@@ -20,7 +20,7 @@ METHODS = ("Base", "Target", "HPT", "HPT-BN")
 SEQUENCES = ("B", "T", "S", "B+T", "B+S", "S+T", "B+S+T")
 # What each of a study's trainings takes from the study.
 SHARED = (
-    *("root", "preset", "batch_size", "learning_rate", "weight_decay", "key_momentum", "temperature"),
+    *("root", "method", "preset", "batch_size", "learning_rate", "weight_decay", "key_momentum", "temperature"),
     *("queue_size", "bn_splits", "strengths", "precision", "compile", "workers", "cache_gib", "device", "nproc"),
     *("restarts", "checkpoint_every", "model_name", "strict"),
 )

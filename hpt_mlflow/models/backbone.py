@@ -179,3 +179,15 @@ def _take_classifier_off(backbone: nn.Module) -> None:
 def batch_norms(network: nn.Module) -> list[_BatchNorm]:
     """The BatchNorm layers of a network."""
     return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+
+
+def freeze(backbone: nn.Module, update: str) -> None:
+    """Let only those parameters of a backbone learn that `update` allows.
+
+    `all`: every one (HPT). `bn`: BatchNorm's affine parameters (HPT-BN). `bn-stats`: none (the paper's Base). Running
+    statistics are buffers and are refreshed by any forward pass in training mode.
+    """
+    backbone.requires_grad_(update == "all")
+    if update == "bn":
+        for layer in batch_norms(backbone):
+            layer.requires_grad_(True)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
+from hpt_mlflow.methods import load_method
 from hpt_mlflow.models.foreign import ForeignWeights
 from hpt_mlflow.report.commands import stage_command
 from hpt_mlflow.training.plan import Plan
 
-METHODS = {
+UPDATES = {
     "all": "all weights learn (HPT)",
     "bn": "only BatchNorm layers learn (HPT-BN)",
     "bn-stats": "only BatchNorm's running statistics are refreshed (the paper's Base)",
@@ -31,9 +31,8 @@ def training_card(
     registered: str | None = None,
 ) -> str:
     """What a training stage is and, once there is one, what came of it."""
-    method = (
-        "random weights, all of them learn" if parent is None else f"starts from `{parent}`, {METHODS[plan.update]}"
-    )
+    method = load_method(plan.method)
+    how = "random weights, all of them learn" if parent is None else f"starts from `{parent}`, {UPDATES[plan.update]}"
     lines = [f"**Chain** {' > '.join(chain)}", ""]
     if result is not None and registered is not None:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in result.items())
@@ -41,13 +40,13 @@ def training_card(
     lines += [
         f"**Data** `{dataset.uri}`: {len(split.seen):,} images seen, {len(split.test):,} kept for test",
         "",
-        f"**Method** MoCo-v2, {arch} at {image_size} px: {method}. {plan.steps:,} steps of {plan.batch_size}, "
+        f"**Method** {method.title}, {arch} at {image_size} px: {how}. {plan.steps:,} steps of {plan.batch_size}, "
         f"learning rate {plan.learning_rate:g}, views by {', '.join(plan.subset) or 'nothing'}, {plan.precision}.",
         "",
     ]
     if plan.update != "bn-stats":
         lines += [
-            f"Chance level: loss ln(1 + queue) = {chance_loss(plan):.2f}, top-1 = {1 / (1 + plan.queue_size):.2%}. "
+            f"Chance level: {method.chance(plan.options, plan.batch_size)}. "
             "An embedding_std near 0 is a collapse; 0.09 is healthy.",
             "",
         ]
@@ -86,8 +85,3 @@ def _go_on(registered: str) -> list[str]:
         stage_command("evaluate", model=registered, data="LABELLED_FOLDER"),
         "```",
     ]
-
-
-def chance_loss(plan: Plan) -> float:
-    """InfoNCE of embeddings that say nothing: ln(1 + queue size), in nats."""
-    return math.log(1 + plan.queue_size)

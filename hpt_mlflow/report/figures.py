@@ -47,11 +47,11 @@ def plain_axes(xlabel: str, ylabel: str, height: float = 4.2) -> tuple[Figure, A
 
 
 def views_grid(crops: Tensor, views: Sequence[Tensor], mean: Tensor, std: Tensor) -> Image.Image:
-    """Images as they are cropped, and the two views that MoCo compares, one image a column.
+    """Images as they are cropped, and the views that the method compares, one image a column.
 
     Args:
         crops: uint8 (N, 3, size, size), crops of the first view before any colour changed.
-        views: two tensors, float32 (N, 3, size, size), normalised.
+        views: of each image, float32 (N, 3, size, size), normalised.
         mean, std: what they were normalised with, float32 (3,).
     """
     rows = [crops.cpu()]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, parse_strengths, parse_subset
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.methods import DEFAULT_METHOD, METHODS, options_of
 from hpt_mlflow.options import Settings, option
 from hpt_mlflow.settings.common import CACHE_HELP, DEFAULT_MODEL_NAME, DEVICE_HELP, PRESETS, RESUME_HELP, parse_count
 
@@ -31,6 +32,11 @@ class TrainingSettings(Settings):
     small_stem: bool = option(
         False, "For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32 pixels."
     )
+    method: str = option(
+        DEFAULT_METHOD,
+        "Self-supervised method; its own options take their defaults from preset.",
+        choices=tuple(METHODS),
+    )
     preset: str = option(
         "quick",
         "Values for what is not given. quick: learns something in minutes on two cores; paper: the paper's.",
@@ -43,14 +49,16 @@ class TrainingSettings(Settings):
     )
     weight_decay: float | None = option(None, "Weight decay of SGD.", minimum=0)
     key_momentum: float | None = option(
-        None, "Share of its weights that the key encoder keeps at each step.", minimum=0, maximum=1
+        None, "Of moco: share of its weights that the key encoder keeps at each step.", minimum=0, maximum=1
     )
-    temperature: float | None = option(None, "Temperature of the InfoNCE loss.", above=0)
+    temperature: float | None = option(None, "Temperature of the loss.", above=0)
     queue_size: int | None = option(
-        None, "Keys kept as negatives; cut to a multiple of the batch that the dataset can fill.", minimum=1
+        None, "Of moco: keys kept as negatives; cut to a multiple of the batch that the dataset can fill.", minimum=1
     )
     bn_splits: int | None = option(
-        None, "Parts of the key batch with batch statistics of their own (does the work of ShuffleBN).", minimum=1
+        None,
+        "Of moco: parts of the key batch that have their own batch statistics (instead of ShuffleBN).",
+        minimum=1,
     )
     augment: str = option(
         ",".join(AUGMENTATIONS),
@@ -104,10 +112,17 @@ class TrainingSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_options_of_method()
         parse_subset(self.augment)
         parse_strengths(self.strengths or "")
         if self.images is not None:
             parse_count("images", self.images)
+
+    def _check_options_of_method(self) -> None:
+        for name in sorted(frozenset().union(*map(options_of, METHODS)) - options_of(self.method)):
+            if getattr(self, name) is not None:
+                having = " or ".join(method for method in METHODS if name in options_of(method))
+                raise HptError(f"{name}: {self.method} has no such option; leave it out, or use method {having}")
 
 
 @dataclass(frozen=True, kw_only=True)

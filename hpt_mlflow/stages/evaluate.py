@@ -21,6 +21,7 @@ from hpt_mlflow.evaluation.scores import primary_name
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.models.classifier import ClassifierCard
+from hpt_mlflow.processes import joins_others
 from hpt_mlflow.report.evaluation_card import evaluation_card
 from hpt_mlflow.report.evaluation_figures import milestone_curve
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, EvaluateSettings
@@ -48,7 +49,6 @@ from hpt_mlflow.tracking.registry import (
 )
 from hpt_mlflow.tracking.runs import StageRun, stage_run
 from hpt_mlflow.tracking.seen_images import log_seen_images
-from hpt_mlflow.training.processes import joins_others
 
 
 def evaluate(**settings: Any) -> StageResult:

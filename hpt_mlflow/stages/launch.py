@@ -22,13 +22,13 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.processes import LostProcessError, joins_others
 from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.signals import INTERRUPTED, end_with_parent, handlers_kept, warnings_passed_on
 from hpt_mlflow.stages.device import resolve_device
 from hpt_mlflow.stages.result import StageResult, read_result
 from hpt_mlflow.subprocesses import cannot_start, import_variables
 from hpt_mlflow.tracking.nesting import PARENT_VARIABLE, current_run_id, experiment_id_here
-from hpt_mlflow.training.processes import LostProcessError, joins_others
 
 SETTINGS_FILE = "settings.json"
 RESULT_FILE = "result.json"

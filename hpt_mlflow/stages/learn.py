@@ -15,6 +15,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
+from hpt_mlflow.processes import Group, was_restarted
 from hpt_mlflow.report.figures import GRID_IMAGES, learning_curves, views_grid
 from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.signals import Requests, signals_as_requests
@@ -30,7 +31,6 @@ from hpt_mlflow.tracking.registry import check_may_register, check_names, log_ba
 from hpt_mlflow.tracking.runs import StageRun, current_run_id, stage_run
 from hpt_mlflow.tracking.seen_images import log_seen_images
 from hpt_mlflow.training.loop import Trainer
-from hpt_mlflow.training.processes import Group, was_restarted
 
 # What the first process tells the others before the work begins.
 AT_WORK, FINISHED = "at work", "finished"
@@ -138,7 +138,7 @@ def _train(run: StageRun, work: Work) -> tuple[list[tuple[int, dict[str, float]]
                 model = None
                 if step in work.milestones:
                     model = milestone_name(step)
-                    kept = log_backbone(run, trainer.moco.backbone, replace(work.card, step=step), work.tags)
+                    kept = log_backbone(run, trainer.backbone, replace(work.card, step=step), work.tags)
                     metrics |= _neighbour_accuracy(work)
                 if metrics:
                     run.metrics(metrics, step, model)
@@ -180,7 +180,7 @@ def _picture_of_views(trainer: Trainer, batches: ViewBatches) -> Image.Image:
     """The first images as they are cropped, and the two views of each."""
     crops = batches[next(batches.tasks(range(1)))].crops[:, :GRID_IMAGES].to(trainer.device)
     rng = np.random.default_rng(trainer.plan.seed)
-    views = [trainer.views(crop, trainer.draw_views(rng).part(slice(0, len(crop)))) for crop in crops]
+    views = [trainer.finish(crop, trainer.draw_view(rng).part(slice(0, len(crop)))) for crop in crops]
     return views_grid(crops[0], views, trainer.mean, trainer.std)
 
 
@@ -197,7 +197,7 @@ def _neighbour_accuracy(work: Work) -> dict[str, float]:
     known = np.sort(rng.permutation(known)[: max(64, budget * 2 // 3)])
     asked = np.sort(rng.permutation(asked)[: max(64, budget // 3)])
     reader = FeatureReader(images, card.image_size, ChannelStatistics(card.mean, card.std), trainer.device)
-    bank, queries = (reader.features(trainer.moco.backbone, part) for part in (known, asked))
+    bank, queries = (reader.features(trainer.backbone, part) for part in (known, asked))
     answers = nearest_neighbour_classes(bank, labels[known], queries)
     still_there = ~np.isin(asked, list(images.unreadable))
     return {"knn/val_accuracy": float((answers == labels[asked])[still_there].mean())}

@@ -7,6 +7,7 @@ from typing import Any
 
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.processes import joins_others
 from hpt_mlflow.settings import MainSettings
 from hpt_mlflow.stages.adapt import adapt
 from hpt_mlflow.stages.evaluate import evaluate
@@ -17,7 +18,6 @@ from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.earlier import earlier_run
 from hpt_mlflow.tracking.nesting import current_run_id
 from hpt_mlflow.tracking.runs import stage_run
-from hpt_mlflow.training.processes import joins_others
 
 
 def main(**settings: Any) -> StageResult:

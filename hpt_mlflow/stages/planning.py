@@ -12,6 +12,7 @@ from hpt_mlflow.augment.subset import parse_strengths, parse_subset
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.methods import METHODS, load_method, options_of
 from hpt_mlflow.options import Settings, value_type
 from hpt_mlflow.settings import AdaptSettings, TrainingSettings
 from hpt_mlflow.settings.common import parse_count
@@ -54,21 +55,12 @@ class Start:
 def make_plan(settings: TrainingSettings, start: Start) -> Plan:
     """The preset's plan with what the user says put in its place."""
     plan = PRESETS[settings.preset].plan
-    said = {
-        name: getattr(settings, name)
-        for name in (
-            "batch_size",
-            "weight_decay",
-            "key_momentum",
-            "temperature",
-            "queue_size",
-            "bn_splits",
-        )
-        if getattr(settings, name) is not None
-    }
+    given = {name: getattr(settings, name) for name in ("batch_size", "weight_decay")}
     return replace(
         plan,
-        **said,
+        **{name: value for name, value in given.items() if value is not None},
+        method=settings.method,
+        options=method_options(settings),
         steps=settings.steps or start.steps,
         learning_rate=settings.learning_rate or start.learning_rate,
         subset=parse_subset(settings.augment),
@@ -127,22 +119,20 @@ def fit_plan(plan: Plan, settings: TrainingSettings, name: str, count: int, proc
             f"batch_size: {plan.batch_size} images are fewer than 2 for each of {processes} processes; use "
             f"{2 * processes} or more"
         )
-    if settings.bn_splits is not None and 2 * settings.bn_splits > batch_size:
-        raise HptError(
-            f"bn_splits: {settings.bn_splits} parts of a batch of {batch_size} have fewer than 2 images each; "
-            f"lower it to {batch_size // 2} or less"
-        )
-    if settings.bn_splits is not None and settings.bn_splits % processes:
-        raise HptError(
-            f"bn_splits: {settings.bn_splits} parts cannot be shared equally by {processes} processes; use a multiple "
-            f"of {processes}"
-        )
-    # Each process has at least one part: BatchNorm does not look beyond it.
-    splits_each = max(1, min(plan.bn_splits, batch_size // 2) // processes)
+    options = load_method(plan.method).fit_options(plan.options, given_options(settings), batch_size, count, processes)
     warmup_steps = min(plan.warmup_steps, plan.steps // 10)
-    return replace(plan, batch_size=batch_size, bn_splits=splits_each * processes, warmup_steps=warmup_steps).fit_to(
-        count
-    )
+    return replace(plan, batch_size=batch_size, options=options, warmup_steps=warmup_steps)
+
+
+def method_options(settings: TrainingSettings) -> dict[str, Any]:
+    """The preset's options of the method, with what the user says put in their place."""
+    return {**METHODS[settings.method].presets[settings.preset], **given_options(settings)}
+
+
+def given_options(settings: TrainingSettings) -> dict[str, Any]:
+    """Those options of the method that the user has set."""
+    given = {name: getattr(settings, name) for name in options_of(settings.method)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def identify(stage: str, settings: Settings, datasets: list[Dataset], parent: str | None = None) -> Identity:

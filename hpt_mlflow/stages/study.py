@@ -18,6 +18,7 @@ from hpt_mlflow.experiments.plan import ExperimentPlan, Job
 from hpt_mlflow.experiments.results import Results
 from hpt_mlflow.experiments.studies import Network, make_experiment
 from hpt_mlflow.machine import machine
+from hpt_mlflow.processes import joins_others
 from hpt_mlflow.settings import StudySettings
 from hpt_mlflow.stages.device import resolve_device
 from hpt_mlflow.stages.planning import identify
@@ -32,7 +33,6 @@ from hpt_mlflow.tracking.nesting import current_run_id
 from hpt_mlflow.tracking.registry import FoundModel, check_names, find_model
 from hpt_mlflow.tracking.runs import StageRun, stage_run
 from hpt_mlflow.training.plan import PRESETS
-from hpt_mlflow.training.processes import joins_others
 
 PAGE, CSV, SVG, PNG = "study.html", "study.csv", "study.svg", "study.png"
 # The methods whose model a study is about, the first one that it has.

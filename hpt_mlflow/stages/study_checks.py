@@ -19,7 +19,7 @@ from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSetting
 from hpt_mlflow.stages.device import resolve_device
 from hpt_mlflow.stages.launch import check_devices
 from hpt_mlflow.stages.milestones import parse_milestones
-from hpt_mlflow.stages.planning import fit_plan, split_for
+from hpt_mlflow.stages.planning import fit_plan, method_options, split_for
 from hpt_mlflow.stages.task import label_count
 from hpt_mlflow.stages.unseen import SEEN_LIMIT, overlaps
 from hpt_mlflow.training.plan import PRESETS, Plan
@@ -69,8 +69,9 @@ def fitted_plan(settings: PretrainSettings | AdaptSettings, dataset: Dataset) ->
     Raises:
         HptError: the dataset has too few images for what the user named.
     """
-    sizes = {name: getattr(settings, name) for name in ("batch_size", "bn_splits") if getattr(settings, name)}
-    plan = replace(PRESETS[settings.preset].plan, **sizes)
+    plan = PRESETS[settings.preset].plan
+    batch_size = settings.batch_size or plan.batch_size
+    plan = replace(plan, batch_size=batch_size, method=settings.method, options=method_options(settings))
     return fit_plan(plan, settings, dataset.name, len(split_for(settings, dataset).seen), settings.nproc)
 
 

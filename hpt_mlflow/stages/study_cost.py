@@ -18,7 +18,9 @@ from hpt_mlflow.evaluation.finetune import count_views, schedule_for
 from hpt_mlflow.evaluation.paper_probe import PaperProbeSettings
 from hpt_mlflow.experiments.plan import Job
 from hpt_mlflow.experiments.studies import Network
+from hpt_mlflow.methods import load_method
 from hpt_mlflow.models.backbone import build_backbone
+from hpt_mlflow.processes import Group
 from hpt_mlflow.settings import AdaptSettings, PretrainSettings, StudySettings
 from hpt_mlflow.stages.device import resolve_device
 from hpt_mlflow.stages.milestones import parse_milestones
@@ -27,14 +29,12 @@ from hpt_mlflow.stages.study_checks import evaluation_settings, fitted_plan, tra
 from hpt_mlflow.stages.task import label_count
 from hpt_mlflow.stages.work import prepare
 from hpt_mlflow.training.plan import PRESETS
-from hpt_mlflow.training.processes import Group
 
 WARM_UP_STEPS, TRIED_STEPS = 1, 3
 # Longer than any trial, so that precisions are tried as for a long training.
 LONG = 10**6
-# How often an image passes through the network, backward counted as two: in a step of MoCo forward and backward of the
-# query, and forward of the key; in one of fine-tuning forward and backward.
-MOCO_PASSES, FINETUNE_PASSES = 4, 3
+# How often an image passes through the network in a step of fine-tuning: forward, and backward counted as two.
+FINETUNE_PASSES = 3
 
 
 class Kind(NamedTuple):
@@ -43,7 +43,7 @@ class Kind(NamedTuple):
     data: str
     update: str
     batch_size: int
-    bn_splits: int
+    options: tuple[tuple[str, float], ...]
 
 
 @dataclass
@@ -66,18 +66,19 @@ class Trials:
         settings, dataset = training_settings(job), self.datasets[job.said["data"]]
         plan = fitted_plan(settings, dataset)
         update = settings.update if isinstance(settings, AdaptSettings) else "all"
-        kind = Kind(settings.data, update, plan.batch_size, plan.bn_splits)
+        kind = Kind(settings.data, update, plan.batch_size, tuple(sorted(plan.options.items())))
         if kind not in self.seconds:
             # Each process of a training on several GPUs has its part of a batch; those on a processor share its cores.
             parts = settings.nproc if self.device.type == "cuda" else 1
-            part = replace(settings, batch_size=plan.batch_size // parts, bn_splits=max(1, plan.bn_splits // parts))
+            options = load_method(plan.method).share_options(plan.options, parts)
+            part = replace(settings, batch_size=plan.batch_size // parts, **options)
             self.seconds[kind] = _try(job.stage, part, dataset, self.network)
         return self.seconds[kind]
 
     def seconds_per_pass(self, job: Job) -> float:
         """Of one image through the network, by what a step of a training of all weights takes."""
         plan = fitted_plan(training_settings(job), self.datasets[job.said["data"]])
-        return self.seconds_per_step(job) / plan.batch_size / MOCO_PASSES
+        return self.seconds_per_step(job) / plan.batch_size / load_method(plan.method).passes
 
 
 def seconds_of(

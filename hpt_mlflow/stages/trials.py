@@ -182,7 +182,15 @@ def _train(run: StageRun, bench: Bench, study: SharedStudy, trial: Trial, job: J
     """
     plan, start = bench.plan, bench.start
     trainer = Trainer(copy.deepcopy(start.backbone), start.feature_size, plan, bench.statistics, bench.device)
-    batches = ViewBatches(bench.images, plan.batch_size, start.image_size, plan.subset, plan.strengths, plan.seed)
+    batches = ViewBatches(
+        bench.images,
+        plan.batch_size,
+        start.image_size,
+        plan.subset,
+        plan.strengths,
+        plan.seed,
+        views=trainer.method.views,
+    )
     score: float | None = None
     with ProgressDisplay(_title(trial, bench), plan.steps) as display, signals_as_requests() as requests:
         # The loss is the mean over as many steps at every rung, but for a last one that is nearer to a report.
@@ -191,7 +199,7 @@ def _train(run: StageRun, bench: Bench, study: SharedStudy, trial: Trial, job: J
             if metrics:
                 run.metrics(metrics, step)
             if step in bench.rungs:
-                score = bench.judge.score(trainer.moco.backbone) if bench.judge else metrics["train/loss"]
+                score = bench.judge.score(trainer.backbone) if bench.judge else metrics["train/loss"]
                 run.metrics({"tune/score": score}, step)
                 trial.report(score, step)
                 if pruned := _why_pruned(bench, study, trial, step):

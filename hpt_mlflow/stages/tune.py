@@ -15,6 +15,7 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError, without_secrets
 from hpt_mlflow.evaluation.objectives import maximises
+from hpt_mlflow.processes import joins_others
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, TuneSettings
 from hpt_mlflow.stages.adapt import adapt
 from hpt_mlflow.stages.bench import Bench, lay_bench, study_name
@@ -35,7 +36,6 @@ from hpt_mlflow.tracking.predictions import compare_evaluations
 from hpt_mlflow.tracking.registry import FoundModel, check_may_register, check_names, find_model
 from hpt_mlflow.tracking.runs import NotDeliveredError, StageRun, stage_run
 from hpt_mlflow.tracking.search_runs import is_left, is_worked_on, joined_run, led_run, was_made_in, worker_name
-from hpt_mlflow.training.processes import joins_others
 from hpt_mlflow.tuning.effects import Effect
 from hpt_mlflow.tuning.records import FAILED, TrialRecord, best_trial
 from hpt_mlflow.tuning.storage import open_storage, storage_errors

@@ -16,6 +16,7 @@ from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistics
 from hpt_mlflow.models.checkpoint import BackboneCard
+from hpt_mlflow.processes import Group, own_device, processes_here
 from hpt_mlflow.report.card import training_card
 from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.stages.device import resolve_device
@@ -26,7 +27,6 @@ from hpt_mlflow.tracking.states import newest_state
 from hpt_mlflow.training.arithmetic import Arithmetic, choose_arithmetic
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import Plan
-from hpt_mlflow.training.processes import Group, own_device, processes_here
 
 # Steps between two reports of metrics: at least 100 reports in a short training, at most 50 steps apart in a long one.
 REPORTS = 100
@@ -111,6 +111,7 @@ def prepare(
             plan.strengths,
             plan.seed,
             group.part(plan.batch_size),
+            trainer.method.views,
         ),
         card=BackboneCard(
             start.arch, start.image_size, start.small_stem, start.feature_size, statistics.mean, statistics.std, chain
@@ -154,6 +155,7 @@ def _channel_statistics(images: Images, group: Group) -> ChannelStatistics:
 def _tags(stage: str, chain: tuple[str, ...], plan: Plan, start: Start, dataset: Dataset) -> dict[str, str]:
     tags = {
         "hpt.stage": stage,
+        "hpt.method": plan.method,
         "hpt.chain": " > ".join(chain),
         "hpt.update": plan.update,
         "hpt.augment": ",".join(plan.subset) or "none",

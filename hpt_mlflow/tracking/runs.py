@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from hpt_mlflow.errors import HptError, valid_unicode
+from hpt_mlflow.processes import joins_others
 from hpt_mlflow.signals import end_with_parent, ignore_signals, termination_as_interrupt
 from hpt_mlflow.tracking.autologging import no_autologging
 from hpt_mlflow.tracking.connection import tracking_errors
@@ -29,7 +30,6 @@ from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.nesting import current_run_id, nesting
 from hpt_mlflow.tracking.spool import Spool, SpoolError, spool_folder
 from hpt_mlflow.tracking.start import start
-from hpt_mlflow.training.processes import joins_others
 
 # How long a run that ends waits for a server that does not answer: where all is done, and where somebody waits for it.
 PATIENCE_SECONDS = 60.0

@@ -19,15 +19,17 @@ from hpt_mlflow.data.batches import Batch, ViewBatches, iterate
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.models.backbone import batch_norms
-from hpt_mlflow.models.moco import MoCo, MoCoOutput, freeze
+from hpt_mlflow.methods import load_method
+from hpt_mlflow.methods.base import Method, StepResult, Views
+from hpt_mlflow.models.backbone import batch_norms, freeze
 from hpt_mlflow.models.randomness import seeded
+from hpt_mlflow.processes import ALONE, Group, losses
 from hpt_mlflow.training.arithmetic import DTYPES
 from hpt_mlflow.training.diagnostics import effective_rank, embedding_std
 from hpt_mlflow.training.padding import keep_unseen_weights
 from hpt_mlflow.training.plan import Plan
-from hpt_mlflow.training.processes import ALONE, Group, losses
 from hpt_mlflow.training.state import TrainingState, put_state, share_state, take_state
+from hpt_mlflow.training.views import StepViews
 
 
 class Progress(NamedTuple):
@@ -38,10 +40,10 @@ class Progress(NamedTuple):
 
 
 class Trainer:
-    """MoCo, its optimiser, and how far the two have come in a stage; the same in every process of a group.
+    """A method, its optimiser, and how far the two have come in a stage; the same in every process of a group.
 
     Attributes:
-        moco: on the device, in training mode.
+        method: on the device, in training mode.
         optimizer: None where nothing learns (`update=bn-stats`).
         step: optimiser steps done.
         mean, std: channel statistics on the device, float32 (3,).
@@ -57,32 +59,38 @@ class Trainer:
         group: Group = ALONE,
     ) -> None:
         freeze(backbone, plan.update)
-        bn_splits = plan.bn_splits // group.size
         with seeded(plan.seed):
-            moco = MoCo(backbone, feature_size, plan.queue_size, plan.key_momentum, plan.temperature, bn_splits)
-        self.moco = moco.to(device).to(memory_format=torch.channels_last).train()
-        self.optimizer = None if plan.update == "bn-stats" else _sgd(self.moco, plan)
+            method = load_method(plan.method)(backbone, feature_size, plan.options, group)
+        self.method = method.to(device).to(memory_format=torch.channels_last).train()
+        learns = plan.update != "bn-stats"
+        self.optimizer = method.make_optimizer(plan.learning_rate, plan.weight_decay) if learns else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")
         self.plan = plan
         self.device = device
         self.group = group
         self.step = 0
-        # Loss, top-1 and spread of the embeddings of each step since the last report.
+        # Loss, the method's metrics and spread of the embeddings of each step since the last report.
         self._gathered: list[Tensor] = []
+        self._columns = ("loss", *method.metrics, "embedding_std")
+        self._embeddings = torch.empty(0)
         self._unreadable: list[tuple[int, str]] = []
         self._keeps_unseen = False
         self.mean = torch.tensor(statistics.mean, device=device)
         self.std = torch.tensor(statistics.std, device=device)
-        self._own = group.part(plan.batch_size)
         if plan.compile:
-            _compile(self.moco)
-        self._model = _averaging_gradients(self.moco) if group.size > 1 and self.optimizer else self.moco
+            _compile(method)
+        self._model = _averaging_gradients(method) if group.size > 1 and learns else method
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network that is kept."""
+        return self.method.backbone
 
     def train(self, batches: ViewBatches, workers: int, report_every: int) -> Iterator[Progress]:
         """Train from the present step to the last one of the plan.
 
         Args:
-            batches: two crops of the images of each step.
+            batches: crops of the images of each step, one for each view.
             workers: processes that decode images.
             report_every: steps between reports; the last step always reports.
 
@@ -114,7 +122,7 @@ class Trainer:
         Args:
             unreadable: images that turned out unreadable, to go with it.
         """
-        return take_state(self.step, self.moco, self.optimizer, self.scaler, self._rows(), unreadable)
+        return take_state(self.step, self.method, self.optimizer, self.scaler, self._rows(), unreadable)
 
     def agree(self, images: Images) -> None:
         """Make what the next report has gathered so far the same in all processes, so that one can keep it for all."""
@@ -125,45 +133,35 @@ class Trainer:
         """Go on from a training state, which the first process has; raises HptError where it is of another training."""
         gathered = self._rows()
         if state:
-            gathered = put_state(state, self.moco, self.optimizer, self.scaler).to(self.device)
+            gathered = put_state(state, self.method, self.optimizer, self.scaler).to(self.device)
             self.step = state.step
-        self.step, gathered = share_state(self.group, self.step, self.moco, self.optimizer, self.scaler, gathered)
+        self.step, gathered = share_state(self.group, self.step, self.method, self.optimizer, self.scaler, gathered)
         self._gathered = list(gathered)
 
-    def learn(self, query_views: Tensor, key_views: Tensor, order: Tensor) -> MoCoOutput:
-        """One step of MoCo (algorithm 1 of its paper).
-
-        Args:
-            query_views: one view of each image of this process, normalised, on the device, float32 (n, 3, size, size).
-            key_views: this process's share of the other views of all images in their shuffled order, likewise.
-            order: of the keys: which image each belongs to, int64 (N,), all processes together.
-        """
+    def learn(self, views: Views) -> StepResult:
+        """One optimiser step on some views."""
         optimizer = self.optimizer
         assert optimizer is not None, "nothing learns with update=bn-stats"
         if self.plan.precision == "bfloat16" and self.device.type == "cpu" and not self._keeps_unseen:
-            keep_unseen_weights(self.moco.backbone, query_views[:2])
+            keep_unseen_weights(self.backbone, views[0][:2])
             self._keeps_unseen = True
         for settings in optimizer.param_groups:
             settings["lr"] = self.plan.learning_rate_at(self.step)
-        self.moco.update_key_encoder()
-        with self._autocast():
-            shuffled = self.group.gather(self.moco.encode_keys(key_views))  # N x 128
-            keys = torch.empty_like(shuffled).index_copy_(0, order, shuffled)
-            with losses():
-                output: MoCoOutput = self._model(query_views, keys[self._own])
+        with self._autocast(), losses():
+            result: StepResult = self._model(views, self.step)
         optimizer.zero_grad()
         with losses():
-            self.scaler.scale(output.loss).backward()
+            self.scaler.scale(result.loss).backward()
         self.scaler.step(optimizer)
         self.scaler.update()
-        self.moco.enqueue(keys, self.step)
-        return output
+        self.method.after_step(self.step)
+        return result
 
-    def views(self, crops: Tensor, draws: FinishDraws) -> Tensor:
+    def finish(self, crops: Tensor, draws: FinishDraws) -> Tensor:
         """Views of crops, uint8 (n, 3, size, size), as the network takes them: float32, normalised."""
         return finish_views(crops, draws, self.plan.strengths, self.mean, self.std)
 
-    def draw_views(self, rng: np.random.Generator) -> FinishDraws:
+    def draw_view(self, rng: np.random.Generator) -> FinishDraws:
         """Random numbers for one view of each image of a batch, of all processes together."""
         return draw_finish(rng, self.plan.batch_size, self.plan.subset, self.plan.strengths)
 
@@ -172,24 +170,16 @@ class Trainer:
         rng = np.random.default_rng((self.plan.seed, self.step, 1))
         # Layers such as dropout draw in the step.
         with seeded(int(rng.integers(2**62)) + self.group.rank, self.device):
-            self._learn_from(batch, rng)
+            crops = batch.crops.to(self.device, non_blocking=True)
+            views = StepViews(crops, [self.draw_view(rng) for _ in crops], rng, self.finish, self.group)
+            if self.optimizer is None:
+                self._refresh_statistics(views[0])
+            else:
+                result = self.learn(views)
+                self._embeddings = result.embeddings
+                row = [result.loss.detach(), *result.metrics, embedding_std(result.embeddings)]
+                self._gathered.append(torch.stack(row))
         self.step += 1
-
-    def _learn_from(self, batch: Batch, rng: np.random.Generator) -> None:
-        query_draws, key_draws, order = (
-            self.draw_views(rng),
-            self.draw_views(rng),
-            rng.permutation(self.plan.batch_size),
-        )
-        crops = batch.crops.to(self.device, non_blocking=True)
-        queries = self.views(crops[0], query_draws.part(self._own))
-        if self.optimizer is None:
-            self._refresh_statistics(queries)
-        else:
-            places = torch.from_numpy(order).to(self.device)
-            shuffled = self.group.gather(crops[1])[places[self._own]]
-            output = self.learn(queries, self.views(shuffled, key_draws.part(order[self._own])), places)
-            self._gathered.append(torch.stack((output.loss.detach(), output.top1, embedding_std(output.queries))))
 
     def _report_unreadable(self, images: Images) -> None:
         """Tell `images` what any process has found unreadable since the last time."""
@@ -201,8 +191,8 @@ class Trainer:
     def _refresh_statistics(self, views: Tensor) -> None:
         """A forward pass in training mode, which refreshes BatchNorm's running statistics and nothing else."""
         with self._autocast():
-            self.moco.backbone(views)
-        for layer in batch_norms(self.moco.backbone):
+            self.backbone(views)
+        for layer in batch_norms(self.backbone):
             for running in (layer.running_mean, layer.running_var):
                 if running is not None:
                     running.copy_(self.group.mean(running))
@@ -212,50 +202,43 @@ class Trainer:
         return torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "float32")
 
     def _rows(self) -> Tensor:
-        return torch.stack(self._gathered) if self._gathered else torch.empty(0, 3, device=self.device)
+        return torch.stack(self._gathered) if self._gathered else torch.empty(0, len(self._columns), device=self.device)
 
     def _summarise(self) -> dict[str, float]:
-        """Means over the steps since the last report, and how many dimensions the keys use."""
+        """Means over the steps since the last report, and how many dimensions the embeddings use."""
         if not self._gathered:
             return {}
         # Over the processes first, as `agree` does: a resume in between must not change a bit.
-        loss, top1, std = self.group.mean(self._rows()).mean(dim=0).tolist()
-        if not math.isfinite(loss):
+        means = self.group.mean(self._rows()).mean(dim=0).tolist()
+        if not math.isfinite(means[0]):
+            options = ", ".join(f"{name} {value:g}" for name, value in self.plan.options.items())
             raise HptError(
-                f"the loss became {loss} between steps {self.step - len(self._gathered) + 1} and {self.step}: lower "
-                f"learning_rate (now {self.plan.learning_rate}), raise temperature (now {self.plan.temperature}), or "
-                f"use precision float32 (now {self.plan.precision})"
+                f"the loss became {means[0]} between steps {self.step - len(self._gathered) + 1} and {self.step}: "
+                f"lower learning_rate (now {self.plan.learning_rate}), use precision float32 (now "
+                f"{self.plan.precision}), or change the options of {self.plan.method} (now {options})"
             )
-        keys = self.moco.queue[: self.step * self.plan.batch_size]
+        last = self.group.gather(self._embeddings)
+        recent = self.method.recent_embeddings(last, self.step * self.plan.batch_size)
         return {
-            "train/loss": loss,
-            "train/top1": top1,
-            "train/embedding_std": std,
-            "train/effective_rank": effective_rank(keys),
+            **{f"train/{name}": mean for name, mean in zip(self._columns, means, strict=True)},
+            "train/effective_rank": effective_rank(recent),
             "train/learning_rate": self.plan.learning_rate_at(self.step - 1),
         }
 
 
-def _compile(moco: MoCo) -> None:
-    """Let torch.compile make the encoders faster, in place, so that names in a state stay. The first step waits."""
+def _compile(method: Method) -> None:
+    """Let torch.compile make the networks faster, in place, so that names in a state stay. The first step waits."""
     import torch._dynamo
 
     # What cannot be compiled is computed as it was.
     torch._dynamo.config.suppress_errors = True
-    moco.query_encoder.compile(dynamic=False)
-    moco.key_encoder.compile(dynamic=False)
+    for network in method.networks:
+        network.compile(dynamic=False)
 
 
-def _averaging_gradients(moco: MoCo) -> nn.Module:
+def _averaging_gradients(method: Method) -> nn.Module:
     """A module whose backward pass leaves the mean gradients of all processes."""
     with warnings.catch_warnings(), losses():
         # Newer versions of torch have another name for `broadcast_buffers`, which older ones do not know.
         warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(moco, broadcast_buffers=False, gradient_as_bucket_view=True)
-
-
-def _sgd(moco: MoCo, plan: Plan) -> torch.optim.SGD:
-    """SGD with momentum 0.9 (paper, section 4.1) over what may learn."""
-    learning = [parameter for parameter in moco.query_encoder.parameters() if parameter.requires_grad]
-    fused = learning[0].device.type in ("cpu", "cuda")
-    return torch.optim.SGD(learning, lr=plan.learning_rate, momentum=0.9, weight_decay=plan.weight_decay, fused=fused)
+        return DistributedDataParallel(method, broadcast_buffers=False, gradient_as_bucket_view=True)

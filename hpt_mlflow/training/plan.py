@@ -1,12 +1,14 @@
-"""The method's parameters, all of them known: what a preset says and what the user changed."""
+"""All values that a training needs: what a preset says and what the user changed."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
+from hpt_mlflow.methods import DEFAULT_METHOD, METHODS
 
 
 @dataclass(frozen=True)
@@ -18,9 +20,9 @@ class Plan:
         batch_size: images a step, of all processes together.
         learning_rate: peak learning rate.
         warmup_steps: steps over which the learning rate rises from 0 to its peak, linearly.
-        weight_decay: of SGD, on all parameters.
-        key_momentum, temperature, queue_size: see `models.moco.MoCo`.
-        bn_splits: parts of the key batch with batch statistics of their own, of all processes together.
+        weight_decay: of the optimiser, on all parameters.
+        method: name of the self-supervised method.
+        options: those of the method.
         subset: the augmentations that make a view.
         strengths: how strong they are.
         update: what may change: `all`, `bn` or `bn-stats`.
@@ -34,10 +36,8 @@ class Plan:
     learning_rate: float
     warmup_steps: int
     weight_decay: float
-    key_momentum: float
-    temperature: float
-    queue_size: int
-    bn_splits: int
+    method: str = DEFAULT_METHOD
+    options: Mapping[str, Any] = field(default_factory=dict)
     subset: tuple[str, ...] = AUGMENTATIONS
     strengths: Strengths = Strengths()
     update: str = "all"
@@ -50,17 +50,12 @@ class Plan:
         warmup = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         return self.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
-    def fit_to(self, image_count: int) -> Plan:
-        """Cut the queue to a multiple of the batch that one epoch of `image_count` images can fill."""
-        fillable = min(self.queue_size, image_count) // self.batch_size * self.batch_size
-        return replace(self, queue_size=max(fillable, self.batch_size))
-
     def as_params(self) -> dict[str, Any]:
         """Flat, for a table of parameters."""
         values = asdict(self)
-        strengths = values.pop("strengths")
+        strengths, options = values.pop("strengths"), values.pop("options")
         values["subset"] = ",".join(self.subset) or "none"
-        return values | {f"strength_{name}": value for name, value in strengths.items()}
+        return values | options | {f"strength_{name}": value for name, value in strengths.items()}
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class Preset:
         pretrain_steps, adapt_steps: length of a stage from random weights, and from a parent.
         adapt_learning_rate: peak learning rate of a stage from a parent; from random weights it is the plan's.
         arch, image_size: the network, where no parent says it.
-        plan: everything else.
+        plan: everything else, of the default method.
     """
 
     pretrain_steps: int
@@ -96,10 +91,7 @@ PRESETS = {
             learning_rate=0.12,
             warmup_steps=50,
             weight_decay=1e-4,
-            key_momentum=0.99,
-            temperature=0.1,
-            queue_size=4096,
-            bn_splits=4,
+            options=METHODS[DEFAULT_METHOD].presets["quick"],
         ),
     ),
     # Paper, section 4.1 and reference code: ResNet-50, 4 GPUs of 64 images, 200,000 iterations from random weights and
@@ -116,10 +108,7 @@ PRESETS = {
             learning_rate=0.03,
             warmup_steps=0,
             weight_decay=1e-4,
-            key_momentum=0.999,
-            temperature=0.2,
-            queue_size=65_536,
-            bn_splits=4,
+            options=METHODS[DEFAULT_METHOD].presets["paper"],
         ),
     ),
 }

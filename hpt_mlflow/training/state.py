@@ -7,7 +7,7 @@ step number stands for the place in the data and for all random generators.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.methods.base import Method
 from hpt_mlflow.models.checkpoint import copy_to_cpu
-from hpt_mlflow.models.moco import MoCo
 from hpt_mlflow.models.weight_file import sha256
-from hpt_mlflow.training.processes import Group
+from hpt_mlflow.processes import Group
 
 TENSORS_FILE = "training_state.safetensors"
 JSON_FILE = "training_state.json"
-FORMAT = "hpt_mlflow.training_state/3"
+FORMAT = "hpt_mlflow.training_state/4"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TrainingState:
 
     Attributes:
         step: steps behind it.
-        tensors: `moco/...`, `optimizer/...` and `report/...`, on the CPU.
+        tensors: `method/...`, `optimizer/...` and `report/...`, on the CPU.
         scaler: state of the gradient scaler.
         unreadable: index and reason of each image that turned out unreadable.
     """
@@ -84,7 +84,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def take_state(
     step: int,
-    moco: MoCo,
+    method: Method,
     optimizer: torch.optim.Optimizer | None,
     scaler: torch.amp.GradScaler,
     report: Tensor,
@@ -95,7 +95,7 @@ def take_state(
     Args:
         report: what the next report of metrics has gathered so far, float32 (steps, metrics).
     """
-    tensors = {f"moco/{name}": tensor for name, tensor in moco.state_dict().items()}
+    tensors = {f"method/{name}": tensor for name, tensor in method.state_dict().items()}
     for parameter, state in (optimizer.state_dict()["state"] if optimizer else {}).items():
         tensors |= {f"optimizer/{parameter}/{name}": value for name, value in state.items() if torch.is_tensor(value)}
     tensors["report/gathered"] = report
@@ -103,7 +103,7 @@ def take_state(
 
 
 def put_state(
-    state: TrainingState, moco: MoCo, optimizer: torch.optim.Optimizer | None, scaler: torch.amp.GradScaler
+    state: TrainingState, method: Method, optimizer: torch.optim.Optimizer | None, scaler: torch.amp.GradScaler
 ) -> Tensor:
     """Put a state into the objects of a training that is set up in the same way.
 
@@ -114,33 +114,44 @@ def put_state(
         HptError: it is the state of another training.
     """
     try:
-        moco.load_state_dict({name[5:]: tensor for name, tensor in state.tensors.items() if name.startswith("moco/")})
-        momentum: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in state.tensors.items():
-            if name.startswith("optimizer/"):
-                _, parameter, key = name.split("/")
-                momentum.setdefault(int(parameter), {})[key] = tensor
+        method.load_state_dict(_below("method/", state.tensors))
+        kept: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _below("optimizer/", state.tensors).items():
+            parameter, _, key = name.partition("/")
+            kept.setdefault(int(parameter), {})[key] = tensor
         if optimizer:
-            _check_shapes(momentum, optimizer)
-            _lay_out(momentum, optimizer)
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": momentum})
+            _check_shapes(kept, optimizer)
+            _lay_out(kept, optimizer)
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": kept})
         scaler.load_state_dict(dict(state.scaler))
         return state.tensors["report/gathered"]
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise HptError(f"step {state.step}: not a state of this training ({one_line(error)})") from error
 
 
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def _lay_out(state: dict[int, dict[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
     """Order values in memory as the parameters: a fused optimiser takes them as they lie there; in place."""
     parameters = _parameters(optimizer)
     for i, tensors in state.items():
-        state[i] = {name: torch.empty_like(parameters[i]).copy_(tensor) for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            tensors[name] = _laid_out(tensor.shape, parameters[i]).copy_(tensor)
+
+
+def _laid_out(shape: Sequence[int], parameter: Tensor) -> Tensor:
+    """Zeros, in memory as a parameter where they have its shape; counters of steps have none."""
+    if tuple(shape) == tuple(parameter.shape):
+        return torch.zeros_like(parameter)
+    return torch.zeros(tuple(shape), device=parameter.device)
 
 
 def share_state(
     group: Group,
     step: int,
-    moco: MoCo,
+    method: Method,
     optimizer: torch.optim.Optimizer | None,
     scaler: torch.amp.GradScaler,
     report: Tensor,
@@ -153,12 +164,15 @@ def share_state(
     if group.size == 1:
         return step, report
     step, rows, scale = group.share([step, report.tolist(), scaler.state_dict()])
-    for tensor in moco.state_dict().values():
+    for tensor in method.state_dict().values():
         group.send_from_first(tensor)
     if step and optimizer:
-        for parameter in _parameters(optimizer):
-            momentum = optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-            group.send_from_first(momentum)
+        parameters = _parameters(optimizer)
+        known = [{name: list(value.shape) for name, value in optimizer.state[one].items()} for one in parameters]
+        for parameter, shapes in zip(parameters, group.share(known), strict=True):
+            for name, shape in shapes.items():
+                value = optimizer.state[parameter].setdefault(name, _laid_out(shape, parameter))
+                group.send_from_first(value)
     scaler.load_state_dict(scale)
     return step, torch.tensor(rows, device=report.device).view(-1, report.shape[1])
 
@@ -171,5 +185,6 @@ def _check_shapes(state: dict[int, dict[str, Tensor]], optimizer: torch.optim.Op
     """Raise ValueError unless the state is one of the optimiser's own parameters: torch itself does not look."""
     parameters = _parameters(optimizer)
     for i, tensors in state.items():
-        if i >= len(parameters) or any(tensor.shape != parameters[i].shape for tensor in tensors.values()):
+        shapes = {tensor.shape for tensor in tensors.values() if tensor.ndim}
+        if i >= len(parameters) or shapes - {parameters[i].shape}:
             raise ValueError("its optimiser learned other parameters")

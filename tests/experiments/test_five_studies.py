@@ -10,7 +10,7 @@ from hpt_mlflow.experiments.plan import FROM
 from hpt_mlflow.experiments.studies import STUDIES, Network, make_experiment
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings, StudySettings, TrainingSettings
 from hpt_mlflow.settings import study as study_settings
-from hpt_mlflow.stages.planning import fit_plan
+from hpt_mlflow.stages.planning import fit_plan, method_options
 from hpt_mlflow.training.plan import PRESETS
 
 ADDRESSES = {"base": "builtin:mnist", "source": "folder:/x/source", "target": "builtin:digits"}
@@ -19,6 +19,7 @@ KINDS = {"pretrain": PretrainSettings, "adapt": AdaptSettings, "evaluate": Evalu
 METHODS = ["Base", "Target", "HPT", "HPT-BN"]
 # What jobs say where the user says nothing.
 TRAINING = {
+    "method": "moco",
     "preset": "quick",
     "precision": "auto",
     "compile": "auto",
@@ -324,7 +325,7 @@ NOT_PASSED_ON = {
     *("resume", "alias"),
 }
 OTHERS = {
-    **{"root": "/x", "preset": "paper", "batch_size": 8, "learning_rate": 0.5, "nproc": 2},
+    **{"root": "/x", "method": "simclr", "preset": "paper", "batch_size": 8, "learning_rate": 0.5, "nproc": 2},
     **{"weight_decay": 0.5, "key_momentum": 0.5, "temperature": 0.5, "queue_size": 64, "bn_splits": 2, "workers": 0},
     **{"strengths": "hue=0.1", "precision": "bfloat16", "compile": "off", "cache_gib": 1.0, "device": "cpu"},
     **{"restarts": 1, "checkpoint_every": 5, "model_name": "other", "strict": True},
@@ -540,9 +541,10 @@ def test_the_stage_refuses_no_size_that_is_cut(nproc, named):
     points = made("data-amount", amounts=",".join(amounts), nproc=nproc, **said).points
     for point in (point for point in points if point.method == "Target"):
         training = PretrainSettings(**point.evaluation.start.said)
-        wanted = replace(PRESETS["quick"].plan, **{name: getattr(training, name) for name in named})
+        plan = PRESETS["quick"].plan
+        wanted = replace(plan, batch_size=training.batch_size or plan.batch_size, options=method_options(training))
         plan = fit_plan(wanted, training, "few", int(point.condition), nproc)
-        assert plan.batch_size % nproc == plan.bn_splits % nproc == 0
+        assert plan.batch_size % nproc == plan.options["bn_splits"] % nproc == 0
 
 
 def test_a_study_of_the_plan_is_that_of_the_settings():

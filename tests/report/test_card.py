@@ -7,7 +7,7 @@ import pytest
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
-from hpt_mlflow.report.card import chance_loss, training_card
+from hpt_mlflow.report.card import training_card
 from hpt_mlflow.training.plan import Plan
 
 PLAN = Plan(
@@ -16,10 +16,7 @@ PLAN = Plan(
     learning_rate=0.03,
     warmup_steps=0,
     weight_decay=1e-4,
-    key_momentum=0.99,
-    temperature=0.2,
-    queue_size=999,
-    bn_splits=1,
+    options={"key_momentum": 0.99, "temperature": 0.2, "queue_size": 999, "bn_splits": 1},
     subset=("crop", "flip"),
 )
 LABELS = np.arange(2000) % 4
@@ -47,8 +44,11 @@ def test_training_card_names_parent_and_method(update, words):
 
 
 def test_training_card_names_the_level_of_chance():
-    assert chance_loss(PLAN) == pytest.approx(6.907755)
-    assert "loss ln(1 + queue) = 6.91, top-1 = 0.10%" in card()
+    assert "**Method** MoCo-v2, resnet18" in card()
+    assert "Chance level: loss ln(1 + queue) = 6.91, top-1 = 0.10%." in card()
+    simclr = card(replace(PLAN, method="simclr", options={"temperature": 0.5}))
+    assert "**Method** SimCLR, resnet18" in simclr
+    assert "Chance level: loss ln(2 x batch - 1) = 4.84, top-1 = 0.79%." in simclr
 
 
 def test_training_card_of_statistics_alone_has_no_loss_to_compare():

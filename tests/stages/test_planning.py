@@ -9,7 +9,7 @@ from hpt_mlflow.cli import hpt
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import AdaptSettings, MainSettings, PretrainSettings, StudySettings
-from hpt_mlflow.stages.planning import OPERATIONAL, fit_plan, identify
+from hpt_mlflow.stages.planning import OPERATIONAL, fit_plan, identify, method_options
 from hpt_mlflow.training.plan import PRESETS
 
 SETTINGS = {"pretrain": PretrainSettings, "adapt": AdaptSettings, "main": MainSettings}
@@ -36,6 +36,7 @@ OTHER = {
     "images": "10%",
     "key_momentum": 0.9,
     "learning_rate": 1e-05,
+    "method": "simclr",
     "milestones": "10, 50%",
     "model_name": "my cats",
     "parent": "models:/hpt/3",
@@ -158,7 +159,8 @@ def test_the_command_says_every_setting_but_resume(stage, name):
 
 @pytest.mark.parametrize("stage", SETTINGS)
 def test_the_command_says_all_settings_at_once(stage):
-    names = [field.name for field in dataclasses.fields(SETTINGS[stage]) if field.name != "resume"]
+    # SimCLR has none of the options of the default.
+    names = [field.name for field in dataclasses.fields(SETTINGS[stage]) if field.name not in ("resume", "method")]
     settings = SETTINGS[stage](**{name: OTHER[name] for name in names})
     assert read_back(identify(stage, settings, [dataset()]).command) == (stage, settings)
 
@@ -183,8 +185,9 @@ def fitted():
 
     def fit(count, processes, **settings):
         chosen = PretrainSettings(**settings)
-        said = {name: value for name, value in settings.items() if name in ("batch_size", "bn_splits", "queue_size")}
-        plan = dataclasses.replace(PRESETS["quick"].plan, **said)
+        plan = PRESETS["quick"].plan
+        batch_size = settings.get("batch_size", plan.batch_size)
+        plan = dataclasses.replace(plan, batch_size=batch_size, options=method_options(chosen))
         return fit_plan(plan, chosen, "few", count, processes)
 
     return fit
@@ -216,7 +219,8 @@ def fitted():
 )
 def test_a_plan_is_shared_equally(fitted, count, processes, settings, batch_size, bn_splits, queue_size):
     plan = fitted(count, processes, **settings)
-    assert (plan.batch_size, plan.bn_splits, plan.queue_size) == (batch_size, bn_splits, queue_size)
+    assert plan.batch_size == batch_size
+    assert (plan.options["bn_splits"], plan.options["queue_size"]) == (bn_splits, queue_size)
 
 
 @pytest.mark.parametrize(

@@ -270,7 +270,7 @@ def test_an_adaptation_goes_on_whatever_its_parent_is_called(base, at_step):
 def small_main(monkeypatch, tmp_path):
     """Main with trainings that are short, and no labels to evaluate by."""
     quick = PRESETS["quick"]
-    plan = replace(quick.plan, batch_size=32, queue_size=64)
+    plan = replace(quick.plan, batch_size=32)
     monkeypatch.setitem(PRESETS, "quick", replace(quick, arch="shufflenet_v2_x0_5", image_size=16, plan=plan))
     (tmp_path / "plain").mkdir()
     for i in range(50):

@@ -16,7 +16,7 @@ from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE, TrainingState
 
 
 def state_at(step):
-    tensors = {"moco/queue": torch.full((4, 3), float(step)), "report/gathered": torch.empty(0, 3)}
+    tensors = {"method/queue": torch.full((4, 3), float(step)), "report/gathered": torch.empty(0, 3)}
     return TrainingState(step, tensors, {}, {step: "no picture"})
 
 
@@ -52,7 +52,7 @@ def test_a_run_without_a_state(store, caplog):
 def test_the_newest_state_comes_back_as_it_was(store, caplog, steps):
     state = newest_state(run_with_states(*steps))
     assert (state.step, state.unreadable) == (steps[-1], {steps[-1]: "no picture"})
-    assert torch.equal(state.tensors["moco/queue"], torch.full((4, 3), float(steps[-1])))
+    assert torch.equal(state.tensors["method/queue"], torch.full((4, 3), float(steps[-1])))
     assert warnings(caplog) == []
 
 

@@ -408,10 +408,7 @@ def test_a_compiled_training_learns_as_one_that_is_not_compiled(open_images):
         learning_rate=0.1,
         warmup_steps=2,
         weight_decay=1e-4,
-        key_momentum=0.9,
-        temperature=0.2,
-        queue_size=16,
-        bn_splits=2,
+        options={"key_momentum": 0.9, "temperature": 0.2, "queue_size": 16, "bn_splits": 2},
         seed=3,
     )
     rng = np.random.default_rng(0)

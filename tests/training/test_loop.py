@@ -24,10 +24,7 @@ PLAN = Plan(
     learning_rate=0.1,
     warmup_steps=2,
     weight_decay=1e-4,
-    key_momentum=0.9,
-    temperature=0.2,
-    queue_size=16,
-    bn_splits=2,
+    options={"key_momentum": 0.9, "temperature": 0.2, "queue_size": 16, "bn_splits": 2},
     seed=3,
 )
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
@@ -121,7 +118,7 @@ def test_learning_rate_follows_the_schedule(images):
 def test_steps_are_sgd_with_momentum_and_weight_decay(images):
     plan = replace(PLAN, weight_decay=0.2)
     trainer = make_trainer(plan)
-    parameters = list(trainer.moco.query_encoder.parameters())
+    parameters = list(trainer.method.query_encoder.parameters())
     weights = [parameter.detach().clone() for parameter in parameters]
     momenta = [torch.zeros_like(weight) for weight in weights]
     for _, metrics in trainer.train(make_batches(images, plan), workers=0, report_every=1):
@@ -132,17 +129,17 @@ def test_steps_are_sgd_with_momentum_and_weight_decay(images):
 
 
 def test_update_all_moves_every_weight_and_statistic(images):
-    before = tensors_of(make_trainer(PLAN).moco.query_encoder)
+    before = tensors_of(make_trainer(PLAN).method.query_encoder)
     trainer, _ = run(images, PLAN)
-    after = trainer.moco.query_encoder.state_dict()
+    after = trainer.method.query_encoder.state_dict()
     assert [name for name in before if torch.equal(before[name], after[name])] == []
 
 
 def test_update_bn_moves_nothing_of_the_backbone_but_batch_norm(images):
     plan = replace(PLAN, update="bn")
-    before = tensors_of(make_trainer(plan).moco.query_encoder)
+    before = tensors_of(make_trainer(plan).method.query_encoder)
     trainer, _ = run(images, plan)
-    encoder = trainer.moco.query_encoder
+    encoder = trainer.method.query_encoder
     after = encoder.state_dict()
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same == {"0.0.weight", "0.3.weight", "0.3.bias"}
@@ -152,19 +149,19 @@ def test_update_bn_moves_nothing_of_the_backbone_but_batch_norm(images):
     assert all(parameters[name].grad is not None for name in parameters.keys() - same)
     learning = {parameter for name, parameter in parameters.items() if name not in same}
     assert set(trainer.optimizer.state) == learning
-    key_encoder = trainer.moco.key_encoder.state_dict()
+    key_encoder = trainer.method.key_encoder.state_dict()
     assert all(torch.equal(key_encoder[name], before[name]) for name in same)
 
 
 def test_update_bn_stats_moves_running_statistics_and_nothing_else(images):
     plan = replace(PLAN, update="bn-stats")
-    before = tensors_of(make_trainer(plan).moco)
+    before = tensors_of(make_trainer(plan).method)
     trainer, progress = run(images, plan)
-    after = trainer.moco.state_dict()
+    after = trainer.method.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {f"query_encoder.0.{layer}.{name}" for layer in (1, 4) for name in RUNNING}
     assert trainer.optimizer is None
-    assert all(parameter.grad is None for parameter in trainer.moco.parameters())
+    assert all(parameter.grad is None for parameter in trainer.method.parameters())
     assert [step for step, _ in progress] == [1, 2, 3, 4]
     assert progress[-1].metrics.keys() == {"train/images_per_second"}
 
@@ -172,7 +169,7 @@ def test_update_bn_stats_moves_running_statistics_and_nothing_else(images):
 def test_bn_stats_are_those_of_the_images(images):
     plan = replace(PLAN, update="bn-stats", steps=3, subset=())
     trainer, _ = run(images, plan)
-    convolution, norm = trainer.moco.backbone[0], trainer.moco.backbone[1]
+    convolution, norm = trainer.backbone[0], trainer.backbone[1]
     batches = make_batches(images, plan)
     mean, variance = torch.zeros(8), torch.ones(8)
     for task in batches.tasks(range(3)):
@@ -186,7 +183,14 @@ def test_bn_stats_are_those_of_the_images(images):
 
 
 def test_loss_goes_down(images):
-    plan = replace(PLAN, steps=40, batch_size=16, queue_size=32, learning_rate=0.2, subset=("crop", "flip"))
+    plan = replace(
+        PLAN,
+        steps=40,
+        batch_size=16,
+        options=PLAN.options | {"queue_size": 32},
+        learning_rate=0.2,
+        subset=("crop", "flip"),
+    )
     _, progress = run(images, plan)
     # The queue starts with random keys, which are easy negatives; it is full of real ones after two steps.
     losses = [metrics["train/loss"] for _, metrics in progress]
@@ -197,12 +201,12 @@ def test_loss_goes_down(images):
 @pytest.mark.parametrize("update", ["all", "bn", "bn-stats"])
 def test_same_seed_gives_the_same_weights_to_the_bit(images, update):
     plan = replace(PLAN, update=update)
-    first, second = (run(images, plan)[0].moco.state_dict() for _ in range(2))
+    first, second = (run(images, plan)[0].method.state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_other_seed_gives_other_weights(images):
-    first, second = (run(images, replace(PLAN, seed=seed))[0].moco.state_dict() for seed in (3, 4))
+    first, second = (run(images, replace(PLAN, seed=seed))[0].method.state_dict() for seed in (3, 4))
     assert not torch.equal(first["query_encoder.0.0.weight"], second["query_encoder.0.0.weight"])
 
 
@@ -212,7 +216,7 @@ def test_workers_do_not_change_the_weights(images):
         trainer = make_trainer(PLAN)
         for _ in trainer.train(make_batches(images, PLAN), workers=workers, report_every=10):
             pass
-        weights.append(trainer.moco.state_dict())
+        weights.append(trainer.method.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
@@ -226,8 +230,8 @@ def test_loss_that_is_no_number_ends_the_training(images, report_every):
 def test_queue_holds_the_keys_of_the_last_steps(images):
     plan = replace(PLAN, steps=3)
     trainer = make_trainer(plan)
-    at_start = trainer.moco.queue.clone()
-    queues = [trainer.moco.queue.clone() for _ in trainer.train(make_batches(images, plan), 0, report_every=1)]
+    at_start = trainer.method.queue.clone()
+    queues = [trainer.method.queue.clone() for _ in trainer.train(make_batches(images, plan), 0, report_every=1)]
     assert torch.equal(queues[0][8:], at_start[8:])
     assert torch.equal(queues[1][:8], queues[0][:8])
     assert not torch.equal(queues[1][8:], at_start[8:])
@@ -238,24 +242,24 @@ def test_queue_holds_the_keys_of_the_last_steps(images):
 def test_views_are_normalised():
     trainer = make_trainer(replace(PLAN, subset=()))
     crops = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1).expand(PLAN.batch_size, 3, 4, 4)
-    views = trainer.views(crops, trainer.draw_views(np.random.default_rng(0)))
+    views = trainer.finish(crops, trainer.draw_view(np.random.default_rng(0)))
     assert views.dtype == torch.float32
     torch.testing.assert_close(views[0, :, 0, 0], torch.tensor([-2.0, -1.2, 2.0]))
 
 
 def test_bfloat16_trains_float32_weights(images):
     trainer, progress = run(images, replace(PLAN, precision="bfloat16"))
-    assert all(parameter.dtype == torch.float32 for parameter in trainer.moco.parameters())
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.method.parameters())
     assert math.isfinite(progress[-1].metrics["train/loss"])
     exact, _ = run(images, PLAN)
-    assert not torch.equal(exact.moco.backbone[0].weight, trainer.moco.backbone[0].weight)
-    torch.testing.assert_close(exact.moco.backbone[0].weight, trainer.moco.backbone[0].weight, atol=0.05, rtol=0)
+    assert not torch.equal(exact.backbone[0].weight, trainer.backbone[0].weight)
+    torch.testing.assert_close(exact.backbone[0].weight, trainer.backbone[0].weight, atol=0.05, rtol=0)
 
 
 def test_bfloat16_refreshes_float32_statistics(images):
     refreshed, _ = run(images, replace(PLAN, precision="bfloat16", update="bn-stats"))
     exact, _ = run(images, replace(PLAN, update="bn-stats"))
-    for layer, other in zip(batch_norms(refreshed.moco.backbone), batch_norms(exact.moco.backbone), strict=True):
+    for layer, other in zip(batch_norms(refreshed.backbone), batch_norms(exact.backbone), strict=True):
         torch.testing.assert_close(layer.running_mean, other.running_mean, atol=0.02, rtol=0)
 
 
@@ -287,8 +291,8 @@ def test_a_resume_anywhere_in_a_window_changes_no_bit_of_a_report(images, update
     resumed, trainer = resumed_after(images, plan, step, report_every=3)
     assert without_speed(resumed) == without_speed(progress)
     assert [step for step, metrics in resumed if metrics] == [3, 6, 7]
-    after = expected.moco.state_dict()
-    assert all(torch.equal(tensor, after[name]) for name, tensor in trainer.moco.state_dict().items())
+    after = expected.method.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in trainer.method.state_dict().items())
 
 
 def test_a_resumed_training_reports_the_speed_of_its_own_steps(images):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from given_views import GivenViews
 from torch import nn
 
 from hpt_mlflow.data.statistics import ChannelStatistics
@@ -18,10 +19,7 @@ PLAN = Plan(
     learning_rate=0.1,
     warmup_steps=1,
     weight_decay=1e-4,
-    key_momentum=0.9,
-    temperature=0.2,
-    queue_size=16,
-    bn_splits=2,
+    options={"key_momentum": 0.9, "temperature": 0.2, "queue_size": 16, "bn_splits": 2},
     seed=3,
 )
 
@@ -83,8 +81,8 @@ def test_a_training_in_bfloat16_keeps_them(precision, is_kept):
     plan = Plan(**{**PLAN.__dict__, "precision": precision})
     trainer = Trainer(network, width, plan, ChannelStatistics((0.5,) * 3, (0.25,) * 3), torch.device("cpu"))
     for _ in range(2):
-        trainer.learn(torch.randn(8, 3, 16, 16), torch.randn(8, 3, 16, 16), torch.randperm(8))
-    weight = trainer.moco.backbone.layer4[1].conv1.weight
+        trainer.learn(GivenViews(torch.randn(8, 3, 16, 16), torch.randn(8, 3, 16, 16)))
+    weight = trainer.backbone.layer4[1].conv1.weight
     assert bool(weight._backward_hooks) == is_kept
     if is_kept:
         assert len(weight._backward_hooks) == 1

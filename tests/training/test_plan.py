@@ -13,10 +13,7 @@ PLAN = Plan(
     learning_rate=0.4,
     warmup_steps=10,
     weight_decay=1e-4,
-    key_momentum=0.99,
-    temperature=0.1,
-    queue_size=64,
-    bn_splits=2,
+    options={"key_momentum": 0.99, "temperature": 0.1, "queue_size": 64, "bn_splits": 2},
 )
 
 
@@ -42,25 +39,13 @@ def test_learning_rate_reaches_half_of_the_peak_in_the_middle():
     assert PLAN.learning_rate_at(50) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize(("image_count", "queue_size"), [(1000, 64), (64, 64), (63, 56), (20, 16), (8, 8), (7, 8)])
-def test_queue_is_cut_to_whole_batches_of_an_epoch(image_count, queue_size):
-    assert PLAN.fit_to(image_count) == replace(PLAN, queue_size=queue_size)
-
-
-def test_queue_that_is_no_multiple_of_the_batch_is_rounded_down():
-    assert replace(PLAN, queue_size=30).fit_to(1000).queue_size == 24
-
-
-def test_queue_smaller_than_a_batch_holds_one_batch():
-    assert replace(PLAN, queue_size=3).fit_to(1000).queue_size == 8
-
-
 def test_params_are_flat_and_complete():
     params = PLAN.as_params()
     assert params["subset"] == "crop,color,gray,blur,flip"
     assert params["strength_hue"] == 0.4
     assert params["learning_rate"] == 0.4
-    assert "strengths" not in params
+    assert (params["method"], params["queue_size"]) == ("moco", 64)
+    assert not {"strengths", "options"} & params.keys()
     assert not any(isinstance(value, dict) for value in params.values())
 
 
@@ -77,14 +62,14 @@ def test_paper_preset_is_the_papers():
         200_000,
         5_000,
     )
-    assert (plan.batch_size, plan.queue_size, plan.key_momentum, plan.temperature) == (256, 65_536, 0.999, 0.2)
-    assert (plan.learning_rate, plan.weight_decay, plan.warmup_steps, plan.bn_splits) == (0.03, 1e-4, 0, 4)
+    assert plan.options == {"queue_size": 65_536, "key_momentum": 0.999, "temperature": 0.2, "bn_splits": 4}
+    assert (plan.batch_size, plan.learning_rate, plan.weight_decay, plan.warmup_steps) == (256, 0.03, 1e-4, 0)
     assert (plan.strengths.hue, plan.strengths.crop_scale, plan.strengths.blur_sigma) == (0.4, (0.2, 1), (0.1, 2))
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_fit_together(name):
     preset = PRESETS[name]
-    assert preset.plan.queue_size % preset.plan.batch_size == 0
-    assert preset.plan.batch_size >= 2 * preset.plan.bn_splits
+    assert preset.plan.options["queue_size"] % preset.plan.batch_size == 0
+    assert preset.plan.batch_size >= 2 * preset.plan.options["bn_splits"]
     assert preset.plan.warmup_steps < preset.adapt_steps

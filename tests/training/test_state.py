@@ -15,6 +15,7 @@ from torch import nn
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.methods import METHODS, options_of
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import Plan
 from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE, TrainingState
@@ -25,10 +26,7 @@ PLAN = Plan(
     learning_rate=0.1,
     warmup_steps=2,
     weight_decay=1e-4,
-    key_momentum=0.9,
-    temperature=0.2,
-    queue_size=8,
-    bn_splits=2,
+    options={"key_momentum": 0.9, "temperature": 0.2, "queue_size": 8, "bn_splits": 2},
 )
 
 
@@ -60,7 +58,7 @@ def save(trainer: Trainer, folder: Path, unreadable: Mapping[int, str] | None = 
 
 
 def all_tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
-    tensors = dict(trainer.moco.state_dict())
+    tensors = dict(trainer.method.state_dict())
     if trainer.optimizer:
         for number, state in trainer.optimizer.state_dict()["state"].items():
             tensors[f"momentum of {number}"] = state["momentum_buffer"]
@@ -75,9 +73,11 @@ def saved(images, tmp_path):
     return tmp_path / "state"
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("update", ["all", "bn", "bn-stats"])
-def test_resumed_training_ends_in_the_same_bits(images, tmp_path, update):
-    plan = replace(PLAN, update=update)
+def test_resumed_training_ends_in_the_same_bits(images, tmp_path, update, method):
+    options = {name: value for name, value in PLAN.options.items() if name in options_of(method)}
+    plan = replace(PLAN, update=update, method=method, options=options)
     straight = make_trainer(plan)
     train(straight, images, until=6)
 
@@ -86,7 +86,7 @@ def test_resumed_training_ends_in_the_same_bits(images, tmp_path, update):
     save(interrupted, tmp_path)
     resumed = make_trainer(plan, seed=99)
     if update != "bn-stats":
-        assert not torch.equal(resumed.moco.backbone[0].weight, straight.moco.backbone[0].weight)
+        assert not torch.equal(resumed.backbone[0].weight, straight.backbone[0].weight)
     torch.manual_seed(1234)
     resumed.restore(TrainingState.read(tmp_path))
     assert resumed.step == 3
@@ -140,7 +140,7 @@ def test_training_on_does_not_change_a_state_that_was_taken(images, tmp_path):
     train(trainer, images, until=3)
     state, at_3 = trainer.state({}), {name: tensor.clone() for name, tensor in all_tensors(trainer).items()}
     train(trainer, images, until=6)
-    assert not torch.equal(trainer.moco.queue, at_3["queue"])
+    assert not torch.equal(trainer.method.queue, at_3["queue"])
 
     state.write(tmp_path)
     restored = make_trainer(PLAN, seed=99)
@@ -187,7 +187,7 @@ def test_state_without_a_scale_is_refused_by_float16(saved):
 def test_state_is_safetensors_and_json(saved):
     assert sorted(file.name for file in saved.iterdir()) == [JSON_FILE, TENSORS_FILE]
     assert json.loads((saved / JSON_FILE).read_text())["step"] == 3
-    assert "moco/queue" in load_file(saved / TENSORS_FILE)
+    assert "method/queue" in load_file(saved / TENSORS_FILE)
 
 
 def test_saving_again_replaces_the_state(images, saved):
@@ -197,7 +197,7 @@ def test_saving_again_replaces_the_state(images, saved):
     restored = make_trainer(PLAN)
     restored.restore(TrainingState.read(saved))
     assert restored.step == 5
-    assert torch.equal(restored.moco.queue, trainer.moco.queue)
+    assert torch.equal(restored.method.queue, trainer.method.queue)
 
 
 def assert_refused(folder: Path, trainer: Trainer | None = None) -> None:

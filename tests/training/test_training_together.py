@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from given_views import GivenViews
 from PIL import Image
 from test_loop import PLAN, SIZE, STATISTICS, tiny_backbone, without_speed
 from together import KILLED, in_processes
@@ -19,13 +20,17 @@ from torch.nn import functional as F
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
+from hpt_mlflow.methods import METHODS, options_of
+from hpt_mlflow.processes import ALONE, LostProcessError
 from hpt_mlflow.training.loop import Trainer
-from hpt_mlflow.training.processes import ALONE, LostProcessError
 from hpt_mlflow.training.state import TrainingState
 
 CPU = torch.device("cpu")
 HALVES = [slice(0, 4), slice(4, 8)]
-FOUR_PARTS = replace(PLAN, bn_splits=4, weight_decay=0.01)
+FOUR_PARTS = replace(PLAN, options=PLAN.options | {"bn_splits": 4}, weight_decay=0.01)
+
+# One for each method, of which those of the default are above.
+PLANS = {"moco": FOUR_PARTS, "simclr": replace(PLAN, method="simclr", options={"temperature": 0.5})}
 
 
 def plain_backbone():
@@ -64,7 +69,7 @@ def opened(pictures):
 
 
 def tensors_of(trainer):
-    tensors = {name: tensor.clone() for name, tensor in trainer.moco.state_dict().items()}
+    tensors = {name: tensor.clone() for name, tensor in trainer.method.state_dict().items()}
     for number, state in (trainer.optimizer.state_dict()["state"] if trainer.optimizer else {}).items():
         tensors[f"momentum {number}"] = state["momentum_buffer"].clone()
     return tensors
@@ -90,16 +95,17 @@ def learn(group, line, plan):
     own = group.part(plan.batch_size)
     seen = []
     for queries, keys, order in random_views(plan):
-        output = trainer.learn(queries[own], keys[own], order)
+        output = trainer.learn(GivenViews(queries[own], keys[own], order=order))
         trainer.step += 1
-        gradients = {name: p.grad.clone() for name, p in trainer.moco.named_parameters() if p.grad is not None}
+        gradients = {name: p.grad.clone() for name, p in trainer.method.named_parameters() if p.grad is not None}
         seen.append((gradients, tensors_of(trainer), float(output.loss.detach())))
     return seen
 
 
 def method(plan):
     """The same by the paper: one process, the whole batch, and every part of it normalised by itself."""
-    start = trainer_of(plan, ALONE).moco
+    start = trainer_of(plan, ALONE).method
+    kept, temperature, splits = (plan.options[name] for name in ("key_momentum", "temperature", "bn_splits"))
     weights = {name: p.detach().clone() for name, p in start.query_encoder.named_parameters()}
     key_weights = {name: weight.clone() for name, weight in weights.items()}
     learning = [name for name, p in start.query_encoder.named_parameters() if p.requires_grad]
@@ -111,10 +117,10 @@ def method(plan):
     for step, (queries, keys, order) in enumerate(random_views(plan)):
         rate = plan.learning_rate * min(1, (step + 1) / 2) * (1 + math.cos(math.pi * step / plan.steps)) / 2
         for name in learning:
-            key_weights[name] = plan.key_momentum * key_weights[name] + (1 - plan.key_momentum) * weights[name]
+            key_weights[name] = kept * key_weights[name] + (1 - kept) * weights[name]
         encoded = torch.empty(8, 128)
-        for part in range(plan.bn_splits):
-            members = slice(part * 8 // plan.bn_splits, (part + 1) * 8 // plan.bn_splits)
+        for part in range(splits):
+            members = slice(part * 8 // splits, (part + 1) * 8 // splits)
             scratch = {name: buffer.clone() for name, buffer in fresh.items()}
             with torch.no_grad():
                 encoded[order[members]] = F.normalize(functional_call(network, key_weights | scratch, (keys[members],)))
@@ -123,7 +129,7 @@ def method(plan):
             functional_call(network, leaves | statistics[rank], (queries[half],)) for rank, half in enumerate(HALVES)
         ]
         embedded = F.normalize(torch.cat(parts))
-        logits = torch.cat([(embedded * encoded).sum(1, keepdim=True), embedded @ queue.T], dim=1) / plan.temperature
+        logits = torch.cat([(embedded * encoded).sum(1, keepdim=True), embedded @ queue.T], dim=1) / temperature
         losses = logits.logsumexp(1) - logits[:, 0]
         gradients = dict(zip(learning, torch.autograd.grad(losses.mean(), [leaves[n] for n in learning]), strict=True))
         for name in learning:
@@ -161,9 +167,56 @@ def test_two_processes_do_what_the_method_says(update):
             assert loss == pytest.approx(float(losses[HALVES[rank]].mean()), abs=1e-5)
 
 
+def simclr(plan):
+    """SimCLR by its paper: one process, every share normalised by itself, each view against all others."""
+    start = trainer_of(plan, ALONE).method
+    network, fresh = start.encoder, dict(start.encoder.named_buffers())
+    weights = {name: p.detach().clone() for name, p in network.named_parameters()}
+    learning = [name for name, p in network.named_parameters() if p.requires_grad]
+    momenta = {name: torch.zeros_like(weights[name]) for name in learning}
+    statistics = [{name: buffer.clone() for name, buffer in fresh.items()} for _ in HALVES]
+    for step, (first, second, _) in enumerate(random_views(plan)):
+        rate = plan.learning_rate * min(1, (step + 1) / 2) * (1 + math.cos(math.pi * step / plan.steps)) / 2
+        leaves = {name: weights[name].clone().requires_grad_(name in learning) for name in weights}
+        shares = [
+            functional_call(network, leaves | statistics[rank], (torch.cat([first[half], second[half]]),))
+            for rank, half in enumerate(HALVES)
+        ]
+        # Image by image, its two views next to each other.
+        views = F.normalize(torch.cat([torch.stack(share.chunk(2), dim=1) for share in shares]).flatten(0, 1))
+        losses = []
+        for i, view in enumerate(views):
+            others = torch.cat([views[:i], views[i + 1 :]]) @ view / plan.options["temperature"]
+            losses.append(others.logsumexp(0) - views[i ^ 1] @ view / plan.options["temperature"])
+        losses = torch.stack(losses)
+        gradients = dict(zip(learning, torch.autograd.grad(losses.mean(), [leaves[n] for n in learning]), strict=True))
+        for name in learning:
+            momenta[name] = 0.9 * momenta[name] + gradients[name] + plan.weight_decay * weights[name]
+            weights[name] = weights[name] - rate * momenta[name]
+        yield gradients, weights, statistics, losses.detach()
+
+
 @pytest.mark.parametrize("update", ["all", "bn"])
-def test_all_that_learns_is_the_same_to_the_bit_in_all_processes(update):
-    first, second = in_processes(learn, replace(FOUR_PARTS, update=update))
+def test_two_processes_do_what_simclr_says(update):
+    plan = replace(PLAN, update=update, method="simclr", options={"temperature": 0.5}, weight_decay=0.01)
+    ranks = in_processes(learn, plan)
+    for step, (gradients, weights, statistics, losses) in enumerate(simclr(plan)):
+        for rank, seen in enumerate(ranks):
+            got_gradients, tensors, loss = seen[step]
+            assert {name.removeprefix("encoder.") for name in got_gradients} == set(gradients)
+            for name, gradient in gradients.items():
+                assert_close(got_gradients[f"encoder.{name}"], gradient, name)
+                assert name == "0.3.bias" or gradient.abs().max() > 1e-4
+            for name, value in (weights | statistics[rank]).items():
+                assert_close(tensors[f"encoder.{name}"], value, name)
+            # Two views of each of four images.
+            assert loss == pytest.approx(float(losses[8 * rank : 8 * (rank + 1)].mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize("update", ["all", "bn"])
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_all_that_learns_is_the_same_to_the_bit_in_all_processes(update, plan):
+    first, second = in_processes(learn, replace(plan, update=update))
     for (gradients, tensors, _), (other_gradients, other_tensors, _) in zip(first, second, strict=True):
         assert all(torch.equal(gradients[name], other_gradients[name]) for name in gradients)
         differing = {name for name in tensors if not torch.equal(tensors[name], other_tensors[name])}
@@ -175,19 +228,28 @@ def train(group, line, plan, network=tiny_backbone, report_every=1, folder=None,
     trainer, batches = trainer_of(plan, group, network), batches_of(plan, group, folder, vanishing)
     learn, taken = trainer.learn, []
 
-    def looked_at(*views):
-        taken.append(views)
-        return learn(*views)
+    def looked_at(views):
+        taken.append((views[0], *views.shuffled(1)))
+        return learn(GivenViews(taken[-1][0], taken[-1][1], order=taken[-1][2]))
 
     trainer.learn = looked_at
     progress = list(trainer.train(batches, workers=0, report_every=report_every))
     return progress, tensors_of(trainer), taken, dict(batches.images.unreadable)
 
 
-def test_without_batch_norm_two_processes_train_as_one_does():
-    plan = replace(PLAN, steps=6)
-    progress, tensors, _, _ = train(ALONE, None, plan, plain_backbone, report_every=4)
-    (first_progress, first, _, _), (other_progress, other, _, _) = in_processes(train, plan, plain_backbone, 4)
+def train_alone(group, line, plan, network, report_every):
+    """Progress, and tensors in the end."""
+    trainer = trainer_of(plan, group, network)
+    progress = list(trainer.train(batches_of(plan, group), workers=0, report_every=report_every))
+    return progress, tensors_of(trainer)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_batch_norm_two_processes_train_as_one_does(method):
+    options = {name: value for name, value in PLAN.options.items() if name in options_of(method)}
+    plan = replace(PLAN, steps=6, method=method, options=options)
+    progress, tensors = train_alone(ALONE, None, plan, plain_backbone, 4)
+    (first_progress, first), (other_progress, other) = in_processes(train_alone, plan, plain_backbone, 4)
     assert first_progress[-1].metrics.keys() == progress[-1].metrics.keys()
     assert without_speed(first_progress) == without_speed(other_progress)
     for (step, expected), (_, got) in zip(without_speed(progress), without_speed(first_progress), strict=True):
@@ -197,7 +259,8 @@ def test_without_batch_norm_two_processes_train_as_one_does():
     for name, tensor in tensors.items():
         assert torch.equal(first[name], other[name]), name
         torch.testing.assert_close(first[name], tensor, rtol=1e-4, atol=1e-6)
-    assert not torch.equal(tensors["query_encoder.0.0.weight"], plain_backbone()[0].weight)
+    learned = next(tensor for name, tensor in tensors.items() if name.endswith("encoder.0.0.weight"))
+    assert not torch.equal(learned, plain_backbone()[0].weight)
 
 
 def assert_same_views(alone, together):
@@ -238,7 +301,7 @@ def folders(tmp_path):
 
 
 def test_images_that_vanish_are_replaced_by_the_same_ones_and_known_to_all(folders):
-    plan = replace(PLAN, steps=10, batch_size=40, queue_size=80, subset=("crop", "flip"))
+    plan = replace(PLAN, steps=10, batch_size=40, options=PLAN.options | {"queue_size": 80}, subset=("crop", "flip"))
     alone = train(ALONE, None, plan, tiny_backbone, 5, folders[0], VANISHING)
     together = in_processes(train, plan, tiny_backbone, 5, folders[1], VANISHING)
     assert_same_views(alone[2], [taken for _, _, taken, _ in together])
@@ -277,7 +340,7 @@ def test_bn_stats_are_the_mean_over_the_processes():
     assert_close(first["query_encoder.0.1.running_mean"], mean)
     assert_close(first["query_encoder.0.1.running_var"], variance)
     assert int(first["query_encoder.0.1.num_batches_tracked"]) == 3
-    before = trainer_of(plan, ALONE).moco.state_dict()
+    before = trainer_of(plan, ALONE).method.state_dict()
     changed = {name.rpartition(".")[2] for name in before if not torch.equal(before[name], first[name])}
     assert changed == {"running_mean", "running_var", "num_batches_tracked"}
 
@@ -288,7 +351,7 @@ def go_on(group, line, plan, until, state, report_every, network=tiny_backbone):
     # As after whatever went before.
     torch.manual_seed(100 + group.rank)
     with torch.no_grad():
-        for tensor in trainer.moco.state_dict().values() if state else []:
+        for tensor in trainer.method.state_dict().values() if state else []:
             tensor.add_(group.rank + 1)
     trainer.restore(state if group.first else None)
     progress = []
@@ -339,7 +402,8 @@ def test_a_state_has_the_mean_of_what_all_have_gathered(tmp_path):
 @pytest.mark.parametrize(("update", "network"), [("all", plain_backbone), ("bn-stats", tiny_backbone)])
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3)])
 def test_a_state_of_another_number_of_processes_is_taken_up(before, after, update, network, tmp_path):
-    plan = replace(PLAN, steps=7, update=update, batch_size=12, queue_size=24, bn_splits=6)
+    options = PLAN.options | {"queue_size": 24, "bn_splits": 6}
+    plan = replace(PLAN, steps=7, update=update, batch_size=12, options=options)
 
     def run(size, *values):
         return [go_on(ALONE, None, *values)] if size == 1 else in_processes(go_on, *values, size=size)
@@ -391,7 +455,7 @@ def lose_one(group, line, plan, moment):
 
 def _let_die(trainer, moment):
     if moment == "views":
-        trainer.views = die
+        trainer.finish = die
     elif moment == "forward":
         # In its second step: then torch has news of the first backward pass to exchange.
         model = trainer._model
@@ -403,9 +467,9 @@ def _let_die(trainer, moment):
 
         trainer._model = forward
     elif moment == "backward":
-        next(trainer.moco.query_encoder.parameters()).register_hook(die)
+        next(trainer.method.query_encoder.parameters()).register_hook(die)
     elif moment == "statistics":
-        trainer.moco.backbone.register_forward_hook(die)
+        trainer.backbone.register_forward_hook(die)
     elif moment == "report":
         trainer._summarise = die
 

@@ -7,9 +7,7 @@ import torch
 from together import KILLED, in_processes
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.settings import PretrainSettings
-from hpt_mlflow.stages.launch import is_launched_here
-from hpt_mlflow.training.processes import (
+from hpt_mlflow.processes import (
     ALONE,
     VARIABLES,
     Group,
@@ -21,6 +19,8 @@ from hpt_mlflow.training.processes import (
     training_group,
     was_restarted,
 )
+from hpt_mlflow.settings import PretrainSettings
+from hpt_mlflow.stages.launch import is_launched_here
 
 CPU = torch.device("cpu")
 # What the first process says, and what the others say.

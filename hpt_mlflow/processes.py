@@ -86,6 +86,13 @@ class Group:
             dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
+    def gather_with_gradients(self, tensor: Tensor) -> Tensor:
+        """As `gather`; in the backward pass each process gets the sum of all gradients for what it gave."""
+        if self.size == 1:
+            return tensor
+        gathered: Tensor = _Gather.apply(tensor, self)
+        return gathered
+
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean of the tensors of all processes, float32; of equal ones it is each of them, to the bit."""
         return tensor if self.size == 1 else self.gather(tensor[None]).double().mean(dim=0).to(tensor.dtype)
@@ -97,6 +104,20 @@ class Group:
             with losses():
                 dist.broadcast(copy, src=0)
             tensor.copy_(copy)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: Group) -> Tensor:
+        ctx.group = group
+        return group.gather(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        total = gradient.contiguous()
+        with losses():
+            dist.all_reduce(total)
+        return total[ctx.group.part(len(total))], None
 
 
 ALONE = Group()

@@ -6,10 +6,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from given_views import GivenViews
 from torch import nn
 from torch.nn import functional as F
 
-from hpt_mlflow.models.moco import MoCo, MoCoOutput, freeze, projection_head
+from hpt_mlflow.methods.base import StepResult, projection_head
+from hpt_mlflow.methods.moco import MoCo, info_nce, top1
+from hpt_mlflow.models.backbone import freeze
+
+OPTIONS = {"key_momentum": 0.999, "temperature": 0.2, "queue_size": 16, "bn_splits": 1}
 
 
 def tiny_backbone() -> nn.Sequential:
@@ -24,7 +29,7 @@ def tiny_backbone() -> nn.Sequential:
 
 def tiny_moco(**settings) -> MoCo:
     torch.manual_seed(0)
-    return MoCo(tiny_backbone(), 6, **({"queue_size": 16} | settings))
+    return MoCo(tiny_backbone(), 6, OPTIONS | settings)
 
 
 def two_views(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,37 +37,40 @@ def two_views(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(n, 3, 8, 8, generator=generator), torch.randn(n, 3, 8, 8, generator=generator)
 
 
-def step(moco: MoCo) -> tuple[MoCoOutput, torch.Tensor]:
+def step(moco: MoCo) -> tuple[StepResult, torch.Tensor]:
     """What one step computes, and its keys."""
-    query_views, key_views = two_views()
-    keys = moco.encode_keys(key_views)
-    return moco(query_views, keys), keys
+    result = moco(GivenViews(*two_views()), 0)
+    return result, moco._keys
 
 
 def test_loss_is_infonce():
     moco = tiny_moco(temperature=0.3)
     output, encoded = step(moco)
-    queries, keys, queue = (t.numpy().astype(np.float64) for t in (output.queries, encoded, moco.queue))
+    queries, keys, queue = (t.numpy().astype(np.float64) for t in (output.embeddings, encoded, moco.queue))
     losses = []
     for query, key in zip(queries, keys, strict=True):
         similarities = np.array([query @ key, *(query @ negative for negative in queue)]) / 0.3
         highest = similarities.max()
         losses.append(highest + math.log(np.exp(similarities - highest).sum()) - similarities[0])
-    assert output.logits.shape == (8, 17)
     assert output.loss.item() == pytest.approx(np.mean(losses), abs=1e-5)
 
 
 def test_top1_is_the_share_of_positive_keys_ranked_first():
     logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 1.0, 0.0], [5.0, 4.0, 4.0], [1.0, 0.0, 9.0]])
-    assert float(MoCoOutput(logits, torch.empty(0)).top1) == 0.5
+    assert float(top1(logits)) == 0.5
+
+
+def test_the_loss_of_equal_logits_is_that_of_chance():
+    assert float(info_nce(torch.zeros(3, 17))) == pytest.approx(math.log(17))
+    assert MoCo.chance({"queue_size": 999}, 64) == "loss ln(1 + queue) = 6.91, top-1 = 0.10%"
 
 
 def test_embeddings_have_length_1():
     moco = tiny_moco()
     output, keys = step(moco)
-    for embeddings in (output.queries, keys, moco.queue):
+    for embeddings in (output.embeddings, keys, moco.queue):
         torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(len(embeddings)))
-    assert output.queries.shape == keys.shape == (8, 128)
+    assert output.embeddings.shape == keys.shape == (8, 128)
 
 
 def test_encoders_start_equal_and_apart():
@@ -131,6 +139,29 @@ def test_a_step_moves_neither_queue_nor_weights():
     }
 
 
+def test_keys_go_back_to_the_images_that_they_were_shuffled_from():
+    query_views, key_views = two_views()
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(2))
+    straight, shuffled = tiny_moco(), tiny_moco()
+    expected = straight(GivenViews(query_views, key_views), 0)
+    result = shuffled(GivenViews(query_views, key_views[order], order=order), 0)
+    torch.testing.assert_close(result.loss, expected.loss)
+    torch.testing.assert_close(shuffled._keys, straight._keys)
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "queue_size", "expected"),
+    [
+        *((images, 8, 64, size) for images, size in [(1000, 64), (64, 64), (63, 56), (20, 16), (8, 8), (7, 8)]),
+        (1000, 8, 30, 24),
+        (1000, 8, 3, 8),
+    ],
+)
+def test_the_queue_is_cut_to_whole_batches_of_an_epoch(images, batch_size, queue_size, expected):
+    options = OPTIONS | {"queue_size": queue_size}
+    assert MoCo.fit_options(options, (), batch_size, images, 1) == options | {"queue_size": expected}
+
+
 def test_split_key_batch_is_encoded_part_by_part():
     moco = tiny_moco(bn_splits=4)
     _, key_views = two_views()
@@ -162,7 +193,7 @@ def test_parts_of_the_keys_differ_by_one_image_at_most(images, splits, expected)
 
 def test_backbone_is_the_query_encoder_without_head():
     backbone = tiny_backbone()
-    moco = MoCo(backbone, 6, queue_size=4)
+    moco = MoCo(backbone, 6, OPTIONS)
     assert moco.backbone is backbone
 
 
@@ -191,7 +222,7 @@ def test_frozen_weights_stay_equal_in_both_encoders():
     torch.manual_seed(0)
     backbone = tiny_backbone()
     freeze(backbone, "bn")
-    moco = MoCo(backbone, 6, queue_size=16, key_momentum=0.5)
+    moco = MoCo(backbone, 6, OPTIONS | {"key_momentum": 0.5})
     frozen = backbone[0].weight.detach().clone()
     step(moco)[0].loss.backward()
     torch.optim.SGD([p for p in moco.query_encoder.parameters() if p.requires_grad], lr=1.0).step()

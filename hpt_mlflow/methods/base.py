@@ -1,0 +1,141 @@
+"""What a self-supervised method is: what it makes of the views of a step, and what it changes after one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hpt_mlflow.processes import Group
+
+EMBEDDING_SIZE = 128
+
+
+class Views(Protocol):
+    """The views of a step: augmented images, normalised, on the device, float32 (n, 3, size, size)."""
+
+    def __getitem__(self, number: int) -> Tensor:
+        """One view of each image of this process; the order of images is the same in all views."""
+
+    def shuffled(self, number: int) -> tuple[Tensor, Tensor]:
+        """One view of the images of all processes, shuffled, of which this process gets its share.
+
+        Returns:
+            The views, float32 (n, 3, size, size), and which image of the whole batch each place of the shuffled batch
+            holds, int64 (N,).
+        """
+
+
+class StepResult(NamedTuple):
+    """What a method computes in a step.
+
+    Attributes:
+        loss: scalar, with gradients.
+        metrics: the values named by `Method.metrics`, in their order; scalars without gradients.
+        embeddings: L2-normalised embeddings of the images of this process, float32 (n, d), without gradients.
+    """
+
+    loss: Tensor
+    metrics: Sequence[Tensor]
+    embeddings: Tensor
+
+
+class Method(nn.Module):
+    """A method together with its networks: one stage trains one of these.
+
+    What `state_dict` holds is kept in a training state, so all that lasts from step to step is a parameter or a buffer.
+
+    Attributes:
+        title: what people call it.
+        views: number of views of each image in a step.
+        passes: how often an image passes through the network in a step, a backward pass counted as two.
+        metrics: names of what a step reports, besides its loss and the spread of its embeddings.
+    """
+
+    title: ClassVar[str]
+    views: ClassVar[int] = 2
+    passes: ClassVar[int]
+    metrics: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, backbone: nn.Module, feature_size: int, options: Mapping[str, Any], group: Group) -> None:
+        """
+        Args:
+            backbone: float32 (N, 3, H, W) to (N, feature_size); its parameters that may not learn need no gradient.
+            options: every option of the method (`methods.METHODS`), fitted to the dataset.
+            group: the processes that train together.
+        """
+        super().__init__()
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network that is kept."""
+        raise NotImplementedError
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """What torch.compile makes faster."""
+        raise NotImplementedError
+
+    def forward(self, views: Views, step: int) -> StepResult:
+        """All of a step up to its loss.
+
+        Args:
+            step: optimiser steps done before.
+        """
+        raise NotImplementedError
+
+    def after_step(self, step: int) -> None:
+        """What follows the update of the weights."""
+
+    def make_optimizer(self, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+        """SGD with momentum 0.9 (HPT, section 4.1) over what may learn."""
+        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        fused = learning[0].device.type in ("cpu", "cuda")
+        return torch.optim.SGD(learning, lr=learning_rate, momentum=0.9, weight_decay=weight_decay, fused=fused)
+
+    def recent_embeddings(self, last: Tensor, images: int) -> Tensor:
+        """Embeddings whose effective rank is reported, float32 (M, d): those of the last step, if no more are kept.
+
+        Args:
+            last: embeddings of the last step, of all processes.
+            images: how many images all steps together have had.
+        """
+        return last
+
+    @classmethod
+    def fit_options(
+        cls, options: Mapping[str, Any], given: Collection[str], batch_size: int, images: int, processes: int
+    ) -> dict[str, Any]:
+        """The options cut to what the dataset allows.
+
+        Args:
+            given: names of those that the user has set, which are refused rather than changed where that matters.
+            batch_size: images per step, of all processes together.
+            images: number of images to learn from.
+
+        Raises:
+            HptError: an option does not fit.
+        """
+        return dict(options)
+
+    @classmethod
+    def share_options(cls, options: Mapping[str, Any], processes: int) -> dict[str, Any]:
+        """Those options that differ for one of several processes when it trains alone."""
+        return {}
+
+    @classmethod
+    def chance(cls, options: Mapping[str, Any], batch_size: int) -> str:
+        """The values that embeddings without information would give, for a run's description."""
+        raise NotImplementedError
+
+
+def projection_head(feature_size: int) -> nn.Sequential:
+    """Two layers with ReLU to 128 dimensions (MoCo-v2; SimCLR, section 2.1), initialised as in HPT's reference code."""
+    head = nn.Sequential(nn.Linear(feature_size, feature_size), nn.ReLU(), nn.Linear(feature_size, EMBEDDING_SIZE))
+    for layer in head:
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    return head

@@ -1,0 +1,170 @@
+"""MoCo-v2 (He et al., CVPR 2020; Chen et al., arXiv 2003.04297): the method in one file."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.methods.base import EMBEDDING_SIZE, Method, StepResult, Views, projection_head
+from hpt_mlflow.processes import ALONE, Group
+
+
+class MoCo(Method):
+    """Query encoder, key encoder and queue.
+
+    An encoder is a backbone and a projection head of two layers to 128 dimensions (MoCo-v2). The key encoder starts as
+    a copy of the query encoder and follows it by momentum. What the query encoder may not learn (`models.freeze`) is
+    equal in both and stays so.
+
+    Options:
+        key_momentum: share of its old weights that the key encoder keeps at a step (MoCo, equation 2).
+        temperature: divides the similarities.
+        queue_size: number of keys kept as negatives; a multiple of the batch size.
+        bn_splits: number of parts of the whole key batch that have batch statistics of their own.
+    """
+
+    title = "MoCo-v2"
+    # Forward and backward of the query, and forward of the key.
+    passes = 4
+    metrics = ("top1",)
+    queue: Tensor
+
+    def __init__(
+        self, backbone: nn.Module, feature_size: int, options: Mapping[str, Any], group: Group = ALONE
+    ) -> None:
+        super().__init__(backbone, feature_size, options, group)
+        self.key_momentum: float = options["key_momentum"]
+        self.temperature: float = options["temperature"]
+        self.bn_splits: int = options["bn_splits"] // group.size
+        self.group = group
+        self.query_encoder = nn.Sequential(backbone, nn.Flatten(), projection_head(feature_size))
+        self.key_encoder = copy.deepcopy(self.query_encoder).requires_grad_(False)
+        queue = torch.randn(options["queue_size"], EMBEDDING_SIZE)
+        self.register_buffer("queue", F.normalize(queue, dim=1))  # K x 128
+        self._keys = torch.empty(0, EMBEDDING_SIZE)
+
+    @property
+    @override
+    def backbone(self) -> nn.Module:
+        return self.query_encoder[0]
+
+    @property
+    @override
+    def networks(self) -> Sequence[nn.Module]:
+        return self.query_encoder, self.key_encoder
+
+    @override
+    def forward(self, views: Views, step: int) -> StepResult:
+        """Algorithm 1 of MoCo up to its loss: embed one view of each image, and tell its other view from the queue."""
+        self.update_key_encoder()
+        key_views, order = views.shuffled(1)
+        shuffled = self.group.gather(self.encode_keys(key_views))  # N x 128
+        self._keys = torch.empty_like(shuffled).index_copy_(0, order, shuffled)
+        queries = F.normalize(self.query_encoder(views[0]).float(), dim=1)  # n x 128
+        logits = self.logits(queries, self._keys[self.group.part(len(self._keys))])
+        return StepResult(info_nce(logits), [top1(logits)], queries.detach())
+
+    @torch.no_grad()
+    def update_key_encoder(self) -> None:
+        """Move the key encoder towards the query encoder (MoCo, equation 2)."""
+        pairs = zip(self.query_encoder.parameters(), self.key_encoder.parameters(), strict=True)
+        learning = [(query, key) for query, key in pairs if query.requires_grad]
+        queries, keys = [list(side) for side in zip(*learning, strict=True)]
+        torch._foreach_lerp_(keys, queries, 1 - self.key_momentum)
+
+    @torch.no_grad()
+    def encode_keys(self, key_views: Tensor) -> Tensor:
+        """L2-normalised embeddings of the keys, float32 (n, 128), each part normalised by its own batch statistics.
+
+        A query and its key in one batch would share batch statistics, and the network could find the pair by them
+        instead of by content. MoCo shuffles the keys over devices (ShuffleBN, section 3.3); parts of a key batch that
+        was shuffled before do the same.
+
+        Args:
+            key_views: normalised images in a random order, float32 (n, 3, H, W).
+        """
+        # Of sizes that differ by one at most: BatchNorm takes two images or more.
+        keys = torch.cat([self.key_encoder(part) for part in key_views.tensor_split(self.bn_splits)])
+        return F.normalize(keys.float(), dim=1)
+
+    def logits(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Similarities over temperature, float32 (n, 1 + queue size); that to the query's own key comes first.
+
+        Args:
+            queries, keys: of the same images, float32 (n, 128).
+        """
+        positive = (queries * keys).sum(dim=1, keepdim=True)  # n x 1
+        negative = queries @ self.queue.T  # n x K
+        return torch.cat([positive, negative], dim=1) / self.temperature
+
+    @override
+    def after_step(self, step: int) -> None:
+        """Not before the backward pass, which needs the queue as it was."""
+        self.enqueue(self._keys, step)
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor, step: int) -> None:
+        """Put the N keys of a step, counted from 0, in place of the oldest; the queue's size is a multiple of N."""
+        start = step * len(keys) % len(self.queue)
+        self.queue[start : start + len(keys)] = keys
+
+    @override
+    def recent_embeddings(self, last: Tensor, images: int) -> Tensor:
+        """The keys in the queue, without the random ones that it starts with."""
+        return self.queue[:images]
+
+    @classmethod
+    @override
+    def fit_options(
+        cls, options: Mapping[str, Any], given: Collection[str], batch_size: int, images: int, processes: int
+    ) -> dict[str, Any]:
+        """Cut the queue to what one epoch fills, and the parts of the key batch to two images each."""
+        bn_splits = options["bn_splits"]
+        if "bn_splits" in given and 2 * bn_splits > batch_size:
+            raise HptError(
+                f"bn_splits: {bn_splits} parts of a batch of {batch_size} have fewer than 2 images each; "
+                f"lower it to {batch_size // 2} or less"
+            )
+        if "bn_splits" in given and bn_splits % processes:
+            raise HptError(
+                f"bn_splits: {bn_splits} parts cannot be shared equally by {processes} processes; use a multiple "
+                f"of {processes}"
+            )
+        # Each process has at least one part: BatchNorm does not look beyond it.
+        splits_each = max(1, min(bn_splits, batch_size // 2) // processes)
+        fillable = min(options["queue_size"], images) // batch_size * batch_size
+        return {**options, "bn_splits": splits_each * processes, "queue_size": max(fillable, batch_size)}
+
+    @classmethod
+    @override
+    def share_options(cls, options: Mapping[str, Any], processes: int) -> dict[str, Any]:
+        return {"bn_splits": max(1, options["bn_splits"] // processes)}
+
+    @classmethod
+    @override
+    def chance(cls, options: Mapping[str, Any], batch_size: int) -> str:
+        candidates = 1 + options["queue_size"]
+        return f"loss ln(1 + queue) = {math.log(candidates):.2f}, top-1 = {1 / candidates:.2%}"
+
+
+def info_nce(logits: Tensor) -> Tensor:
+    """InfoNCE (MoCo, equation 1), mean over the batch; chance level is ln(1 + queue size).
+
+    Args:
+        logits: the positive comes first, float32 (n, 1 + negatives).
+    """
+    positive = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+    return F.cross_entropy(logits, positive)
+
+
+def top1(logits: Tensor) -> Tensor:
+    """Share of rows whose positive, the first, is ranked first; chance level is 1 / (1 + negatives)."""
+    return (logits.detach().argmax(dim=1) == 0).float().mean()
