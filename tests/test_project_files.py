@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -79,6 +80,14 @@ def test_the_working_directory_is_a_path_that_mlflow_makes_absolute_and_comes_fi
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_entry_point_has_its_script(stage):
     assert (ROOT / "entrypoints" / f"{stage}.py").exists()
+
+
+def test_a_working_directory_that_is_not_there_is_one_line():
+    words = [sys.executable, "-m", "entrypoints.pretrain", "--working-dir", "/not/there"]
+    done = subprocess.run(words, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: working_dir: ")
+    assert done.stderr.endswith("'/not/there'; give a folder of this machine\n")
 
 
 def test_conda_and_pyproject_name_the_same_packages():

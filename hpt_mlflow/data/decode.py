@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image, ImageOps
 from PIL.TgaImagePlugin import TgaImageFile
 
 from hpt_mlflow.errors import one_line, printable
 
-# How pictures become RGB here: what is kept of their pixels counts for the same number only. Raise it with any change.
+# How pictures become RGB here; raise it with any change.
 CONVERSION = 2
 # A picture as a dataset may hold it.
 Encoded = Path | bytes | np.ndarray | Image.Image
@@ -51,6 +52,11 @@ Image.core.set_block_size(1 << 26)
 
 class UnreadableImageError(Exception):
     """Why one image could not be decoded."""
+
+
+def conversion() -> str:
+    """What decides which pixels a file becomes: whatever is kept of pixels counts for the same conversion only."""
+    return f"{CONVERSION}-{PIL.__version__}"
 
 
 def decode(picture: Encoded, smallest_side: int | None = None) -> np.ndarray:

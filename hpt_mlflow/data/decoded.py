@@ -10,11 +10,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
-import PIL
 
 from hpt_mlflow.data.cache import cache_folder, check_room, keep, limit, locked
 from hpt_mlflow.data.dataset import MOST, Dataset, evenly_spaced
-from hpt_mlflow.data.decode import CONVERSION, Encoded
+from hpt_mlflow.data.decode import Encoded, conversion
 from hpt_mlflow.data.names import Files
 from hpt_mlflow.data.packed import MAGIC, DecodedFile, Packed, TooLargeError, write_packed
 from hpt_mlflow.data.shards import Members
@@ -126,7 +125,7 @@ def _key(dataset: Dataset, indices: np.ndarray, smallest_side: int) -> str | Non
     """What tells these images from any others, 32 hexadecimal digits; None where they need no decoding."""
     if not all(_is_encoded(dataset.pictures, i) for i in evenly_spaced(indices, LOOKED_AT).tolist()):
         return None
-    digest = hashlib.sha256(f"{MAGIC!r} {CONVERSION} {PIL.__version__} {smallest_side}\n".encode())
+    digest = hashlib.sha256(f"{MAGIC!r} {conversion()} {smallest_side}\n".encode())
     digest.update(np.ascontiguousarray(indices).data)
     compared = indices if len(indices) <= MOST else evenly_spaced(indices, SAMPLED)
     digest.update(dataset.contents.of(compared).data)

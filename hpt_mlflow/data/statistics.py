@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import PIL
 
 from hpt_mlflow.data.cache import cache_folder, keep
 from hpt_mlflow.data.dataset import content_digest
+from hpt_mlflow.data.decode import conversion
 from hpt_mlflow.data.images import Images
 
 
@@ -42,7 +42,7 @@ def channel_statistics(images: Sequence[np.ndarray]) -> ChannelStatistics:
 def kept_channel_statistics(images: Images) -> ChannelStatistics:
     """The statistics of `images.sample`, computed once for the same contents."""
     contents = images.dataset.contents.of(images.sample_indices)
-    key = f"{content_digest(contents)}-{images.smallest_side}-{PIL.__version__}"
+    key = f"{content_digest(contents)}-{images.smallest_side}-{conversion()}"
     file = cache_folder() / "channel-statistics" / f"{key}.json"
     try:
         kept = json.loads(file.read_text())

@@ -12,7 +12,7 @@ import safetensors.numpy
 from torch import nn
 
 from hpt_mlflow.data.cache import cache_folder, keep, limit
-from hpt_mlflow.data.decode import CONVERSION
+from hpt_mlflow.data.decode import conversion
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
 
@@ -62,7 +62,7 @@ def _limit_gib() -> float:
 def _key(reader: FeatureReader, backbone: nn.Module, content: np.ndarray) -> str:
     digest = hashlib.sha256()
     images, statistics = reader.images, reader.statistics
-    sizes = f"{CONVERSION} {images.smallest_side} {reader.image_size} {reader.resize_to}"
+    sizes = f"{conversion()} {images.smallest_side} {reader.image_size} {reader.resize_to}"
     # GPUs compute a little differently, bfloat16 more so.
     arithmetic = f"{reader.device.type} {reader.precision}"
     digest.update(f"{sizes} {statistics.mean} {statistics.std} {arithmetic}\n".encode())

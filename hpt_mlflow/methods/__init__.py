@@ -1,4 +1,4 @@
-"""Self-supervised methods, one per file. To add one, write its file and its line here (docs/extending.md)."""
+"""Self-supervised methods, one per file. To add one, write its file and its entry here."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -42,7 +43,7 @@ class StepResult(NamedTuple):
     embeddings: Tensor
 
 
-class Method(nn.Module):
+class Method(nn.Module, ABC):
     """A method together with its networks: one stage trains one of these.
 
     What `state_dict` holds is kept in a training state, so all that lasts from step to step is a parameter or a buffer.
@@ -60,31 +61,34 @@ class Method(nn.Module):
     metrics: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, backbone: nn.Module, feature_size: int, options: Mapping[str, Any], group: Group) -> None:
-        """
+        """Keeps the group; a method adds its networks and what it takes from the options.
+
+
         Args:
             backbone: float32 (N, 3, H, W) to (N, feature_size); its parameters that may not learn need no gradient.
             options: every option of the method (`methods.METHODS`), fitted to the dataset.
             group: the processes that train together.
         """
         super().__init__()
+        self.group = group
 
     @property
+    @abstractmethod
     def backbone(self) -> nn.Module:
         """The network that is kept."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def networks(self) -> Sequence[nn.Module]:
         """What torch.compile makes faster."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, views: Views, step: int) -> StepResult:
         """All of a step up to its loss.
 
         Args:
             step: optimiser steps done before.
         """
-        raise NotImplementedError
 
     def after_step(self, step: int) -> None:
         """What follows the update of the weights."""
@@ -126,9 +130,9 @@ class Method(nn.Module):
         return {}
 
     @classmethod
+    @abstractmethod
     def chance(cls, options: Mapping[str, Any], batch_size: int) -> str:
         """The values that embeddings without information would give, for a run's description."""
-        raise NotImplementedError
 
 
 def projection_head(feature_size: int) -> nn.Sequential:

@@ -44,7 +44,6 @@ class MoCo(Method):
         self.key_momentum: float = options["key_momentum"]
         self.temperature: float = options["temperature"]
         self.bn_splits: int = options["bn_splits"] // group.size
-        self.group = group
         self.query_encoder = nn.Sequential(backbone, nn.Flatten(), projection_head(feature_size))
         self.key_encoder = copy.deepcopy(self.query_encoder).requires_grad_(False)
         queue = torch.randn(options["queue_size"], EMBEDDING_SIZE)

@@ -34,7 +34,6 @@ class SimCLR(Method):
     ) -> None:
         super().__init__(backbone, feature_size, options, group)
         self.temperature: float = options["temperature"]
-        self.group = group
         self.encoder = nn.Sequential(backbone, nn.Flatten(), projection_head(feature_size))
 
     @property

@@ -185,6 +185,7 @@ def _check_shapes(state: dict[int, dict[str, Tensor]], optimizer: torch.optim.Op
     """Raise ValueError unless the state is one of the optimiser's own parameters: torch itself does not look."""
     parameters = _parameters(optimizer)
     for i, tensors in state.items():
-        shapes = {tensor.shape for tensor in tensors.values() if tensor.ndim}
+        # `step` is how all optimisers of torch call their counter, the one value that has no shape of its own.
+        shapes = {tensor.shape for name, tensor in tensors.items() if name != "step" or tensor.ndim}
         if i >= len(parameters) or shapes - {parameters[i].shape}:
             raise ValueError("its optimiser learned other parameters")

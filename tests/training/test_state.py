@@ -135,6 +135,14 @@ def test_number_of_workers_may_change_at_a_resume(images, tmp_path, workers):
     assert [name for name in expected if not torch.equal(expected[name], got[name])] == []
 
 
+def test_a_momentum_without_the_shape_of_its_parameter_is_refused(saved):
+    state = TrainingState.read(saved)
+    name = next(name for name in state.tensors if name.endswith("momentum_buffer"))
+    for wrong in (torch.tensor(1.0), torch.ones(3)):
+        with pytest.raises(HptError, match="its optimiser learned other parameters"):
+            make_trainer(PLAN).restore(replace(state, tensors={**state.tensors, name: wrong}))
+
+
 def test_training_on_does_not_change_a_state_that_was_taken(images, tmp_path):
     trainer = make_trainer(PLAN)
     train(trainer, images, until=3)
