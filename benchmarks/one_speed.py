@@ -70,7 +70,7 @@ def bare_step(arch, image_size, batch_size, steps, precision, update, compiled, 
     """Images per second of the step alone."""
     from hpt_mlflow.data.statistics import ChannelStatistics
     from hpt_mlflow.models.backbone import build_backbone
-    from hpt_mlflow.stages.device import resolve_device
+    from hpt_mlflow.stages.processes.device import resolve_device
     from hpt_mlflow.training.arithmetic import choose_arithmetic
     from hpt_mlflow.training.loop import Trainer
     from hpt_mlflow.training.plan import PRESETS

@@ -23,10 +23,10 @@ from hpt_mlflow.evaluation.paper_probe import PaperProbeSettings
 from hpt_mlflow.evaluation.protocols import learn_labels, probe_by_paper
 from hpt_mlflow.machine import processor
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, EvaluateSettings
+from hpt_mlflow.stages.evaluation.task import prepare_task
 from hpt_mlflow.stages.progress import show_steps
-from hpt_mlflow.stages.task import prepare_task
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.registry import find_model
+from hpt_mlflow.tracking.models.store import find_model
 
 
 @click.command()

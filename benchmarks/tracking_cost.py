@@ -43,11 +43,11 @@ from hpt_mlflow.data.statistics import channel_statistics
 from hpt_mlflow.machine import processor
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard
-from hpt_mlflow.stages.device import resolve_device
-from hpt_mlflow.stages.learn import LONGEST_REPORT
+from hpt_mlflow.stages.processes.device import resolve_device
+from hpt_mlflow.stages.training.learn import LONGEST_REPORT
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.registry import log_backbone
-from hpt_mlflow.tracking.runs import StageRun, stage_run
+from hpt_mlflow.tracking.models.store import log_backbone
+from hpt_mlflow.tracking.runs.stage_run import StageRun, stage_run
 from hpt_mlflow.training.arithmetic import choose_arithmetic
 from hpt_mlflow.training.loop import Progress, Trainer
 from hpt_mlflow.training.plan import PRESETS

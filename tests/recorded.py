@@ -13,8 +13,8 @@ from mlflow.tracking import MlflowClient
 from safetensors.numpy import save_file
 
 from hpt_mlflow.data.contents import VERSION
-from hpt_mlflow.tracking.champions import alias_version, moves, registered_model
-from hpt_mlflow.tracking.evaluations import CONTENTS_TAG
+from hpt_mlflow.tracking.models.alias_history import alias_version, moves, registered_model
+from hpt_mlflow.tracking.models.evaluations import CONTENTS_TAG
 
 TEST_IMAGES = 400
 

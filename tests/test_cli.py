@@ -129,7 +129,7 @@ def test_nothing_is_left_behind_by_a_refused_stage(store, tmp_path):
 
 def killed_run():
     from hpt_mlflow.tracking.identity import Identity
-    from hpt_mlflow.tracking.runs import stage_run
+    from hpt_mlflow.tracking.runs.stage_run import stage_run
 
     def stage():
         identity = Identity({"stage": "pretrain"}, "hpt pretrain --data 'my cats'")
@@ -161,7 +161,7 @@ def test_runs_lists_a_killed_run_with_the_command_that_goes_on(store):
 
 def test_runs_gives_no_command_for_a_run_at_work(store):
     from hpt_mlflow.tracking.identity import Identity
-    from hpt_mlflow.tracking.runs import stage_run
+    from hpt_mlflow.tracking.runs.stage_run import stage_run
 
     with stage_run("pretrain cats", Identity({"stage": "pretrain"}, "hpt pretrain --seed 77")) as stage:
         result = run("runs")
@@ -191,7 +191,7 @@ def test_sync_says_when_nothing_waits(store):
 
 def keep_tags(run_id, tracking_uri):
     """What a process that is gone could not tell."""
-    from hpt_mlflow.tracking.spool import Owner, Spool, spool_folder
+    from hpt_mlflow.tracking.delivery.spool import Owner, Spool, spool_folder
 
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()

@@ -26,8 +26,8 @@ from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard, save_backbone
 from hpt_mlflow.models.classifier import HEAD_FILE, ClassifierCard, save_classifier
 from hpt_mlflow.serving import ClassifierModel, EmbeddingModel, answers, load_served
-from hpt_mlflow.tracking.registry import CLASSIFIER, find_model, log_classifier
-from hpt_mlflow.tracking.runs import stage_run
+from hpt_mlflow.tracking.models.store import CLASSIFIER, find_model, log_classifier
+from hpt_mlflow.tracking.runs.stage_run import stage_run
 
 SIZE = 32
 BACKBONE_CARD = BackboneCard("shufflenet_v2_x0_5", SIZE, False, 1024, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), ("mnist",), 5)

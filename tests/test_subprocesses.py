@@ -83,7 +83,7 @@ def test_nothing_of_the_users_folder_is_executed(tmp_path, monkeypatch):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'a').write({name!r})\n")
     monkeypatch.chdir(tmp_path)
     # Imports all of MLflow: there is no such run to look after.
-    process = start_python("hpt_mlflow.tracking.sync", stdin=subprocess.DEVNULL)
+    process = start_python("hpt_mlflow.tracking.delivery.sync", stdin=subprocess.DEVNULL)
     assert process.wait() == 0
     assert not (tmp_path / "executed").exists()
 

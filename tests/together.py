@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.distributed import TCPStore
 
-from hpt_mlflow.processes import Group, training_group
+from hpt_mlflow.group import Group, training_group
 
 # A server that has imported torch once, and forks in milliseconds.
 SPAWN = multiprocessing.get_context("forkserver")

@@ -13,8 +13,8 @@ from hpt_mlflow.errors import HptError
 
 if TYPE_CHECKING:
     from hpt_mlflow.evaluation.certainty import Comparison, Interval
-    from hpt_mlflow.tracking.champions import Move
-    from hpt_mlflow.tracking.lineage import Node
+    from hpt_mlflow.tracking.models.alias_history import Move
+    from hpt_mlflow.tracking.models.lineage import Node
 
 WIDTH = 110
 SIZES = ("images", "train", "validation", "test")
@@ -42,8 +42,8 @@ def compare(model_a: str, model_b: str) -> None:
         from hpt_mlflow.settings import DEFAULT_MODEL_NAME
         from hpt_mlflow.tracking.addresses import concrete_uri
         from hpt_mlflow.tracking.connection import connect, tracking_errors
-        from hpt_mlflow.tracking.evaluations import common_evaluations
-        from hpt_mlflow.tracking.predictions import compare_evaluations
+        from hpt_mlflow.tracking.models.evaluations import common_evaluations
+        from hpt_mlflow.tracking.models.predictions import compare_evaluations
 
         connect()
         with tracking_errors(f"cannot compare {model_a} and {model_b}"):
@@ -78,8 +78,8 @@ def promote(model: str | None, alias: str, margin: float, to: str | None, force:
     """
     with errors():
         from hpt_mlflow.settings import DEFAULT_MODEL_NAME
-        from hpt_mlflow.tracking import promotion
         from hpt_mlflow.tracking.connection import connect
+        from hpt_mlflow.tracking.models import promotion
 
         if back and (to or force or reason or margin):
             raise HptError("back: goes with --alias only; leave out --to, --margin, --force and --reason")
@@ -112,8 +112,8 @@ def history(name: str, alias: str) -> None:
     Example: hpt history hpt
     """
     with errors():
-        from hpt_mlflow.tracking.champions import alias_version, moves, registered_model
         from hpt_mlflow.tracking.connection import connect, tracking_errors
+        from hpt_mlflow.tracking.models.alias_history import alias_version, moves, registered_model
 
         connect()
         with tracking_errors(f"cannot read the history of {name}"):
@@ -143,7 +143,7 @@ def lineage(model: str) -> None:
         from hpt_mlflow.settings import DEFAULT_MODEL_NAME
         from hpt_mlflow.tracking.addresses import concrete_uri
         from hpt_mlflow.tracking.connection import connect, tracking_errors
-        from hpt_mlflow.tracking.lineage import lineage as nodes_behind
+        from hpt_mlflow.tracking.models.lineage import lineage as nodes_behind
 
         connect()
         with tracking_errors(f"cannot read what is behind {model}"):

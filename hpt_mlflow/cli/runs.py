@@ -13,7 +13,7 @@ def results() -> None:
     """Print the figures of all finished evaluations, side by side."""
     with errors():
         from hpt_mlflow.tracking.connection import connect
-        from hpt_mlflow.tracking.results import HEADER, result_rows
+        from hpt_mlflow.tracking.models.results_table import HEADER, result_rows
 
         connect()
         echo_table(HEADER, result_rows())
@@ -24,7 +24,7 @@ def runs() -> None:
     """List runs that were not finished, and the command that goes on with each."""
     with errors():
         from hpt_mlflow.tracking.connection import connect
-        from hpt_mlflow.tracking.unfinished import unfinished_runs
+        from hpt_mlflow.tracking.runs.unfinished import unfinished_runs
 
         connect()
         found = unfinished_runs()
@@ -46,8 +46,8 @@ def sync(patience: float, model_name: str | None) -> None:
     """Send to MLflow what trainings could not deliver, and mark runs KILLED whose process died without a word."""
     with errors():
         from hpt_mlflow.tracking.connection import prepare
-        from hpt_mlflow.tracking.spool import spool_root
-        from hpt_mlflow.tracking.sync import sync_all
+        from hpt_mlflow.tracking.delivery.spool import spool_root
+        from hpt_mlflow.tracking.delivery.sync import sync_all
 
         log_to_stderr()
         prepare()

@@ -76,7 +76,7 @@ def _run(stage: str, settings: dict[str, Any]) -> None:
         result = getattr(import_module(f"hpt_mlflow.stages.{stage}"), stage)(**settings)
     if result is None:
         return  # It was only to say what it would do.
-    if not import_module("hpt_mlflow.processes").is_first():
+    if not import_module("hpt_mlflow.group").is_first():
         return  # Of several processes, the first one says it.
     click.echo(f"{stage}: run {result.run_id}, model {result.model_uri} ({' > '.join(result.chain)})")
     if result.classifier_uri:

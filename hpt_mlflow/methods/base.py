@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from hpt_mlflow.processes import Group
+from hpt_mlflow.group import Group
 
 EMBEDDING_SIZE = 128
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.group import ALONE, Group
 from hpt_mlflow.methods.base import EMBEDDING_SIZE, Method, StepResult, Views, projection_head
-from hpt_mlflow.processes import ALONE, Group
 
 
 class MoCo(Method):

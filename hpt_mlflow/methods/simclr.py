@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from hpt_mlflow.group import ALONE, Group
 from hpt_mlflow.methods.base import Method, StepResult, Views, projection_head
-from hpt_mlflow.processes import ALONE, Group
 
 
 class SimCLR(Method):

@@ -6,16 +6,16 @@ from typing import Any
 
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.group import own_device, training_group
 from hpt_mlflow.models.backbone import batch_norms, try_image_size
-from hpt_mlflow.processes import own_device, training_group
 from hpt_mlflow.settings import AdaptSettings
-from hpt_mlflow.stages.device import resolve_device
-from hpt_mlflow.stages.launch import is_launched_here, launch
-from hpt_mlflow.stages.learn import learn
-from hpt_mlflow.stages.planning import Start
+from hpt_mlflow.stages.processes.device import resolve_device
+from hpt_mlflow.stages.processes.launch import is_launched_here, launch
 from hpt_mlflow.stages.result import StageResult
+from hpt_mlflow.stages.training.learn import learn
+from hpt_mlflow.stages.training.resolve import Start
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.registry import FoundModel, find_model
+from hpt_mlflow.tracking.models.store import FoundModel, find_model
 from hpt_mlflow.training.plan import PRESETS
 
 

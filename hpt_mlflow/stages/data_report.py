@@ -12,7 +12,7 @@ from hpt_mlflow.data.depth import depth_warning
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.split import NO_LABEL, Split
 from hpt_mlflow.errors import printable
-from hpt_mlflow.tracking.runs import StageRun
+from hpt_mlflow.tracking.runs.stage_run import StageRun
 
 EXAMPLES = 5
 

@@ -18,28 +18,28 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.feature_precision import FeaturePrecision, choose_feature_precision
 from hpt_mlflow.evaluation.protocols import Outcome, Task, learn_labels, with_refreshed_batch_norm
 from hpt_mlflow.evaluation.scores import primary_name
+from hpt_mlflow.group import joins_others
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.models.classifier import ClassifierCard
-from hpt_mlflow.processes import joins_others
 from hpt_mlflow.report.evaluation_card import evaluation_card
 from hpt_mlflow.report.evaluation_figures import milestone_curve
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, EvaluateSettings
 from hpt_mlflow.stages.data_report import report_data, report_unreadable
-from hpt_mlflow.stages.evaluation_metrics import certain_figures, compared_with_untrained, first_step_to, repeat_figures
-from hpt_mlflow.stages.evaluation_pictures import log_curve, log_pictures, log_predictions
-from hpt_mlflow.stages.planning import identify
+from hpt_mlflow.stages.evaluation.metrics import certain_figures, compared_with_untrained, first_step_to, repeat_figures
+from hpt_mlflow.stages.evaluation.pictures import log_curve, log_pictures, log_predictions
+from hpt_mlflow.stages.evaluation.task import prepare_task
+from hpt_mlflow.stages.evaluation.unseen import check_unseen
 from hpt_mlflow.stages.progress import show_steps
 from hpt_mlflow.stages.result import StageResult
-from hpt_mlflow.stages.task import prepare_task
-from hpt_mlflow.stages.unseen import check_unseen
+from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking.addresses import milestones_of, registered_as
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.dataset_input import log_dataset
-from hpt_mlflow.tracking.delivery import VERSION_PLACEHOLDER
-from hpt_mlflow.tracking.evaluations import CONTENTS_TAG, exists
+from hpt_mlflow.tracking.delivery.entries import VERSION_PLACEHOLDER
 from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, Identity
-from hpt_mlflow.tracking.registry import (
+from hpt_mlflow.tracking.models.evaluations import CONTENTS_TAG, exists
+from hpt_mlflow.tracking.models.seen_images import log_seen_images
+from hpt_mlflow.tracking.models.store import (
     CLASSIFIER,
     FoundModel,
     check_may_register,
@@ -47,8 +47,8 @@ from hpt_mlflow.tracking.registry import (
     find_model,
     log_classifier,
 )
-from hpt_mlflow.tracking.runs import StageRun, stage_run
-from hpt_mlflow.tracking.seen_images import log_seen_images
+from hpt_mlflow.tracking.runs.dataset_input import log_dataset
+from hpt_mlflow.tracking.runs.stage_run import StageRun, stage_run
 
 
 def evaluate(**settings: Any) -> StageResult:

@@ -7,17 +7,17 @@ from typing import Any
 
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.processes import joins_others
+from hpt_mlflow.group import joins_others
 from hpt_mlflow.settings import MainSettings
 from hpt_mlflow.stages.adapt import adapt
 from hpt_mlflow.stages.evaluate import evaluate
-from hpt_mlflow.stages.planning import identify
 from hpt_mlflow.stages.pretrain import pretrain
 from hpt_mlflow.stages.result import StageResult, result_of
+from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.earlier import earlier_run
-from hpt_mlflow.tracking.nesting import current_run_id
-from hpt_mlflow.tracking.runs import stage_run
+from hpt_mlflow.tracking.runs.earlier import earlier_run
+from hpt_mlflow.tracking.runs.nesting import current_run_id
+from hpt_mlflow.tracking.runs.stage_run import stage_run
 
 
 def main(**settings: Any) -> StageResult:

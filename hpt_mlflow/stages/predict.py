@@ -17,10 +17,10 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError, printable
 from hpt_mlflow.files import replacing
 from hpt_mlflow.serving import LABEL_THRESHOLD, ClassifierModel, load_served
-from hpt_mlflow.stages.device import resolve_device
+from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.tracking.addresses import concrete_uri
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.registry import download_model
+from hpt_mlflow.tracking.models.store import download_model
 
 BATCH_SIZE = 256
 DEFAULT_CLASSIFIER = "hpt-classifier"

@@ -6,14 +6,14 @@ from typing import Any
 
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.group import joins_others, own_device, training_group
 from hpt_mlflow.models.backbone import build_backbone
-from hpt_mlflow.processes import joins_others, own_device, training_group
 from hpt_mlflow.settings import PretrainSettings
-from hpt_mlflow.stages.device import resolve_device
-from hpt_mlflow.stages.launch import is_launched_here, launch
-from hpt_mlflow.stages.learn import learn
-from hpt_mlflow.stages.planning import Start
+from hpt_mlflow.stages.processes.device import resolve_device
+from hpt_mlflow.stages.processes.launch import is_launched_here, launch
 from hpt_mlflow.stages.result import StageResult
+from hpt_mlflow.stages.training.learn import learn
+from hpt_mlflow.stages.training.resolve import Start
 from hpt_mlflow.stages.weights import import_weights, start_from_weights
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.training.plan import PRESETS

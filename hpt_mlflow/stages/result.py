@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hpt_mlflow.tracking.earlier import Earlier
+from hpt_mlflow.tracking.runs.earlier import Earlier
 
 
 @dataclass(frozen=True)

@@ -17,21 +17,21 @@ from hpt_mlflow.experiments.page import Origin, experiment_csv, experiment_markd
 from hpt_mlflow.experiments.plan import ExperimentPlan, Job
 from hpt_mlflow.experiments.results import Results
 from hpt_mlflow.experiments.studies import Network, make_experiment
+from hpt_mlflow.group import joins_others
 from hpt_mlflow.machine import machine
-from hpt_mlflow.processes import joins_others
 from hpt_mlflow.settings import StudySettings
-from hpt_mlflow.stages.device import resolve_device
-from hpt_mlflow.stages.planning import identify
+from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.result import StageResult, result_of
-from hpt_mlflow.stages.study_checks import check_batch_norms, check_jobs, check_processes
-from hpt_mlflow.stages.study_cost import seconds_of
-from hpt_mlflow.stages.study_jobs import Done, Workplace, done_before, run_jobs
+from hpt_mlflow.stages.studies.checks import check_batch_norms, check_jobs, check_processes
+from hpt_mlflow.stages.studies.cost import seconds_of
+from hpt_mlflow.stages.studies.jobs import Done, Workplace, done_before, run_jobs
+from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.earlier import Earlier, earlier_run
-from hpt_mlflow.tracking.finished import figures_by_step, run_of
-from hpt_mlflow.tracking.nesting import current_run_id
-from hpt_mlflow.tracking.registry import FoundModel, check_names, find_model
-from hpt_mlflow.tracking.runs import StageRun, stage_run
+from hpt_mlflow.tracking.models.store import FoundModel, check_names, find_model
+from hpt_mlflow.tracking.runs.earlier import Earlier, earlier_run
+from hpt_mlflow.tracking.runs.finished import figures_by_step, run_of
+from hpt_mlflow.tracking.runs.nesting import current_run_id
+from hpt_mlflow.tracking.runs.stage_run import StageRun, stage_run
 from hpt_mlflow.training.plan import PRESETS
 
 PAGE, CSV, SVG, PNG = "study.html", "study.csv", "study.svg", "study.png"

@@ -15,27 +15,27 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError, without_secrets
 from hpt_mlflow.evaluation.objectives import maximises
-from hpt_mlflow.processes import joins_others
+from hpt_mlflow.group import joins_others
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, TuneSettings
 from hpt_mlflow.stages.adapt import adapt
-from hpt_mlflow.stages.bench import Bench, lay_bench, study_name
-from hpt_mlflow.stages.crew import work_off
 from hpt_mlflow.stages.evaluate import evaluate
-from hpt_mlflow.stages.planning import identify
+from hpt_mlflow.stages.evaluation.task import prepare_task
+from hpt_mlflow.stages.evaluation.unseen import check_unseen
 from hpt_mlflow.stages.result import StageResult, result_of
-from hpt_mlflow.stages.task import prepare_task
-from hpt_mlflow.stages.trials import Job, open_study
-from hpt_mlflow.stages.tune_report import TuneReport
-from hpt_mlflow.stages.unseen import check_unseen
+from hpt_mlflow.stages.search.report import TuneReport
+from hpt_mlflow.stages.search.trials import Job, open_study
+from hpt_mlflow.stages.search.workers import work_off
+from hpt_mlflow.stages.studies.bench import Bench, lay_bench, study_name
+from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.dataset_input import log_dataset
-from hpt_mlflow.tracking.earlier import Earlier
-from hpt_mlflow.tracking.evaluations import common_evaluations
 from hpt_mlflow.tracking.identity import Identity
-from hpt_mlflow.tracking.predictions import compare_evaluations
-from hpt_mlflow.tracking.registry import FoundModel, check_may_register, check_names, find_model
-from hpt_mlflow.tracking.runs import NotDeliveredError, StageRun, stage_run
-from hpt_mlflow.tracking.search_runs import is_left, is_worked_on, joined_run, led_run, was_made_in, worker_name
+from hpt_mlflow.tracking.models.evaluations import common_evaluations
+from hpt_mlflow.tracking.models.predictions import compare_evaluations
+from hpt_mlflow.tracking.models.store import FoundModel, check_may_register, check_names, find_model
+from hpt_mlflow.tracking.runs.dataset_input import log_dataset
+from hpt_mlflow.tracking.runs.earlier import Earlier
+from hpt_mlflow.tracking.runs.search_runs import is_left, is_worked_on, joined_run, led_run, was_made_in, worker_name
+from hpt_mlflow.tracking.runs.stage_run import NotDeliveredError, StageRun, stage_run
 from hpt_mlflow.tuning.effects import Effect
 from hpt_mlflow.tuning.records import FAILED, TrialRecord, best_trial
 from hpt_mlflow.tuning.storage import open_storage, storage_errors

@@ -13,12 +13,12 @@ from hpt_mlflow.models.foreign import ForeignWeights, read_weights
 from hpt_mlflow.models.torchvision_weights import PREFIX, read_torchvision_weights
 from hpt_mlflow.report.card import weights_card
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, PretrainSettings
-from hpt_mlflow.stages.planning import Start
 from hpt_mlflow.stages.result import StageResult
+from hpt_mlflow.stages.training.resolve import Start
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.delivery import VERSION_PLACEHOLDER
-from hpt_mlflow.tracking.registry import check_names, find_model, log_backbone, milestone_name
-from hpt_mlflow.tracking.runs import stage_run
+from hpt_mlflow.tracking.delivery.entries import VERSION_PLACEHOLDER
+from hpt_mlflow.tracking.models.store import check_names, find_model, log_backbone, milestone_name
+from hpt_mlflow.tracking.runs.stage_run import stage_run
 from hpt_mlflow.training.plan import PRESETS
 
 STAGE = "import"

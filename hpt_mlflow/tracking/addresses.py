@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking.connection import check_database, tracking_errors
-from hpt_mlflow.tracking.delivery import find_milestones
+from hpt_mlflow.tracking.delivery.entries import find_milestones
 
 MILESTONE = "step-"
 MODEL_TAG = "hpt.model"

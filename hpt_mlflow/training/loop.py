@@ -19,11 +19,11 @@ from hpt_mlflow.data.batches import Batch, ViewBatches, iterate
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.group import ALONE, Group, losses
 from hpt_mlflow.methods import load_method
 from hpt_mlflow.methods.base import Method, StepResult, Views
 from hpt_mlflow.models.backbone import batch_norms, freeze
 from hpt_mlflow.models.randomness import seeded
-from hpt_mlflow.processes import ALONE, Group, losses
 from hpt_mlflow.training.arithmetic import DTYPES
 from hpt_mlflow.training.diagnostics import effective_rank, embedding_std
 from hpt_mlflow.training.padding import keep_unseen_weights

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.group import Group
 from hpt_mlflow.methods.base import Method
 from hpt_mlflow.models.checkpoint import copy_to_cpu
 from hpt_mlflow.models.weight_file import sha256
-from hpt_mlflow.processes import Group
 
 TENSORS_FILE = "training_state.safetensors"
 JSON_FILE = "training_state.json"

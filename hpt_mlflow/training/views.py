@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hpt_mlflow.augment.draws import FinishDraws
-from hpt_mlflow.processes import Group
+from hpt_mlflow.group import Group
 
 
 class StepViews:

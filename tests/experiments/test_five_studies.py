@@ -10,7 +10,7 @@ from hpt_mlflow.experiments.plan import FROM
 from hpt_mlflow.experiments.studies import STUDIES, Network, make_experiment
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings, StudySettings, TrainingSettings
 from hpt_mlflow.settings import study as study_settings
-from hpt_mlflow.stages.planning import fit_plan, method_options
+from hpt_mlflow.stages.training.resolve import fit_plan, method_options
 from hpt_mlflow.training.plan import PRESETS
 
 ADDRESSES = {"base": "builtin:mnist", "source": "folder:/x/source", "target": "builtin:digits"}

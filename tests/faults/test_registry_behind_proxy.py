@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking.connection import prepare
-from hpt_mlflow.tracking.registry import check_may_register
+from hpt_mlflow.tracking.models.store import check_may_register
 
 DENIED = b'{"error_code": "PERMISSION_DENIED", "message": "Permission denied"}'
 

@@ -125,7 +125,8 @@ class Search:
     def worker(self, process):
         """Wait until a command has started a worker; gives its number."""
         return wait_for(
-            lambda: [pid for pid, words in self.processes().items() if b"hpt_mlflow.stages.trials" in words], process
+            lambda: [pid for pid, words in self.processes().items() if b"hpt_mlflow.stages.search.trials" in words],
+            process,
         )[0]
 
     def processes(self, place=None):

@@ -10,8 +10,8 @@ from PIL import Image
 
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.settings import EvaluateSettings
-from hpt_mlflow.stages.task import prepare_task
-from hpt_mlflow.tracking.registry import find_model
+from hpt_mlflow.stages.evaluation.task import prepare_task
+from hpt_mlflow.tracking.models.store import find_model
 
 TINY = {"arch": "shufflenet_v2_x0_5", "image_size": 32, "batch_size": 8, "precision": "float32"}
 

@@ -24,7 +24,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import EvaluateSettings
 from hpt_mlflow.stages.evaluate import _classifier_name
 from hpt_mlflow.stages.predict import predict
-from hpt_mlflow.tracking.registry import find_model
+from hpt_mlflow.tracking.models.store import find_model
 
 PICTURES = {"confusion_matrix", "reliability", "embedding_map", "probe_curve", "nearest_neighbours"}
 COMMON = {"device": "cpu", "workers": 1}

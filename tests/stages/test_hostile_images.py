@@ -16,8 +16,8 @@ import hpt_mlflow
 from hpt_mlflow.data import images
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.stages import learn
 from hpt_mlflow.stages.progress import ProgressDisplay
+from hpt_mlflow.stages.training import learn
 
 TINY = {"arch": "shufflenet_v2_x0_5", "image_size": 16, "batch_size": 40, "precision": "float32", "device": "cpu"}
 BOMB_MEGABYTES = 50  # far less than the 600 of its pixels, more than two runs differ

@@ -19,8 +19,8 @@ from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.models.classifier import ClassifierCard
 from hpt_mlflow.stages import predict as predict_module
 from hpt_mlflow.stages.predict import predict
-from hpt_mlflow.tracking.registry import CLASSIFIER, log_backbone, log_classifier
-from hpt_mlflow.tracking.runs import stage_run
+from hpt_mlflow.tracking.models.store import CLASSIFIER, log_backbone, log_classifier
+from hpt_mlflow.tracking.runs.stage_run import stage_run
 
 CARD = BackboneCard("shufflenet_v2_x0_5", 32, False, 1024, (0.5,) * 3, (0.25,) * 3, ("mnist",), 5)
 CLASSES = ("Katze", "犬", 'a "b", c')

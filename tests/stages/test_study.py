@@ -13,9 +13,9 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import StudySettings
-from hpt_mlflow.stages import study_cost
+from hpt_mlflow.stages.studies import cost as study_cost
+from hpt_mlflow.stages.studies.checks import check_processes
 from hpt_mlflow.stages.study import study
-from hpt_mlflow.stages.study_checks import check_processes
 
 SMALL = {
     "base": "builtin:digits",

@@ -13,7 +13,7 @@ from hpt_mlflow.cli.weights import export, import_
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import PretrainSettings
 from hpt_mlflow.stages.weights import export_model, import_weights
-from hpt_mlflow.tracking.registry import find_model
+from hpt_mlflow.tracking.models.store import find_model
 
 TINY = {"image_size": 32, "batch_size": 8, "steps": 2, "precision": "float32"}
 

@@ -11,8 +11,8 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking import connection
 from hpt_mlflow.tracking.addresses import concrete_uri
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.earlier import owner_here
-from hpt_mlflow.tracking.spool import OWNER_FILE, Spool, spool_folder
+from hpt_mlflow.tracking.delivery.spool import OWNER_FILE, Spool, spool_folder
+from hpt_mlflow.tracking.runs.earlier import owner_here
 
 
 def refusal(uri):

@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.tracking.registry import check_may_register
+from hpt_mlflow.tracking.models.store import check_may_register
 
 MODEL = {"registered_model": {"name": "hpt", "description": "of the team"}}
 

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
+from hpt_mlflow.group import ALONE, LostProcessError
 from hpt_mlflow.methods import METHODS, options_of
-from hpt_mlflow.processes import ALONE, LostProcessError
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.state import TrainingState
 

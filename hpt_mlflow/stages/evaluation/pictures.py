@@ -1,0 +1,117 @@
+"""The pictures and tables of an evaluation, logged with its run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import torch
+from torch.nn import functional as F
+
+from hpt_mlflow.data.decode import UnreadableImageError
+from hpt_mlflow.data.images import Images
+from hpt_mlflow.errors import printable
+from hpt_mlflow.evaluation.protocols import Outcome
+from hpt_mlflow.evaluation.scores import is_multilabel, primary_name
+from hpt_mlflow.report.embedding_map import embedding_map
+from hpt_mlflow.report.evaluation_figures import confusion_matrix, probe_curve, reliability_diagram, roc_curves
+from hpt_mlflow.report.image_grids import confused_pairs, neighbour_grid
+from hpt_mlflow.tracking.models.predictions import PREDICTIONS_FILE
+from hpt_mlflow.tracking.runs.stage_run import StageRun
+
+QUERIES = 8
+NEIGHBOURS_SHOWN = 7
+AXES = {"fast": "iterations of L-BFGS", "paper": "steps of SGD", "finetune": "iterations"}
+
+
+class _Pictures(Sequence[np.ndarray]):
+    """Images of some indices, decoded when asked for; grey where one cannot be read any more."""
+
+    def __init__(self, images: Images, indices: np.ndarray) -> None:
+        self._images = images
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, position):  # type: ignore[no-untyped-def]
+        try:
+            return self._images[int(self._indices[position])]
+        except UnreadableImageError:
+            return np.full((8, 8, 3), 128, dtype=np.uint8)
+
+
+def log_pictures(run: StageRun, protocol: str, outcome: Outcome) -> None:
+    """Log what shows a person where a classifier is right, and where it is wrong."""
+    task, truth = outcome.task, outcome.task.part_labels.test
+    shown = _Pictures(task.reader.images, task.split.test)
+    if is_multilabel(truth):
+        run.picture(roc_curves(truth, outcome.probabilities, task.classes), "roc_curves.png")
+    else:
+        prediction = outcome.probabilities.argmax(axis=1)
+        run.picture(confusion_matrix(truth, prediction, task.classes), "confusion_matrix.png")
+        confidence = outcome.probabilities.max(axis=1)
+        confused = confused_pairs(shown, truth, prediction, confidence, task.classes)
+        if confused is not None:
+            run.picture(confused, "most_confused.png")
+    run.picture(reliability_diagram(truth, outcome.probabilities), "reliability.png")
+    run.picture(embedding_map(outcome.features.test, truth, task.classes), "embedding_map.png")
+    run.picture(probe_curve(outcome.curve, primary_name(truth), AXES[protocol], outcome.step), "probe_curve.png")
+    _log_neighbours(run, outcome)
+
+
+def log_predictions(run: StageRun, outcome: Outcome, names: Sequence[str]) -> None:
+    """Log the answers on test: exactly, for comparisons, and as a table for people.
+
+    Args:
+        names: of the test images.
+    """
+    task = outcome.task
+    truth, probabilities = task.part_labels.test, outcome.probabilities
+
+    def fill(folder: Path) -> None:
+        exact = {"index": task.split.test, "truth": truth, "probabilities": probabilities}
+        arrays = {name: np.ascontiguousarray(values) for name, values in exact.items()}
+        safetensors.numpy.save_file(arrays, folder / PREDICTIONS_FILE)
+
+    run.tell("artifacts", {"files": [PREDICTIONS_FILE]}, fill)
+    if not is_multilabel(truth):
+        best = probabilities.argmax(axis=1)
+        rows = {
+            "image": [printable(name) for name in names],
+            "true": [task.classes[i] for i in truth],
+            "predicted": [task.classes[i] for i in best],
+            "probability": [round(float(row[i]), 4) for row, i in zip(probabilities, best, strict=True)],
+        }
+        run.table(rows, "predictions.json")
+    if outcome.trials:
+        run.table(outcome.trials, "trials.json")
+
+
+def log_curve(run: StageRun, outcome: Outcome) -> None:
+    """Log validation and test against the steps of the probe, as metrics with steps of their own."""
+    name = primary_name(outcome.task.part_labels.test)
+    for step, validation, test in outcome.curve:
+        values = {f"probe_curve/val_{name}": validation, f"probe_curve/test_{name}": test}
+        run.metrics({key: value for key, value in values.items() if not math.isnan(value)}, step)
+
+
+def _log_neighbours(run: StageRun, outcome: Outcome) -> None:
+    """A few test images, spread over the split, with those of train that are nearest to them."""
+    task, labels, features = outcome.task, outcome.task.part_labels, outcome.features
+    asked = np.unique(np.linspace(0, len(features.test) - 1, QUERIES).astype(np.int64))
+    bank = F.normalize(torch.from_numpy(features.train), dim=1)
+    queries = F.normalize(torch.from_numpy(features.test[asked]), dim=1)
+    nearest = (queries @ bank.T).topk(min(NEIGHBOURS_SHOWN, len(bank)), dim=1).indices.numpy()
+    figure = neighbour_grid(
+        _Pictures(task.reader.images, task.split.test[asked]),
+        labels.test[asked],
+        _Pictures(task.reader.images, task.split.train),
+        nearest,
+        labels.train[nearest],
+        task.classes,
+    )
+    run.picture(figure, "nearest_neighbours.png")

@@ -1,0 +1,1 @@
+"""Starting the processes of a stage, and the device of each."""

@@ -1,0 +1,231 @@
+"""A worker of a study: it takes trials one after another, each a run of its own, until none is left."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.trial import Trial, TrialState
+
+from hpt_mlflow.augment.subset import AUGMENTATIONS, format_strengths
+from hpt_mlflow.data.batches import ViewBatches
+from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.settings import DEFAULT_MODEL_NAME, TuneSettings
+from hpt_mlflow.signals import signals_as_requests
+from hpt_mlflow.stages.processes.children import be_child
+from hpt_mlflow.stages.progress import ProgressDisplay
+from hpt_mlflow.stages.studies.bench import Bench, lay_bench
+from hpt_mlflow.tracking.connection import connect
+from hpt_mlflow.tracking.models.store import find_model
+from hpt_mlflow.tracking.runs.search_runs import worker_name
+from hpt_mlflow.tracking.runs.stage_run import EndedEarly, NotDeliveredError, StageRun, stage_run
+from hpt_mlflow.training.loop import Trainer
+from hpt_mlflow.tuning.pruning import make_halving, make_pruner
+from hpt_mlflow.tuning.records import FAILED
+from hpt_mlflow.tuning.storage import open_storage, storage_errors
+from hpt_mlflow.tuning.study import SharedStudy
+from hpt_mlflow.tuning.trials import RUN, STATES
+
+BUDGET_STEPS, BUDGET_MINUTES, INTERRUPTED_REASON = "budget_steps is spent", "minutes are over", "interrupted"
+
+log = logging.getLogger("hpt_mlflow")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker is told.
+
+    Attributes:
+        settings: with the address of the parent as it was found.
+        deadline: of all trials, in seconds since the epoch; None for none.
+    """
+
+    settings: TuneSettings
+    study: str
+    deadline: float | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its time has passed."""
+        return self.deadline is not None and time.time() > self.deadline
+
+
+def open_study(settings: TuneSettings, storage: BaseStorage, name: str, bench: Bench) -> SharedStudy:
+    """The study of some settings, as each worker opens it."""
+    pruner = make_pruner(settings.pruner, bench.plan.steps, bench.rungs[0], settings.reduction)
+    halving = make_halving(settings.pruner, bench.rungs, settings.reduction)
+    return SharedStudy(storage, name, bench.space, pruner, settings.seed, settings.budget_steps, halving)
+
+
+def run_trials(job: Job) -> None:
+    """Take trials until none is left, or a budget is spent.
+
+    Raises:
+        HptError: the study is another one than the leader's, or its storage cannot be reached.
+        KeyboardInterrupt: a signal asked to stop; the trial waits in the queue again.
+    """
+    settings = job.settings
+    dataset = open_dataset(settings.data, settings.root)
+    connect()
+    bench = lay_bench(settings, dataset, find_model(settings.parent, "parent", DEFAULT_MODEL_NAME))
+    with storage_errors(settings.storage):
+        study = open_study(settings, open_storage(settings.storage), job.study, bench)
+        study.check_identity(bench.identity)
+        while not job.is_over and study.has_steps_for(bench.rungs[0]):
+            trial = study.claim(worker_name())
+            if trial is None or not _run_trial(bench, study, trial, job):
+                return
+
+
+def _run_trial(bench: Bench, study: SharedStudy, trial: Trial, job: Job) -> bool:
+    """Adapt with the subset of a trial, as far as it is worth it; gives whether there may be more to do.
+
+    Raises:
+        HptError: no run can be started; the trial waits in the queue again.
+        KeyboardInterrupt: a signal asked to stop; likewise.
+    """
+    try:
+        if not study.reserve(trial, bench.rungs[0]):
+            study.give_up(trial, BUDGET_STEPS, count=False)
+            return False
+        subset, strengths = bench.space.suggest(trial)
+        bench = replace(bench, plan=replace(bench.plan, subset=subset, strengths=strengths))
+        with stage_run(_title(trial, bench)) as run:
+            trial.set_user_attr(RUN, run.run_id)
+            _introduce(run, bench, trial, job)
+            _see_through(run, bench, study, trial, job)
+    except EndedEarly:
+        pass
+    except NotDeliveredError as error:
+        log.warning("%s", error)
+    except UpdateFinishedTrialError:
+        log.warning("%s was taken for lost, and is tried again", _title(trial, bench))
+    except (HptError, KeyboardInterrupt) as error:
+        # Nothing happens here where it has been told already how the trial ended.
+        reason = one_line(error) if isinstance(error, HptError) else INTERRUPTED_REASON
+        given_up = study.give_up(trial, reason, count=False)
+        if given_up or isinstance(error, KeyboardInterrupt):
+            raise
+        log.warning("%s failed: %s", _title(trial, bench), error)
+    return True
+
+
+def _see_through(run: StageRun, bench: Bench, study: SharedStudy, trial: Trial, job: Job) -> None:
+    """Train, and tell Optuna how it ended before the run ends: a running trial without a run is a lost one."""
+    try:
+        score, why = _train(run, bench, study, trial, job)
+    except KeyboardInterrupt:
+        study.give_up(trial, INTERRUPTED_REASON, count=False)
+        run.tags({"hpt.trial_state": "interrupted"})
+        raise
+    # Torch's own errors, such as too little memory, are of this trial as well.
+    except (HptError, RuntimeError) as error:
+        study.end(trial, TrialState.FAIL, reason=one_line(error))
+        run.tags({"hpt.trial_state": FAILED, "hpt.reason": one_line(error)})
+        raise HptError(one_line(error)) from error
+    if score is None:
+        study.give_up(trial, why, count=False)
+        run.tags({"hpt.trial_state": "interrupted", "hpt.reason": why})
+        raise EndedEarly
+    wanted = TrialState.PRUNED if why else TrialState.COMPLETE
+    state, why = study.end(trial, wanted, score, why, again=why in (BUDGET_STEPS, BUDGET_MINUTES))
+    run.tags({"hpt.trial_state": STATES[state], "hpt.reason": why})
+    if state == TrialState.FAIL:
+        raise HptError(why)
+    if state == TrialState.PRUNED:
+        raise EndedEarly
+
+
+def _title(trial: Trial, bench: Bench) -> str:
+    return f"trial {trial.number} {','.join(bench.plan.subset) or 'none'}"
+
+
+def _introduce(run: StageRun, bench: Bench, trial: Trial, job: Job) -> None:
+    """Log what is known before the first step."""
+    plan, subset = bench.plan, bench.plan.subset
+    run.tags(
+        {
+            "hpt.stage": "trial",
+            "hpt.study": job.study,
+            "hpt.trial": trial.number,
+            "hpt.trial_state": "running",
+            "hpt.chain": " > ".join((*bench.start.chain, bench.dataset.name)),
+            "hpt.parent_model": bench.start.parent,
+            "hpt.augment": ",".join(subset) or "none",
+            "hpt.dataset_digest": bench.dataset.digest,
+        }
+    )
+    changed = format_strengths(plan.strengths)
+    # On and off as numbers, each under a name of its own: a parallel coordinates plot has an axis for each.
+    run.params(
+        {f"augment_{name}": int(name in subset) for name in AUGMENTATIONS}
+        | {name: value for name, value in trial.params.items() if not isinstance(value, bool)}
+        | plan.as_params()
+        | {"objective": bench.objective, "strengths": changed or "default", "arch": bench.start.arch}
+    )
+
+
+def _train(run: StageRun, bench: Bench, study: SharedStudy, trial: Trial, job: Job) -> tuple[float | None, str]:
+    """Train from rung to rung.
+
+    Returns:
+        The last score, and why the trial ended before its last rung, or nothing.
+    """
+    plan, start = bench.plan, bench.start
+    trainer = Trainer(copy.deepcopy(start.backbone), start.feature_size, plan, bench.statistics, bench.device)
+    batches = ViewBatches(
+        bench.images,
+        plan.batch_size,
+        start.image_size,
+        plan.subset,
+        plan.strengths,
+        plan.seed,
+        views=trainer.method.views,
+    )
+    score: float | None = None
+    with ProgressDisplay(_title(trial, bench), plan.steps) as display, signals_as_requests() as requests:
+        # The loss is the mean over as many steps at every rung, but for a last one that is nearer to a report.
+        for step, metrics in trainer.train(batches, bench.workers, bench.rungs[0]):
+            display.advance(step, metrics)
+            if metrics:
+                run.metrics(metrics, step)
+            if step in bench.rungs:
+                score = bench.judge.score(trainer.backbone) if bench.judge else metrics["train/loss"]
+                run.metrics({"tune/score": score}, step)
+                trial.report(score, step)
+                if pruned := _why_pruned(bench, study, trial, step):
+                    return score, pruned
+            if requests.stop:
+                raise KeyboardInterrupt
+            if job.is_over and step < plan.steps:
+                return score, BUDGET_MINUTES
+    return score, ""
+
+
+def _why_pruned(bench: Bench, study: SharedStudy, trial: Trial, step: int) -> str:
+    """Why a trial does not go on to its next rung, or nothing; if it does, the steps up to there count as spent."""
+    if step == bench.rungs[-1]:
+        return ""
+    if step == study.target(trial):
+        return f"ended at step {step}, from where the best go on"
+    if trial.should_prune():
+        return f"not among the best at step {step}"
+    return "" if study.reserve(trial, bench.rungs[bench.rungs.index(step) + 1]) else BUDGET_STEPS
+
+
+def _work(said: Mapping[str, Any]) -> None:
+    """Be a worker."""
+    run_trials(Job(TuneSettings(**said["settings"]), said["study"], said["deadline"]))
+
+
+if __name__ == "__main__":
+    sys.exit(be_child(Path(sys.argv[1]), _work))

@@ -1,0 +1,173 @@
+"""What a study refuses at once, since one of its stages would refuse it after hours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from hpt_mlflow.data.contents import UNKNOWN
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.labels import check_labels
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.drawing import draw_labels
+from hpt_mlflow.experiments.plan import FROM, ExperimentPlan, Job
+from hpt_mlflow.models.backbone import batch_norms, build_backbone
+from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings, StudySettings
+from hpt_mlflow.stages.evaluation.task import label_count
+from hpt_mlflow.stages.evaluation.unseen import SEEN_LIMIT, overlaps
+from hpt_mlflow.stages.processes.device import resolve_device
+from hpt_mlflow.stages.processes.launch import check_devices
+from hpt_mlflow.stages.training.milestones import parse_milestones
+from hpt_mlflow.stages.training.resolve import fit_plan, method_options, split_for
+from hpt_mlflow.training.plan import PRESETS, Plan
+
+# Stands for what a job starts from, which is not there yet.
+TO_BE_MADE = "models:/to-be-made/1"
+
+
+def check_jobs(plan: ExperimentPlan, datasets: Mapping[str, Dataset]) -> None:
+    """Check what can be known of the jobs before any of them is run.
+
+    Args:
+        datasets: by address.
+
+    Raises:
+        HptError: steps, sizes or labels that there are not so many of; or test images among those to learn from.
+    """
+    for job in plan.jobs:
+        dataset = datasets[job.said["data"]]
+        try:
+            if job.stage == "evaluate":
+                _check_evaluation(evaluation_settings(job), dataset)
+            else:
+                _check_training(training_settings(job), dataset)
+        except HptError as error:
+            # Its own name for what the stages call images.
+            said = re.sub("^images:", "amounts:", str(error)) if plan.study == "data-amount" else str(error)
+            raise HptError(said) from error
+    _check_unseen([point.evaluation for point in plan.points], datasets)
+
+
+def training_settings(job: Job) -> PretrainSettings | AdaptSettings:
+    """Of a training whose parent may not be there yet."""
+    if job.stage == "adapt":
+        return AdaptSettings(**{"parent": TO_BE_MADE} | job.said)
+    return PretrainSettings(**job.said)
+
+
+def evaluation_settings(job: Job) -> EvaluateSettings:
+    """Of an evaluation whose model may not be there yet."""
+    return EvaluateSettings(**{"model": TO_BE_MADE} | job.said)
+
+
+def fitted_plan(settings: PretrainSettings | AdaptSettings, dataset: Dataset) -> Plan:
+    """The preset's plan, with the sizes that a training gets.
+
+    Raises:
+        HptError: the dataset has too few images for what the user named.
+    """
+    plan = PRESETS[settings.preset].plan
+    batch_size = settings.batch_size or plan.batch_size
+    plan = replace(plan, batch_size=batch_size, method=settings.method, options=method_options(settings))
+    return fit_plan(plan, settings, dataset.name, len(split_for(settings, dataset).seen), settings.nproc)
+
+
+def check_processes(settings: StudySettings) -> None:
+    """Check that what runs side by side can have its devices.
+
+    Raises:
+        HptError: there are not so many, or none.
+    """
+    device = resolve_device(settings.device)
+    if settings.nproc > 1:
+        check_devices(settings)
+        if device.type == "cuda" and settings.at_once > 1:
+            raise HptError(
+                f"at_once: {settings.at_once} trainings of {settings.nproc} processes would share their GPUs; "
+                "use at_once 1, or nproc 1"
+            )
+
+
+def check_batch_norms(arch: str, image_size: int, small_stem: bool) -> None:
+    """Refuse a network without what Base and HPT-BN change on the target.
+
+    Raises:
+        HptError: it has no BatchNorm layers, or cannot be built.
+    """
+    backbone, _ = build_backbone(arch, image_size, small_stem)
+    if not batch_norms(backbone):
+        raise HptError(f"arch: {arch} has no BatchNorm layers, which Base and HPT-BN are about; use another one")
+
+
+def _check_training(settings: PretrainSettings | AdaptSettings, dataset: Dataset) -> None:
+    assert settings.steps is not None
+    parse_milestones(settings.milestones, settings.steps)
+    fitted_plan(settings, dataset)
+
+
+def _check_evaluation(settings: EvaluateSettings, dataset: Dataset) -> None:
+    split = dataset.split(settings.split_seed)
+    labels = check_labels(dataset, split)[split.train]
+    count = label_count(settings, len(labels))
+    if count is not None:
+        draw_labels(labels, count, settings.seed)
+
+
+def _check_unseen(evaluations: Sequence[Job], datasets: Mapping[str, Dataset]) -> None:
+    """Refuse other datasets, and a registered Base, that have learned from test images of the target.
+
+    Args:
+        evaluations: all on the same target.
+    """
+    target = datasets[evaluations[0].said["data"]]
+    learned_from = {address for evaluation in evaluations for address in _learned_from(evaluation.start)}
+    bases = {base for evaluation in evaluations if (base := _given_model(evaluation))}
+    for seed in sorted({evaluation.said["split_seed"] for evaluation in evaluations}):
+        test = target.contents.of(target.split(seed).test)
+        for address in sorted(learned_from):
+            # Of the same images, training keeps to the same split.
+            if datasets[address].digest != target.digest:
+                _check_dataset(datasets[address], target, seed, test)
+        for base in bases:
+            _check_base(base, target, seed, test)
+
+
+def _check_dataset(dataset: Dataset, target: Dataset, seed: int, test: np.ndarray) -> None:
+    known = test[test != UNKNOWN]
+    found = int(np.isin(known, dataset.contents.of(dataset.split(seed).seen)).sum())
+    if found > SEEN_LIMIT * len(known):
+        raise HptError(
+            f"target: {found} of {len(known)} test images of {target.name} are also among the images "
+            f"of {dataset.name} that training may see; take them out of it"
+        )
+
+
+def _check_base(base: str, target: Dataset, seed: int, test: np.ndarray) -> None:
+    found = overlaps(base, target, test)
+    if found.unknown:
+        raise HptError(
+            f"base_model: whether {base} has learned from test images of {target.name} cannot be checked, because "
+            f"{found.unknown}; use another Base, or train this one again"
+        )
+    for overlap in found.stages:
+        if overlap.too_many:
+            stage = overlap.stage
+            as_it_did = f"--seed {stage.split_seed} --seeds 1, by which it was split there, or "
+            raise HptError(
+                f"base_model: {overlap} of {target.name} with seed {seed} were trained on by {stage.stage} "
+                f"{stage.dataset_name} (run {stage.run_id}); use {as_it_did if overlap.same_dataset else ''}"
+                "a Base that has not seen them"
+            )
+
+
+def _learned_from(job: Job | None) -> list[str]:
+    """The addresses of all datasets behind a model."""
+    return [job.said["data"], *_learned_from(job.start)] if job else []
+
+
+def _given_model(job: Job) -> str | None:
+    """The address of the registered model at the beginning of a job's chain, or None."""
+    return _given_model(job.start) if job.start else job.said.get(FROM.get(job.stage, ""))

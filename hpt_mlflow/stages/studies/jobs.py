@@ -1,0 +1,168 @@
+"""The jobs of an experiment: what is done is found, the rest runs in processes of its own, some at once."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.experiments.plan import FROM, Job
+from hpt_mlflow.options import Settings
+from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings
+from hpt_mlflow.stages.evaluate import addresses_of, evaluation_identity
+from hpt_mlflow.stages.processes.children import Children, be_child, children
+from hpt_mlflow.stages.processes.device import device_in_turn
+from hpt_mlflow.stages.training.resolve import identify
+from hpt_mlflow.tracking.identity import PARENT_TAG, Identity
+from hpt_mlflow.tracking.runs.finished import finished_run
+
+POLL_SECONDS = 0.2
+KINDS: dict[str, type[Settings]] = {"pretrain": PretrainSettings, "adapt": AdaptSettings, "evaluate": EvaluateSettings}
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job that is done.
+
+    Attributes:
+        model: that it has made, or evaluated.
+        reused: whether it had been done before.
+    """
+
+    run_id: str
+    model: str
+    reused: bool
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What all jobs of an experiment share.
+
+    Attributes:
+        datasets: by address.
+        run_id: that theirs are nested in.
+        at_once: how many run side by side.
+        reuse: whether what was done before counts.
+    """
+
+    datasets: Mapping[str, Dataset]
+    run_id: str
+    at_once: int
+    reuse: bool
+
+
+def run_jobs(jobs: list[Job], place: Workplace, on_done: Callable[[Job, Done, int], object]) -> dict[Job, Done]:
+    """Do all jobs, each when the one that it starts from is done.
+
+    Args:
+        jobs: each behind the one that it starts from.
+        on_done: is called with each, and with how many are done.
+
+    Raises:
+        HptError: what a job cannot do; those beside it are interrupted, and go on with the next call.
+        KeyboardInterrupt: a job was interrupted.
+    """
+    done: dict[Job, Done] = {}
+    waiting = list(jobs)
+    # Jobs that were looked for and are not there: the server is asked once for each.
+    missing: set[Job] = set()
+    # By the place of their process.
+    at_work: dict[int, Job] = {}
+
+    def finish(job: Job, result: Done) -> None:
+        done[job] = result
+        on_done(job, result, len(done))
+
+    with children("hpt_mlflow.stages.studies.jobs", place.at_once, place.run_id) as processes:
+        while waiting or at_work:
+            for job in [job for job in waiting if job.start is None or job.start in done]:
+                said = _settings(job, done)
+                if job not in missing and (found := _found(job, said, place)):
+                    waiting.remove(job)
+                    finish(job, found)
+                    continue
+                missing.add(job)
+                if processes.free:
+                    waiting.remove(job)
+                    slot = processes.free[0]
+                    at_work[slot] = job
+                    processes.start(slot, _told(job, said, slot))
+            for slot, code in processes.ended():
+                job = at_work.pop(slot)
+                finish(job, _result(job, code, processes, slot))
+            time.sleep(POLL_SECONDS if at_work else 0)
+    return done
+
+
+def _told(job: Job, said: dict[str, Any], slot: int) -> dict[str, Any]:
+    """What the process of a job is told: its settings, with a GPU in turn."""
+    device = device_in_turn(said.get("device", "auto"), slot, said.get("nproc", 1))
+    return {"stage": job.stage, "settings": said | {"device": device}}
+
+
+def _result(job: Job, code: int, processes: Children, slot: int) -> Done:
+    """What came of a job whose process has ended.
+
+    Raises:
+        HptError: what it cannot do.
+    """
+    if code:
+        why = processes.error_at(slot) or f"its process ended with exit code {code}; see its messages above"
+        raise HptError(f"{job.name}: {why}")
+    result = processes.result_at(slot)
+    return Done(result["run_id"], result["model_uri"], reused=False)
+
+
+def done_before(jobs: list[Job], place: Workplace) -> dict[Job, Done]:
+    """Those of the jobs that are there already.
+
+    Args:
+        jobs: each behind the one that it starts from.
+    """
+    done: dict[Job, Done] = {}
+    for job in jobs:
+        is_ready = job.start is None or job.start in done
+        if is_ready and (found := _found(job, _settings(job, done), place)):
+            done[job] = found
+    return done
+
+
+def _settings(job: Job, done: Mapping[Job, Done]) -> dict[str, Any]:
+    """The settings of a job, with what it starts from as it is now known."""
+    if job.start is None:
+        return job.said
+    start = done[job.start]
+    return job.said | {FROM[job.stage]: f"runs:/{start.run_id}" if job.whole_run else start.model}
+
+
+def _found(job: Job, said: dict[str, Any], place: Workplace) -> Done | None:
+    """What was done before, in whatever run."""
+    run = finished_run(_identity(job, said, place.datasets)) if place.reuse else None
+    if run is None:
+        return None
+    # What an interrupted study had done itself is its own.
+    return Done(run.info.run_id, run.data.tags.get("hpt.model", ""), run.data.tags.get(PARENT_TAG) != place.run_id)
+
+
+def _identity(job: Job, said: dict[str, Any], datasets: Mapping[str, Dataset]) -> Identity:
+    settings, dataset = KINDS[job.stage](**said), datasets[said["data"]]
+    if isinstance(settings, EvaluateSettings):
+        return evaluation_identity(settings, dataset, addresses_of(settings.model))
+    return identify(job.stage, settings, [dataset], said.get("parent"))
+
+
+def _work(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Do a job."""
+    stage = said["stage"]
+    result = getattr(import_module(f"hpt_mlflow.stages.{stage}"), stage)(**said["settings"])
+    return asdict(result)
+
+
+if __name__ == "__main__":
+    sys.exit(be_child(Path(sys.argv[1]), _work))

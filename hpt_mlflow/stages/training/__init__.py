@@ -1,0 +1,1 @@
+"""The steps of a training stage, in order: resolve, prepare, learn."""

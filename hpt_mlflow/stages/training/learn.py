@@ -1,0 +1,203 @@
+"""What the two training stages do alike: train, show it, keep milestones and states, register the result."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, replace
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from hpt_mlflow.data.batches import ViewBatches
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.features import FeatureReader
+from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
+from hpt_mlflow.group import Group, was_restarted
+from hpt_mlflow.report.figures import GRID_IMAGES, learning_curves, views_grid
+from hpt_mlflow.settings import TrainingSettings
+from hpt_mlflow.signals import Requests, signals_as_requests
+from hpt_mlflow.stages.data_report import report_data, report_unreadable
+from hpt_mlflow.stages.progress import ProgressDisplay
+from hpt_mlflow.stages.result import StageResult, read_result, result_of
+from hpt_mlflow.stages.training.prepare import Work, prepare
+from hpt_mlflow.stages.training.resolve import Start, identify
+from hpt_mlflow.tracking.delivery.entries import VERSION_PLACEHOLDER
+from hpt_mlflow.tracking.models.seen_images import log_seen_images
+from hpt_mlflow.tracking.models.store import check_may_register, check_names, log_backbone, milestone_name
+from hpt_mlflow.tracking.runs.dataset_input import log_dataset
+from hpt_mlflow.tracking.runs.earlier import earlier_run
+from hpt_mlflow.tracking.runs.stage_run import StageRun, current_run_id, stage_run
+from hpt_mlflow.training.loop import Trainer
+
+# What the first process tells the others before the work begins.
+AT_WORK, FINISHED = "at work", "finished"
+
+# Forward passes for the nearest-neighbour accuracy of all milestones, as a share of the images that training sees: it
+# spends about four times a forward pass on each of them, so this is under 1% of its time.
+NEIGHBOUR_SHARE = 0.03
+
+
+class Due(NamedTuple):
+    """Whether the training state is to be kept, and the training to end."""
+
+    keep: bool
+    stop: bool
+
+
+def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset, group: Group) -> StageResult:
+    """Train the backbone that a stage starts from on what it may see of a dataset; log, keep and register it.
+
+    Where an unfinished run of the same work is found, it goes on from that run's newest training state. Everything that
+    can be refused is refused before the run is started. Of several processes, the first one does all but the training
+    by itself; every one gives the same result.
+    """
+    if group.first:
+        result = _lead(stage, settings, start, dataset, group)
+        group.share(asdict(result))
+        return result
+    if group.share() == AT_WORK:
+        _follow(prepare(stage, settings, start, dataset, group, None))
+    return read_result(group.share())
+
+
+def _lead(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset, group: Group) -> StageResult:
+    check_names(settings.model_name, settings.alias)
+    check_may_register(settings.model_name)
+    identity = identify(stage, settings, [dataset], start.parent)
+    resume = "auto" if was_restarted() else settings.resume
+    with earlier_run(identity, resume, current_run_id()) as earlier:
+        if earlier and earlier.finished:
+            group.share(FINISHED)
+            return result_of(earlier)
+        group.share(AT_WORK)
+        work = prepare(stage, settings, start, dataset, group, earlier)
+        with stage_run(work.run_name, identity, earlier) as run:
+            counts = {}
+            if earlier is None or "settings/precision" not in earlier.run.data.params:
+                counts = _introduce(run, work)
+            if earlier:
+                _say_where_it_goes_on(run, work)
+            history, stop = _train(run, work)
+            run.picture(learning_curves(history), "learning_curves.png")
+            result = {name: value for _, metrics in history for name, value in metrics.items()} | counts
+            version = run.register(
+                milestone_name(work.plan.steps),
+                settings.model_name,
+                work.tags,
+                settings.alias,
+                work.describe(result, VERSION_PLACEHOLDER),
+            )
+        # A signal that came during the last step has nothing left to stop here, but in the run around this one.
+        if stop and current_run_id():
+            raise KeyboardInterrupt
+        return StageResult(run.run_id, version, work.card.chain, result)
+
+
+def _introduce(run: StageRun, work: Work) -> dict[str, float]:
+    """Log what is known before the first step; gives what is counted of the data."""
+    run.tags(work.tags)
+    run.describe(work.describe())
+    run.params(work.params)
+    log_dataset(run.run_id, work.dataset, work.split, work.statistics, "training")
+    log_seen_images(run, work.dataset, work.split.seen)
+    run.picture(_picture_of_views(work.trainer, work.batches), "views.png")
+    return report_data(run, work.dataset, work.split)
+
+
+def _say_where_it_goes_on(run: StageRun, work: Work) -> None:
+    """Tell the user, and the run, from which step it is continued, and what is done a second time."""
+    step = work.trainer.step
+    repeated = max((logged for logged, _ in run.history), default=0) - step
+    again = f"; {repeated} steps are done again" if repeated > 0 else ""
+    print(f"{work.title}: goes on with run {run.run_id} at step {step} of {work.plan.steps}{again}", file=sys.stderr)
+    run.tags({"hpt.resumed_at": step})
+
+
+def _train(run: StageRun, work: Work) -> tuple[list[tuple[int, dict[str, float]]], bool]:
+    """Train to the last step, keeping milestones and training states.
+
+    Returns:
+        All metrics of the run by step, and whether a signal asked to stop when all was done.
+
+    Raises:
+        KeyboardInterrupt: a signal asked to stop; the training state is kept.
+        HptError: the training cannot go on, or its result cannot be kept.
+    """
+    trainer, steps = work.trainer, work.plan.steps
+    history = [(step, metrics) for step, metrics in run.history if step <= trainer.step]
+    try:
+        with (
+            ProgressDisplay(work.title, steps, trainer.step) as display,
+            signals_as_requests() as requests,
+        ):
+            for step, metrics in trainer.train(work.batches, work.workers, work.report_every):
+                display.advance(step, metrics)
+                model = None
+                if step in work.milestones:
+                    model = milestone_name(step)
+                    kept = log_backbone(run, trainer.backbone, replace(work.card, step=step), work.tags)
+                    metrics |= _neighbour_accuracy(work)
+                if metrics:
+                    run.metrics(metrics, step, model)
+                    history.append((step, metrics))
+                due = _due(work, requests, step)
+                if due.keep:
+                    run.tell("state", {"step": step}, trainer.state(work.images.unreadable).write)
+                if due.stop:
+                    raise KeyboardInterrupt
+    finally:
+        history.append((trainer.step, report_unreadable(run, work.images, trainer.step)))
+    if error := run.failure(kept):
+        raise HptError(f"the trained backbone cannot be kept: {error}; make room and run the same command again")
+    return history, requests.stop
+
+
+def _follow(work: Work) -> None:
+    """Train along with the first process."""
+    with signals_as_requests() as requests:
+        for step, _ in work.trainer.train(work.batches, work.workers, work.report_every):
+            if _due(work, requests, step).stop:
+                raise KeyboardInterrupt
+
+
+def _due(work: Work, requests: Requests, step: int) -> Due:
+    """What is due after a step. What one process is asked, all do."""
+    trainer, every = work.trainer, work.settings.checkpoint_every
+    stop, keep = trainer.group.any(requests.stop, requests.keep)
+    requests.keep = requests.keep and not keep
+    if step == work.plan.steps:
+        return Due(keep=False, stop=False)
+    keep = stop or keep or bool(every and step % every == 0)
+    if keep:
+        trainer.agree(work.images)
+    return Due(keep, stop)
+
+
+def _picture_of_views(trainer: Trainer, batches: ViewBatches) -> Image.Image:
+    """The first images as they are cropped, and the two views of each."""
+    crops = batches[next(batches.tasks(range(1)))].crops[:, :GRID_IMAGES].to(trainer.device)
+    rng = np.random.default_rng(trainer.plan.seed)
+    views = [trainer.finish(crop, trainer.draw_view(rng).part(slice(0, len(crop)))) for crop in crops]
+    return views_grid(crops[0], views, trainer.mean, trainer.std)
+
+
+def _neighbour_accuracy(work: Work) -> dict[str, float]:
+    """20-NN accuracy on validation images by train images, on so many of each as cost next to nothing."""
+    images, trainer, card = work.images, work.trainer, work.card
+    labels = images.dataset.labels
+    known = np.intersect1d(work.split.train, images.indices)
+    asked = np.intersect1d(work.split.validation, images.indices)
+    if labels is None or images.dataset.multilabel or not len(known) or not len(asked):
+        return {}
+    rng = np.random.default_rng(0)
+    budget = int(NEIGHBOUR_SHARE * work.plan.steps * work.plan.batch_size / len(work.milestones))
+    known = np.sort(rng.permutation(known)[: max(64, budget * 2 // 3)])
+    asked = np.sort(rng.permutation(asked)[: max(64, budget // 3)])
+    reader = FeatureReader(images, card.image_size, ChannelStatistics(card.mean, card.std), trainer.device)
+    bank, queries = (reader.features(trainer.backbone, part) for part in (known, asked))
+    answers = nearest_neighbour_classes(bank, labels[known], queries)
+    still_there = ~np.isin(asked, list(images.unreadable))
+    return {"knn/val_accuracy": float((answers == labels[asked])[still_there].mean())}

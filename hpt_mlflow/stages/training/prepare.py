@@ -1,0 +1,183 @@
+"""All that a training needs, resolved, checked and ready before its run is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+import torch
+
+from hpt_mlflow.augment.crop import smallest_useful_side
+from hpt_mlflow.augment.subset import format_strengths
+from hpt_mlflow.data.batches import ViewBatches, default_workers
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.images import Images
+from hpt_mlflow.data.split import Split
+from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistics
+from hpt_mlflow.group import Group, own_device, processes_here
+from hpt_mlflow.models.checkpoint import BackboneCard
+from hpt_mlflow.report.card import training_card
+from hpt_mlflow.settings import TrainingSettings
+from hpt_mlflow.stages.processes.device import resolve_device
+from hpt_mlflow.stages.training.milestones import parse_milestones
+from hpt_mlflow.stages.training.resolve import Start, fit_plan, make_plan, split_for
+from hpt_mlflow.tracking.runs.earlier import Earlier
+from hpt_mlflow.tracking.runs.states import newest_state
+from hpt_mlflow.training.arithmetic import Arithmetic, choose_arithmetic
+from hpt_mlflow.training.loop import Trainer
+from hpt_mlflow.training.plan import Plan
+
+# Steps between two reports of metrics: at least 100 reports in a short training, at most 50 steps apart in a long one.
+REPORTS = 100
+LONGEST_REPORT = 50
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a training needs, checked and ready.
+
+    Attributes:
+        report_every: steps between two reports of metrics.
+        settings: as the user gave them.
+        tags: of the run and of every model in it.
+        describe: the run's description, from its result and the address of the registered version.
+    """
+
+    title: str
+    run_name: str
+    settings: TrainingSettings
+    params: dict[str, object]
+    plan: Plan
+    milestones: frozenset[int]
+    report_every: int
+    workers: int
+    dataset: Dataset
+    split: Split
+    images: Images
+    statistics: ChannelStatistics
+    trainer: Trainer
+    batches: ViewBatches
+    card: BackboneCard
+    tags: dict[str, str]
+    describe: Callable[..., str]
+
+
+def prepare(
+    stage: str, settings: TrainingSettings, start: Start, dataset: Dataset, group: Group, earlier: Earlier | None
+) -> Work:
+    """Resolve and check everything, decode what fits into memory, and take up the training state of an earlier run.
+
+    Args:
+        earlier: the run to go on with; only the first process of a group knows of it.
+    """
+    device = own_device(resolve_device(settings.device))
+    split = split_for(settings, dataset)
+    plan = make_plan(settings, start)
+    milestones = parse_milestones(settings.milestones, plan.steps)
+    smallest_side = smallest_useful_side(start.image_size, plan.strengths.crop_scale)
+    images = _open_images(dataset, split, smallest_side, settings, group)
+    plan = fit_plan(plan, settings, dataset.name, len(images.indices), group.size)
+    arithmetic = _choose_arithmetic(settings, plan, start, device, group, earlier)
+    plan = replace(plan, precision=arithmetic.precision, compile=arithmetic.compile)
+    statistics = _channel_statistics(images, group)
+    workers = default_workers(images, device, processes_here()) if settings.workers is None else settings.workers
+
+    chain = (*start.chain, dataset.name)
+    trainer = Trainer(start.backbone, start.feature_size, plan, statistics, device, group)
+    state = newest_state(earlier.run.info.run_id) if earlier else None
+    trainer.restore(state)
+    if state:
+        images.report_unreadable(state.unreadable.items())
+    return Work(
+        title=f"{stage} {dataset.name}",
+        run_name=f"{stage} {dataset.name}" + (f" < {start.chain[-1]}" if start.chain else ""),
+        settings=settings,
+        params=_params(settings, plan, start, workers, device, group) | arithmetic.as_params(),
+        plan=plan,
+        milestones=milestones,
+        report_every=max(1, min(LONGEST_REPORT, plan.steps // REPORTS)),
+        workers=workers,
+        dataset=dataset,
+        split=split,
+        images=images,
+        statistics=statistics,
+        trainer=trainer,
+        batches=ViewBatches(
+            images,
+            plan.batch_size,
+            start.image_size,
+            plan.subset,
+            plan.strengths,
+            plan.seed,
+            group.part(plan.batch_size),
+            trainer.method.views,
+        ),
+        card=BackboneCard(
+            start.arch, start.image_size, start.small_stem, start.feature_size, statistics.mean, statistics.std, chain
+        ),
+        tags=_tags(stage, chain, plan, start, dataset),
+        describe=partial(training_card, chain, dataset, split, plan, start.arch, start.image_size, start.parent),
+    )
+
+
+def _open_images(
+    dataset: Dataset, split: Split, smallest_side: int, settings: TrainingSettings, group: Group
+) -> Images:
+    """The first process decodes and keeps what the others then find, and they take its word for what is unreadable."""
+    opened = partial(Images, dataset, split.seen, smallest_side, settings.strict, cache_gib=settings.cache_gib)
+    images = opened() if group.first else None
+    unreadable = group.share(list(images.unreadable.items()) if images else None)
+    return images or opened(known_unreadable=dict(unreadable))
+
+
+def _choose_arithmetic(
+    settings: TrainingSettings, plan: Plan, start: Start, device: torch.device, group: Group, earlier: Earlier | None
+) -> Arithmetic:
+    """What the first process finds best; a training that is continued keeps to what it began with."""
+    chosen = None
+    if group.first:
+        began = earlier.run.data.params if earlier else {}
+        precision = began.get("settings/precision", settings.precision)
+        compiled = {"True": "on", "False": "off"}.get(began.get("settings/compile", ""), settings.compile)
+        share = plan.batch_size // group.size
+        chosen = choose_arithmetic(precision, compiled, start.backbone, start.image_size, share, plan.steps, device)
+    return Arithmetic(**group.share(asdict(chosen) if chosen else None))
+
+
+def _channel_statistics(images: Images, group: Group) -> ChannelStatistics:
+    """Those that the first process has kept or computes."""
+    found = kept_channel_statistics(images) if group.first else None
+    shared = group.share(asdict(found) if found else None)
+    return ChannelStatistics(tuple(shared["mean"]), tuple(shared["std"]))
+
+
+def _tags(stage: str, chain: tuple[str, ...], plan: Plan, start: Start, dataset: Dataset) -> dict[str, str]:
+    tags = {
+        "hpt.stage": stage,
+        "hpt.method": plan.method,
+        "hpt.chain": " > ".join(chain),
+        "hpt.update": plan.update,
+        "hpt.augment": ",".join(plan.subset) or "none",
+        "hpt.dataset_digest": dataset.digest,
+    }
+    if changed := format_strengths(plan.strengths):
+        tags["hpt.strengths"] = changed
+    if start.weights:
+        return tags | start.weights
+    return tags | ({"hpt.parent_model": start.parent} if start.parent else {})
+
+
+def _params(
+    settings: TrainingSettings, plan: Plan, start: Start, workers: int, device: torch.device, group: Group
+) -> dict[str, object]:
+    """Every setting as it was resolved."""
+    resolved = {
+        "arch": start.arch,
+        "image_size": start.image_size,
+        "small_stem": start.small_stem,
+        "workers": workers,
+        "device": device,
+        "nproc": group.size,
+    }
+    return asdict(settings) | plan.as_params() | resolved

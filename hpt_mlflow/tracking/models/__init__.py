@@ -1,0 +1,1 @@
+"""Registered models: stored, traced back, compared and promoted."""

@@ -1,0 +1,133 @@
+"""One champion follows another: the alias moves, its classifier's with it, and both versions say so in their tags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.certainty import Comparison
+from hpt_mlflow.tracking.connection import reason
+from hpt_mlflow.tracking.models.alias_history import Move, alias_version, move_alias, moves, next_time, registered_model
+from hpt_mlflow.tracking.models.evaluations import PARENT_TAG, Evaluation, exists, same_model, split_version
+from hpt_mlflow.tracking.models.lineage import chain_of_addresses
+
+REPLACED_TAG, REPLACED_BY_TAG, FORCED_TAG = "hpt.replaced", "hpt.replaced_by", "hpt.forced"
+
+
+@dataclass
+class Promotion:
+    """What came of moving an alias.
+
+    Attributes:
+        address: the version that it moved to.
+        before: the address that the alias pointed to before, or empty.
+        classifier: the classifier whose alias moved with it, or empty.
+        evaluation: what was decisive; None where it was forced without one, or went back.
+        comparison: with the champion before, on the images that both were tested on; None where there was none.
+        notes: what else people should know, a sentence each.
+    """
+
+    address: str
+    before: str
+    classifier: str = ""
+    evaluation: Evaluation | None = None
+    comparison: Comparison | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def carry_out(promotion: Promotion, alias: str, move: Move, classifier: str) -> Promotion:
+    """Move the alias, and that of the classifier, and mark the versions.
+
+    Both moves carry one time, so that of promotions at once the same one comes last for both.
+
+    Args:
+        promotion: decided, but for its classifier.
+        move: its time is set here.
+        classifier: address of the classifier to move along, or empty.
+
+    Raises:
+        HptError: it is done and recorded, but another promotion came after it.
+    """
+    name = split_version(promotion.address)[0]
+    known = moves(registered_model(name), alias)
+    classifier_name = split_version(classifier)[0]
+    classifier_model = registered_model(classifier_name) if classifier else None
+    move = replace(move, time=next_time(known, moves(classifier_model, alias)), classifier=classifier)
+    newest = move_alias(name, alias, move)
+    _mark(promotion, move, newest)
+    if classifier:
+        promotion.classifier = classifier
+        before = alias_version(classifier_model, alias)
+        own = replace(move, version=split_version(classifier)[1], before=before, classifier="")
+        if before != own.version:
+            newest_classifier = move_alias(classifier_name, alias, own)
+            before = f"models:/{classifier_name}/{before}" if before else ""
+            _mark(Promotion(classifier, before, "", promotion.evaluation), own, newest_classifier)
+    else:
+        promotion.notes += _left_behind(f"{name}-classifier", alias, promotion.address)
+    if newest != move:
+        raise HptError(
+            f"alias: {promotion.address} was promoted, but models:/{name}/{newest.version} was at the same time by "
+            f"{newest.by}, and is {alias} now; both are recorded, see: hpt history {name} --alias {alias}"
+        )
+    for other in moves(registered_model(name), alias):
+        if other.time < move.time and other not in known:
+            promotion.notes.append(
+                f"models:/{name}/{other.version} was promoted at the same time by {other.by}; {promotion.address} was "
+                "not compared with it"
+            )
+    return promotion
+
+
+def _mark(promotion: Promotion, move: Move, newest: Move) -> None:
+    """Tag the promoted version and the one that it replaced; what fails becomes a note, since the alias has moved."""
+    client = MlflowClient()
+    name = split_version(promotion.address)[0]
+    evaluation = promotion.evaluation
+    tags = {"hpt.promoted": move.time, "hpt.promoted_by": move.by}
+    if not move.back:
+        tags["hpt.lineage"] = " > ".join(chain_of_addresses(promotion.address))
+    if evaluation:
+        tags |= {
+            "hpt.metric": evaluation.metric,
+            "hpt.value": f"{evaluation.primary.value:.6g}",
+            "hpt.interval": move.interval,
+            "hpt.test_digest": evaluation.test_digest,
+            # `hpt.dataset_digest` is that of the images that the version was trained on.
+            "hpt.test_dataset_digest": evaluation.dataset_digest,
+            "hpt.decisive_evaluation": evaluation.run_id,
+        }
+    if move.forced or move.reason:
+        tags[FORCED_TAG] = f"{move.by} at {move.time}: {move.reason} (against: {move.forced or 'nothing'})"
+    stale = [] if move.back or FORCED_TAG in tags else [FORCED_TAG]
+    if newest == move:
+        stale += [REPLACED_TAG, REPLACED_BY_TAG]
+    else:
+        tags |= {REPLACED_TAG: newest.time, REPLACED_BY_TAG: f"models:/{name}/{newest.version}"}
+    try:
+        there = client.get_model_version(name, move.version).tags
+        for key in stale:
+            if key in there:
+                client.delete_model_version_tag(name, move.version, key)
+        for key, value in tags.items():
+            client.set_model_version_tag(name, move.version, key, value)
+        if promotion.before and exists(promotion.before):
+            for key, value in ((REPLACED_TAG, move.time), (REPLACED_BY_TAG, promotion.address)):
+                client.set_model_version_tag(*split_version(promotion.before), key, value)
+    except MlflowException as error:
+        promotion.notes.append(f"the alias has moved, but not all tags could be set ({reason(error)})")
+
+
+def _left_behind(name: str, alias: str, backbone: str) -> list[str]:
+    """What is to say where no classifier moves, but one has the alias that was made on another backbone."""
+    version = alias_version(registered_model(name), alias)
+    address = f"models:/{name}/{version}"
+    if not version or not exists(address):
+        return []
+    parent = MlflowClient().get_model_version(name, version).tags.get(PARENT_TAG, "an unknown model")
+    if parent in same_model(backbone):
+        return []
+    return [f"the {alias} of {name} stays {address}, which was made on {parent}"]

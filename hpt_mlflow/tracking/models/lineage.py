@@ -1,0 +1,233 @@
+"""What is behind a model: every stage back to random or imported weights, with its data, method and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from hpt_mlflow.tracking.connection import tracking_errors
+from hpt_mlflow.tracking.models.evaluations import (
+    EVALUATION_TAG,
+    PARENT_TAG,
+    Evaluation,
+    dataset_input,
+    evaluations_of,
+    exists,
+    is_version,
+    split_version,
+)
+
+# More stages than anybody chains: an end for records that lead in a circle.
+LONGEST_CHAIN = 50
+METHOD = ("protocol", "labels", "arch", "image_size", "steps", "batch_size", "learning_rate", "augment", "seed")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One model of a chain and the stage that made it.
+
+    Attributes:
+        address: models:/NAME/VERSION, models:/m-ID or runs:/ID/NAME.
+        aliases: that point to it.
+        stage: `pretrain`, `adapt`, `import`, or `evaluate` for a classifier; empty where unknown.
+        run_id: of the stage; None where unknown.
+        dataset_name, dataset_digest: what it learned from; empty where unknown.
+        sizes: images in all, and those of `train`, `validation` and `test`.
+        split_seed: None where unknown.
+        update: `all`, `bn` or `bn-stats`; empty for stages without.
+        method: settings by name.
+        validation: the newest knn/val_accuracy, or None.
+        evaluations: the newest of each dataset, protocol and figure; those of a copy are with what it is a copy of.
+        start: what the stage started from: an address, `random weights`, or words for imported or unknown weights.
+        ends: whether the chain ends here.
+        copied_from: the version that this one is a copy of, or empty.
+        unknown: why it cannot be known what is behind the model; empty where it is.
+    """
+
+    address: str
+    aliases: tuple[str, ...]
+    stage: str
+    run_id: str | None
+    dataset_name: str
+    dataset_digest: str
+    sizes: Mapping[str, int]
+    split_seed: int | None
+    update: str
+    method: Mapping[str, str]
+    validation: float | None
+    evaluations: tuple[Evaluation, ...]
+    start: str
+    ends: bool
+    copied_from: str = ""
+    unknown: str = ""
+
+    @property
+    def trained(self) -> bool:
+        """Whether the model has learned from images here: an evaluation has where it fine-tuned more than a head."""
+        if self.copied_from or self.stage == "import":
+            return False
+        return self.stage != "evaluate" or self.method.get("protocol", "finetune") == "finetune"
+
+
+def lineage(address: str) -> list[Node]:
+    """The chain behind a model, from it back to random or imported weights.
+
+    Where a model of the chain is deleted or unknown, the last node's `start` says so.
+
+    Args:
+        address: concrete.
+
+    Raises:
+        HptError: MLflow does not answer, or nothing is at the address itself.
+    """
+    with tracking_errors(f"cannot read what is behind {address}"):
+        return _walk(address, with_evaluations=True)
+
+
+def stages_behind(address: str) -> list[Node]:
+    """As `lineage`, newest first, without figures of evaluations."""
+    with tracking_errors(f"cannot read what is behind {address}"):
+        return _walk(address, with_evaluations=False)
+
+
+def what_is_unknown(nodes: list[Node]) -> str:
+    """Why a chain may have more stages than these; empty where it has not."""
+    if not nodes[-1].ends:
+        return f"the chain has more than {LONGEST_CHAIN} stages"
+    return nodes[-1].unknown
+
+
+def chain_of_addresses(address: str) -> list[str]:
+    """The addresses of the models behind a model and its own, oldest first.
+
+    Raises whatever MLflow does.
+    """
+    return [node.address for node in reversed(_walk(address, with_evaluations=False))]
+
+
+def _walk(address: str, with_evaluations: bool) -> list[Node]:
+    nodes: list[Node] = []
+    visited: set[str] = set()
+    while len(nodes) < LONGEST_CHAIN:
+        try:
+            node = _node(address, with_evaluations)
+        except MlflowException as error:
+            if not nodes or error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            gone = f"{address}, which is deleted: what is behind it is unknown"
+            return [*nodes[:-1], _end_at(nodes[-1], gone, f"{address} is deleted, and what it learned from is unknown")]
+        nodes.append(node)
+        visited.add(address)
+        address = node.copied_from or node.start
+        if address in visited:
+            circle = f"{address} again: the records lead in a circle"
+            return [*nodes[:-1], _end_at(node, circle, circle)]
+        if node.ends:
+            break
+    return nodes
+
+
+def _end_at(node: Node, start: str, unknown: str) -> Node:
+    return replace(node, start=start, ends=True, unknown=unknown)
+
+
+def _node(address: str, with_evaluations: bool) -> Node:
+    """What MLflow knows of one model; raises MlflowException where it is not there."""
+    client = MlflowClient()
+    aliases, tags, copied_from, run_id = _model(client, address)
+    run = _run(client, run_id)
+    if run:
+        # What the run says comes first: tags of a version can be written over.
+        tags = {**tags, **run.data.tags}
+    params = {name.removeprefix("settings/"): value for name, value in (run.data.params if run else {}).items()}
+    if "hpt.protocol" in tags:
+        params["protocol"] = tags["hpt.protocol"]
+    name, sizes = dataset_input(run) if run else ("", {})
+    is_classifier = EVALUATION_TAG in tags
+    start, ends, unknown = _start(tags, params, run)
+    split_seed = None
+    with suppress(KeyError, ValueError):
+        split_seed = int(params["split_seed"])
+    return Node(
+        address=address,
+        aliases=aliases,
+        stage="evaluate" if is_classifier else tags.get("hpt.stage", ""),
+        run_id=run.info.run_id if run else None,
+        dataset_name=name or tags.get("hpt.chain", "").rpartition(" > ")[2],
+        dataset_digest=tags.get("hpt.dataset_digest", ""),
+        sizes=sizes,
+        split_seed=split_seed,
+        update=tags.get("hpt.update", ""),
+        method={key: params[key] for key in METHOD if params.get(key, "None") != "None"},
+        validation=run.data.metrics.get("knn/val_accuracy") if run and not is_classifier else None,
+        evaluations=_newest_of_each(evaluations_of(address)) if with_evaluations and not copied_from else (),
+        start=start,
+        ends=ends and not copied_from,
+        copied_from=copied_from,
+        unknown="" if copied_from else unknown,
+    )
+
+
+def _model(client: MlflowClient, address: str) -> tuple[tuple[str, ...], dict[str, str], str, str | None]:
+    """Aliases, tags, the version that it is a copy of, and the run that made it."""
+    if address.startswith("runs:/"):
+        named = address.removeprefix("runs:/").partition("/")[0]
+        return (), dict(client.get_run(named).data.tags), "", named
+    if not is_version(address):
+        model = client.get_logged_model(address.removeprefix("models:/"))
+        return (), dict(model.tags), "", model.source_run_id
+    version = client.get_model_version(*split_version(address))
+    aliases = tuple(client.get_registered_model(version.name).aliases.items())
+    own = tuple(sorted(alias for alias, number in aliases if str(number) == str(version.version)))
+    source = version.source or ""
+    if is_version(source) and exists(source):
+        return own, dict(version.tags), source, None
+    run_id = version.tags.get(EVALUATION_TAG) or version.run_id
+    if not run_id:
+        model_id = next((part for part in source.split("/") if part.startswith("m-")), None)
+        with suppress(MlflowException):
+            run_id = client.get_logged_model(model_id).source_run_id if model_id else None
+    return own, dict(version.tags), "", run_id
+
+
+def _run(client: MlflowClient, run_id: str | None) -> Run | None:
+    """A run, also a deleted one; None where there is none any more."""
+    if not run_id:
+        return None
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def _start(tags: Mapping[str, Any], params: Mapping[str, str], run: Run | None) -> tuple[str, bool, str]:
+    """What a stage started from, whether that is where the chain ends, and why it is not known what is behind it."""
+    if parent := tags.get(PARENT_TAG):
+        return parent, False, ""
+    if weights := tags.get("hpt.weights"):
+        digest = tags.get("hpt.weights_sha256", "")
+        said = [tags.get("hpt.weights_format", ""), f"sha256 {digest[:12]}" if digest else ""]
+        details = ", ".join(filter(None, said))
+        return f"imported weights {weights}" + (f" ({details})" if details else ""), True, ""
+    if tags.get("hpt.stage") == "pretrain":
+        return (f"random weights (seed {params['seed']})" if "seed" in params else "random weights"), True, ""
+    if tags.get("hpt.stage") == "import":
+        return "imported weights", True, ""
+    unknown = "weights of unknown origin" if run else "weights of unknown origin: its run is gone"
+    return unknown, True, unknown
+
+
+def _newest_of_each(evaluations: list[Evaluation]) -> tuple[Evaluation, ...]:
+    """The newest evaluation of each dataset, test part, protocol and figure, newest first."""
+    newest: dict[tuple[str, ...], Evaluation] = {}
+    for one in evaluations:
+        newest.setdefault((one.dataset, one.dataset_digest, *one.key), one)
+    return tuple(newest.values())

@@ -1,0 +1,90 @@
+"""What models said of the test images, as evaluations keep it, and two of them compared."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.evaluation.certainty import Comparison, paired
+from hpt_mlflow.tracking.connection import reason
+from hpt_mlflow.tracking.models.evaluations import PREDICTIONS_FILE, Evaluation
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of the test images.
+
+    Attributes:
+        index: int64 (N,), indices into the dataset, ascending.
+        truth: int64 (N,) classes, or uint8 (N, C) labels.
+        probabilities: float64 (N, C).
+    """
+
+    index: np.ndarray
+    truth: np.ndarray
+    probabilities: np.ndarray
+
+
+def read_predictions(evaluation: Evaluation) -> Predictions:
+    """What the model said of the test images.
+
+    Raises:
+        HptError: the file is missing, damaged or no such file.
+    """
+    subject = f"the predictions of evaluation {evaluation.run_id} of {evaluation.model}"
+    again = f"; run again: {evaluation.command(evaluation.model)}"
+    with tempfile.TemporaryDirectory() as temporary:
+        try:
+            file = MlflowClient().download_artifacts(evaluation.run_id, PREDICTIONS_FILE, temporary)
+            tensors = load_file(file)
+        except MlflowException as error:
+            raise HptError(f"{subject} cannot be read ({reason(error)}){again}") from error
+        except (OSError, SafetensorError, ValueError) as error:
+            raise HptError(f"{subject} are missing or damaged ({one_line(error)}){again}") from error
+    try:
+        read = Predictions(tensors["index"], tensors["truth"], tensors["probabilities"])
+    except KeyError as error:
+        raise HptError(f"{subject} are damaged: there is no {error}{again}") from error
+    if wrong := _what_is_wrong(read):
+        raise HptError(f"{subject} are damaged: {wrong}{again}")
+    return read
+
+
+def compare_evaluations(a: Evaluation, b: Evaluation) -> Comparison:
+    """Compare two models on the test images that both evaluations could read.
+
+    Raises:
+        HptError: predictions cannot be read, or are of different images or labels.
+    """
+    first, second = read_predictions(a), read_predictions(b)
+    _, rows_a, rows_b = np.intersect1d(first.index, second.index, assume_unique=True, return_indices=True)
+    if not len(rows_a):
+        raise HptError(f"evaluations {a.run_id} and {b.run_id} share no test image; evaluate both models again")
+    truth_a, truth_b = first.truth[rows_a], second.truth[rows_b]
+    same_labels = first.probabilities.shape[1] == second.probabilities.shape[1] and np.array_equal(truth_a, truth_b)
+    if not same_labels:
+        raise HptError(
+            f"evaluations {a.run_id} and {b.run_id} disagree on the labels of the same test images; "
+            "evaluate both models again"
+        )
+    return paired(truth_a, first.probabilities[rows_a], second.probabilities[rows_b])
+
+
+def _what_is_wrong(read: Predictions) -> str:
+    """Why these cannot be predictions, or nothing."""
+    if not len(read.index) or read.index.ndim != 1 or (np.diff(read.index) <= 0).any():
+        return "its indices do not ascend"
+    if read.probabilities.ndim != 2 or not len(read.index) == len(read.truth) == len(read.probabilities):
+        return f"{len(read.index)} indices, {len(read.truth)} labels, {len(read.probabilities)} predictions"
+    if not np.isfinite(read.probabilities).all():
+        return "its probabilities are not all finite numbers"
+    shape = read.probabilities.shape
+    fits = read.truth.shape == shape if read.truth.ndim == 2 else 0 <= read.truth.min() <= read.truth.max() < shape[1]
+    return "" if fits else f"its labels do not fit {shape[1]} classes"

@@ -1,0 +1,192 @@
+"""Backbones in MLflow: milestones as LoggedModels, results as registered versions, and the way from an address back."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import numpy as np
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import DataType
+from mlflow.types.schema import Array, ColSpec, Map, Schema, TensorSpec
+from torch import Tensor, nn
+
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.models.checkpoint import BackboneCard, copy_to_cpu, load_backbone, save_backbone
+from hpt_mlflow.models.classifier import ClassifierCard, save_classifier
+from hpt_mlflow.tracking.addresses import MILESTONE, concrete_uri, model_id_of
+from hpt_mlflow.tracking.connection import reason, tracking_errors
+from hpt_mlflow.tracking.runs.stage_run import StageRun
+
+LOADER_MODULE = "hpt_mlflow.serving"
+CLASSIFIER = "classifier"
+REFUSALS = frozenset(["PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"])
+SERVING_PACKAGES = ("torch", "torchvision", "safetensors", "pillow", "numpy", "pandas", "click")
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A backbone and where it was found.
+
+    Attributes:
+        uri: the address without `latest` or alias: `models:/hpt/3`.
+        backbone: on the CPU, in training mode.
+        model_id: of the LoggedModel behind it, where MLflow tells.
+    """
+
+    uri: str
+    backbone: nn.Module
+    card: BackboneCard
+    model_id: str | None
+
+
+def log_backbone(run: StageRun, backbone: nn.Module, card: BackboneCard, tags: dict[str, str]) -> Future[str]:
+    """Keep a backbone as a LoggedModel of a run, under `milestone_name`.
+
+    Returns:
+        Something that fails with SpoolError where the backbone could not be written.
+    """
+    weights = copy_to_cpu(backbone.state_dict())
+    output = TensorSpec(np.dtype(np.float32), (-1, card.feature_size), name="embedding")
+
+    def save(folder: Path) -> None:
+        save_backbone(folder, weights, card)
+
+    return _log_model(run, milestone_name(card.step), card, tags, Schema([output]), save)
+
+
+def log_classifier(
+    run: StageRun,
+    backbone: nn.Module,
+    card: BackboneCard,
+    head: Mapping[str, Tensor],
+    classifier: ClassifierCard,
+    tags: dict[str, str],
+) -> Future[str]:
+    """Keep a backbone with a linear head as a LoggedModel of a run, under `CLASSIFIER`.
+
+    Args:
+        head: see `models.classifier.save_classifier`.
+
+    Returns:
+        Something that fails with SpoolError where the classifier could not be written.
+    """
+    weights, head = copy_to_cpu(backbone.state_dict()), copy_to_cpu(head)
+
+    def save(folder: Path) -> None:
+        save_backbone(folder, weights, card)
+        save_classifier(folder, head, classifier)
+
+    by_name = ColSpec(Map(DataType.double), "probabilities")
+    label = ColSpec(DataType.string, "label")
+    one: list[ColSpec | TensorSpec] = [label, ColSpec(DataType.double, "probability"), by_name]
+    several: list[ColSpec | TensorSpec] = [ColSpec(Array(DataType.string), "labels"), by_name]
+    return _log_model(run, CLASSIFIER, card, tags, Schema(several if classifier.multilabel else one), save)
+
+
+def _log_model(
+    run: StageRun, name: str, card: BackboneCard, tags: dict[str, str], outputs: Schema, save: Callable[[Path], None]
+) -> Future[str]:
+    """Keep what `save` writes into a folder as a pyfunc LoggedModel."""
+
+    packages = (*SERVING_PACKAGES, *(("timm",) if card.arch.startswith("timm:") else ()))
+
+    def fill(folder: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            saved = Path(temporary) / "backbone"
+            save(saved)
+            folder.rmdir()
+            mlflow.pyfunc.save_model(
+                str(folder),
+                loader_module=LOADER_MODULE,
+                data_path=str(saved),
+                # No schema of the input: arrays and encoded bytes are both welcome.
+                signature=ModelSignature(outputs=outputs),
+                pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in packages],
+            )
+
+    params = {"arch": card.arch, "image_size": str(card.image_size), "chain": " > ".join(card.chain)}
+    return run.tell("model", {"name": name, "step": card.step, "params": params, "tags": tags}, fill)
+
+
+def milestone_name(step: int) -> str:
+    """What the LoggedModel of a step is called."""
+    return f"{MILESTONE}{step}"
+
+
+def check_may_register(model_name: str) -> None:
+    """Refuse a registered model that this user may not write, before any long work.
+
+    A registry behind a server is asked by a write that changes nothing, or makes the model, as registering does. It is
+    never deleted again: another process may have registered a version of it. One that does not answer may do so later.
+
+    Raises:
+        HptError: the server does not permit it.
+    """
+    if not mlflow.get_registry_uri().startswith(("http:", "https:")):
+        return
+    client = MlflowClient()
+    try:
+        try:
+            client.update_registered_model(model_name, client.get_registered_model(model_name).description or "")
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            client.create_registered_model(model_name)
+    except MlflowException as error:
+        if error.error_code in REFUSALS:
+            raise HptError(
+                f"model_name: {model_name} may not be written in the registry {mlflow.get_registry_uri()} "
+                f"({reason(error)}); name another one, or ask for the permission"
+            ) from error
+
+
+def check_names(model_name: str, alias: str | None) -> None:
+    """Raise HptError where MLflow would refuse these names at the end of a training."""
+    if not model_name or any(character in model_name for character in "/:'"):
+        raise HptError(f"model_name: {model_name!r} cannot name a registered model; leave out / : and '")
+    if alias is not None and (not alias.replace("-", "").replace("_", "").isalnum() or alias.lower() == "latest"):
+        raise HptError(f"alias: {alias!r} cannot be an alias; use letters, digits, - and _, and not latest")
+    if alias is not None and alias[0] in "vV" and alias[1:].isdigit():
+        raise HptError(f"alias: {alias!r} looks like a version; MLflow refuses it, use a word")
+
+
+def find_model(address: str, option: str, model_name: str) -> FoundModel:
+    """Load the backbone at an address.
+
+    Args:
+        address: see `tracking.addresses.concrete_uri`.
+        option: what errors call the option that it was given with.
+        model_name: whose alias a single word is.
+
+    Raises:
+        HptError: there is no such model, or it was not made by this project.
+    """
+    uri = concrete_uri(address, option, model_name)
+    folder = download_model(uri, address, option)
+    backbone, card = load_backbone(folder, f"{option}: {address}")
+    return FoundModel(uri, backbone, card, model_id_of(uri))
+
+
+def download_model(uri: str, address: str, option: str) -> Path:
+    """The files of a model, in a folder on this machine.
+
+    Args:
+        uri: the concrete address.
+        address: as the user wrote it, for errors.
+
+    Raises:
+        HptError: there is no such model.
+    """
+    with tracking_errors(f"{option}: cannot read {uri}"):
+        try:
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+        except MlflowException as error:
+            raise HptError(f"{option}: there is no model at {address} ({reason(error)})") from error

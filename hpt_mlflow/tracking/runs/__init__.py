@@ -1,0 +1,1 @@
+"""Runs: started, resumed, reused, and ended in their true state."""

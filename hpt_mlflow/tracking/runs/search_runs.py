@@ -1,0 +1,160 @@
+"""The runs of a search: the one around it, which one process leads, and those of its trials."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.tracking import MlflowClient
+
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.signals import end_with_parent, is_running, termination_as_interrupt
+from hpt_mlflow.tracking.connection import tracking_errors
+from hpt_mlflow.tracking.delivery.spool import SpoolBusyError
+from hpt_mlflow.tracking.identity import PARENT_TAG
+from hpt_mlflow.tracking.models.evaluations import is_version, split_version
+from hpt_mlflow.tracking.runs.earlier import (
+    STALE_SECONDS,
+    Earlier,
+    heartbeat_age_seconds,
+    is_alive,
+    is_still_alive,
+    take_up,
+)
+from hpt_mlflow.tracking.runs.start import mark_as_attempt
+from hpt_mlflow.tuning.records import FAILED, LOST
+
+# How long the guard of a killed trial is waited for before its run is called FAILED.
+GUARD_SECONDS = 60.0
+
+
+def worker_name() -> str:
+    """This process, as others can find out whether it is still there."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def is_worked_on(run_id: str, worker: str, age_seconds: float) -> bool:
+    """Whether somebody works on a trial.
+
+    Args:
+        run_id: its run, or nothing where it has none yet.
+        worker: `worker_name` of the process that took it, or nothing.
+        age_seconds: since it was taken.
+    """
+    if run_id:
+        try:
+            return is_alive(MlflowClient().get_run(run_id))
+        except MlflowException as error:
+            # A server that is away for a moment says nothing about the trial.
+            return error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+    host, _, pid = worker.rpartition(":")
+    if host == socket.gethostname():
+        return is_running(int(pid))
+    return age_seconds < STALE_SECONDS
+
+
+@contextmanager
+def led_run(run_id: str, study: str) -> Iterator[Earlier | None]:
+    """The run around a study, taken up to go on with it; None where another process leads it.
+
+    Raises:
+        HptError: the server does not know it.
+    """
+    client, taken = MlflowClient(), None
+    with tracking_errors(f"cannot go on with the study {study}"):
+        try:
+            run = client.get_run(run_id)
+        except MlflowException as error:
+            raise HptError(
+                f"study: {study!r} has the run {run_id}, which this tracking server does not know; set "
+                "MLFLOW_TRACKING_URI to its server, or name another study"
+            ) from error
+        if not is_still_alive(client, run):
+            with suppress(SpoolBusyError):
+                taken = take_up(client, run, finished_too=True)
+    try:
+        yield taken
+    finally:
+        if taken and taken.spool:
+            taken.spool.close()
+
+
+@contextmanager
+def joined_run(run_id: str) -> Iterator[None]:
+    """Work along under a run that another process leads; SIGTERM does what Ctrl-C does.
+
+    The run that `mlflow run` made for this process becomes a note below that one.
+    """
+    client, made = MlflowClient(), os.environ.pop("MLFLOW_RUN_ID", "")
+    with ExitStack() as stack:
+        stack.enter_context(termination_as_interrupt())
+        if made and not os.environ.get("HPT_DETACHED"):
+            stack.enter_context(end_with_parent())
+        if made and made != run_id:
+            mark_as_attempt(client, made, client.get_run(run_id))
+        try:
+            yield
+        except KeyboardInterrupt:
+            # Nobody else says so where `mlflow run` is gone.
+            with suppress(MlflowException):
+                if made and made != run_id:
+                    client.set_terminated(made, "KILLED")
+            raise
+
+
+def is_left(run_id: str) -> bool:
+    """Whether the run around a study is unfinished, and nobody works on it."""
+    with tracking_errors("cannot look after the study"):
+        run = MlflowClient().get_run(run_id)
+        return run.info.status != "FINISHED" and not is_alive(run)
+
+
+def was_made_in(version: str, run_id: str) -> bool:
+    """Whether a registered version was made by a stage of a run."""
+    if not is_version(version):
+        return False
+    client = MlflowClient()
+    with suppress(MlflowException):
+        made_by = client.get_model_version(*split_version(version)).run_id or ""
+        return bool(made_by) and client.get_run(made_by).data.tags.get(PARENT_TAG) == run_id
+    return False
+
+
+class LostRuns:
+    """Runs of trials whose workers were killed: they are called FAILED once their guards have had their word."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def add(self, run_id: str) -> None:
+        """Take a run on."""
+        if run_id:
+            self._since[run_id] = time.monotonic()
+
+    def settle(self, wait: bool = False) -> None:
+        """Call FAILED those whose time has come.
+
+        Args:
+            wait: until it has come for all of them, but not for ever.
+        """
+        client, end = MlflowClient(), time.monotonic() + 2 * GUARD_SECONDS
+        while self._since:
+            for run_id, since in list(self._since.items()):
+                # The server may be away for a moment.
+                with suppress(MlflowException):
+                    run = client.get_run(run_id)
+                    guarded = run.info.status == "RUNNING" and heartbeat_age_seconds(run) < STALE_SECONDS
+                    if guarded and time.monotonic() - since < GUARD_SECONDS:
+                        continue
+                    client.set_tag(run_id, "hpt.trial_state", FAILED)
+                    client.set_tag(run_id, "hpt.reason", LOST)
+                    client.set_terminated(run_id, "FAILED", run.info.end_time)
+                    del self._since[run_id]
+            if not wait or time.monotonic() > end:
+                return
+            time.sleep(1)

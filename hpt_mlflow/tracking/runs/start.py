@@ -1,0 +1,81 @@
+"""Starting a run, taking over the one that `mlflow run` made, or going on with an earlier one."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from dataclasses import dataclass
+
+from mlflow.entities import Run, RunTag
+from mlflow.tracking import MlflowClient
+from mlflow.tracking.context.registry import resolve_tags
+
+from hpt_mlflow.tracking.delivery.entries import HEARTBEAT_TAG
+from hpt_mlflow.tracking.identity import HOST_TAG, PARENT_TAG, Identity
+from hpt_mlflow.tracking.runs.earlier import Earlier
+from hpt_mlflow.tracking.runs.nesting import experiment_id_here
+
+NAME_BY_MLFLOW = re.compile(r"[a-z]+-[a-z]+-\d+")
+MADE_BY_MLFLOW_RUN = "mlflow.project.entryPoint"
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run that is going on now.
+
+    Attributes:
+        mlflow_run_id: the run that `mlflow run` made for this process, or nothing.
+        history: metrics that it has already, by step.
+    """
+
+    run: Run
+    mlflow_run_id: str
+    history: list[tuple[int, dict[str, float]]]
+
+
+def start(name: str, identity: Identity | None, earlier: Earlier | None, parent_run_id: str | None) -> Started:
+    """Start a run, or go on with one.
+
+    Args:
+        parent_run_id: the run that a new one is nested in.
+    """
+    client = MlflowClient()
+    tags = {HOST_TAG: socket.gethostname(), HEARTBEAT_TAG: str(int(time.time()))} | (identity.tags if identity else {})
+    made = os.environ.pop("MLFLOW_RUN_ID", "")
+    made_run = client.get_run(made) if made else None
+    by_mlflow_run = made_run is not None and MADE_BY_MLFLOW_RUN in made_run.data.tags
+    if earlier:
+        run_id = earlier.run.info.run_id
+        if made and made != run_id:
+            mark_as_attempt(client, made, earlier.run)
+    elif made_run:
+        run_id = made
+        if NAME_BY_MLFLOW.fullmatch(made_run.info.run_name or ""):
+            client.update_run(made, name=name)
+    else:
+        nesting = {PARENT_TAG: parent_run_id} if parent_run_id else {}
+        created = client.create_run(experiment_id_here(), tags=resolve_tags(nesting | tags), run_name=name)
+        return Started(created, "", [])
+    client.update_run(run_id, status="RUNNING")
+    client.log_batch(run_id, tags=[RunTag(*pair) for pair in tags.items()])
+    run = client.get_run(run_id)
+    return Started(run, made if by_mlflow_run else "", _history(client, run) if earlier else [])
+
+
+def mark_as_attempt(client: MlflowClient, run_id: str, continued: Run) -> None:
+    """The run that `mlflow run` has just made stays a note below the one that is continued."""
+    client.update_run(run_id, name=f"goes on: {continued.info.run_name}")
+    note = f"This command went on with the run `{continued.info.run_id}`, which this one is nested in."
+    tags = {PARENT_TAG: continued.info.run_id, "hpt.continues": continued.info.run_id, "mlflow.note.content": note}
+    client.log_batch(run_id, tags=[RunTag(*pair) for pair in tags.items()])
+
+
+def _history(client: MlflowClient, run: Run) -> list[tuple[int, dict[str, float]]]:
+    """All metrics of a run, in the order of their steps."""
+    by_step: dict[int, dict[str, float]] = {}
+    for name in run.data.metrics:
+        for metric in client.get_metric_history(run.info.run_id, name):
+            by_step.setdefault(metric.step, {})[name] = metric.value
+    return sorted(by_step.items())

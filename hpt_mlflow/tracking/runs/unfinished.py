@@ -1,0 +1,84 @@
+"""Runs that wait to be continued, for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlflow
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from hpt_mlflow.tracking.connection import tracking_errors
+from hpt_mlflow.tracking.delivery.entries import STATE_FOLDERS, state_step
+from hpt_mlflow.tracking.identity import CONTINUE_TAG, HOST_TAG, PARENT_TAG
+from hpt_mlflow.tracking.runs.earlier import heartbeat_age_seconds, is_alive
+from hpt_mlflow.tracking.runs.nesting import experiment_id_here
+
+UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
+
+
+@dataclass(frozen=True)
+class UnfinishedRun:
+    """A run that was not finished.
+
+    Attributes:
+        state: `at work on HOST`, `interrupted`, `failed`, or `died` where its process is gone without a word.
+        kept: its newest training state, `step 2000 of 5000`.
+        last_sign: how long ago its process last gave a sign of life.
+        command: what goes on with it; nothing where it is at work, or where the run around it goes on with it.
+    """
+
+    run_id: str
+    name: str
+    state: str
+    kept: str
+    last_sign: str
+    command: str
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """A row of a table."""
+        return (self.run_id, self.name, self.state, self.kept, self.last_sign)
+
+
+def unfinished_runs() -> list[UnfinishedRun]:
+    """Runs of all experiments that were not finished, newest first."""
+    with tracking_errors("cannot list the runs"):
+        experiments = [experiment.experiment_id for experiment in mlflow.search_experiments()]
+        runs = mlflow.search_runs(
+            experiments,
+            f"tags.`{CONTINUE_TAG}` != '' and attributes.status != 'FINISHED'",
+            order_by=["attributes.start_time DESC"],
+            output_format="list",
+        )
+        client = MlflowClient()
+        return [_describe(client, run) for run in runs]
+
+
+def _describe(client: MlflowClient, run: Run) -> UnfinishedRun:
+    at_work = is_alive(run)
+    host = run.data.tags.get(HOST_TAG, "an unknown machine")
+    state = {"KILLED": "interrupted", "FAILED": "failed"}.get(run.info.status, f"died on {host}")
+    step = max(state_step(client, run.info.run_id, folder) for folder in STATE_FOLDERS)
+    steps = run.data.params.get("settings/steps", "?")
+    return UnfinishedRun(
+        run.info.run_id,
+        run.info.run_name or "",
+        f"at work on {host}" if at_work else state,
+        f"step {step} of {steps}" if step >= 0 else "none",
+        _ago(heartbeat_age_seconds(run)),
+        "" if at_work or PARENT_TAG in run.data.tags else _command(run),
+    )
+
+
+def _command(run: Run) -> str:
+    experiment_id = run.info.experiment_id
+    elsewhere = "" if experiment_id == experiment_id_here() else f"MLFLOW_EXPERIMENT_ID={experiment_id} "
+    return elsewhere + run.data.tags.get(CONTINUE_TAG, "")
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in UNITS:
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"

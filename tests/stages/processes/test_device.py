@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.stages.processes.device import device_in_turn, resolve_device
+
+
+def test_cpu_is_always_there():
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+def test_auto_takes_a_gpu_where_there_is_one():
+    device = resolve_device("auto")
+    if torch.cuda.is_available():
+        assert device.type == "cuda"
+    elif torch.backends.mps.is_available():
+        assert device.type == "mps"
+    else:
+        assert device == torch.device("cpu")
+
+
+def test_resolved_device_can_hold_a_tensor():
+    assert torch.zeros(2, device=resolve_device("auto")).sum().item() == 0
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "CPU", "cuda:x", "cuda:-1", "cpu cuda"])
+def test_unknown_name_is_refused(name):
+    with pytest.raises(HptError, match=r"^device: unknown device .*auto, cpu, cuda, cuda:N or mps") as caught:
+        resolve_device(name)
+    assert repr(name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["meta", "xpu"])
+def test_device_that_torch_knows_but_this_package_does_not_is_refused(name):
+    with pytest.raises(HptError, match=f"^device: '{name}' is not supported"):
+        resolve_device(name)
+
+
+def test_gpu_that_is_not_here_is_refused():
+    count = torch.cuda.device_count()
+    with pytest.raises(HptError, match=f"^device: cuda:{count} is not here; torch sees {count} CUDA devices"):
+        resolve_device(f"cuda:{count}")
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="mps is here")
+def test_mps_that_is_not_here_is_refused():
+    with pytest.raises(HptError, match=r"^device: mps is not here"):
+        resolve_device("mps")
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "nproc", "shared_out"),
+    [
+        ("auto", 2, 1, ["cuda:0", "cuda:1", "cuda:0"]),
+        ("cuda", 2, 1, ["cuda:0", "cuda:1", "cuda:0"]),
+        ("cuda", 2, 2, ["cuda"] * 3),
+        ("cuda", 1, 1, ["cuda"] * 3),
+        ("cuda:1", 2, 1, ["cuda:1"] * 3),
+        ("cpu", 2, 1, ["cpu"] * 3),
+        ("auto", 0, 1, ["auto"] * 3),
+    ],
+)
+def test_trainings_side_by_side_take_gpus_in_turn(monkeypatch, device, gpus, nproc, shared_out):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert [device_in_turn(device, place, nproc) for place in range(3)] == shared_out

@@ -1,0 +1,255 @@
+import dataclasses
+import json
+import shlex
+
+import numpy as np
+import pytest
+
+from hpt_mlflow.cli import hpt
+from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.settings import AdaptSettings, MainSettings, PretrainSettings, StudySettings
+from hpt_mlflow.stages.training.resolve import OPERATIONAL, fit_plan, identify, method_options
+from hpt_mlflow.training.plan import PRESETS
+
+SETTINGS = {"pretrain": PretrainSettings, "adapt": AdaptSettings, "main": MainSettings}
+# A value of each setting that is not its default.
+OTHER = {
+    "weights": "moco.pth.tar",
+    "adapt_steps": 7,
+    "strengths": "blur_sigma=0.1:1.0",
+    "alias": "base",
+    "arch": "shufflenet_v2_x0_5",
+    "augment": "crop,flip",
+    "base": "my data/base",
+    "base_steps": 9,
+    "batch_size": 32,
+    "bn_splits": 2,
+    "cache_gib": 1.5,
+    "checkpoint_every": 10,
+    "compile": "off",
+    "data": "/data/my cats",
+    "device": "cpu",
+    "nproc": 2,
+    "restarts": 3,
+    "image_size": 16,
+    "images": "10%",
+    "key_momentum": 0.9,
+    "learning_rate": 1e-05,
+    "method": "simclr",
+    "milestones": "10, 50%",
+    "model_name": "my cats",
+    "parent": "models:/hpt/3",
+    "precision": "bfloat16",
+    "preset": "paper",
+    "queue_size": 64,
+    "resume": "never",
+    "root": "/some/where",
+    "seed": 1,
+    "small_stem": True,
+    "source": "builtin:digits",
+    "split_seed": 2,
+    "steps": 100,
+    "strict": True,
+    "target": "list:/data/it's all.txt",
+    "temperature": 0.1 + 0.2,
+    "update": "bn",
+    "weight_decay": 0.0001,
+    "workers": 0,
+}
+WHERE_AND_HOW = (
+    "data weights root base source target workers cache_gib device nproc restarts checkpoint_every resume strict"
+).split()
+EVERY_SETTING = [(stage, field.name) for stage, kind in SETTINGS.items() for field in dataclasses.fields(kind)]
+ODD_TEXTS = [
+    "two words",
+    "it's",
+    'say "cheese"',
+    "both ' and \"",
+    "$HOME `true` \\ * ? ~ ! # & ; | < >",
+    "über/猫",
+    "a=b",
+    " leading and trailing ",
+]
+
+
+def dataset(name="cats", shade=0):
+    return Dataset(name, f"folder:{name}", [np.full((4, 4, 3), shade, np.uint8)], ["0"], None, ())
+
+
+def identity(stage="pretrain", datasets=None, parent=None, **settings):
+    return identify(stage, SETTINGS[stage](**settings), datasets or [dataset()], parent)
+
+
+def read_back(command):
+    """The settings that the command line makes of a command."""
+    program, stage, *words = shlex.split(command)
+    assert program == "hpt"
+    given = hpt.commands[stage].make_context(stage, words).params
+    return stage, SETTINGS[stage](**{name: value for name, value in given.items() if value is not None})
+
+
+@pytest.mark.parametrize(("stage", "name"), EVERY_SETTING)
+def test_a_setting_changes_the_fingerprint_where_it_decides_the_result(stage, name):
+    same = identity(stage, **{name: OTHER[name]}).fingerprint == identity(stage).fingerprint
+    assert same == (name in WHERE_AND_HOW)
+
+
+def test_operational_settings_exist():
+    assert set(OPERATIONAL) <= {name for _, name in EVERY_SETTING} | {f.name for f in dataclasses.fields(StudySettings)}
+
+
+def test_the_same_work_has_the_same_fingerprint():
+    first, second = (identity(seed=3, temperature=0.2, steps=5) for _ in range(2))
+    assert first.fingerprint == second.fingerprint
+    assert len(first.fingerprint) == 16
+    assert int(first.fingerprint, 16) >= 0
+
+
+def test_a_setting_said_by_default_is_the_same_work():
+    assert identity(seed=0, preset="quick").fingerprint == identity().fingerprint
+
+
+@pytest.mark.parametrize("other", [dataset(shade=1), dataset(name="dogs")])
+def test_other_data_is_other_work(other):
+    assert identity(datasets=[other]).fingerprint != identity().fingerprint
+
+
+def test_the_order_of_several_datasets_matters():
+    cats, dogs = dataset(), dataset("dogs")
+    assert identity("main", datasets=[cats, dogs]).fingerprint != identity("main", datasets=[dogs, cats]).fingerprint
+
+
+def test_stages_are_told_apart():
+    assert identity("pretrain").fingerprint != identity("adapt").fingerprint
+
+
+@pytest.mark.parametrize("parent", ["models:/hpt/latest", "hpt@base", "base"])
+def test_the_parent_is_what_its_name_means_now(parent):
+    named = identity("adapt", parent="models:/hpt/3", alias="target")
+    by_name = identify("adapt", AdaptSettings(parent=parent, alias="target"), [dataset()], parent="models:/hpt/3")
+    assert by_name.fingerprint == named.fingerprint
+    assert json.loads(by_name.text)["parent"] == "models:/hpt/3"
+    assert read_back(by_name.command)[1].parent == "models:/hpt/3"
+
+
+def test_another_version_of_the_parent_is_other_work():
+    first, second = (identity("adapt", parent=f"models:/hpt/{version}") for version in (3, 4))
+    assert first.fingerprint != second.fingerprint
+
+
+def test_a_run_says_what_it_is_in_its_tags():
+    one = identity(seed=3)
+    assert one.tags == {"hpt.fingerprint": one.fingerprint, "hpt.identity": one.text, "hpt.continue": one.command}
+    assert json.loads(one.text)["seed"] == 3
+    assert json.loads(one.text)["data"] == [["cats", dataset().digest]]
+
+
+def test_the_command_leaves_out_what_is_said_by_default():
+    assert identity().command == "hpt pretrain"
+    assert identity(seed=0, steps=5, resume="never").command == "hpt pretrain --steps 5"
+
+
+@pytest.mark.parametrize(("stage", "name"), EVERY_SETTING)
+def test_the_command_says_every_setting_but_resume(stage, name):
+    settings = SETTINGS[stage](**{name: OTHER[name]})
+    got = read_back(identify(stage, settings, [dataset()]).command)
+    assert got == (stage, SETTINGS[stage]() if name == "resume" else settings)
+
+
+@pytest.mark.parametrize("stage", SETTINGS)
+def test_the_command_says_all_settings_at_once(stage):
+    # SimCLR has none of the options of the default.
+    names = [field.name for field in dataclasses.fields(SETTINGS[stage]) if field.name not in ("resume", "method")]
+    settings = SETTINGS[stage](**{name: OTHER[name] for name in names})
+    assert read_back(identify(stage, settings, [dataset()]).command) == (stage, settings)
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_the_command_survives_a_shell_whatever_a_path_looks_like(text):
+    assert read_back(identity(data=text, root=text).command) == ("pretrain", PretrainSettings(data=text, root=text))
+
+
+@pytest.mark.parametrize("value", [1e-05, 1 / 3, 0.1 + 0.2, 123456789.123, 5e-324])
+def test_the_command_says_numbers_to_the_last_bit(value):
+    assert read_back(identity(learning_rate=value).command)[1].learning_rate == value
+
+
+def test_one_value_written_in_two_ways_is_the_same_work():
+    assert identity(learning_rate=1).fingerprint == identity(learning_rate=1.0).fingerprint
+
+
+@pytest.fixture
+def fitted():
+    """The plan of the quick preset for so many images and processes."""
+
+    def fit(count, processes, **settings):
+        chosen = PretrainSettings(**settings)
+        plan = PRESETS["quick"].plan
+        batch_size = settings.get("batch_size", plan.batch_size)
+        plan = dataclasses.replace(plan, batch_size=batch_size, options=method_options(chosen))
+        return fit_plan(plan, chosen, "few", count, processes)
+
+    return fit
+
+
+@pytest.mark.parametrize(
+    ("count", "processes", "settings", "batch_size", "bn_splits", "queue_size"),
+    [
+        (10_000, 1, {}, 256, 4, 4096),
+        (10_000, 2, {}, 256, 4, 4096),
+        (10_000, 4, {}, 256, 4, 4096),
+        # At least one part each.
+        (10_000, 8, {}, 256, 8, 4096),
+        # 255 is the largest multiple below the preset's; 4 parts cannot be shared by 3.
+        (10_000, 3, {}, 255, 3, 4080),
+        (10_000, 6, {}, 252, 6, 4032),
+        (100, 1, {}, 100, 4, 100),
+        (101, 2, {}, 100, 4, 100),
+        (101, 3, {}, 99, 3, 99),
+        (1000, 2, {"batch_size": 64}, 64, 4, 960),
+        (1000, 2, {"batch_size": 64, "bn_splits": 8}, 64, 8, 960),
+        (1000, 4, {"batch_size": 64, "bn_splits": 4, "queue_size": 100}, 64, 4, 64),
+        # Every part has two images or more.
+        (1000, 2, {"batch_size": 6}, 6, 2, 996),
+        (5, 2, {}, 4, 2, 4),
+        (4, 2, {}, 4, 2, 4),
+        (2, 1, {}, 2, 1, 2),
+    ],
+)
+def test_a_plan_is_shared_equally(fitted, count, processes, settings, batch_size, bn_splits, queue_size):
+    plan = fitted(count, processes, **settings)
+    assert plan.batch_size == batch_size
+    assert (plan.options["bn_splits"], plan.options["queue_size"]) == (bn_splits, queue_size)
+
+
+@pytest.mark.parametrize(
+    ("count", "processes", "settings", "words"),
+    [
+        (1, 1, {}, "leaves 1 images to learn from; at least 2 are needed"),
+        (3, 2, {}, "nproc: 3 images are too few for 2 processes of at least 2 each"),
+        (15, 8, {}, "nproc: 15 images are too few for 8 processes"),
+        (
+            100,
+            2,
+            {"batch_size": 31},
+            "batch_size: 31 images cannot be shared equally by 2 processes; use a multiple of 2",
+        ),
+        (100, 3, {"batch_size": 32}, "use a multiple of 3"),
+        (100, 2, {"batch_size": 102}, "batch_size: 102 is more than the 100 images"),
+        (100, 2, {"bn_splits": 3}, "bn_splits: 3 parts cannot be shared equally by 2 processes; use a multiple of 2"),
+        (100, 4, {"bn_splits": 2}, "use a multiple of 4"),
+        (100, 2, {"batch_size": 8, "bn_splits": 6}, "bn_splits: 6 parts of a batch of 8 have fewer than 2 images each"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_in_one_line(fitted, count, processes, settings, words):
+    with pytest.raises(HptError, match=words) as caught:
+        fitted(count, processes, **settings)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_a_share_of_one_image_is_refused(fitted, processes):
+    """BatchNorm cannot learn from one."""
+    with pytest.raises(HptError, match=r"^batch_size: "):
+        fitted(100, processes, batch_size=processes)
