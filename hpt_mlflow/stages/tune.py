@@ -22,10 +22,10 @@ from hpt_mlflow.stages.evaluate import evaluate
 from hpt_mlflow.stages.evaluation.task import prepare_task
 from hpt_mlflow.stages.evaluation.unseen import check_unseen
 from hpt_mlflow.stages.result import StageResult, result_of
+from hpt_mlflow.stages.search.bench import Bench, lay_bench, study_name
 from hpt_mlflow.stages.search.report import TuneReport
 from hpt_mlflow.stages.search.trials import Job, open_study
 from hpt_mlflow.stages.search.workers import work_off
-from hpt_mlflow.stages.studies.bench import Bench, lay_bench, study_name
 from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.identity import Identity

@@ -18,7 +18,7 @@ from hpt_mlflow.report.tuning_figures import (
     trials_table,
 )
 from hpt_mlflow.settings import TuneSettings
-from hpt_mlflow.stages.studies.bench import Bench
+from hpt_mlflow.stages.search.bench import Bench
 from hpt_mlflow.tracking.runs.stage_run import StageRun
 from hpt_mlflow.tuning.effects import common_step, interactions, main_effects
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, TrialRecord, best_trial

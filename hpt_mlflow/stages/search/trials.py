@@ -23,7 +23,7 @@ from hpt_mlflow.settings import DEFAULT_MODEL_NAME, TuneSettings
 from hpt_mlflow.signals import signals_as_requests
 from hpt_mlflow.stages.processes.children import be_child
 from hpt_mlflow.stages.progress import ProgressDisplay
-from hpt_mlflow.stages.studies.bench import Bench, lay_bench
+from hpt_mlflow.stages.search.bench import Bench, lay_bench
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.models.store import find_model
 from hpt_mlflow.tracking.runs.search_runs import worker_name

@@ -11,8 +11,7 @@ from mlflow.tracking import MlflowClient
 from recorded import champion, history, tags
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.tracking.models import alias_history
-from hpt_mlflow.tracking.models import alias_move
+from hpt_mlflow.tracking.models import alias_history, alias_move
 from hpt_mlflow.tracking.models.alias_history import TIME_FORMAT, Move, champion_stack
 from hpt_mlflow.tracking.models.promotion import go_back, promote
 
