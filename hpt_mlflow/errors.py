@@ -51,7 +51,19 @@ def differences(here: Mapping[str, object], there: Mapping[str, object]) -> list
 
 
 class HptError(Exception):
-    """Something the user can mend. Its text is one line: what is wrong, with which value, and what to do."""
+    """Something the user can mend, as one line: `SETTING: PROBLEM; REMEDY`.
 
-    def __init__(self, text: str) -> None:
-        super().__init__(without_secrets(text))
+    Attributes:
+        setting: the setting that it is about; empty where it is about none.
+        problem: what is wrong, with the value.
+        remedy: what to do.
+    """
+
+    def __init__(self, problem: str, remedy: str = "", *, setting: str = "") -> None:
+        self.setting, self.problem, self.remedy = setting, problem, remedy
+        start, end = f"{setting}: " if setting else "", f"; {remedy}" if remedy else ""
+        super().__init__(without_secrets(f"{start}{problem}{end}"))
+
+    def about(self, setting: str) -> HptError:
+        """The same error from a command that has another name for the setting."""
+        return HptError(self.problem, self.remedy, setting=setting)

@@ -12,7 +12,8 @@ from hpt_mlflow.cli.output import echo_table, errors
 from hpt_mlflow.errors import HptError
 
 if TYPE_CHECKING:
-    from hpt_mlflow.evaluation.certainty import Comparison, Interval
+    from hpt_mlflow.evaluation.certainty import Comparison
+    from hpt_mlflow.interval import Interval
     from hpt_mlflow.tracking.models.alias_history import Move
     from hpt_mlflow.tracking.models.lineage import Node
 

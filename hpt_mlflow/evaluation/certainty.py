@@ -23,19 +23,12 @@ from typing import NamedTuple
 import numpy as np
 
 from hpt_mlflow.evaluation.scores import is_multilabel, primary_name
+from hpt_mlflow.interval import Interval
 
 RESAMPLES = 2000
 LEVEL_PERCENT = 95.0
 # Weights of a chunk of resamples take this many bytes, and up to four times as much while a label is worked on.
 CHUNK_BYTES = 2**24
-
-
-class Interval(NamedTuple):
-    """A figure and its 95% interval, in the units of the figure."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Difference(NamedTuple):
@@ -76,7 +69,7 @@ class Comparison(NamedTuple):
     @property
     def is_shown(self) -> bool:
         """Whether the interval of the primary difference leaves out 0."""
-        return self.primary.difference.low > 0 or self.primary.difference.high < 0
+        return self.primary.difference.excludes_zero
 
 
 def test_intervals(

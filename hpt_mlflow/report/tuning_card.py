@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths, format_strengths
-from hpt_mlflow.tuning.effects import Effect
+from hpt_mlflow.interval import Interval
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord, best_trial
 
 
@@ -26,13 +26,13 @@ def tuning_card(
     trials: Sequence[TrialRecord] = (),
     spent: int = 0,
     subsets: int = 2 ** len(AUGMENTATIONS),
-    effects: Mapping[str, Effect] | None = None,
+    effects: Mapping[str, Interval] | None = None,
     effects_step: int = 0,
     registered: str | None = None,
-    result: Effect | None = None,
+    result: Interval | None = None,
     baseline: str | None = None,
-    baseline_result: Effect | None = None,
-    difference: Effect | None = None,
+    baseline_result: Interval | None = None,
+    difference: Interval | None = None,
     metric: str = "accuracy",
 ) -> str:
     """What a search is, how far it is and, once there is one, what came of it.
@@ -57,7 +57,8 @@ def tuning_card(
     if registered is not None:
         found = _version(registered, result) + (f", baseline {_version(baseline, baseline_result)}" if baseline else "")
         if difference is not None:
-            found += f", difference {difference}" + ("" if difference.sure else ", which may be chance")
+            doubt = "" if difference.excludes_zero else ", which may be chance"
+            found += f", difference {difference.signed()}{doubt}"
         parts.append(f"**Result** test {metric}: {found}")
     parts += [
         f"**Data** `{data}`: {seen:,} images seen, starting from {f'`{parent}`' if parent else 'random weights'}",
@@ -72,7 +73,7 @@ def tuning_card(
     if effects:
         parts.append(f"**Effects** of each augmentation, on instead of off, after {effects_step:,} steps (95%):")
         parts.append(
-            "\n".join(f"- {name} {effects[name]}" for name in sorted(effects, key=lambda n: -effects[n].value))
+            "\n".join(f"- {name} {effects[name].signed()}" for name in sorted(effects, key=lambda n: -effects[n].value))
         )
     commands = [f"hpt compare {baseline} {registered}"] if registered and baseline else []
     commands += [f"hpt promote {registered}"] if registered else []
@@ -80,7 +81,7 @@ def tuning_card(
     return "\n\n".join([*parts, "**Go on**", "\n".join(["```", *commands, "```"])])
 
 
-def _version(address: str, figure: Effect | None) -> str:
+def _version(address: str, figure: Interval | None) -> str:
     """A registered version and its test figure."""
     return f"`{address}`" + (f" {figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]" if figure else "")
 

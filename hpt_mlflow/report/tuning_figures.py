@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths, format_strengths
+from hpt_mlflow.interval import Interval
 from hpt_mlflow.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, plain_axes
-from hpt_mlflow.tuning.effects import Effect
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord, best_trial
 
 # Marker and colour of each state, in the order of the legend.
@@ -72,7 +72,7 @@ def optimisation_history(trials: Sequence[TrialRecord], maximise: bool, objectiv
     return figure
 
 
-def main_effects_figure(effects: Mapping[str, Effect], step: int, objective_label: str) -> Figure:
+def main_effects_figure(effects: Mapping[str, Interval], step: int, objective_label: str) -> Figure:
     """By how much the score changes when an augmentation is on instead of off, the largest change upwards first.
 
     Args:
@@ -95,14 +95,14 @@ def main_effects_figure(effects: Mapping[str, Effect], step: int, objective_labe
             axes.plot([low, high], [row, row], color=BLUE, linewidth=2.5, solid_capstyle="butt")
         axes.plot([value], [row], "o", color=BLUE, markersize=7)
         beside = ("axes fraction", "data")
-        axes.annotate(str(effects[name]), (1.02, row), xycoords=beside, va="center", fontsize=9)
+        axes.annotate(effects[name].signed(), (1.02, row), xycoords=beside, va="center", fontsize=9)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.margins(x=0.08)
     return figure
 
 
-def interactions_figure(effects: Mapping[tuple[str, str], Effect], step: int, objective_label: str) -> Figure:
+def interactions_figure(effects: Mapping[tuple[str, str], Interval], step: int, objective_label: str) -> Figure:
     """By how much the effect of one augmentation (row) differs when another (column) is on rather than off.
 
     Args:
@@ -127,7 +127,7 @@ def interactions_figure(effects: Mapping[tuple[str, str], Effect], step: int, ob
     for (a, b), effect in effects.items():
         i, j = AUGMENTATIONS.index(a), AUGMENTATIONS.index(b)
         colour = "white" if abs(effect.value) > 0.7 * largest else "black"
-        weight = "bold" if effect.sure else "normal"
+        weight = "bold" if effect.excludes_zero else "normal"
         style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "color": colour, "weight": weight}
         for row, column in ((i, j), (j, i)):
             axes.text(column, row, f"{effect.value:+.3f}", **style)

@@ -16,6 +16,7 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError, without_secrets
 from hpt_mlflow.evaluation.objectives import maximises
 from hpt_mlflow.group import joins_others
+from hpt_mlflow.interval import Interval
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, TuneSettings
 from hpt_mlflow.stages.adapt import adapt
 from hpt_mlflow.stages.evaluate import evaluate
@@ -36,7 +37,6 @@ from hpt_mlflow.tracking.runs.dataset_input import log_dataset
 from hpt_mlflow.tracking.runs.earlier import Earlier
 from hpt_mlflow.tracking.runs.search_runs import is_left, is_worked_on, joined_run, led_run, was_made_in, worker_name
 from hpt_mlflow.tracking.runs.stage_run import NotDeliveredError, StageRun, stage_run
-from hpt_mlflow.tuning.effects import Effect
 from hpt_mlflow.tuning.records import FAILED, TrialRecord, best_trial
 from hpt_mlflow.tuning.storage import open_storage, storage_errors
 from hpt_mlflow.tuning.study import IDENTITY, LEADER, LEADER_RUN, PRECISION, SharedStudy, attributes_of
@@ -230,11 +230,11 @@ def _adapt_winner(chosen: TuneSettings, bench: Bench, winner: TrialRecord) -> di
         figures = evaluate(**asdict(_evaluation(chosen, model))).metrics
     name = next(name for name in ("auroc", "accuracy") if f"test/{name}" in figures)
     outcome["metric"] = name
-    outcome["result"] = Effect(*(figures[f"test/{name}{end}"] for end in ("", "_low", "_high")))
+    outcome["result"] = Interval(*(figures[f"test/{name}{end}"] for end in ("", "_low", "_high")))
     if baseline:
         compared = compare_evaluations(*common_evaluations(baseline, registered)).primary
-        outcome["baseline_result"] = Effect(*compared.a)
-        outcome["difference"] = Effect(*compared.difference)
+        outcome["baseline_result"] = Interval(*compared.a)
+        outcome["difference"] = Interval(*compared.difference)
     return outcome
 
 

@@ -24,33 +24,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
+from hpt_mlflow.interval import Interval
 from hpt_mlflow.tuning.records import RUNNING, TrialRecord
 
 LEVEL = 0.95
 # Parts of a coefficient below this size are rounding: the columns of X hold 1, 1/2 and 1/4.
 ROUNDING = 1e-9
-
-
-class Effect(NamedTuple):
-    """A difference of scores and its 95% interval, in the objective's unit; an interval that nothing tells is NaN."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def sure(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.low > 0 or self.high < 0
-
-    def __str__(self) -> str:
-        known = "" if math.isnan(self.low) else f" [{self.low:.3f}, {self.high:.3f}]"
-        return f"{self.value:+.3f}{known}"
 
 
 def common_step(trials: Sequence[TrialRecord]) -> int:
@@ -64,7 +47,7 @@ def scores_at(trials: Sequence[TrialRecord], step: int) -> list[TrialRecord]:
     return [trial for trial in trials if step in trial.scores]
 
 
-def main_effects(trials: Sequence[TrialRecord], step: int, augmentations: Sequence[str]) -> dict[str, Effect]:
+def main_effects(trials: Sequence[TrialRecord], step: int, augmentations: Sequence[str]) -> dict[str, Interval]:
     """By how much the score changes when an augmentation is on instead of off, the others on and off in equal parts.
 
     Args:
@@ -77,7 +60,7 @@ def main_effects(trials: Sequence[TrialRecord], step: int, augmentations: Sequen
 
 def interactions(
     trials: Sequence[TrialRecord], step: int, augmentations: Sequence[str]
-) -> dict[tuple[str, str], Effect]:
+) -> dict[tuple[str, str], Interval]:
     """By how much the effect of one augmentation differs when another is on rather than off.
 
     Pairs are in the order of `augmentations`. Empty unless there are more trials than coefficients, 16 of five
@@ -90,7 +73,7 @@ def interactions(
     return {(names[0], names[1]): effect for names, effect in found.items() if len(names) == 2}
 
 
-def _fit(trials: Sequence[TrialRecord], step: int, augmentations: Sequence[str]) -> dict[tuple[str, ...], Effect]:
+def _fit(trials: Sequence[TrialRecord], step: int, augmentations: Sequence[str]) -> dict[tuple[str, ...], Interval]:
     """Effects by the augmentations they are of, those that the trials determine.
 
     An interaction that is not determined, such as of two augmentations that were never on together, is left out of the
@@ -118,7 +101,7 @@ def _fit(trials: Sequence[TrialRecord], step: int, augmentations: Sequence[str])
         # pinv(X) pinv(X)' is the pseudo-inverse of X'X; the row sums of squares are its diagonal.
         half = stdtrit(freedom, (1 + LEVEL) / 2) * np.sqrt(variance * np.sum(inverse**2, axis=1))
     return {
-        term: Effect(float(value), float(value - width), float(value + width))
+        term: Interval(float(value), float(value - width), float(value + width))
         for term, value, width, known in zip(terms, coefficients[1:], half[1:], _determined(x)[1:], strict=True)
         if known
     }

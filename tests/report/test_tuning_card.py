@@ -5,8 +5,8 @@ import math
 import pytest
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
+from hpt_mlflow.interval import Interval
 from hpt_mlflow.report.tuning_card import tuning_card
-from hpt_mlflow.tuning.effects import Effect
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord
 
 ALL = "`crop,color,gray,blur,flip`"
@@ -31,10 +31,10 @@ TRIALS = [
 ]
 ADAPTED = {
     "registered": "models:/hpt/9",
-    "result": Effect(0.9, 0.88, 0.92),
+    "result": Interval(0.9, 0.88, 0.92),
     "baseline": "models:/hpt/8",
-    "baseline_result": Effect(0.85, 0.83, 0.87),
-    "difference": Effect(0.05, 0.02, 0.08),
+    "baseline_result": Interval(0.85, 0.83, 0.87),
+    "difference": Interval(0.05, 0.02, 0.08),
 }
 
 
@@ -134,17 +134,21 @@ def test_the_papers_subset_may_be_the_best_or_have_no_score():
 
 
 def test_effects_have_a_line_each_the_largest_first():
-    effects = {"flip": Effect(-0.01, -0.03, 0.01), "crop": Effect(0.123, 0.101, 0.145), "gray": Effect(0, math.nan, 0)}
+    effects = {
+        "flip": Interval(-0.01, -0.03, 0.01),
+        "crop": Interval(0.123, 0.101, 0.145),
+        "gray": Interval(0, math.nan, 0),
+    }
     text = card(effects=effects, effects_step=1024)
     assert "after 1,024 steps" in part(text, "Effects")
     lines = [line for line in text.splitlines() if line.startswith("- ")]
-    assert lines == ["- crop +0.123 [0.101, 0.145]", "- gray +0.000", "- flip -0.010 [-0.030, 0.010]"]
+    assert lines == ["- crop +0.123 [+0.101, +0.145]", "- gray +0.000", "- flip -0.010 [-0.030, +0.010]"]
 
 
 def test_after_adapting_it_gives_the_result_and_the_next_commands():
     text = card(trials=TRIALS, metric="mean AUROC", **ADAPTED)
     winner, baseline = "`models:/hpt/9` 0.900 [0.880, 0.920]", "`models:/hpt/8` 0.850 [0.830, 0.870]"
-    found = f"test mean AUROC: {winner}, baseline {baseline}, difference +0.050 [0.020, 0.080]"
+    found = f"test mean AUROC: {winner}, baseline {baseline}, difference +0.050 [+0.020, +0.080]"
     assert part(text, "Result") == found
     assert commands(text) == [
         "hpt compare models:/hpt/8 models:/hpt/9",
@@ -154,8 +158,8 @@ def test_after_adapting_it_gives_the_result_and_the_next_commands():
 
 
 def test_a_difference_that_may_be_chance_is_said_to_be():
-    text = card(**ADAPTED | {"difference": Effect(0.05, -0.02, 0.12)})
-    assert part(text, "Result").endswith("difference +0.050 [-0.020, 0.120], which may be chance")
+    text = card(**ADAPTED | {"difference": Interval(0.05, -0.02, 0.12)})
+    assert part(text, "Result").endswith("difference +0.050 [-0.020, +0.120], which may be chance")
 
 
 def test_a_winner_without_figures_or_baseline_is_still_named():

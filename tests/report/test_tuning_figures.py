@@ -11,6 +11,7 @@ from drawn import drawn
 from matplotlib.colors import to_hex
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
+from hpt_mlflow.interval import Interval
 from hpt_mlflow.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 from hpt_mlflow.report.tuning_figures import (
     interactions_figure,
@@ -19,7 +20,7 @@ from hpt_mlflow.report.tuning_figures import (
     rung_curves,
     trials_table,
 )
-from hpt_mlflow.tuning.effects import Effect, common_step, interactions, main_effects
+from hpt_mlflow.tuning.effects import common_step, interactions, main_effects
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING, TrialRecord, best_trial
 
 SCORE = "20-NN accuracy on validation"
@@ -185,14 +186,14 @@ def test_history_counts_only_whole_trials():
 
 
 def test_main_effects_are_sorted_and_have_their_intervals():
-    effects = {"crop": Effect(0.1, 0.05, 0.15), "flip": Effect(-0.2, -0.3, -0.1), "blur": Effect(0.3, 0.2, 0.4)}
+    effects = {"crop": Interval(0.1, 0.05, 0.15), "flip": Interval(-0.2, -0.3, -0.1), "blur": Interval(0.3, 0.2, 0.4)}
     axes = main_effects_figure(effects, 1024, SCORE).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["flip", "crop", "blur"]
     dots = [points(line)[0] for line in axes.lines if line.get_marker() == "o"]
     assert dots == [(-0.2, 0), (0.1, 1), (0.3, 2)]
     bars = [points(line) for line in axes.lines if line.get_linewidth() == 2.5]
     assert bars == [[(-0.3, 0), (-0.1, 0)], [(0.05, 1), (0.15, 1)], [(0.2, 2), (0.4, 2)]]
-    assert [text.get_text() for text in axes.texts] == [str(effects[name]) for name in ("flip", "crop", "blur")]
+    assert [text.get_text() for text in axes.texts] == [effects[name].signed() for name in ("flip", "crop", "blur")]
     # Beside the axes, where no interval is.
     assert all(text.xy[0] > 1 for text in axes.texts)
     assert axes.lines[0].get_xdata() == [0, 0]
@@ -204,13 +205,13 @@ def test_main_effects_are_sorted_and_have_their_intervals():
 
 
 def test_main_effects_without_an_interval_have_none():
-    axes = main_effects_figure({"crop": Effect(0.1, math.nan, math.nan)}, 4, SCORE).axes[0]
+    axes = main_effects_figure({"crop": Interval(0.1, math.nan, math.nan)}, 4, SCORE).axes[0]
     assert not [line for line in axes.lines if line.get_linewidth() == 2.5]
     assert [text.get_text() for text in axes.texts] == ["+0.100"]
 
 
 def test_interactions_stand_on_both_sides_of_the_diagonal():
-    effects = {("crop", "color"): Effect(0.05, 0.01, 0.09), ("color", "flip"): Effect(-0.1, -0.3, 0.1)}
+    effects = {("crop", "color"): Interval(0.05, 0.01, 0.09), ("color", "flip"): Interval(-0.1, -0.3, 0.1)}
     axes = interactions_figure(effects, 16, SCORE).axes[0]
     values = axes.images[0].get_array()
     assert values.shape == (5, 5)
@@ -228,7 +229,7 @@ def test_interactions_stand_on_both_sides_of_the_diagonal():
 
 
 def test_interactions_that_are_all_zero_can_be_drawn():
-    zero = dict.fromkeys(combinations(AUGMENTATIONS, 2), Effect(0.0, 0.0, 0.0))
+    zero = dict.fromkeys(combinations(AUGMENTATIONS, 2), Interval(0.0, 0.0, 0.0))
     figure = interactions_figure(zero, 4, SCORE)
     assert unreadable(figure) == []
     low, high = figure.axes[0].images[0].get_clim()

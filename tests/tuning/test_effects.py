@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
-from hpt_mlflow.tuning.effects import Effect, common_step, interactions, main_effects, scores_at
+from hpt_mlflow.interval import Interval
+from hpt_mlflow.tuning.effects import common_step, interactions, main_effects, scores_at
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, TrialRecord
 
 GRID = [tuple(name for name, on in zip(AUGMENTATIONS, bits, strict=True) if on) for bits in product((0, 1), repeat=5)]
@@ -222,12 +223,12 @@ def test_only_the_augmentations_that_are_asked_for_are_looked_at():
 @pytest.mark.parametrize(
     ("effect", "text", "sure"),
     [
-        (Effect(0.1234, 0.101, 0.145), "+0.123 [0.101, 0.145]", True),
-        (Effect(-0.1, -0.3, -0.01), "-0.100 [-0.300, -0.010]", True),
-        (Effect(0.1, -0.01, 0.21), "+0.100 [-0.010, 0.210]", False),
-        (Effect(0.1, math.nan, math.nan), "+0.100", False),
+        (Interval(0.1234, 0.101, 0.145), "+0.123 [+0.101, +0.145]", True),
+        (Interval(-0.1, -0.3, -0.01), "-0.100 [-0.300, -0.010]", True),
+        (Interval(0.1, -0.01, 0.21), "+0.100 [-0.010, +0.210]", False),
+        (Interval(0.1, math.nan, math.nan), "+0.100", False),
     ],
 )
 def test_an_effect_says_how_sure_it_is(effect, text, sure):
-    assert str(effect) == f"{effect}" == text
-    assert effect.sure is sure
+    assert effect.signed() == text
+    assert effect.excludes_zero is sure

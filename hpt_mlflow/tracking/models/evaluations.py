@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.data.contents import VERSION
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.certainty import Interval
+from hpt_mlflow.interval import Interval
 from hpt_mlflow.tracking.connection import tracking_errors
 
 PREDICTIONS_FILE = "predictions.safetensors"
