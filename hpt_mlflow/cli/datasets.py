@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from hpt_mlflow.cli.output import echo_table, errors
-from hpt_mlflow.data.catalogue import ENTRIES, catalogue_entry
-from hpt_mlflow.data.paper_entry import CatalogueEntry, Channels
+from hpt_mlflow.data.catalogue import ENTRIES, CatalogueEntry, Channels, catalogue_entry
 
 NOT_STATED = "not stated"
 HEADER = ("name", "domain", "task", "classes", "images", "metric", "licence")

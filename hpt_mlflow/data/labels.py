@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from unicodedata import normalize
 
 import numpy as np
-import pyarrow as pa
 
 from hpt_mlflow.data.account import LeftOut
 from hpt_mlflow.data.dataset import Dataset
@@ -22,72 +22,56 @@ MOST_DIGITS = 4000
 
 
 def number_classes(values: Iterable[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as int64 (N,) and the class names, as they can be shown; whole numbers are ordered as numbers.
+    """Labels as int64 (N,) and the class names, printable and sorted; whole numbers are sorted as numbers.
 
     Names that differ only in how Unicode composes their characters are one class.
     """
-    index: dict[str, int] = {}
-    codes = np.fromiter((index.setdefault(value, len(index)) for value in values), np.int32)
-    return _rank([codes], list(index))
+    column = LabelColumn()
+    for value in values:
+        column.add(value)
+    return column.ranked()
 
 
 class LabelColumn:
-    """Labels that come in blocks of bytes, of which only numbers are kept; an empty one is none.
-
-    Attributes:
-        first_without: position of the first image without a label, or None where each has one.
-    """
+    """The labels of images in their order. Each distinct text is kept once; an empty text means no label."""
 
     def __init__(self) -> None:
-        self.first_without: int | None = None
-        self._codes: list[np.ndarray] = []
-        self._count = 0
-        self._index: dict[bytes, int] = {}
+        self._codes = array("i")
+        self._index: dict[str, int] = {}
 
-    def add(self, labels: pa.BinaryArray) -> None:
-        """Take the labels of the next images, an array of binary."""
-        encoded = labels.dictionary_encode()
-        numbers = [self._index.setdefault(value, len(self._index)) for value in encoded.dictionary.to_pylist()]
-        codes = np.array(numbers, np.int32)[encoded.indices.to_numpy()]
-        if self.first_without is None and b"" in self._index:
-            self.first_without = self._count + int(np.argmax(codes == self._index[b""]))
-        self._codes.append(codes)
-        self._count += len(codes)
+    def add(self, label: str) -> None:
+        """Append the label of the next image."""
+        self._codes.append(self._index.setdefault(label, len(self._index)))
 
     def numbered(self, names: Sequence[str], shown: str) -> tuple[np.ndarray | None, tuple[str, ...]]:
-        """As `number_classes`; None and no classes where no image has a label.
+        """As `number_classes`, or None and no classes if no image has a label.
 
         Args:
-            names: of the images, and
-            shown: of what they come from, for the message.
+            names: of the images, for the message.
+            shown: where the labels come from, for the message.
 
         Raises:
-            HptError: some have a label and some have none.
+            HptError: some images have a label and some have none.
         """
-        if self._index.keys() <= {b""}:
+        if self._index.keys() <= {""}:
             return None, ()
-        if self.first_without is not None:
-            missing = names[self.first_without]
-            raise HptError(f"data: {shown} has labels, but not for {missing!r}; give every one a label, or none")
-        values = [value.decode("utf-8", "surrogateescape") for value in self._index]
-        return _rank(self._codes, values)
+        if "" in self._index:
+            missing = names[self._codes.index(self._index[""])]
+            raise HptError(
+                f"{shown} has labels, but not for {missing!r}", "give every image a label, or none", setting="data"
+            )
+        return self.ranked()
 
-
-def _rank(codes: list[np.ndarray], distinct: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels and class names of blocks of positions, int32 (n,), in the values, each of which is there once."""
-    # File systems and keyboards differ in whether an accent is a character by itself.
-    composed = [normalize("NFC", value) for value in distinct]
-    classes = sorted(set(composed))
-    if all(map(WHOLE_NUMBER.fullmatch, classes)) and max(map(len, classes), default=0) <= MOST_DIGITS:
-        classes.sort(key=int)
-    position = {name: i for i, name in enumerate(classes)}
-    rank = np.array([position[value] for value in composed], dtype=np.int64)
-    labels = np.empty(sum(map(len, codes)), dtype=np.int64)
-    start = 0
-    for block in codes:
-        labels[start : start + len(block)] = rank[block]
-        start += len(block)
-    return labels, tuple(map(printable, classes))
+    def ranked(self) -> tuple[np.ndarray, tuple[str, ...]]:
+        """The labels as int64 (N,), and the class names."""
+        # File systems and keyboards differ in whether an accent is a character by itself.
+        composed = [normalize("NFC", value) for value in self._index]
+        classes = sorted(set(composed))
+        if all(map(WHOLE_NUMBER.fullmatch, classes)) and max(map(len, classes), default=0) <= MOST_DIGITS:
+            classes.sort(key=int)
+        position = {name: i for i, name in enumerate(classes)}
+        rank = np.array([position[value] for value in composed], dtype=np.int64)
+        return rank[np.frombuffer(self._codes, np.int32)], tuple(map(printable, classes))
 
 
 def check_labels(dataset: Dataset, split: Split) -> np.ndarray:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hpt_mlflow.data.catalogue import CatalogueEntry
 from hpt_mlflow.data.labels import number_classes
-from hpt_mlflow.data.paper_entry import CatalogueEntry
 from hpt_mlflow.data.paper_files import (
     Content,
     check_inside,

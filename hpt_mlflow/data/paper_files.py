@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hpt_mlflow.data.catalogue import CatalogueEntry
 from hpt_mlflow.data.dataset import Dataset, evenly_spaced
 from hpt_mlflow.data.labels import WHOLE_NUMBER
 from hpt_mlflow.data.names import Files, Names
-from hpt_mlflow.data.paper_entry import CatalogueEntry
 from hpt_mlflow.data.tree import IMAGE_SUFFIXES, SYSTEM_FOLDERS
 from hpt_mlflow.errors import HptError, one_line, printable
 

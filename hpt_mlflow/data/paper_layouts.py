@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hpt_mlflow.data.catalogue import BY_KEY, catalogue_entry
+from hpt_mlflow.data.catalogue import BY_KEY, CatalogueEntry, catalogue_entry
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.labels import number_classes
 from hpt_mlflow.data.paper_driving import read_bdd100k, read_viper
-from hpt_mlflow.data.paper_entry import CatalogueEntry
 from hpt_mlflow.data.paper_files import (
     Content,
     build,

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from hpt_mlflow.data.paper_entry import CatalogueEntry
+from hpt_mlflow.data.catalogue import CatalogueEntry
 from hpt_mlflow.data.paper_files import (
     Content,
     check_inside,

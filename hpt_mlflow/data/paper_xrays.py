@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from hpt_mlflow.data.catalogue import CatalogueEntry
 from hpt_mlflow.data.csv_labels import LABEL_VALUES
 from hpt_mlflow.data.csv_source import PATIENT_FOLDER
-from hpt_mlflow.data.paper_entry import CatalogueEntry
 from hpt_mlflow.data.paper_files import (
     Content,
     check_inside,

@@ -65,7 +65,8 @@ def open_shards(address: str, root: str | None, every_image: bool = False) -> Da
     pictures = Members(shards)
     column = LabelColumn()
     for shard in () if every_image else shards:
-        column.add(shard.array("label"))
+        for label in shard.array("label").to_pylist():
+            column.add(label.decode("utf-8", "surrogateescape"))
     labels, classes = column.numbered(names, f"shards:{printable(address)}")
 
     return Dataset(

@@ -9,8 +9,7 @@ import pytest
 from paper_checks import assert_refused, classes_of, held_out, opened
 from scipy.io import savemat
 
-from hpt_mlflow.data.catalogue import BY_KEY, ENTRIES
-from hpt_mlflow.data.paper_entry import Sizes
+from hpt_mlflow.data.catalogue import BY_KEY, ENTRIES, Sizes
 from hpt_mlflow.data.paper_layouts import READERS, read_domainnet
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
