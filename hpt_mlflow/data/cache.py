@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import shutil
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from filelock import FileLock, Timeout
@@ -21,6 +23,8 @@ from hpt_mlflow.files import make_cache_folder, replacing
 WRITING_SECONDS = 3600.0
 
 log = logging.getLogger("hpt_mlflow")
+
+T = TypeVar("T")
 
 
 def cache_folder() -> Path:
@@ -39,6 +43,19 @@ def keep(file: Path, write: Callable[[Path], object]) -> None:
         _make_parent(file)
         with replacing(file) as temporary:
             write(temporary)
+
+
+def read_json(file: Path, parse: Callable[[Any], T]) -> T | None:
+    """What `keep_json` kept in a file, as `parse` reads it; None if it is missing or damaged."""
+    try:
+        return parse(json.loads(file.read_text()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def keep_json(file: Path, values: Any) -> None:
+    """Keep values as JSON, as `keep` does."""
+    keep(file, lambda temporary: temporary.write_text(json.dumps(values)))
 
 
 def _make_parent(file: Path) -> None:

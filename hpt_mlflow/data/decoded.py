@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
-from hpt_mlflow.data.cache import cache_folder, check_room, keep, limit, locked
+from hpt_mlflow.data.cache import cache_folder, check_room, keep_json, limit, locked, read_json
 from hpt_mlflow.data.dataset import MOST, Dataset, evenly_spaced
 from hpt_mlflow.data.decode import Encoded, conversion
 from hpt_mlflow.data.names import Files
@@ -62,20 +62,17 @@ class DecodedCache:
 
     def measured(self) -> Measured | None:
         """What is remembered of images that did not fit; None where they may fit now."""
-        try:
-            note = json.loads(self._note.read_text()) if self._key else {}
-            measured = Measured(float(note["size"]), {int(i): str(r) for i, r in note["unreadable"].items()})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        measured = read_json(self._note, _parse_measured) if self._key else None
+        if measured is None or measured.size <= self.most_bytes:
             return None
         with suppress(OSError):
             os.utime(self._note)
-        return measured if measured.size > self.most_bytes else None
+        return measured
 
     def remember(self, measured: Measured) -> None:
         """Spare the next one to decode a sample of what does not fit."""
         if self._key and measured.size > self.most_bytes:
-            note = {"size": measured.size, "unreadable": measured.unreadable}
-            keep(self._note, lambda opened: opened.write_text(json.dumps(note)))
+            keep_json(self._note, asdict(measured))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -119,6 +116,10 @@ class DecodedCache:
         packed = self.read()
         limit(self._folder, self.most_bytes)
         return expected_bytes if packed is None else packed
+
+
+def _parse_measured(note: Any) -> Measured:
+    return Measured(float(note["size"]), {int(i): str(reason) for i, reason in note["unreadable"].items()})
 
 
 def _key(dataset: Dataset, indices: np.ndarray, smallest_side: int) -> str | None:

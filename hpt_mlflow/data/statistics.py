@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from hpt_mlflow.data.cache import cache_folder, keep
+from hpt_mlflow.data.cache import cache_folder, keep_json, read_json
 from hpt_mlflow.data.dataset import content_digest
 from hpt_mlflow.data.decode import conversion
 from hpt_mlflow.data.images import Images
@@ -44,13 +43,13 @@ def kept_channel_statistics(images: Images) -> ChannelStatistics:
     contents = images.dataset.contents.of(images.sample_indices)
     key = f"{content_digest(contents)}-{images.smallest_side}-{conversion()}"
     file = cache_folder() / "channel-statistics" / f"{key}.json"
-    try:
-        kept = json.loads(file.read_text())
-        return ChannelStatistics(_three(np.array(kept["mean"])), _three(np.array(kept["std"])))
-    except (OSError, ValueError, KeyError, TypeError):
+    statistics = read_json(
+        file, lambda kept: ChannelStatistics(_three(np.array(kept["mean"])), _three(np.array(kept["std"])))
+    )
+    if statistics is None:
         statistics = channel_statistics(images.sample)
-        keep(file, lambda opened: opened.write_text(json.dumps(asdict(statistics))))
-        return statistics
+        keep_json(file, asdict(statistics))
+    return statistics
 
 
 def _three(values: np.ndarray) -> tuple[float, float, float]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hpt_mlflow.data.cache import cache_folder, keep
+from hpt_mlflow.data.cache import cache_folder, keep_json, read_json
 from hpt_mlflow.data.dataset import evenly_spaced
 from hpt_mlflow.evaluation.features import FeatureReader, FrozenNetwork
 from hpt_mlflow.evaluation.kept_features import update_with_network
@@ -63,14 +62,11 @@ def choose_feature_precision(precision: str, reader: FeatureReader, backbones: S
     if not has_native_bfloat16(reader.device):
         return FeaturePrecision("float32")
     file = cache_folder() / "feature_precision" / f"{_key(reader, backbones)}.json"
-    try:
-        kept = json.loads(file.read_text())
-        if kept["precision"] in ("float32", "bfloat16"):
-            return FeaturePrecision(kept["precision"], str(kept["trial"]))
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
+    kept = read_json(file, lambda values: FeaturePrecision(values["precision"], str(values["trial"])))
+    if kept is not None and kept.precision in ("float32", "bfloat16"):
+        return kept
     chosen = _try(reader, backbones)
-    keep(file, lambda opened: opened.write_text(json.dumps({"precision": chosen.precision, "trial": chosen.trial})))
+    keep_json(file, asdict(chosen))
     return chosen
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import os
 import platform
 import shutil
@@ -19,8 +18,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hpt_mlflow.data.cache import cache_folder, keep
+from hpt_mlflow.data.cache import cache_folder, keep_json, read_json
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.machine import processor
 from hpt_mlflow.models.bfloat16 import has_native_bfloat16
 from hpt_mlflow.models.randomness import seeded
 
@@ -148,34 +148,22 @@ def _kept_trial(
 ) -> dict[str, float]:
     """Images per second by candidate: what an earlier trial has found, or else a new one."""
     file = cache_folder() / "arithmetic" / f"{_key(candidates, backbone, image_size, images, device)}.json"
-    try:
-        kept = {candidate: float(rate) for candidate, rate in json.loads(file.read_text()).items()}
-        if list(kept) == candidates and all(rate > 0 for rate in kept.values()):
-            return kept
-    except (OSError, ValueError, TypeError, AttributeError):
-        pass
+    kept = read_json(file, lambda rates: {candidate: float(rate) for candidate, rate in rates.items()})
+    if kept and list(kept) == candidates and all(rate > 0 for rate in kept.values()):
+        return kept
     trial = {
         candidate: _images_per_second(candidate, backbone, image_size, images, device, TRIAL_SECONDS / len(candidates))
         for candidate in candidates
     }
-    keep(file, lambda opened: opened.write_text(json.dumps(trial)))
+    keep_json(file, trial)
     return trial
 
 
 def _key(candidates: list[str], backbone: nn.Module, image_size: int, images: int, device: torch.device) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     learning = [parameter.requires_grad for parameter in backbone.parameters()]
     facts = (candidates, str(backbone), learning, image_size, images, name, torch.get_num_threads(), torch.__version__)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
-
-
-def _processor() -> str:
-    """Its name and abilities: a name alone says little on a virtual machine."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return repr([line for line in lines if line.startswith(("model name", "flags"))][:2])
-    except OSError:
-        return platform.processor()
 
 
 def _images_per_second(

@@ -260,7 +260,7 @@ def test_another_machine_or_torch_is_tried_for_itself(backbone, native, tried, f
     elif fact == "torch":
         monkeypatch.setattr(torch, "__version__", "9.9")
     else:
-        monkeypatch.setattr(arithmetic, "_processor", lambda: "another")
+        monkeypatch.setattr(arithmetic, "processor", lambda: "another")
     choose(backbone)
     assert len(tried) == 4
 
