@@ -14,7 +14,6 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-import mlflow
 import torch
 from torch.distributed import is_torchelastic_launched
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -28,7 +27,7 @@ from hpt_mlflow.signals import INTERRUPTED, end_with_parent, handlers_kept, warn
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.result import StageResult, read_result
 from hpt_mlflow.subprocesses import cannot_start, import_variables
-from hpt_mlflow.tracking.runs.nesting import PARENT_VARIABLE, current_run_id, experiment_id_here
+from hpt_mlflow.tracking.runs.nesting import current_run_id, nested_environment
 
 SETTINGS_FILE = "settings.json"
 RESULT_FILE = "result.json"
@@ -115,14 +114,9 @@ def child_variables(parent_run_id: str, processes: int) -> dict[str, str]:
         parent_run_id: the run that theirs are nested in, or nothing.
         processes: how many share the cores.
     """
-    return import_variables() | {
-        "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
-        "MLFLOW_REGISTRY_URI": mlflow.get_registry_uri(),
-        "MLFLOW_EXPERIMENT_ID": experiment_id_here(),
-        PARENT_VARIABLE: parent_run_id,
-        # torchrun's own choice is one thread a process, whatever the machine has.
-        "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes)),
-    }
+    # torchrun's own choice is one thread per process, whatever the machine has.
+    threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes))}
+    return import_variables() | nested_environment(parent_run_id) | threads
 
 
 def _variables(settings: TrainingSettings) -> dict[str, str]:

@@ -11,7 +11,7 @@ import mlflow
 from mlflow.entities import RunInfo
 from mlflow.tracking.fluent import _get_experiment_id
 
-# The run around a stage, where that is another process's.
+# The id of the run around a stage, if another process runs that.
 PARENT_VARIABLE = "HPT_PARENT_RUN_ID"
 _current: ContextVar[RunInfo | None] = ContextVar("current_run", default=None)
 
@@ -37,6 +37,20 @@ def experiment_id_here() -> str:
     around = _around()
     # Whoever sets PARENT_VARIABLE also sets MLFLOW_EXPERIMENT_ID.
     return str(around.experiment_id if around else _get_experiment_id())
+
+
+def nested_environment(parent_run_id: str) -> dict[str, str]:
+    """The environment variables of a process whose runs are nested in a run: the same servers and experiment.
+
+    Args:
+        parent_run_id: the run around them, or nothing.
+    """
+    return {
+        "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
+        "MLFLOW_REGISTRY_URI": mlflow.get_registry_uri(),
+        "MLFLOW_EXPERIMENT_ID": experiment_id_here(),
+        PARENT_VARIABLE: parent_run_id,
+    }
 
 
 def _around() -> RunInfo | None:

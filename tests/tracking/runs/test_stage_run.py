@@ -11,10 +11,10 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.stages.processes.launch import child_variables
 from hpt_mlflow.tracking.delivery.spool import Spool, spool_folder
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.runs.earlier import earlier_run
+from hpt_mlflow.tracking.runs.nesting import nested_environment
 from hpt_mlflow.tracking.runs.stage_run import NotDeliveredError, stage_run
 
 CATS = Identity({"data": "cats"}, "hpt pretrain cats")
@@ -286,7 +286,7 @@ def test_a_run_without_threads_is_not_left_running(store):
 def test_a_stage_belongs_to_the_experiment_of_the_users_run_around_it(store):
     experiment_id = mlflow.create_experiment("mine")
     with mlflow.start_run(experiment_id=experiment_id) as around, stage_run("main") as outer, stage_run("cats") as run:
-        assert child_variables(run.run_id, 1)["MLFLOW_EXPERIMENT_ID"] == experiment_id
+        assert nested_environment(run.run_id)["MLFLOW_EXPERIMENT_ID"] == experiment_id
     for inner, parent in ((run, outer), (outer, around.info)):
         info = mlflow.get_run(inner.run_id)
         assert info.info.experiment_id == experiment_id == inner.experiment_id
