@@ -31,7 +31,7 @@ from hpt_mlflow.evaluation.objectives import make_judge
 from hpt_mlflow.evaluation.probe import fit_probe
 from hpt_mlflow.evaluation.scores import primary_score
 from hpt_mlflow.settings import TuneSettings
-from hpt_mlflow.stages.search.bench import Bench, lay_bench
+from hpt_mlflow.stages.search.setup import Bench, lay_bench
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.models.store import find_model
 from hpt_mlflow.training.loop import Trainer

@@ -23,11 +23,11 @@ from scipy.stats import spearmanr  # type: ignore[import-untyped]
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS
 from hpt_mlflow.evaluation.objectives import maximises
-from hpt_mlflow.stages.search.bench import FIRST_RUNG
+from hpt_mlflow.stages.search.setup import FIRST_RUNG
 from hpt_mlflow.tuning.pruning import make_halving, make_pruner, rungs
 from hpt_mlflow.tuning.records import best_trial
+from hpt_mlflow.tuning.search import SharedStudy
 from hpt_mlflow.tuning.space import Space
-from hpt_mlflow.tuning.study import SharedStudy
 
 # By subset, what one line says.
 Scores = dict[str, dict]

@@ -23,8 +23,8 @@ from hpt_mlflow.stages.evaluate import evaluate
 from hpt_mlflow.stages.evaluation.task import prepare_task
 from hpt_mlflow.stages.evaluation.unseen import check_unseen
 from hpt_mlflow.stages.result import StageResult, result_of
-from hpt_mlflow.stages.search.bench import Bench, lay_bench, study_name
 from hpt_mlflow.stages.search.report import TuneReport
+from hpt_mlflow.stages.search.setup import Bench, lay_bench, study_name
 from hpt_mlflow.stages.search.trials import Job, open_study
 from hpt_mlflow.stages.search.workers import work_off
 from hpt_mlflow.stages.training.resolve import identify
@@ -38,8 +38,8 @@ from hpt_mlflow.tracking.runs.earlier import Earlier
 from hpt_mlflow.tracking.runs.search_runs import is_left, is_worked_on, joined_run, led_run, was_made_in, worker_name
 from hpt_mlflow.tracking.runs.stage_run import NotDeliveredError, StageRun, stage_run
 from hpt_mlflow.tuning.records import FAILED, TrialRecord, best_trial
+from hpt_mlflow.tuning.search import IDENTITY, LEADER, LEADER_RUN, PRECISION, SharedStudy, attributes_of
 from hpt_mlflow.tuning.storage import open_storage, storage_errors
-from hpt_mlflow.tuning.study import IDENTITY, LEADER, LEADER_RUN, PRECISION, SharedStudy, attributes_of
 
 # How long a study may be without a run after a process of another machine has made it.
 NEW_STUDY_SECONDS = 60.0

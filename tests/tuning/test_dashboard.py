@@ -14,9 +14,9 @@ from processes import wait_for
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS
 from hpt_mlflow.tuning.pruning import make_pruner
+from hpt_mlflow.tuning.search import SharedStudy
 from hpt_mlflow.tuning.space import Space
 from hpt_mlflow.tuning.storage import dashboard_command, open_storage
-from hpt_mlflow.tuning.study import SharedStudy
 
 
 @pytest.mark.slow

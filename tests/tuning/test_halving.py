@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 from hpt_mlflow.augment.subset import AUGMENTATIONS
 from hpt_mlflow.tuning.halving import Halving
 from hpt_mlflow.tuning.records import COMPLETE, PRUNED
+from hpt_mlflow.tuning.search import MOST_ATTEMPTS, SharedStudy
 from hpt_mlflow.tuning.space import Space
 from hpt_mlflow.tuning.storage import open_storage
-from hpt_mlflow.tuning.study import MOST_ATTEMPTS, SharedStudy
 from hpt_mlflow.tuning.trials import AGAIN, ATTEMPT, QUEUED_TWICE, REASON, TARGET, place_of
 
 SPACE = Space(AUGMENTATIONS)

@@ -18,12 +18,12 @@ from hpt_mlflow.report.tuning_figures import (
     trials_table,
 )
 from hpt_mlflow.settings import TuneSettings
-from hpt_mlflow.stages.search.bench import Bench
+from hpt_mlflow.stages.search.setup import Bench
 from hpt_mlflow.tracking.runs.stage_run import StageRun
 from hpt_mlflow.tuning.effects import common_step, interactions, main_effects
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, TrialRecord, best_trial
+from hpt_mlflow.tuning.search import SharedStudy
 from hpt_mlflow.tuning.storage import dashboard_command
-from hpt_mlflow.tuning.study import SharedStudy
 
 # Figures are drawn anew at most so often while the study goes on.
 REDRAW_SECONDS = 60.0

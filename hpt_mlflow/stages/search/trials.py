@@ -23,7 +23,7 @@ from hpt_mlflow.settings import DEFAULT_MODEL_NAME, TuneSettings
 from hpt_mlflow.signals import signals_as_requests
 from hpt_mlflow.stages.processes.children import be_child
 from hpt_mlflow.stages.progress import ProgressDisplay
-from hpt_mlflow.stages.search.bench import Bench, lay_bench
+from hpt_mlflow.stages.search.setup import Bench, lay_bench
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.models.store import find_model
 from hpt_mlflow.tracking.runs.search_runs import worker_name
@@ -31,8 +31,8 @@ from hpt_mlflow.tracking.runs.stage_run import EndedEarly, NotDeliveredError, St
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.tuning.pruning import make_halving, make_pruner
 from hpt_mlflow.tuning.records import FAILED
+from hpt_mlflow.tuning.search import SharedStudy
 from hpt_mlflow.tuning.storage import open_storage, storage_errors
-from hpt_mlflow.tuning.study import SharedStudy
 from hpt_mlflow.tuning.trials import RUN, STATES
 
 BUDGET_STEPS, BUDGET_MINUTES, INTERRUPTED_REASON = "budget_steps is spent", "minutes are over", "interrupted"

@@ -15,7 +15,7 @@ from hpt_mlflow.stages.processes.children import Children, children
 from hpt_mlflow.stages.processes.device import device_in_turn
 from hpt_mlflow.stages.search.trials import Job
 from hpt_mlflow.tracking.runs.search_runs import LostRuns, is_worked_on
-from hpt_mlflow.tuning.study import SharedStudy
+from hpt_mlflow.tuning.search import SharedStudy
 from hpt_mlflow.tuning.trials import OWNER, RUN, TAKEN
 
 POLL_SECONDS = 1.0

@@ -22,12 +22,12 @@ from postgresql import postgresql  # noqa: F401
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths, format_strengths, parse_strengths
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.tuning import study as study_module
+from hpt_mlflow.tuning import search as search_module
 from hpt_mlflow.tuning.halving import Halving
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING
+from hpt_mlflow.tuning.search import MOST_ATTEMPTS, SharedStudy, attributes_of
 from hpt_mlflow.tuning.space import PAPER_SUBSETS, STRENGTHS, Space
 from hpt_mlflow.tuning.storage import open_storage, storage_errors
-from hpt_mlflow.tuning.study import MOST_ATTEMPTS, SharedStudy, attributes_of
 from hpt_mlflow.tuning.trials import ATTEMPT, OWNER, PLACE, REASON, RUN, STEPS, TAKEN
 
 WORKERS = 4
@@ -39,7 +39,7 @@ IDENTITY = {"data": "cats", "steps": 64, "augment": ["crop", "flip"], "root": No
 KILLED = """
 import sys
 from optuna.storages.journal import JournalFileOpenLock
-from test_shared_study import shared
+from test_shared_search import shared
 study = shared(sys.argv[1], sys.argv[2])
 {code}
 print("ready", flush=True)
@@ -297,7 +297,7 @@ def test_a_setting_that_the_study_has_and_we_do_not_is_another_study(address):
 
 @pytest.mark.parametrize("trials", [0, 1])
 def test_a_study_of_others_is_refused(address, monkeypatch, trials):
-    monkeypatch.setattr(study_module, "IDENTITY_SECONDS", 0.0 if not trials else 60.0)
+    monkeypatch.setattr(search_module, "IDENTITY_SECONDS", 0.0 if not trials else 60.0)
     theirs = optuna.create_study(storage=opened(address), study_name="cats")
     for _ in range(trials):
         theirs.enqueue_trial({})
