@@ -3,7 +3,7 @@
   python benchmarks/tuning_search.py benchmarks/recorded/tuning_h100.jsonl
 
 Reads what benchmarks/tuning_scores.py has recorded. A trial's scores do not depend on other trials, so the search is
-replayed on them: the study, its queue and who goes on are those of `hpt tune`, only the training is looked up. Prints
+replayed on them: the search, its queue and who goes on are those of `hpt tune`, only the training is looked up. Prints
 Markdown for docs/tuning.md.
 """
 
@@ -26,7 +26,7 @@ from hpt_mlflow.evaluation.objectives import maximises
 from hpt_mlflow.stages.search.setup import FIRST_RUNG
 from hpt_mlflow.tuning.pruning import make_halving, make_pruner, rungs
 from hpt_mlflow.tuning.records import best_trial
-from hpt_mlflow.tuning.search import SharedStudy
+from hpt_mlflow.tuning.search import SharedSearch
 from hpt_mlflow.tuning.space import Space
 
 # By subset, what one line says.
@@ -136,21 +136,21 @@ def _replay(scores: Scores, pruner: str, length: int, first: int, order: int) ->
     space, places = Space(AUGMENTATIONS), rungs(length, first, REDUCTION)
     halving = make_halving(pruner, places, REDUCTION)
     pruned_by = make_pruner(pruner, length, first, REDUCTION)
-    study = SharedStudy(InMemoryStorage(), "replay", space, pruned_by, order, halving=halving)
-    study.create({}, maximise=True)
-    study.fill([parameters for parameters in space.queue(None, order) if _name(space, parameters) in scores])
-    while trial := study.claim("replay:1"):
+    search = SharedSearch(InMemoryStorage(), "replay", space, pruned_by, order, halving=halving)
+    search.create({}, maximise=True)
+    search.fill([parameters for parameters in space.queue(None, order) if _name(space, parameters) in scores])
+    while trial := search.claim("replay:1"):
         of_trial = scores[",".join(space.suggest(trial)[0]) or "none"]["probe"]
         for step in places:
-            study.reserve(trial, step)
+            search.reserve(trial, step)
             trial.report(of_trial[str(step)], step)
-            ended = step < length and (step == study.target(trial) or trial.should_prune())
+            ended = step < length and (step == search.target(trial) or trial.should_prune())
             if ended:
                 break
-        study.end(trial, TrialState.PRUNED if ended else TrialState.COMPLETE, of_trial[str(step)])
-    found = best_trial(study.records(), maximise=True)
+        search.end(trial, TrialState.PRUNED if ended else TrialState.COMPLETE, of_trial[str(step)])
+    found = best_trial(search.records(), maximise=True)
     assert found is not None
-    return found.name, study.spent_steps()
+    return found.name, search.spent_steps()
 
 
 def _name(space: Space, parameters: dict) -> str:

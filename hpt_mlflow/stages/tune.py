@@ -24,8 +24,8 @@ from hpt_mlflow.stages.evaluation.task import prepare_task
 from hpt_mlflow.stages.evaluation.unseen import check_unseen
 from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.stages.search.report import TuneReport
-from hpt_mlflow.stages.search.setup import Bench, lay_bench, study_name
-from hpt_mlflow.stages.search.trials import Job, open_study
+from hpt_mlflow.stages.search.setup import TrialSetup, search_name, set_up_trials
+from hpt_mlflow.stages.search.trials import Job, open_search
 from hpt_mlflow.stages.search.workers import work_off
 from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking.connection import connect
@@ -38,7 +38,7 @@ from hpt_mlflow.tracking.runs.earlier import Earlier
 from hpt_mlflow.tracking.runs.search_runs import is_left, is_worked_on, joined_run, led_run, was_made_in, worker_name
 from hpt_mlflow.tracking.runs.stage_run import NotDeliveredError, StageRun, stage_run
 from hpt_mlflow.tuning.records import FAILED, TrialRecord, best_trial
-from hpt_mlflow.tuning.search import IDENTITY, LEADER, LEADER_RUN, PRECISION, SharedStudy, attributes_of
+from hpt_mlflow.tuning.search import IDENTITY, LEADER, LEADER_RUN, PRECISION, SharedSearch, attributes_of
 from hpt_mlflow.tuning.storage import open_storage, storage_errors
 
 # How long a study may be without a run after a process of another machine has made it.
@@ -69,24 +69,24 @@ def tune(**settings: Any) -> StageResult:
     check_names(chosen.model_name, chosen.alias)
     if chosen.adapt_winner:
         check_may_register(chosen.model_name)
-    name = study_name(chosen, dataset)
+    name = search_name(chosen, dataset)
     with storage_errors(chosen.storage):
         noted = attributes_of(storage, name)
         parent = _find_parent(chosen, noted)
         # All trials of a study compute alike, wherever they run.
         chosen = replace(chosen, parent=parent.uri, precision=noted.get(PRECISION, chosen.precision))
-        bench = lay_bench(chosen, dataset, parent)
-        chosen = replace(chosen, precision=bench.plan.precision)
+        setup = set_up_trials(chosen, dataset, parent)
+        chosen = replace(chosen, precision=setup.plan.precision)
         if chosen.adapt_winner and dataset.labels is not None:
             _check_evaluation(chosen, dataset, parent)
-        study = open_study(chosen, storage, name, bench)
-        made = study.create(bench.identity, maximises(bench.objective))
+        study = open_search(chosen, storage, name, setup)
+        made = study.create(setup.identity, maximises(setup.objective))
         run_id = "" if made else _await_run(storage, name)
         if not run_id:
             study.note(PRECISION, chosen.precision)
             study.note(LEADER, worker_name())
-            return _lead(chosen, bench, study, None)
-        return _go_on(chosen, bench, study, run_id)
+            return _lead(chosen, setup, study, None)
+        return _go_on(chosen, setup, study, run_id)
 
 
 def _find_parent(chosen: TuneSettings, noted: dict[str, Any]) -> FoundModel:
@@ -116,32 +116,32 @@ def _check_evaluation(chosen: TuneSettings, dataset: Dataset, parent: FoundModel
     check_unseen(_evaluation(chosen, parent.uri), parent.uri, dataset, task)
 
 
-def _go_on(chosen: TuneSettings, bench: Bench, study: SharedStudy, run_id: str) -> StageResult:
+def _go_on(chosen: TuneSettings, setup: TrialSetup, study: SharedSearch, run_id: str) -> StageResult:
     """Lead a study that nobody leads any more; work along in one that another process leads, and see to its end."""
     while True:
         with led_run(run_id, study.name) as earlier:
             if earlier:
                 study.note(LEADER, worker_name())
-                return _lead(chosen, bench, study, earlier)
+                return _lead(chosen, setup, study, earlier)
         with joined_run(run_id):
             print(f"study {study.name}: another process leads it; its run {run_id} shows the result")
-            work_off(study, _job(chosen, study), bench.rungs[0], run_id, lambda: None)
+            work_off(study, _job(chosen, study), setup.rungs[0], run_id, lambda: None)
         if not is_left(run_id):
-            return StageResult(run_id, chosen.parent, (*bench.start.chain, bench.dataset.name), {})
+            return StageResult(run_id, chosen.parent, (*setup.start.chain, setup.dataset.name), {})
 
 
-def _lead(chosen: TuneSettings, bench: Bench, study: SharedStudy, earlier: Earlier | None) -> StageResult:
+def _lead(chosen: TuneSettings, setup: TrialSetup, study: SharedSearch, earlier: Earlier | None) -> StageResult:
     """Queue the trials, see them through, and do with the best what is asked for."""
-    queue = bench.space.queue(chosen.trials, chosen.seed)
+    queue = setup.space.queue(chosen.trials, chosen.seed)
     study.fill(queue)
-    if earlier and _is_done(chosen, study, bench.rungs[0], earlier):
+    if earlier and _is_done(chosen, study, setup.rungs[0], earlier):
         return result_of(earlier)
-    title = f"tune {bench.dataset.name} < {bench.start.chain[-1]}"
-    with stage_run(title, _identity(chosen, bench, study), earlier) as run:
+    title = f"tune {setup.dataset.name} < {setup.start.chain[-1]}"
+    with stage_run(title, _identity(chosen, setup, study), earlier) as run:
         study.note(LEADER_RUN, run.run_id)
-        report = TuneReport(run, chosen, bench, study, len(queue))
-        _introduce(run, chosen, bench, study)
-        work_off(study, _job(chosen, study), bench.rungs[0], run.run_id, report.update)
+        report = TuneReport(run, chosen, setup, study, len(queue))
+        _introduce(run, chosen, setup, study)
+        work_off(study, _job(chosen, study), setup.rungs[0], run.run_id, report.update)
         trials = report.update()
         report.draw(trials)
         winner = best_trial(trials, report.maximise)
@@ -151,7 +151,7 @@ def _lead(chosen: TuneSettings, bench: Bench, study: SharedStudy, earlier: Earli
         model = chosen.parent
         if chosen.adapt_winner:
             try:
-                outcome = _adapt_winner(chosen, bench, winner)
+                outcome = _adapt_winner(chosen, setup, winner)
             except NotDeliveredError as error:
                 # Of a nested run: this one is not done without it.
                 raise HptError(str(error)) from error
@@ -159,10 +159,10 @@ def _lead(chosen: TuneSettings, bench: Bench, study: SharedStudy, earlier: Earli
             model, result = outcome["registered"], result | _figures(outcome)
             run.metrics(_figures(outcome), len(trials))
         run.tags({"hpt.model": model, "hpt.adapted": str(chosen.adapt_winner).lower()})
-        return StageResult(run.run_id, model, (*bench.start.chain, bench.dataset.name), result)
+        return StageResult(run.run_id, model, (*setup.start.chain, setup.dataset.name), result)
 
 
-def _is_done(chosen: TuneSettings, study: SharedStudy, first_rung: int, earlier: Earlier) -> bool:
+def _is_done(chosen: TuneSettings, study: SharedSearch, first_rung: int, earlier: Earlier) -> bool:
     """Whether a study was finished with the budget that it has now."""
     tags = earlier.run.data.tags
     asked = not chosen.adapt_winner or tags.get("hpt.adapted") == "true"
@@ -170,37 +170,37 @@ def _is_done(chosen: TuneSettings, study: SharedStudy, first_rung: int, earlier:
     return earlier.run.info.status == "FINISHED" and "hpt.model" in tags and asked and not left
 
 
-def _introduce(run: StageRun, chosen: TuneSettings, bench: Bench, study: SharedStudy) -> None:
+def _introduce(run: StageRun, chosen: TuneSettings, setup: TrialSetup, study: SharedSearch) -> None:
     """Log what is known before the first trial."""
     run.tags(
         {
             "hpt.stage": "tune",
             "hpt.study": study.name,
-            "hpt.chain": " > ".join((*bench.start.chain, bench.dataset.name)),
-            "hpt.update": bench.plan.update,
+            "hpt.chain": " > ".join((*setup.start.chain, setup.dataset.name)),
+            "hpt.update": setup.plan.update,
             "hpt.parent_model": chosen.parent,
-            "hpt.dataset_digest": bench.dataset.digest,
+            "hpt.dataset_digest": setup.dataset.digest,
         }
     )
     if not run.history:
-        resolved = {"objective": bench.objective, "rungs": ",".join(map(str, bench.rungs)), "study": study.name}
+        resolved = {"objective": setup.objective, "rungs": ",".join(map(str, setup.rungs)), "study": study.name}
         # A budget may grow, and a parameter of a run cannot.
         free = ("trials", "budget_steps", "minutes", "workers", "adapt_winner", "storage")
         said = {name: value for name, value in asdict(chosen).items() if name not in free}
-        run.params(said | {"trial_steps": bench.rungs[-1], "first_rung": bench.rungs[0]} | resolved)
-        log_dataset(run.run_id, bench.dataset, bench.split, bench.statistics, "training")
+        run.params(said | {"trial_steps": setup.rungs[-1], "first_rung": setup.rungs[0]} | resolved)
+        log_dataset(run.run_id, setup.dataset, setup.split, setup.statistics, "training")
 
 
-def _job(chosen: TuneSettings, study: SharedStudy) -> Job:
+def _job(chosen: TuneSettings, study: SharedSearch) -> Job:
     deadline = time.time() + 60 * chosen.minutes if chosen.minutes else None
     return Job(chosen, study.name, deadline)
 
 
-def _identity(chosen: TuneSettings, bench: Bench, study: SharedStudy) -> Identity:
+def _identity(chosen: TuneSettings, setup: TrialSetup, study: SharedSearch) -> Identity:
     # The name is said, as the parent now has another address than the one that the default name is made from.
     named = replace(chosen, study=study.name, storage=without_secrets(chosen.storage))
-    command = identify("tune", named, [bench.dataset], chosen.parent).command
-    return Identity({"stage": "tune", "study": study.name, **bench.identity}, command)
+    command = identify("tune", named, [setup.dataset], chosen.parent).command
+    return Identity({"stage": "tune", "study": study.name, **setup.identity}, command)
 
 
 def _why_none(trials: list[TrialRecord]) -> str:
@@ -211,20 +211,20 @@ def _why_none(trials: list[TrialRecord]) -> str:
     return "the budget is spent before any trial has a score; raise budget_steps or minutes, or lower first_rung"
 
 
-def _adapt_winner(chosen: TuneSettings, bench: Bench, winner: TrialRecord) -> dict[str, Any]:
+def _adapt_winner(chosen: TuneSettings, setup: TrialSetup, winner: TrialRecord) -> dict[str, Any]:
     """Adapt in full with the paper's subset and with the best one, and compare them on test where there are labels.
 
     Returns:
         What `report.tuning_card.tuning_card` says of it.
     """
-    everything, own = bench.space.paper_subsets[0], bench.space.strengths
+    everything, own = setup.space.paper_subsets[0], setup.space.strengths
     # The winner last, so that it is the newest version.
     baseline = None
     if (winner.subset, winner.strengths) != (everything, own):
         baseline = _adapt(chosen, everything, own, None)
     registered = _adapt(chosen, winner.subset or (), winner.strengths, chosen.alias)
     outcome: dict[str, Any] = {"registered": registered, "baseline": baseline}
-    if bench.dataset.labels is None:
+    if setup.dataset.labels is None:
         return outcome
     for model in filter(None, (baseline, registered)):
         figures = evaluate(**asdict(_evaluation(chosen, model))).metrics

@@ -1,1 +1,1 @@
-"""The Optuna search: its space, its storage, its trials, and what they say."""
+"""The search with Optuna: its space, its storage, its trials, and the effects that they show."""

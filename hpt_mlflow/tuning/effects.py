@@ -1,22 +1,22 @@
-r"""What each augmentation does to the score, by least squares over all trials.
+r"""The effect of each augmentation on the score, by least squares over all trials.
 
 The trials are a factorial design: each augmentation is a factor that is on or off. The score of a trial is taken to be
 
     y = m + sum_i b_i x_i + sum_{i<j} b_ij x_i x_j + noise,    x_i = +1/2 where augmentation i is on, -1/2 where off
 
 With this coding the coefficients are differences of scores: b_i is on minus off, averaged over the others being on and
-off in equal parts, and b_ij is the effect of i where j is on, minus its effect where j is off, which is the same of j
-and i. On all subsets equally often they are plain differences of means (Box, Hunter and Hunter, Statistics for
+off in equal parts, and b_ij is the effect of i with j on, minus its effect with j off, which is symmetric in i and j.
+If all subsets are equally frequent they are plain differences of means (Box, Hunter and Hunter, Statistics for
 Experimenters, 2nd edition 2005, chapter 5, whose interaction is half of this b_ij); a search tries some subsets more
-often than others, and least squares weighs that. Intervals are the usual ones of a linear model (Draper and Smith,
-Applied Regression Analysis, 3rd edition 1998, chapter 5):
+often than others, and least squares accounts for that. Intervals are the usual ones of a linear model (Draper and
+Smith, Applied Regression Analysis, 3rd edition 1998, chapter 5):
 
     b +- t(97.5%, n - r) sqrt(s^2 [(X'X)^+]_bb),    s^2 = |y - Xb|^2 / (n - r),    r the rank of X, n trials
 
-They hold where the noise is of one size and the model is right: interactions of three augmentations count as noise, and
-so do strengths that differ between trials. All trials share seed, images and judge: what another seed or other
-validation images would change is not in the intervals. Scores are compared at one and the same step of training; the
-deepest that all trials reached is before any pruning, so that bad subsets are not left out.
+They hold if the noise has the same variance everywhere and the model is right: interactions of three augmentations
+count as noise, and so do strengths that differ between trials. All trials share seed, images and judge: the intervals
+do not cover what another seed or other validation images would change. All scores are compared at the same step of
+training; the deepest that all trials reached is before any pruning, so that bad subsets are not left out.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from hpt_mlflow.interval import Interval
 from hpt_mlflow.tuning.records import RUNNING, TrialRecord
 
 LEVEL = 0.95
-# Parts of a coefficient below this size are rounding: the columns of X hold 1, 1/2 and 1/4.
+# Deviations below this size are rounding errors: the columns of X hold 1, 1/2 and 1/4.
 ROUNDING = 1e-9
 
 
 def common_step(trials: Sequence[TrialRecord]) -> int:
-    """The deepest rung, in steps, that all trials with any score have a score at, running ones aside; 0 for none."""
+    """The deepest rung, in steps, at which all trials with any score have one, except running trials; 0 for none."""
     scored = [set(trial.scores) for trial in trials if trial.scores and trial.state != RUNNING]
     return max(set.intersection(*scored), default=0) if scored else 0
 
 
 def scores_at(trials: Sequence[TrialRecord], step: int) -> list[TrialRecord]:
-    """The trials that have a score at the step, whatever became of them later."""
+    """The trials that have a score at the step, however they ended."""
     return [trial for trial in trials if step in trial.scores]
 
 
@@ -51,9 +51,9 @@ def main_effects(trials: Sequence[TrialRecord], step: int, augmentations: Sequen
     """By how much the score changes when an augmentation is on instead of off, the others on and off in equal parts.
 
     Args:
-        trials: those without a score at the step or without a subset are left out; of one subset, all count.
+        trials: those without a score at the step or without a subset are left out; all trials of a subset count.
         step: of training, at which scores are compared.
-        augmentations: that are looked at; those that never vary or that nothing tells apart have no effect.
+        augmentations: to report on; those that never vary or cannot be told apart are left out.
     """
     return {names[0]: effect for names, effect in _fit(trials, step, augmentations).items() if len(names) == 1}
 
@@ -63,21 +63,21 @@ def interactions(
 ) -> dict[tuple[str, str], Interval]:
     """By how much the effect of one augmentation differs when another is on rather than off.
 
-    Pairs are in the order of `augmentations`. Empty unless there are more trials than coefficients, 16 of five
-    augmentations.
+    Pairs are in the order of `augmentations`. Empty unless there are more trials than coefficients, of which five
+    augmentations have 16.
 
     Args:
-        trials, step, augmentations: as of `main_effects`.
+        trials, step, augmentations: as in `main_effects`.
     """
-    found = _fit(trials, step, augmentations)
-    return {(names[0], names[1]): effect for names, effect in found.items() if len(names) == 2}
+    effects = _fit(trials, step, augmentations)
+    return {(names[0], names[1]): effect for names, effect in effects.items() if len(names) == 2}
 
 
 def _fit(trials: Sequence[TrialRecord], step: int, augmentations: Sequence[str]) -> dict[tuple[str, ...], Interval]:
-    """Effects by the augmentations they are of, those that the trials determine.
+    """The effects that the trials determine, by one augmentation or by two.
 
-    An interaction that is not determined, such as of two augmentations that were never on together, is left out of the
-    model, as if it were 0: else it would take the main effects of both along.
+    An interaction that is not determined, such as that of two augmentations that were never on together, is left out of
+    the model, as if it were 0; otherwise the main effects of both would be undetermined, too.
     """
     used = [trial for trial in scores_at(trials, step) if trial.subset is not None]
     on = {name: np.array([name in (trial.subset or ()) for trial in used]) for name in augmentations}
@@ -114,7 +114,7 @@ def _design(factors: dict[str, np.ndarray], terms: Sequence[tuple[str, ...]]) ->
 
 
 def _determined(x: np.ndarray) -> np.ndarray:
-    """Which coefficients are the same in all least-squares solutions: no vector that X takes to 0 has a part in them.
+    """Which coefficients are equal in all least-squares solutions: the null space of X has no part in them.
 
     Args:
         x: (trials, coefficients).

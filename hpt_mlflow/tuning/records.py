@@ -1,4 +1,4 @@
-"""A study as plain data, for tables, figures and statistics."""
+"""The trials of a search as plain data, for tables, figures and statistics."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass, field
 from hpt_mlflow.augment.subset import Strengths
 
 COMPLETE, PRUNED, FAILED, RUNNING, WAITING = "complete", "pruned", "failed", "running", "waiting"
-# Why a trial failed whose worker was killed.
+# The reason of a trial whose process was killed. Stored, hence the word.
 LOST = "its worker was lost"
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """What is known of a trial.
+    """The state and scores of a trial.
 
     Attributes:
         number: Optuna's, from 0.
-        subset: the augmentations that make a view; None where they are not chosen yet.
+        subset: the augmentations that make a view; None if they are not chosen yet.
         state: complete, pruned, failed, running or waiting.
-        scores: by steps of training, what the objective said; finite.
+        scores: values of the objective by steps of training; finite.
         reason: why it was pruned or failed, in words.
-        run_id: of its MLflow run; empty where it has none yet.
+        run_id: of its MLflow run; empty if it has none yet.
     """
 
     number: int
@@ -51,7 +51,7 @@ class TrialRecord:
 
 
 def best_trial(trials: Sequence[TrialRecord], maximise: bool) -> TrialRecord | None:
-    """The best of the trials that were trained longest and did not fail, the earlier one of equals; None for none."""
+    """The best of the trials trained longest that did not fail, the earlier of equals; None without a score."""
     scored = [trial for trial in trials if trial.scores and trial.state in (COMPLETE, PRUNED)]
     longest = max((trial.reached for trial in scored), default=0)
     finalists = [trial for trial in scored if trial.reached == longest]

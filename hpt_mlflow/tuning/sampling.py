@@ -1,4 +1,4 @@
-"""Who chooses what a trial does not have fixed: Optuna's samplers."""
+"""The Optuna sampler of the parameters that are not fixed when a trial is queued."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hpt_mlflow.tuning.space import Space
 
 
 def make_sampler(space: Space, seed: int, number: int) -> BaseSampler:
-    """A sampler for one trial; seeded by its number, so that a worker that starts anew does not repeat draws."""
-    seed = (seed * 1_000_003 + number) % 2**32
+    """A sampler for one trial, seeded by its number, so that a restarted process does not repeat draws."""
+    trial_seed = (seed * 1_000_003 + number) % 2**32
     if not space.with_strengths:
-        return RandomSampler(seed=seed)
+        return RandomSampler(seed=trial_seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        # Grouped, since a strength is there only where its augmentation is on; the constant liar keeps workers apart
-        # (Optuna's TPESampler).
-        return TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+        # Grouped, since a strength exists only if its augmentation is on; the constant liar keeps trials that run at
+        # the same time apart (see Optuna's TPESampler).
+        return TPESampler(seed=trial_seed, multivariate=True, group=True, constant_liar=True)

@@ -1,4 +1,4 @@
-"""What Optuna's trials say: the attributes that we give them, and what they are as plain records."""
+"""The attributes that we give Optuna's trials, and the trials as plain records."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING, TrialRecord
 from hpt_mlflow.tuning.space import Space
 
-# Attributes of a trial: its place in the queue, how often it was tried, as which attempt it is queued again; the step
-# that it is to reach where that is not the first rung, the steps that it has trained or is about to; its MLflow run,
-# who works on it and since when (seconds since the epoch), why it ended.
+# Attributes of a trial: its place in the queue, its attempt, the attempt as which it is queued again; the step that it
+# is to reach unless that is the first rung, the steps that it has trained or reserved; its MLflow run, the process that
+# works on it and since when (seconds since the epoch), why it ended.
 PLACE, ATTEMPT, AGAIN = "hpt.place", "hpt.attempt", "hpt.again"
 TARGET, STEPS = "hpt.target", "hpt.steps"
 RUN, OWNER, TAKEN, REASON = "hpt.run_id", "hpt.owner", "hpt.taken", "hpt.reason"
@@ -28,13 +28,13 @@ STATES = {
 
 
 def place_of(trial: FrozenTrial) -> int | str:
-    """The place of a trial in the queue; a name of its own where it was queued by others."""
+    """The place of a trial in the queue; a unique name if another program queued it."""
     place: int | str = trial.user_attrs.get(PLACE, f"of others {trial.number}")
     return place
 
 
 def parameters_of(trial: FrozenTrial) -> dict[str, Any]:
-    """The parameters of a trial: those that it was queued with, and those chosen so far."""
+    """The parameters of a trial: those that it was queued with, and those sampled so far."""
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
@@ -44,17 +44,17 @@ def scores_of(trial: FrozenTrial) -> dict[int, float]:
 
 
 def records_of(trials: Iterable[FrozenTrial], space: Space) -> list[TrialRecord]:
-    """What is known of each trial; of those that do the same work, of the one that has come furthest."""
+    """One record per place in the queue: of the trial that has come furthest there, in the order of numbers."""
     furthest: dict[object, FrozenTrial] = {}
     for trial in trials:
-        there = furthest.get(place_of(trial))
-        if there is None or _rank(trial) >= _rank(there):
+        best = furthest.setdefault(place_of(trial), trial)
+        if _rank(trial) >= _rank(best):
             furthest[place_of(trial)] = trial
     return sorted((_record(trial, space) for trial in furthest.values()), key=lambda record: record.number)
 
 
 def _rank(trial: FrozenTrial) -> tuple[int, int]:
-    """Which of several trials that do the same work says most of it; of equals, the last one does."""
+    """By which the most telling of several trials that do the same work has the highest rank."""
     ranks = {TrialState.RUNNING: 2, TrialState.WAITING: 1, TrialState.FAIL: 0}
     rank = -1 if trial.user_attrs.get(REASON) == QUEUED_TWICE else ranks.get(trial.state, 3)
     return rank, max(scores_of(trial), default=0)
@@ -65,7 +65,7 @@ def _record(trial: FrozenTrial, space: Space) -> TrialRecord:
     try:
         subset, strengths = space.read(parameters_of(trial))
     except KeyError:
-        # Its worker has not come so far as to choose all of them.
+        # Not all of them are sampled yet.
         subset, strengths = None, space.strengths
     return TrialRecord(
         trial.number,
@@ -73,7 +73,7 @@ def _record(trial: FrozenTrial, space: Space) -> TrialRecord:
         STATES[trial.state],
         scores_of(trial),
         strengths,
-        # Of one that completed while it was being given up, there is a reason, too.
+        # A trial that completed while it was being given up has a reason, too.
         trial.user_attrs.get(REASON, "") if trial.state in (TrialState.PRUNED, TrialState.FAIL) else "",
         trial.user_attrs.get(RUN, ""),
     )

@@ -214,6 +214,6 @@ def test_a_study_of_another_space_dataset_or_parent_is_refused_by_name(parent):
         ({"parent": "models:/hpt/latest"}, f"parent '{other}' instead of '{parent}'"),
         ({"objective": "knn"}, "objective 'knn' instead of 'probe'"),
     ):
-        with pytest.raises(HptError, match="study: 's' is another one") as error:
+        with pytest.raises(HptError, match="study: 's' exists with other settings") as error:
             tune(**{"parent": parent, "augment": "flip,crop", **SEARCH, **changed})
         assert words in str(error.value)

@@ -14,7 +14,7 @@ from processes import wait_for
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS
 from hpt_mlflow.tuning.pruning import make_pruner
-from hpt_mlflow.tuning.search import SharedStudy
+from hpt_mlflow.tuning.search import SharedSearch
 from hpt_mlflow.tuning.space import Space
 from hpt_mlflow.tuning.storage import dashboard_command, open_storage
 
@@ -25,14 +25,14 @@ from hpt_mlflow.tuning.storage import dashboard_command, open_storage
 def test_the_dashboard_shows_subsets_scores_and_what_was_pruned(tmp_path, monkeypatch, unused_port, address):
     monkeypatch.chdir(tmp_path)
     space = Space(AUGMENTATIONS)
-    study = SharedStudy(open_storage(address), "photos", space, make_pruner("halving", 4, 1, 2), 0)
-    study.create({}, maximise=True)
-    study.fill(space.queue(3, 0))
+    search = SharedSearch(open_storage(address), "photos", space, make_pruner("halving", 4, 1, 2), 0)
+    search.create({}, maximise=True)
+    search.fill(space.queue(3, 0))
     for score, state in ((0.5, TrialState.COMPLETE), (0.25, TrialState.PRUNED)):
-        trial = study.claim("me:1")
+        trial = search.claim("me:1")
         space.suggest(trial)
         trial.report(score, 4)
-        study.end(trial, state, score)
+        search.end(trial, state, score)
 
     command = dashboard_command(address).split()
     program = Path(sys.executable).parent / command[0]

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from hpt_mlflow.augment.subset import AUGMENTATIONS
 from hpt_mlflow.tuning.halving import Halving
 from hpt_mlflow.tuning.records import COMPLETE, PRUNED
-from hpt_mlflow.tuning.search import MOST_ATTEMPTS, SharedStudy
+from hpt_mlflow.tuning.search import MOST_ATTEMPTS, SharedSearch
 from hpt_mlflow.tuning.space import Space
 from hpt_mlflow.tuning.storage import open_storage
 from hpt_mlflow.tuning.trials import AGAIN, ATTEMPT, QUEUED_TWICE, REASON, TARGET, place_of
@@ -27,74 +27,74 @@ BY_TWOS = Halving((1, 2, 4), 2)
 
 
 def made(trials, halving=BY_TWOS, maximise=True, storage=None, budget_steps=None):
-    """A study with its trials queued."""
-    study = SharedStudy(storage or InMemoryStorage(), "s", SPACE, NopPruner(), 0, budget_steps, halving)
-    study.create({}, maximise)
-    study.fill(SPACE.queue(trials, seed=0))
-    return study
+    """A search with its trials queued."""
+    search = SharedSearch(storage or InMemoryStorage(), "s", SPACE, NopPruner(), 0, budget_steps, halving)
+    search.create({}, maximise)
+    search.fill(SPACE.queue(trials, seed=0))
+    return search
 
 
-def train(study, trial, score):
+def train(search, trial, score):
     """Train as a worker does, from rung to rung; gives way after each.
 
     Args:
         score: of a place after so many steps; NaN makes it fail.
     """
-    rungs = study.halving.rungs
-    if not study.reserve(trial, rungs[0]):
-        study.give_up(trial, "budget_steps is spent", count=False)
+    rungs = search.halving.rungs
+    if not search.reserve(trial, rungs[0]):
+        search.give_up(trial, "budget_steps is spent", count=False)
         return
     for step, later in zip(rungs, (*rungs[1:], None), strict=True):
         found = score(place_of(trial), step)
         trial.report(found, step)
-        if step == study.target(trial):
-            study.end(trial, TrialState.PRUNED if later else TrialState.COMPLETE, found)
+        if step == search.target(trial):
+            search.end(trial, TrialState.PRUNED if later else TrialState.COMPLETE, found)
             return
-        if not study.reserve(trial, later):
-            study.end(trial, TrialState.PRUNED, found, "budget_steps is spent", again=True)
+        if not search.reserve(trial, later):
+            search.end(trial, TrialState.PRUNED, found, "budget_steps is spent", again=True)
             return
         yield
 
 
-def finish(study, trial, score):
+def finish(search, trial, score):
     """Train a trial to its end; `score` is a number, or as in `train`."""
-    for _ in train(study, trial, score if callable(score) else lambda place, step: score):
+    for _ in train(search, trial, score if callable(score) else lambda place, step: score):
         pass
 
 
-def work_off(study, score, workers=1, seed=0, interrupt=False):
+def work_off(search, score, workers=1, seed=0, interrupt=False):
     """Let workers and a leader take turns as they are drawn, until nothing is left or a budget is spent."""
     turns, busy = random.Random(seed), {}
-    while study.has_steps_for(study.halving.rungs[0]):
+    while search.has_steps_for(search.halving.rungs[0]):
         worker = turns.randrange(workers + (workers > 1))
         if worker == workers:
-            study.promote()
+            search.promote()
         elif worker not in busy:
-            trial = study.claim(f"worker {worker}")
+            trial = search.claim(f"worker {worker}")
             if trial:
-                busy[worker] = trial, train(study, trial, score)
+                busy[worker] = trial, train(search, trial, score)
             elif not busy:
                 break
         elif interrupt and turns.random() < 0.2:
-            assert study.give_up(busy.pop(worker)[0], "interrupted", count=False)
+            assert search.give_up(busy.pop(worker)[0], "interrupted", count=False)
         elif next(busy[worker][1], "ended") == "ended":
             del busy[worker]
-        assert study.budget_steps is None or study.spent_steps() <= study.budget_steps
+        assert search.budget_steps is None or search.spent_steps() <= search.budget_steps
     # A worker ends what it has begun.
     for _, rest in busy.values():
         list(rest)
 
 
-def trained(study, *states):
+def trained(search, *states):
     """Place and target of all that was trained to its end, or failed for good; what was done twice is there twice."""
-    ended = [trial for trial in study.trials(*states) if trial.state.is_finished() and AGAIN not in trial.user_attrs]
+    ended = [trial for trial in search.trials(*states) if trial.state.is_finished() and AGAIN not in trial.user_attrs]
     kept = [trial for trial in ended if trial.user_attrs.get(REASON) != QUEUED_TWICE]
-    return sorted(((place_of(trial), study.target(trial)) for trial in kept), key=str)
+    return sorted(((place_of(trial), search.target(trial)) for trial in kept), key=str)
 
 
-def waiting(study):
+def waiting(search):
     """Place and target of what waits, in the order in which it is taken."""
-    return [(place_of(trial), study.target(trial)) for trial in study.trials(TrialState.WAITING)]
+    return [(place_of(trial), search.target(trial)) for trial in search.trials(TrialState.WAITING)]
 
 
 def sorted_out(places, score, halving=BY_FOURS, maximise=True):
@@ -150,24 +150,24 @@ def test_as_worked_out_by_hand(maximise, sign):
         2: [1.0, 0.5, 1.0, 0.9, 0.8, 1.0, 0.3, 1.0],
         4: [1.0, 1.0, 1.0, 0.2, 0.4, 1.0, 1.0, 1.0],
     }
-    study = made(8, maximise=maximise)
-    work_off(study, lambda place, step: sign * scores[step][place])
-    by_target = {target: [place for place, at in trained(study) if at == target] for target in (1, 2, 4)}
+    search = made(8, maximise=maximise)
+    work_off(search, lambda place, step: sign * scores[step][place])
+    by_target = {target: [place for place, at in trained(search) if at == target] for target in (1, 2, 4)}
     assert by_target == {1: [0, 1, 2, 3, 4, 5, 6, 7], 2: [1, 3, 4, 6], 4: [3, 4]}
-    assert {trial.state for trial in study.trials()} == {TrialState.COMPLETE, TrialState.PRUNED}
-    assert [place for place, _ in trained(study, TrialState.COMPLETE)] == [3, 4]
-    records = study.records()
+    assert {trial.state for trial in search.trials()} == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert [place for place, _ in trained(search, TrialState.COMPLETE)] == [3, 4]
+    records = search.records()
     assert [record.reached for record in records if record.state == COMPLETE] == [4, 4]
     assert sorted(record.reached for record in records if record.state == PRUNED) == [1, 1, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_all_subsets_take_an_eighth_of_the_steps(workers):
-    study = made(32, BY_FOURS)
+    search = made(32, BY_FOURS)
     score = table(seed=0)
-    work_off(study, score, workers)
-    assert study.spent_steps() == 32 * 96 / 8
-    at = [target for _, target in trained(study)]
+    work_off(search, score, workers)
+    assert search.spent_steps() == 32 * 96 / 8
+    at = [target for _, target in trained(search)]
     assert [at.count(rung) for rung in BY_FOURS.rungs] == [32, 8, 2, 1]
 
 
@@ -176,9 +176,9 @@ def test_all_subsets_take_an_eighth_of_the_steps(workers):
 @pytest.mark.parametrize("maximise", [True, False])
 def test_the_same_go_on_whatever_the_number_and_the_order_of_workers(workers, seed, maximise):
     score = table(seed)
-    study = made(32, BY_FOURS, maximise)
-    work_off(study, score, workers, seed)
-    assert trained(study) == sorted_out(range(32), score, maximise=maximise)
+    search = made(32, BY_FOURS, maximise)
+    work_off(search, score, workers, seed)
+    assert trained(search) == sorted_out(range(32), score, maximise=maximise)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -190,9 +190,9 @@ def test_to_come_early_or_late_is_no_advantage(later_is, seed):
         sign = {"better": 1, "worse": -1, "the same": 0}[later_is]
         return known.setdefault((place, step), sign * len(known) / 1000)
 
-    study = made(32, BY_FOURS)
-    work_off(study, score, workers=6, seed=seed)
-    assert trained(study) == sorted_out(range(32), lambda place, step: known.get((place, step), -1.0))
+    search = made(32, BY_FOURS)
+    work_off(search, score, workers=6, seed=seed)
+    assert trained(search) == sorted_out(range(32), lambda place, step: known.get((place, step), -1.0))
 
 
 @pytest.mark.parametrize("trials", [1, 2, 3, 5, 8, 15, 16, 31])
@@ -201,100 +201,100 @@ def test_any_number_of_trials(trials, halving):
     def score(place, step):
         return (place * 7 + step) % 13 / 13
 
-    study = made(trials, halving)
-    work_off(study, score, workers=3, seed=trials)
-    assert trained(study) == sorted_out(range(trials), score, halving)
+    search = made(trials, halving)
+    work_off(search, score, workers=3, seed=trials)
+    assert trained(search) == sorted_out(range(trials), score, halving)
 
 
 @pytest.mark.parametrize("maximise", [True, False])
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1, 0], [3, 7, 1, 5, 0, 2, 6, 4]])
 def test_of_equal_scores_the_earlier_number_goes_on(order, maximise):
-    study = made(8, maximise=maximise)
-    first = [study.claim("me") for _ in range(8)]
+    search = made(8, maximise=maximise)
+    first = [search.claim("me") for _ in range(8)]
     for place in order:
-        finish(study, first[place], 0.5)
-    work_off(study, lambda place, step: 0.5)
-    assert [pair for pair in trained(study) if pair[1] > 1] == [(0, 2), (0, 4), (1, 2), (1, 4), (2, 2), (3, 2)]
+        finish(search, first[place], 0.5)
+    work_off(search, lambda place, step: 0.5)
+    assert [pair for pair in trained(search) if pair[1] > 1] == [(0, 2), (0, 4), (1, 2), (1, 4), (2, 2), (3, 2)]
 
 
 def test_of_equal_scores_one_that_was_interrupted_keeps_its_number():
-    study = made(2)
-    study.give_up(study.claim("me"), "interrupted", count=False)
-    work_off(study, lambda place, step: 0.5)
-    assert trained(study, TrialState.COMPLETE) == [(0, 4)]
+    search = made(2)
+    search.give_up(search.claim("me"), "interrupted", count=False)
+    work_off(search, lambda place, step: 0.5)
+    assert trained(search, TrialState.COMPLETE) == [(0, 4)]
 
 
 def test_one_that_is_alone_at_two_rungs_skips_the_first():
-    study = made(8, BY_FOURS)
-    work_off(study, lambda place, step: place / 8)
-    assert [pair for pair in trained(study) if pair[1] > 3] == [(6, 12), (7, 12), (7, 96)]
-    (whole,) = study.trials(TrialState.COMPLETE)
+    search = made(8, BY_FOURS)
+    work_off(search, lambda place, step: place / 8)
+    assert [pair for pair in trained(search) if pair[1] > 3] == [(6, 12), (7, 12), (7, 96)]
+    (whole,) = search.trials(TrialState.COMPLETE)
     assert list(whole.intermediate_values) == [3, 12, 48, 96]
 
 
 def test_without_halving_nobody_goes_on():
-    study = replace(made(4), halving=None)
-    finished = [study.claim("me") for _ in range(4)]
+    search = replace(made(4), halving=None)
+    finished = [search.claim("me") for _ in range(4)]
     for trial in finished:
-        assert study.target(trial) is None
-        study.end(trial, TrialState.PRUNED, 0.5)
-    assert study.promote() == 0
-    assert study.claim("me") is None
+        assert search.target(trial) is None
+        search.end(trial, TrialState.PRUNED, 0.5)
+    assert search.promote() == 0
+    assert search.claim("me") is None
 
 
 # When
 
 
 def test_nobody_goes_on_before_it_is_certain():
-    study = made(8)
-    first = [study.claim("me") for _ in range(8)]
+    search = made(8)
+    first = [search.claim("me") for _ in range(8)]
     promoted = []
     for trial, score in zip(first, (0.1, 0.2, 0.3, 0.4, 0.8, 0.7, 0.6, 0.5), strict=True):
-        finish(study, trial, score)
-        study.promote()
-        promoted.append([place for place, _ in waiting(study)])
+        finish(search, trial, score)
+        search.promote()
+        promoted.append([place for place, _ in waiting(search)])
     # Four go on: of five that are known, the best one does even if the other three are better.
     assert promoted == [[], [], [], [], [4], [4, 5], [4, 5, 6], [4, 5, 6, 7]]
-    assert study.promote() == 0
+    assert search.promote() == 0
 
 
 def test_nobody_goes_on_from_a_later_rung_while_some_are_still_to_come_to_it():
-    study = made(8)
-    first = [study.claim("me") for _ in range(8)]
+    search = made(8)
+    first = [search.claim("me") for _ in range(8)]
     for trial in first[:6]:
-        finish(study, trial, 0.5)
+        finish(search, trial, 0.5)
     # Two are certain of four; they alone have come to the second rung, from where two are to go on.
-    assert study.promote() == 2
+    assert search.promote() == 2
     for _ in range(2):
-        finish(study, study.claim("me"), 0.5)
-    assert study.promote() == 0
+        finish(search, search.claim("me"), 0.5)
+    assert search.promote() == 0
     for trial in first[6:]:
-        finish(study, trial, 0.9)
-    assert study.promote() == 2
-    assert waiting(study) == [(6, 2), (7, 2)]
-    finish(study, study.claim("me"), 0.9)
+        finish(search, trial, 0.9)
+    assert search.promote() == 2
+    assert waiting(search) == [(6, 2), (7, 2)]
+    finish(search, search.claim("me"), 0.9)
     # One is still to come there, so one is certain.
-    assert study.promote() == 1
-    assert waiting(study) == [(7, 2), (6, 4)]
+    assert search.promote() == 1
+    assert waiting(search) == [(7, 2), (6, 4)]
 
 
 def test_who_waits_or_runs_counts_as_one_that_may_be_better():
-    study = made(4)
-    first = [study.claim("me") for _ in range(3)]
+    search = made(4)
+    first = [search.claim("me") for _ in range(3)]
     for trial in first:
-        finish(study, trial, 0.5 + trial.number / 10)
-    assert waiting(study) == [(3, 1)]
-    assert study.promote() == 1
-    assert waiting(study) == [(3, 1), (2, 2)]
+        finish(search, trial, 0.5 + trial.number / 10)
+    assert waiting(search) == [(3, 1)]
+    assert search.promote() == 1
+    assert waiting(search) == [(3, 1), (2, 2)]
 
 
 def test_one_that_has_said_its_score_and_still_runs_does_not_go_on():
-    study = made(1)
-    trial = study.claim("me")
+    search = made(1)
+    trial = search.claim("me")
     trial.report(0.5, 1)
-    assert study.promote() == 0
-    study.end(trial, TrialState.PRUNED, 0.5)
-    assert study.promote() == 1
+    assert search.promote() == 0
+    search.end(trial, TrialState.PRUNED, 0.5)
+    assert search.promote() == 1
 
 
 # What fails
@@ -304,110 +304,110 @@ def test_one_that_has_said_its_score_and_still_runs_does_not_go_on():
 @pytest.mark.parametrize("workers", [1, 4])
 def test_the_next_best_goes_on_in_place_of_one_that_fails(workers, seed):
     score = table(seed, failing=0.25, among=20)
-    study = made(32, BY_FOURS)
-    work_off(study, score, workers, seed)
-    assert trained(study) == sorted_out(range(32), score)
-    assert study.trials(TrialState.FAIL)
+    search = made(32, BY_FOURS)
+    work_off(search, score, workers, seed)
+    assert trained(search) == sorted_out(range(32), score)
+    assert search.trials(TrialState.FAIL)
 
 
 @pytest.mark.parametrize("place_that_fails", [0, 7])
 def test_a_place_that_fails_at_the_first_rung_leaves_as_many_to_go_on(place_that_fails):
-    study = made(8)
-    work_off(study, lambda place, step: math.nan if place == place_that_fails else place / 8)
+    search = made(8)
+    work_off(search, lambda place, step: math.nan if place == place_that_fails else place / 8)
     best = [place for place in (7, 6, 5, 4, 3) if place != place_that_fails]
-    assert [place for place, target in trained(study) if target == 2] == sorted(best[:4])
-    assert [place for place, target in trained(study) if target == 4] == sorted(best[:2])
+    assert [place for place, target in trained(search) if target == 2] == sorted(best[:4])
+    assert [place for place, target in trained(search) if target == 4] == sorted(best[:2])
 
 
 def test_where_all_fail_nobody_goes_on():
-    study = made(8)
-    work_off(study, lambda place, step: math.nan)
-    assert trained(study) == [(place, 1) for place in range(8)]
+    search = made(8)
+    work_off(search, lambda place, step: math.nan)
+    assert trained(search) == [(place, 1) for place in range(8)]
 
 
 def test_one_that_went_on_and_fails_for_good_is_replaced():
-    study = made(4, Halving((1, 4), 4))
+    search = made(4, Halving((1, 4), 4))
     for _ in range(4):
-        trial = study.claim("me")
-        finish(study, trial, trial.number / 4)
+        trial = search.claim("me")
+        finish(search, trial, trial.number / 4)
     for attempt in range(1, MOST_ATTEMPTS + 1):
-        trial = study.claim("me")
-        assert (place_of(trial), study.target(trial), trial.user_attrs[ATTEMPT]) == (3, 4, attempt)
-        assert study.give_up(trial, "its worker was lost")
-        assert waiting(study) == ([(3, 4)] if attempt < MOST_ATTEMPTS else [])
-    assert study.promote() == 1
-    assert waiting(study) == [(2, 4)]
-    finish(study, study.claim("me"), 0.1)
-    assert study.claim("me") is None
-    assert trained(study, TrialState.COMPLETE) == [(2, 4)]
+        trial = search.claim("me")
+        assert (place_of(trial), search.target(trial), trial.user_attrs[ATTEMPT]) == (3, 4, attempt)
+        assert search.give_up(trial, "its worker was lost")
+        assert waiting(search) == ([(3, 4)] if attempt < MOST_ATTEMPTS else [])
+    assert search.promote() == 1
+    assert waiting(search) == [(2, 4)]
+    finish(search, search.claim("me"), 0.1)
+    assert search.claim("me") is None
+    assert trained(search, TrialState.COMPLETE) == [(2, 4)]
 
 
 def test_a_score_on_the_way_to_a_failure_counts_for_nothing():
-    study = made(8, BY_FOURS)
-    work_off(study, lambda place, step: math.nan if (place, step) == (7, 96) else place / 8)
+    search = made(8, BY_FOURS)
+    work_off(search, lambda place, step: math.nan if (place, step) == (7, 96) else place / 8)
     # 5 goes on to where 7 was, and 6 to where it failed.
-    assert [pair for pair in trained(study) if pair[1] > 3] == [(5, 12), (6, 12), (6, 96), (7, 12), (7, 96)]
+    assert [pair for pair in trained(search) if pair[1] > 3] == [(5, 12), (6, 12), (6, 96), (7, 12), (7, 96)]
 
 
 # What is interrupted
 
 
 def in_the_middle(reached=1):
-    """A study whose best trial has gone on and runs; gives both."""
-    study = made(4, Halving((1, 4, 16), 4))
+    """A search whose best trial has gone on and runs; gives both."""
+    search = made(4, Halving((1, 4, 16), 4))
     for _ in range(4):
-        trial = study.claim("me")
-        finish(study, trial, trial.number / 4)
-    trial = study.claim("me")
-    assert (place_of(trial), study.target(trial)) == (3, 16)
-    rest = train(study, trial, lambda place, step: place / 4)
+        trial = search.claim("me")
+        finish(search, trial, trial.number / 4)
+    trial = search.claim("me")
+    assert (place_of(trial), search.target(trial)) == (3, 16)
+    rest = train(search, trial, lambda place, step: place / 4)
     for _ in range(reached):
         next(rest)
-    return study, trial
+    return search, trial
 
 
-def check_goes_on(study, attempt):
+def check_goes_on(search, attempt):
     """One waits again, up to the same step and with the same parameters, and nobody has gone on in its place."""
-    assert study.promote() == 0
-    assert waiting(study) == [(3, 16)]
-    again = study.claim("me")
+    assert search.promote() == 0
+    assert waiting(search) == [(3, 16)]
+    again = search.claim("me")
     assert again.user_attrs[ATTEMPT] == attempt
     assert SPACE.suggest(again)[0] == SPACE.subsets(0)[3]
-    finish(study, again, 0.5)
-    assert study.claim("me") is None
-    assert trained(study, TrialState.COMPLETE) == [(3, 16)]
+    finish(search, again, 0.5)
+    assert search.claim("me") is None
+    assert trained(search, TrialState.COMPLETE) == [(3, 16)]
 
 
 @pytest.mark.parametrize("reached", [0, 1, 2])
 def test_an_interrupted_trial_that_has_gone_on_waits_again(reached):
-    study, trial = in_the_middle(reached)
-    assert study.give_up(trial, "interrupted", count=False)
-    check_goes_on(study, attempt=1)
+    search, trial = in_the_middle(reached)
+    assert search.give_up(trial, "interrupted", count=False)
+    check_goes_on(search, attempt=1)
 
 
 @pytest.mark.parametrize("reached", [0, 1, 2])
 def test_a_lost_trial_that_has_gone_on_waits_again(reached):
-    study, trial = in_the_middle(reached)
-    assert [lost.number for lost in study.give_up_lost(lambda trial: False)] == [trial.number]
-    check_goes_on(study, attempt=2)
+    search, trial = in_the_middle(reached)
+    assert [lost.number for lost in search.give_up_lost(lambda trial: False)] == [trial.number]
+    check_goes_on(search, attempt=2)
 
 
 def test_one_that_was_given_up_by_a_process_that_was_killed_then_waits_again_when_a_leader_goes_on():
-    study, trial = in_the_middle()
+    search, trial = in_the_middle()
     trial.set_user_attr(AGAIN, 1)
-    study.storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-    assert study.promote() == 0
-    study.fill(SPACE.queue(4, seed=0))
-    check_goes_on(study, attempt=1)
+    search.end(trial, TrialState.FAIL)
+    assert search.promote() == 0
+    search.fill(SPACE.queue(4, seed=0))
+    check_goes_on(search, attempt=1)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_interruptions_change_nothing(seed):
     score = table(seed)
-    study = made(32, BY_FOURS)
-    work_off(study, score, workers=4, seed=seed, interrupt=True)
-    assert study.trials(TrialState.FAIL)
-    assert trained(study) == sorted_out(range(32), score)
+    search = made(32, BY_FOURS)
+    work_off(search, score, workers=4, seed=seed, interrupt=True)
+    assert search.trials(TrialState.FAIL)
+    assert trained(search) == sorted_out(range(32), score)
 
 
 # Several processes
@@ -416,52 +416,52 @@ def test_interruptions_change_nothing(seed):
 class Racing(Halving):
     """While one process finds out who is to go on, another one does so, too, and has queued them before."""
 
-    def going_on(self, trials, maximise):
-        found = list(super().going_on(trials, maximise))
+    def promoted(self, trials, maximise):
+        found = list(super().promoted(trials, maximise))
         self.other.promote()
         return iter(found)
 
 
-def racing(study):
-    halving = Racing(study.halving.rungs, study.halving.reduction)
-    object.__setattr__(halving, "other", study)
-    return replace(study, halving=halving)
+def racing(search):
+    halving = Racing(search.halving.rungs, search.halving.reduction)
+    object.__setattr__(halving, "other", search)
+    return replace(search, halving=halving)
 
 
 def test_of_two_that_promote_at_once_the_work_is_done_once():
-    study = made(4)
+    search = made(4)
     for _ in range(4):
-        trial = study.claim("me")
-        finish(study, trial, trial.number / 4)
-    racing(study).promote()
-    assert waiting(study) == [(3, 2), (2, 2)] * 2
-    assert study.promote() == 0
-    work_off(study, lambda place, step: place / 4)
-    assert trained(study) == [(0, 1), (1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 4)]
-    twice = [trial for trial in study.trials() if trial.user_attrs.get(REASON) == QUEUED_TWICE]
-    assert [(place_of(trial), study.target(trial), trial.state) for trial in twice] == [
+        trial = search.claim("me")
+        finish(search, trial, trial.number / 4)
+    racing(search).promote()
+    assert waiting(search) == [(3, 2), (2, 2)] * 2
+    assert search.promote() == 0
+    work_off(search, lambda place, step: place / 4)
+    assert trained(search) == [(0, 1), (1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 4)]
+    twice = [trial for trial in search.trials() if trial.user_attrs.get(REASON) == QUEUED_TWICE]
+    assert [(place_of(trial), search.target(trial), trial.state) for trial in twice] == [
         (3, 2, TrialState.FAIL),
         (2, 2, TrialState.FAIL),
     ]
-    assert study.spent_steps() == 4 * 1 + 2 * 2 + 4
+    assert search.spent_steps() == 4 * 1 + 2 * 2 + 4
 
 
 @pytest.mark.parametrize("interrupt", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_where_all_promote_at_once_the_same_go_on(seed, interrupt):
     score = table(seed)
-    study = made(32, BY_FOURS)
-    work_off(racing(study), score, workers=4, seed=seed, interrupt=interrupt)
-    assert any(trial.user_attrs.get(REASON) == QUEUED_TWICE for trial in study.trials())
-    assert trained(study) == sorted_out(range(32), score)
+    search = made(32, BY_FOURS)
+    work_off(racing(search), score, workers=4, seed=seed, interrupt=interrupt)
+    assert any(trial.user_attrs.get(REASON) == QUEUED_TWICE for trial in search.trials())
+    assert trained(search) == sorted_out(range(32), score)
 
 
 def test_workers_at_once_on_one_journal_train_each_place_once(tmp_path):
     address, score = f"journal:{tmp_path}/hpt.journal", table(seed=1)
-    study = made(16, BY_FOURS, storage=open_storage(address))
+    search = made(16, BY_FOURS, storage=open_storage(address))
 
     def work(_):
-        own = replace(study, storage=open_storage(address))
+        own = replace(search, storage=open_storage(address))
         taken = 0
         while trial := own.claim("me"):
             finish(own, trial, score)
@@ -472,7 +472,7 @@ def test_workers_at_once_on_one_journal_train_each_place_once(tmp_path):
         # Who finds nothing to do ends, and is started again while others have more.
         while sum(pool.map(work, range(4))):
             pass
-    assert trained(study) == sorted_out(range(16), score)
+    assert trained(search) == sorted_out(range(16), score)
 
 
 # What is added
@@ -490,30 +490,30 @@ def test_workers_at_once_on_one_journal_train_each_place_once(tmp_path):
 )
 def test_more_trials_go_on_by_the_new_numbers(added, expected):
     scores = [0.05, 0.1, 0.2, 0.3, *added]
-    study = made(4)
-    work_off(study, lambda place, step: scores[place])
-    assert [pair for pair in trained(study) if pair[1] > 1] == [(2, 2), (3, 2), (3, 4)]
-    study.fill(SPACE.queue(8, seed=0))
-    work_off(study, lambda place, step: scores[place])
-    assert [pair for pair in trained(study) if pair[1] > 1] == expected
-    assert len(trained(study)) == 8 + len(expected)
+    search = made(4)
+    work_off(search, lambda place, step: scores[place])
+    assert [pair for pair in trained(search) if pair[1] > 1] == [(2, 2), (3, 2), (3, 4)]
+    search.fill(SPACE.queue(8, seed=0))
+    work_off(search, lambda place, step: scores[place])
+    assert [pair for pair in trained(search) if pair[1] > 1] == expected
+    assert len(trained(search)) == 8 + len(expected)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_more_trials_that_come_while_some_are_trained(seed):
     score = table(seed)
-    study = made(20, BY_FOURS)
-    first = [study.claim("me") for _ in range(10)]
-    study.fill(SPACE.queue(32, seed=0))
+    search = made(20, BY_FOURS)
+    first = [search.claim("me") for _ in range(10)]
+    search.fill(SPACE.queue(32, seed=0))
     for trial in first:
-        finish(study, trial, score)
-    work_off(study, score, workers=3, seed=seed)
-    assert trained(study) == sorted_out(range(32), score)
+        finish(search, trial, score)
+    work_off(search, score, workers=3, seed=seed)
+    assert trained(search) == sorted_out(range(32), score)
 
 
 def test_trials_that_others_queue_take_part():
-    study = made(6)
-    plain = optuna.load_study(study_name="s", storage=study.storage)
+    search = made(6)
+    plain = optuna.load_study(study_name="s", storage=search.storage)
     for subset in (("flip",), ("gray",)):
         plain.enqueue_trial(SPACE.parameters(subset))
     good, bad = "of others 6", "of others 7"
@@ -521,26 +521,26 @@ def test_trials_that_others_queue_take_part():
     def score(place, step):
         return {good: 0.9, bad: -1.0}.get(place, 0.1) + (place / 100 if isinstance(place, int) else 0.0)
 
-    work_off(study, score, workers=2)
-    assert trained(study) == sorted_out([*range(6), good, bad], score, BY_TWOS)
-    (record,) = [record for record in study.records() if record.subset == ("flip",)]
+    work_off(search, score, workers=2)
+    assert trained(search) == sorted_out([*range(6), good, bad], score, BY_TWOS)
+    (record,) = [record for record in search.records() if record.subset == ("flip",)]
     assert (record.state, record.score) == (COMPLETE, 0.9)
-    assert trained(study, TrialState.COMPLETE) == [(good, 4), (5, 4)]
+    assert trained(search, TrialState.COMPLETE) == [(good, 4), (5, 4)]
 
 
 @pytest.mark.parametrize("count", [False, True])
 def test_a_trial_of_others_that_has_gone_on_waits_again(count):
-    study = made(3, Halving((1, 4), 4))
-    study.open().enqueue_trial(SPACE.parameters(("flip",)))
-    work = [study.claim("me") for _ in range(4)]
+    search = made(3, Halving((1, 4), 4))
+    search.optuna_study().enqueue_trial(SPACE.parameters(("flip",)))
+    work = [search.claim("me") for _ in range(4)]
     for trial in work:
-        finish(study, trial, trial.number / 4)
+        finish(search, trial, trial.number / 4)
     for _ in range(2):
-        trial = study.claim("me")
-        assert (place_of(trial), study.target(trial)) == ("of others 3", 4)
-        assert study.give_up(trial, "its worker was lost", count)
-    assert waiting(study) == [("of others 3", 4)]
-    assert SPACE.suggest(study.claim("me"))[0] == ("flip",)
+        trial = search.claim("me")
+        assert (place_of(trial), search.target(trial)) == ("of others 3", 4)
+        assert search.give_up(trial, "its worker was lost", count)
+    assert waiting(search) == [("of others 3", 4)]
+    assert SPACE.suggest(search.claim("me"))[0] == ("flip",)
 
 
 # Budgets of steps
@@ -550,66 +550,66 @@ def test_a_trial_of_others_that_has_gone_on_waits_again(count):
 @pytest.mark.parametrize("budgets", [[95], [100, 200], [150, 250, 350], [383]])
 def test_a_budget_is_kept_and_a_larger_one_goes_on(budgets, workers):
     score = table(seed=2)
-    study = made(32, BY_FOURS)
+    search = made(32, BY_FOURS)
     for seed, budget in enumerate(budgets):
-        study = replace(study, budget_steps=budget)
-        study.fill(SPACE.queue(32, seed=0))
-        work_off(study, score, workers, seed)
+        search = replace(search, budget_steps=budget)
+        search.fill(SPACE.queue(32, seed=0))
+        work_off(search, score, workers, seed)
         # Not so many are left that anything could go on to its next rung.
-        assert budget - 48 < study.spent_steps() <= budget
-        assert set(trained(study)) <= set(sorted_out(range(32), score))
-    study = replace(study, budget_steps=None)
-    study.fill(SPACE.queue(32, seed=0))
-    work_off(study, score, workers)
-    assert trained(study) == sorted_out(range(32), score)
+        assert budget - 48 < search.spent_steps() <= budget
+        assert set(trained(search)) <= set(sorted_out(range(32), score))
+    search = replace(search, budget_steps=None)
+    search.fill(SPACE.queue(32, seed=0))
+    work_off(search, score, workers)
+    assert trained(search) == sorted_out(range(32), score)
 
 
 def stop_by_a_budget(others):
-    """A study of four places of which the last is the best: it has gone on to step 4, and then no more than one step.
+    """A search of four places of which the last is the best: it has gone on to step 4, and then no more than one step.
 
     Args:
         others: whether that one was queued by others.
     """
-    study = made(4 - others, Halving((1, 4, 16), 2), budget_steps=4 * 1 + 2 * 4 + 1)
+    search = made(4 - others, Halving((1, 4, 16), 2), budget_steps=4 * 1 + 2 * 4 + 1)
     if others:
-        study.open().enqueue_trial(SPACE.parameters(("flip",)))
+        search.optuna_study().enqueue_trial(SPACE.parameters(("flip",)))
     for number, score in enumerate((0.0, 0.1, 0.2, 0.3, 0.3, 0.2, 0.3)):
-        trial = study.claim("me")
+        trial = search.claim("me")
         assert trial.number == number
-        finish(study, trial, score)
-    assert study.spent_steps() == study.budget_steps
-    (stopped,) = study.trials()[-1:]
+        finish(search, trial, score)
+    assert search.spent_steps() == search.budget_steps
+    (stopped,) = search.trials()[-1:]
     assert (stopped.user_attrs[TARGET], stopped.intermediate_values) == (16, {1: 0.3})
-    return study, place_of(stopped)
+    return search, place_of(stopped)
 
 
 def test_a_record_of_what_a_budget_has_stopped_has_the_score_that_was_reached_before():
-    study, _ = stop_by_a_budget(others=False)
-    assert sorted(record.reached for record in study.records()) == [1, 1, 4, 4]
-    (best,) = [record for record in study.records() if record.subset == SPACE.subsets(0)[3]]
+    search, _ = stop_by_a_budget(others=False)
+    assert sorted(record.reached for record in search.records()) == [1, 1, 4, 4]
+    (best,) = [record for record in search.records() if record.subset == SPACE.subsets(0)[3]]
     assert best.scores == {1: 0.3, 4: 0.3}
 
 
 @pytest.mark.parametrize("others", [False, True])
 def test_what_a_budget_has_stopped_goes_on_with_a_larger_one(others):
-    study, place = stop_by_a_budget(others)
-    study = replace(study, budget_steps=None)
-    study.fill(SPACE.queue(4 - others, seed=0))
-    assert waiting(study) == [(place, 16)]
-    work_off(study, lambda place, step: 0.3)
-    assert trained(study, TrialState.COMPLETE) == [(place, 16)]
+    search, place = stop_by_a_budget(others)
+    search = replace(search, budget_steps=None)
+    search.fill(SPACE.queue(4 - others, seed=0))
+    assert waiting(search) == [(place, 16)]
+    work_off(search, lambda place, step: 0.3)
+    assert trained(search, TrialState.COMPLETE) == [(place, 16)]
 
 
 def test_one_that_a_budget_has_stopped_counts_as_one_that_may_be_better():
-    study = made(4, Halving((1, 4, 16), 2), budget_steps=4 * 1 + 4 + 1)
+    search = made(4, Halving((1, 4, 16), 2), budget_steps=4 * 1 + 4 + 1)
     for _ in range(6):
-        trial = study.claim("me")
-        finish(study, trial, place_of(trial) / 4)
-    (stopped,) = study.trials()[-1:]
+        trial = search.claim("me")
+        finish(search, trial, place_of(trial) / 4)
+    (stopped,) = search.trials()[-1:]
     assert (place_of(stopped), stopped.user_attrs[TARGET], stopped.intermediate_values) == (2, 4, {1: 0.5})
-    assert study.promote() == 0
-    study = replace(study, budget_steps=None)
-    study.fill(SPACE.queue(4, seed=0))
-    work_off(study, lambda place, step: 1.0)
+    assert search.promote() == 0
+    search = replace(search, budget_steps=None)
+    search.fill(SPACE.queue(4, seed=0))
+    work_off(search, lambda place, step: 1.0)
     # After 4 steps, 2 is better.
-    assert trained(study, TrialState.COMPLETE) == [(2, 16)]
+    assert trained(search, TrialState.COMPLETE) == [(2, 16)]

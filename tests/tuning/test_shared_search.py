@@ -25,7 +25,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.tuning import search as search_module
 from hpt_mlflow.tuning.halving import Halving
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING
-from hpt_mlflow.tuning.search import MOST_ATTEMPTS, SharedStudy, attributes_of
+from hpt_mlflow.tuning.search import MOST_ATTEMPTS, SharedSearch, attributes_of
 from hpt_mlflow.tuning.space import PAPER_SUBSETS, STRENGTHS, Space
 from hpt_mlflow.tuning.storage import open_storage, storage_errors
 from hpt_mlflow.tuning.trials import ATTEMPT, OWNER, PLACE, REASON, RUN, STEPS, TAKEN
@@ -35,12 +35,12 @@ SPACE = Space(AUGMENTATIONS)
 SEARCH = Space(AUGMENTATIONS, with_strengths=True)
 HALVING = Halving((2, 4, 8), 2)
 IDENTITY = {"data": "cats", "steps": 64, "augment": ["crop", "flip"], "root": None}
-# Runs Python code with `study`, a shared study; says what it prints, and waits until it is killed.
+# Runs Python code with `search`, a shared search; says what it prints, and waits until it is killed.
 KILLED = """
 import sys
 from optuna.storages.journal import JournalFileOpenLock
 from test_shared_search import shared
-study = shared(sys.argv[1], sys.argv[2])
+search = shared(sys.argv[1], sys.argv[2])
 {code}
 print("ready", flush=True)
 sys.stdin.read()
@@ -60,27 +60,27 @@ def opened(address):
 
 
 def shared(address, name="cats", space=SPACE, seed=0, budget_steps=None, halving=None):
-    return SharedStudy(opened(address), name, space, NopPruner(), seed, budget_steps, halving)
+    return SharedSearch(opened(address), name, space, NopPruner(), seed, budget_steps, halving)
 
 
 def made(address, queue=(), maximise=True, **settings):
-    """A study with its trials queued."""
-    study = shared(address, **settings)
-    study.create(IDENTITY, maximise)
-    study.fill(queue)
-    return study
+    """A search with its trials queued."""
+    search = shared(address, **settings)
+    search.create(IDENTITY, maximise)
+    search.fill(queue)
+    return search
 
 
-def subset_of(study, trial):
-    return study.space.suggest(trial)[0]
+def subset_of(search, trial):
+    return search.space.suggest(trial)[0]
 
 
-def places(study, *states):
-    return sorted(trial.user_attrs[PLACE] for trial in study.trials(*states))
+def places(search, *states):
+    return sorted(trial.user_attrs[PLACE] for trial in search.trials(*states))
 
 
-def states(study):
-    return [trial.state for trial in study.trials()]
+def states(search):
+    return [trial.state for trial in search.trials()]
 
 
 @pytest.fixture(params=["journal", "postgresql"])
@@ -92,7 +92,7 @@ def address(request, tmp_path):
 
 @pytest.fixture
 def database(postgresql):  # noqa: F811
-    """Without a study, but with Optuna's tables, which take a while to make. Ids of trials are not their numbers."""
+    """Without a search, but with Optuna's tables, which take a while to make. Ids of trials are not their numbers."""
     if not hasattr(postgresql, "common"):
         postgresql.common = postgresql.new_database()
         opened(postgresql.common)
@@ -124,7 +124,7 @@ def crew():
 
 @pytest.fixture
 def killed():
-    """A process that is killed once it has done something with a study."""
+    """A process that is killed once it has done something with a search."""
 
     def run(code, address, name="cats"):
         command = [sys.executable, "-c", KILLED.format(code=code), address, name]
@@ -156,8 +156,8 @@ def _at_once(function, place, arguments):
 
 def create_many(place, address, names):
     storage = opened(address)
-    studies = [SharedStudy(storage, name, SPACE, NopPruner(), seed=0) for name in names]
-    return [study.create(IDENTITY, maximise=True) for study in studies]
+    studies = [SharedSearch(storage, name, SPACE, NopPruner(), seed=0) for name in names]
+    return [search.create(IDENTITY, maximise=True) for search in studies]
 
 
 def create_another(place, address):
@@ -169,46 +169,46 @@ def create_another(place, address):
 
 def take_all(place, address, with_strengths):
     """Claim until nothing is left; gives numbers and subsets."""
-    study = shared(address, space=SEARCH if with_strengths else SPACE)
+    search = shared(address, space=SEARCH if with_strengths else SPACE)
     taken = []
-    while trial := study.claim(f"worker {place}"):
-        taken.append((trial.number, subset_of(study, trial)))
+    while trial := search.claim(f"worker {place}"):
+        taken.append((trial.number, subset_of(search, trial)))
         trial.report(0.5, 1)
-        study.end(trial, TrialState.COMPLETE, 0.5)
+        search.end(trial, TrialState.COMPLETE, 0.5)
     return taken
 
 
-def halve(study, trial, scores):
+def halve(search, trial, scores):
     """Train a trial to its target; gives the place and the target."""
-    place, target = trial.user_attrs[PLACE], study.target(trial)
+    place, target = trial.user_attrs[PLACE], search.target(trial)
     for step in HALVING.rungs:
         if step <= target:
             trial.report(scores[place], step)
-    study.end(trial, TrialState.COMPLETE if target == HALVING.rungs[-1] else TrialState.PRUNED, scores[place])
+    search.end(trial, TrialState.COMPLETE if target == HALVING.rungs[-1] else TrialState.PRUNED, scores[place])
     return place, target
 
 
 def halve_all(place, address, scores):
     """Claim until nothing is left for now; gives what was trained."""
-    study = shared(address, halving=HALVING)
+    search = shared(address, halving=HALVING)
     done = []
-    while trial := study.claim(f"worker {place}"):
-        done.append(halve(study, trial, scores))
+    while trial := search.claim(f"worker {place}"):
+        done.append(halve(search, trial, scores))
     return done
 
 
 def spend(place, address, budget, steps):
     """Reserve more and more steps for trial after trial; gives what was granted, and what was seen spent."""
-    study = shared(address, budget_steps=budget)
+    search = shared(address, budget_steps=budget)
     granted = []
-    while trial := study.claim(f"worker {place}"):
+    while trial := search.claim(f"worker {place}"):
         reserved = 0
         for upto in range(steps, 5 * steps, steps):
-            if not study.reserve(trial, upto):
+            if not search.reserve(trial, upto):
                 break
             reserved = upto
         granted.append(reserved)
-        study.end(trial, TrialState.PRUNED, 0.0, "budget_steps is spent")
+        search.end(trial, TrialState.PRUNED, 0.0, "budget_steps is spent")
     return granted
 
 
@@ -218,14 +218,14 @@ def give_up_all(place, address):
 
 def end_or_give_up(place, address, trials):
     """Half of the processes complete all trials, the others give them up; gives which succeeded at each."""
-    study = shared(address)
+    search = shared(address)
     succeeded = []
-    for trial in study.trials()[:trials]:
+    for trial in search.trials()[:trials]:
         if place % 2:
-            succeeded.append(study.give_up(trial, "its worker was lost"))
+            succeeded.append(search.give_up(trial, "its worker was lost"))
             continue
         try:
-            study.storage.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [float(place)])
+            search.end(trial, TrialState.COMPLETE, float(place))
             succeeded.append(True)
         except UpdateFinishedTrialError:
             succeeded.append(False)
@@ -240,9 +240,9 @@ def open_only(place, address):
 
 
 def test_a_study_is_made_once(address):
-    study = shared(address)
-    assert study.create(IDENTITY, maximise=True)
-    assert not study.create(IDENTITY, maximise=True)
+    search = shared(address)
+    assert search.create(IDENTITY, maximise=True)
+    assert not search.create(IDENTITY, maximise=True)
     assert not shared(address).create(dict(reversed(IDENTITY.items())), maximise=True)
 
 
@@ -257,7 +257,7 @@ def test_of_several_processes_that_make_another_study_at_once_one_does(address, 
     said = crew(create_another, address)
     assert said.count(True) == 1
     others = [text for text in said if text is not True]
-    assert all(text.startswith("study: 'cats' is another one; here seed ") for text in others)
+    assert all(text.startswith("study: 'cats' exists with other settings: here seed ") for text in others)
 
 
 def test_a_new_storage_may_be_opened_by_several_processes_at_once(new_address, crew):
@@ -266,7 +266,7 @@ def test_a_new_storage_may_be_opened_by_several_processes_at_once(new_address, c
 
 @pytest.mark.parametrize(("maximise", "direction"), [(True, "MAXIMIZE"), (False, "MINIMIZE")])
 def test_the_direction_of_a_study(address, maximise, direction):
-    assert made(address, maximise=maximise).open().direction.name == direction
+    assert made(address, maximise=maximise).optuna_study().direction.name == direction
 
 
 @pytest.mark.parametrize(
@@ -279,20 +279,20 @@ def test_the_direction_of_a_study(address, maximise, direction):
     ],
 )
 def test_another_study_of_the_same_name_is_refused(address, changed, words):
-    study = made(address, [{}] * 2)
+    search = made(address, [{}] * 2)
     with pytest.raises(HptError) as caught:
-        study.create(IDENTITY | changed, maximise=True)
+        search.create(IDENTITY | changed, maximise=True)
     text = str(caught.value)
-    assert text.startswith("study: 'cats' is another one; ")
+    assert text.startswith("study: 'cats' exists with other settings: ")
     assert words in text
-    assert "name another study" in text
+    assert "choose another name" in text
     assert "\n" not in text
 
 
 def test_a_setting_that_the_study_has_and_we_do_not_is_another_study(address):
-    study = made(address)
+    search = made(address)
     with pytest.raises(HptError, match="here data None instead of 'cats';"):
-        study.check_identity({name: value for name, value in IDENTITY.items() if name != "data"})
+        search.check_identity({name: value for name, value in IDENTITY.items() if name != "data"})
 
 
 @pytest.mark.parametrize("trials", [0, 1])
@@ -302,7 +302,7 @@ def test_a_study_of_others_is_refused(address, monkeypatch, trials):
     for _ in range(trials):
         theirs.enqueue_trial({})
     start = time.monotonic()
-    with pytest.raises(HptError, match="^study: 'cats' is there already, and is not of hpt tune; name another one$"):
+    with pytest.raises(HptError, match="^study: 'cats' exists and was not made by hpt tune; choose another name$"):
         shared(address).create(IDENTITY, maximise=True)
     assert time.monotonic() - start < 10
 
@@ -310,9 +310,9 @@ def test_a_study_of_others_is_refused(address, monkeypatch, trials):
 def test_what_is_noted_of_a_study(address):
     storage = opened(address)
     assert attributes_of(storage, "cats") == {}
-    study = made(address)
-    study.note("hpt.run_id", "a")
-    study.note("hpt.run_id", "b")
+    search = made(address)
+    search.set_attribute("hpt.run_id", "a")
+    search.set_attribute("hpt.run_id", "b")
     assert attributes_of(storage, "cats")["hpt.run_id"] == "b"
     assert attributes_of(storage, "dogs") == {}
 
@@ -321,50 +321,50 @@ def test_what_is_noted_of_a_study(address):
 
 
 def test_a_queue_is_filled_once(address):
-    study = made(address)
+    search = made(address)
     queue = SPACE.queue(7, seed=0)
-    study.fill(queue)
-    study.fill(queue)
+    search.fill(queue)
+    search.fill(queue)
     shared(address).fill(queue)
-    assert states(study) == [TrialState.WAITING] * 7
-    assert places(study) == list(range(7))
-    assert [trial.system_attrs["fixed_params"] for trial in study.trials()] == queue
+    assert states(search) == [TrialState.WAITING] * 7
+    assert places(search) == list(range(7))
+    assert [trial.system_attrs["fixed_params"] for trial in search.trials()] == queue
 
 
 def test_a_queue_grows_by_what_is_new(address):
-    study = made(address, SPACE.queue(3, seed=0))
-    study.end(study.claim("me"), TrialState.COMPLETE, 0.5)
-    study.give_up(study.claim("me"), "its worker was lost")
-    study.fill(SPACE.queue(5, seed=0))
-    assert places(study) == [0, 1, 1, 2, 3, 4]
-    study.fill(SPACE.queue(2, seed=0))
-    assert len(study.trials()) == 6
-    assert {record.subset for record in study.records()} == set(SPACE.subsets(0)[:5])
+    search = made(address, SPACE.queue(3, seed=0))
+    search.end(search.claim("me"), TrialState.COMPLETE, 0.5)
+    search.give_up(search.claim("me"), "its worker was lost")
+    search.fill(SPACE.queue(5, seed=0))
+    assert places(search) == [0, 1, 1, 2, 3, 4]
+    search.fill(SPACE.queue(2, seed=0))
+    assert len(search.trials()) == 6
+    assert {record.subset for record in search.records()} == set(SPACE.subsets(0)[:5])
 
 
 def test_trials_come_in_the_order_of_the_queue(address):
-    study = made(address, SPACE.queue(6, seed=1))
-    assert [subset_of(study, study.claim("me")) for _ in range(6)] == SPACE.subsets(1)[:6]
+    search = made(address, SPACE.queue(6, seed=1))
+    assert [subset_of(search, search.claim("me")) for _ in range(6)] == SPACE.subsets(1)[:6]
 
 
 def test_where_none_is_left_there_is_nothing_to_claim(address):
-    study = made(address, SPACE.queue(1, seed=0))
-    assert study.claim("me").number == 0
-    assert study.claim("me") is None
+    search = made(address, SPACE.queue(1, seed=0))
+    assert search.claim("me").number == 0
+    assert search.claim("me") is None
     assert shared(address).claim("you") is None
-    assert states(study) == [TrialState.RUNNING]
+    assert states(search) == [TrialState.RUNNING]
 
 
 def test_of_no_trials_there_is_nothing_to_claim(address):
-    study = made(address)
-    assert study.claim("me") is None
-    assert study.trials() == []
+    search = made(address)
+    assert search.claim("me") is None
+    assert search.trials() == []
 
 
 def test_a_claimed_trial_says_whose_it_is(address):
-    study = made(address, SPACE.queue(2, seed=0))
-    study.claim("me")
-    running, waiting = study.trials()
+    search = made(address, SPACE.queue(2, seed=0))
+    search.claim("me")
+    running, waiting = search.trials()
     assert running.user_attrs.pop(TAKEN) <= time.time()
     assert running.user_attrs == {PLACE: 0, ATTEMPT: 1, OWNER: "me"}
     assert running.datetime_start is not None
@@ -374,86 +374,86 @@ def test_a_claimed_trial_says_whose_it_is(address):
 
 def test_several_processes_take_each_subset_once(new_address, crew):
     address = new_address
-    study = made(address, SPACE.queue(None, seed=0))
+    search = made(address, SPACE.queue(None, seed=0))
     taken = [each for of_process in crew(take_all, address, False) for each in of_process]
     assert sorted(taken) == list(enumerate(SPACE.subsets(0)))
-    assert states(study) == [TrialState.COMPLETE] * 32
-    assert Counter(record.subset for record in study.records()) == dict.fromkeys(SPACE.subsets(0), 1)
+    assert states(search) == [TrialState.COMPLETE] * 32
+    assert Counter(record.subset for record in search.records()) == dict.fromkeys(SPACE.subsets(0), 1)
 
 
 @pytest.mark.parametrize("budget", [1, 11])
 def test_several_processes_make_as_many_trials_as_there_are_in_the_budget(address, crew, budget):
-    study = made(address, SEARCH.queue(budget, seed=0), space=SEARCH)
+    search = made(address, SEARCH.queue(budget, seed=0), space=SEARCH)
     taken = [each for of_process in crew(take_all, address, True) for each in of_process]
     assert sorted(number for number, _ in taken) == list(range(budget))
-    assert states(study) == [TrialState.COMPLETE] * budget
+    assert states(search) == [TrialState.COMPLETE] * budget
 
 
 # Steps
 
 
 def test_a_budget_of_steps_is_spent_to_the_last_one(address):
-    study = made(address, SPACE.queue(4, seed=0), budget_steps=20)
-    first, second, third = (study.claim("me") for _ in range(3))
-    assert study.reserve(first, 4)
-    assert study.reserve(first, 12)
-    assert not study.reserve(second, 9)
-    assert study.spent_steps() == 12
-    assert study.reserve(second, 8)
-    assert study.spent_steps() == 20
-    assert not study.reserve(third, 1)
-    assert not study.reserve(first, 13)
-    assert [trial.user_attrs.get(STEPS) for trial in study.trials()] == [12, 8, 0, None]
+    search = made(address, SPACE.queue(4, seed=0), budget_steps=20)
+    first, second, third = (search.claim("me") for _ in range(3))
+    assert search.reserve(first, 4)
+    assert search.reserve(first, 12)
+    assert not search.reserve(second, 9)
+    assert search.spent_steps() == 12
+    assert search.reserve(second, 8)
+    assert search.spent_steps() == 20
+    assert not search.reserve(third, 1)
+    assert not search.reserve(first, 13)
+    assert [trial.user_attrs.get(STEPS) for trial in search.trials()] == [12, 8, 0, None]
 
 
 def test_what_failed_trials_have_trained_stays_spent(address):
-    study = made(address, SPACE.queue(4, seed=0), budget_steps=20)
-    first, second = study.claim("me"), study.claim("me")
-    assert study.reserve(first, 8)
-    assert study.reserve(second, 4)
-    study.give_up(first, "its worker was lost")
-    study.end(second, TrialState.FAIL, reason="broken")
-    assert study.spent_steps() == 12
-    third = study.claim("me")
-    assert not study.reserve(third, 9)
-    assert study.reserve(third, 8)
+    search = made(address, SPACE.queue(4, seed=0), budget_steps=20)
+    first, second = search.claim("me"), search.claim("me")
+    assert search.reserve(first, 8)
+    assert search.reserve(second, 4)
+    search.give_up(first, "its worker was lost")
+    search.end(second, TrialState.FAIL, reason="broken")
+    assert search.spent_steps() == 12
+    third = search.claim("me")
+    assert not search.reserve(third, 9)
+    assert search.reserve(third, 8)
 
 
 def test_whether_there_are_steps_left(address):
-    study = made(address, SPACE.queue(1, seed=0), budget_steps=20)
-    study.reserve(study.claim("me"), 15)
-    assert study.has_steps_for(5)
-    assert not study.has_steps_for(6)
+    search = made(address, SPACE.queue(1, seed=0), budget_steps=20)
+    search.reserve(search.claim("me"), 15)
+    assert search.has_steps_for(5)
+    assert not search.has_steps_for(6)
 
 
 def test_without_a_budget_steps_are_counted_and_always_there(address):
-    study = made(address, SPACE.queue(1, seed=0))
-    trial = study.claim("me")
-    assert study.reserve(trial, 10**9)
-    assert study.spent_steps() == 10**9
-    assert study.has_steps_for(10**9)
+    search = made(address, SPACE.queue(1, seed=0))
+    trial = search.claim("me")
+    assert search.reserve(trial, 10**9)
+    assert search.spent_steps() == 10**9
+    assert search.has_steps_for(10**9)
 
 
 def test_several_processes_never_spend_more_than_the_budget(address, crew):
     budget, steps = 60, 7
-    study = made(address, SPACE.queue(8, seed=0))
+    search = made(address, SPACE.queue(8, seed=0))
     granted = [each for of_process in crew(spend, address, budget, steps) for each in of_process]
     assert len(granted) == 8
     # Of two that want the last steps at once, neither may get them.
     assert budget / 2 < sum(granted) <= budget
-    assert study.spent_steps() == sum(granted)
+    assert search.spent_steps() == sum(granted)
 
 
 # Giving up
 
 
 def test_a_trial_given_up_waits_again_with_its_subset(address):
-    study = made(address, SPACE.queue(2, seed=0))
-    trial = study.claim("me")
-    subset = subset_of(study, trial)
-    study.open().enqueue_trial({})
-    assert study.give_up(trial, "its worker was lost")
-    failed, _, _, again = study.trials()
+    search = made(address, SPACE.queue(2, seed=0))
+    trial = search.claim("me")
+    subset = subset_of(search, trial)
+    search.optuna_study().enqueue_trial({})
+    assert search.give_up(trial, "its worker was lost")
+    failed, _, _, again = search.trials()
     assert failed.state == TrialState.FAIL
     assert failed.user_attrs[REASON] == "its worker was lost"
     assert again.state == TrialState.WAITING
@@ -464,136 +464,136 @@ def test_a_trial_given_up_waits_again_with_its_subset(address):
 @pytest.mark.parametrize("count", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_trial_given_up_before_anything_was_chosen_keeps_its_subset(address, count, frozen):
-    study = made(address, SEARCH.queue(3, seed=0), space=SEARCH)
-    trial = study.claim("me")
-    given_up = study.trials()[0] if frozen else trial
-    assert study.give_up(given_up, "budget_steps is spent", count)
-    assert study.trials()[-1].system_attrs["fixed_params"] == SEARCH.parameters(PAPER_SUBSETS[0])
+    search = made(address, SEARCH.queue(3, seed=0), space=SEARCH)
+    trial = search.claim("me")
+    given_up = search.trials()[0] if frozen else trial
+    assert search.give_up(given_up, "budget_steps is spent", count)
+    assert search.trials()[-1].system_attrs["fixed_params"] == SEARCH.parameters(PAPER_SUBSETS[0])
 
 
 def test_what_a_sampler_has_chosen_is_tried_again(address):
-    study = made(address, [{}], space=SEARCH)
-    trial = study.claim("me")
+    search = made(address, [{}], space=SEARCH)
+    trial = search.claim("me")
     chosen = SEARCH.suggest(trial)
-    study.give_up(trial, "its worker was lost")
-    again = study.claim("me")
+    search.give_up(trial, "its worker was lost")
+    again = search.claim("me")
     assert again.number == 1
     assert SEARCH.suggest(again) == chosen
 
 
 def test_attempts_come_to_an_end(address):
-    study = made(address, SPACE.queue(1, seed=0))
+    search = made(address, SPACE.queue(1, seed=0))
     for attempt in range(1, MOST_ATTEMPTS + 1):
-        trial = study.claim("me")
+        trial = search.claim("me")
         assert trial.user_attrs[ATTEMPT] == attempt
-        assert study.give_up(trial, f"lost {attempt}")
-    assert study.claim("me") is None
-    assert states(study) == [TrialState.FAIL] * 3
-    (record,) = study.records()
+        assert search.give_up(trial, f"lost {attempt}")
+    assert search.claim("me") is None
+    assert states(search) == [TrialState.FAIL] * 3
+    (record,) = search.records()
     assert (record.number, record.state, record.reason) == (2, FAILED, "lost 3")
     # Nor does a leader that takes over begin again.
-    study.fill(SPACE.queue(1, seed=0))
-    assert study.claim("me") is None
+    search.fill(SPACE.queue(1, seed=0))
+    assert search.claim("me") is None
 
 
 def test_an_interruption_is_no_attempt(address):
-    study = made(address, SPACE.queue(1, seed=0))
+    search = made(address, SPACE.queue(1, seed=0))
     for _ in range(2 * MOST_ATTEMPTS):
-        trial = study.claim("me")
+        trial = search.claim("me")
         assert trial.user_attrs[ATTEMPT] == 1
-        assert study.give_up(trial, "interrupted", count=False)
+        assert search.give_up(trial, "interrupted", count=False)
     for attempt in range(1, MOST_ATTEMPTS + 1):
-        assert study.give_up(study.claim("me"), "interrupted", count=False)
-        trial = study.claim("me")
+        assert search.give_up(search.claim("me"), "interrupted", count=False)
+        trial = search.claim("me")
         assert trial.user_attrs[ATTEMPT] == attempt
-        assert study.give_up(trial, "its worker was lost")
-    assert study.claim("me") is None
+        assert search.give_up(trial, "its worker was lost")
+    assert search.claim("me") is None
 
 
 @pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
 def test_a_trial_that_ended_meanwhile_is_not_given_up(address, state):
-    study = made(address, SPACE.queue(1, seed=0))
-    claimed = study.claim("me")
-    (running,) = study.trials(TrialState.RUNNING)
+    search = made(address, SPACE.queue(1, seed=0))
+    claimed = search.claim("me")
+    (running,) = search.trials(TrialState.RUNNING)
     shared(address).end(claimed, state, None if state == TrialState.FAIL else 0.5)
-    assert not study.give_up(running, "its worker was lost")
-    assert not study.give_up(claimed, "its worker was lost")
-    assert states(study) == [state]
-    assert study.records()[0].reason == ""
+    assert not search.give_up(running, "its worker was lost")
+    assert not search.give_up(claimed, "its worker was lost")
+    assert states(search) == [state]
+    assert search.records()[0].reason == ""
 
 
 def test_a_trial_that_completes_while_it_is_given_up_is_not_tried_again(address, monkeypatch):
-    study = made(address, SPACE.queue(1, seed=0))
-    trial = study.claim("me")
-    note = study.storage.set_trial_user_attr
+    search = made(address, SPACE.queue(1, seed=0))
+    trial = search.claim("me")
+    note = search.storage.set_trial_user_attr
 
     def note_and_complete(trial_id, key, value):
         note(trial_id, key, value)
         shared(address).end(trial, TrialState.COMPLETE, 0.5)
 
-    monkeypatch.setattr(study.storage, "set_trial_user_attr", note_and_complete)
-    assert not study.give_up(trial, "its worker was lost")
-    assert states(study) == [TrialState.COMPLETE]
-    (record,) = study.records()
+    monkeypatch.setattr(search.storage, "set_trial_user_attr", note_and_complete)
+    assert not search.give_up(trial, "its worker was lost")
+    assert states(search) == [TrialState.COMPLETE]
+    (record,) = search.records()
     assert (record.state, record.reason) == (COMPLETE, "")
 
 
 def test_lost_trials_are_given_up_and_others_are_not(address):
-    study = made(address, SPACE.queue(4, seed=0))
+    search = made(address, SPACE.queue(4, seed=0))
     for owner in ("alive", "lost", "alive"):
-        study.claim(owner)
-    lost = study.give_up_lost(lambda trial: trial.user_attrs[OWNER] == "alive")
+        search.claim(owner)
+    lost = search.give_up_lost(lambda trial: trial.user_attrs[OWNER] == "alive")
     assert [trial.number for trial in lost] == [1]
     running, waiting, failed = TrialState.RUNNING, TrialState.WAITING, TrialState.FAIL
-    assert states(study) == [running, failed, running, waiting, waiting]
-    assert study.records()[-1].number == 4
+    assert states(search) == [running, failed, running, waiting, waiting]
+    assert search.records()[-1].number == 4
 
 
 def test_several_processes_give_up_each_lost_trial_once(address, crew):
-    study = made(address, SPACE.queue(8, seed=0))
+    search = made(address, SPACE.queue(8, seed=0))
     for _ in range(8):
-        study.claim("lost")
+        search.claim("lost")
     given_up = [number for of_process in crew(give_up_all, address) for number in of_process]
     # Those queued again wait, which is not lost.
     assert sorted(given_up) == list(range(8))
-    assert Counter(states(study)) == {TrialState.FAIL: 8, TrialState.WAITING: 8}
-    assert places(study, TrialState.WAITING) == list(range(8))
-    assert {record.subset for record in study.records()} == set(SPACE.subsets(0)[:8])
+    assert Counter(states(search)) == {TrialState.FAIL: 8, TrialState.WAITING: 8}
+    assert places(search, TrialState.WAITING) == list(range(8))
+    assert {record.subset for record in search.records()} == set(SPACE.subsets(0)[:8])
 
 
 def test_a_trial_either_completes_or_is_tried_again(address, crew):
-    study = made(address, SPACE.queue(10, seed=0))
+    search = made(address, SPACE.queue(10, seed=0))
     for _ in range(10):
-        study.claim("slow")
+        search.claim("slow")
     by_process = crew(end_or_give_up, address, 10)
     for number in range(10):
         succeeded = [of_process[number] for of_process in by_process]
         assert sum(succeeded) == 1
         given_up = succeeded[1] or succeeded[3]
-        assert study.trials()[number].state == (TrialState.FAIL if given_up else TrialState.COMPLETE)
-        again = [trial for trial in study.trials(TrialState.WAITING) if trial.user_attrs[PLACE] == number]
+        assert search.trials()[number].state == (TrialState.FAIL if given_up else TrialState.COMPLETE)
+        again = [trial for trial in search.trials(TrialState.WAITING) if trial.user_attrs[PLACE] == number]
         assert len(again) == given_up
 
 
 def test_the_trial_of_a_killed_process_is_tried_again(address, killed):
-    study = made(address, SPACE.queue(2, seed=0))
-    killed("study.claim('killed'); study.open()", address)
-    (running,) = study.trials(TrialState.RUNNING)
+    search = made(address, SPACE.queue(2, seed=0))
+    killed("search.claim('killed'); search.optuna_study()", address)
+    (running,) = search.trials(TrialState.RUNNING)
     assert running.user_attrs[OWNER] == "killed"
-    (lost,) = study.give_up_lost(lambda trial: False)
+    (lost,) = search.give_up_lost(lambda trial: False)
     assert lost.number == 0
-    taken = [subset_of(study, study.claim("me")) for _ in range(2)]
+    taken = [subset_of(search, search.claim("me")) for _ in range(2)]
     assert sorted(taken) == sorted(SPACE.subsets(0)[:2])
 
 
 @pytest.mark.soak
 def test_a_process_killed_while_it_holds_the_lock_of_a_journal_does_not_block_for_ever(tmp_path, killed):
     address = f"journal:{tmp_path}/hpt.journal"
-    study = made(address, SPACE.queue(1, seed=0))
+    search = made(address, SPACE.queue(1, seed=0))
     killed("JournalFileOpenLock(sys.argv[1].removeprefix('journal:')).acquire()", address)
     assert (tmp_path / "hpt.journal.lock").exists()
     start = time.monotonic()
-    assert study.claim("me").number == 0
+    assert search.claim("me").number == 0
     assert 25 < time.monotonic() - start < 60
 
 
@@ -601,19 +601,19 @@ def test_a_process_killed_while_it_holds_the_lock_of_a_journal_does_not_block_fo
 
 
 def test_a_server_that_has_closed_its_connections_is_connected_again(postgresql, database):  # noqa: F811
-    study = made(database, SPACE.queue(2, seed=0))
-    first = study.claim("me")
+    search = made(database, SPACE.queue(2, seed=0))
+    first = search.claim("me")
     postgresql.execute(database, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
-    study.end(first, TrialState.COMPLETE, 0.5)
-    assert study.claim("me").number == 1
+    search.end(first, TrialState.COMPLETE, 0.5)
+    assert search.claim("me").number == 1
 
 
 def test_a_database_that_is_gone_is_told_in_one_line(postgresql):  # noqa: F811
     address = postgresql.new_database()
-    study = made(address, SPACE.queue(1, seed=0))
+    search = made(address, SPACE.queue(1, seed=0))
     postgresql.execute(postgresql.address(), f"DROP DATABASE {address.split('/')[3].split('?')[0]} WITH (FORCE)")
     with pytest.raises(HptError) as caught, storage_errors(address):
-        study.claim("me")
+        search.claim("me")
     assert str(caught.value).startswith("storage: postgresql://postgres@/tests_")
     assert "does not exist" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -623,18 +623,18 @@ def test_a_database_that_is_gone_is_told_in_one_line(postgresql):  # noqa: F811
 
 
 def test_records_say_what_is_known_of_each_trial(address):
-    study = made(address, [*SPACE.queue(5, seed=0), {}])
-    complete, pruned, failed, running = (study.claim("me") for _ in range(4))
+    search = made(address, [*SPACE.queue(5, seed=0), {}])
+    complete, pruned, failed, running = (search.claim("me") for _ in range(4))
     for trial in (complete, pruned, failed, running):
-        subset_of(study, trial)
+        subset_of(search, trial)
     complete.set_user_attr(RUN, "a run")
     for step, score in ((16, 0.5), (4, 0.25), (64, 0.75)):
         complete.report(score, step)
-    study.end(complete, TrialState.COMPLETE, 0.75)
+    search.end(complete, TrialState.COMPLETE, 0.75)
     pruned.report(0.125, 4)
-    study.end(pruned, TrialState.PRUNED, 0.125, "not among the best at step 4")
-    study.end(failed, TrialState.FAIL, reason="no images")
-    records = study.records()
+    search.end(pruned, TrialState.PRUNED, 0.125, "not among the best at step 4")
+    search.end(failed, TrialState.FAIL, reason="no images")
+    records = search.records()
     assert [record.number for record in records] == list(range(6))
     assert [record.state for record in records] == [COMPLETE, PRUNED, FAILED, RUNNING, WAITING, WAITING]
     assert [record.subset for record in records] == [*PAPER_SUBSETS, None]
@@ -646,53 +646,53 @@ def test_records_say_what_is_known_of_each_trial(address):
 
 
 def test_of_work_that_was_retried_there_is_the_last_record(address):
-    study = made(address, SPACE.queue(3, seed=0))
-    first = study.claim("me")
+    search = made(address, SPACE.queue(3, seed=0))
+    first = search.claim("me")
     first.report(0.5, 4)
-    study.give_up(first, "its worker was lost")
-    assert [(record.number, record.state) for record in study.records()] == [(1, WAITING), (2, WAITING), (3, WAITING)]
-    assert {record.subset for record in study.records()} == set(PAPER_SUBSETS[:3])
+    search.give_up(first, "its worker was lost")
+    assert [(record.number, record.state) for record in search.records()] == [(1, WAITING), (2, WAITING), (3, WAITING)]
+    assert {record.subset for record in search.records()} == set(PAPER_SUBSETS[:3])
 
 
 def test_trials_that_others_have_queued_are_records_of_their_own(address):
-    study = made(address, SPACE.queue(1, seed=0))
+    search = made(address, SPACE.queue(1, seed=0))
     for _ in range(2):
-        study.open().enqueue_trial(SPACE.parameters(("flip",)))
-    assert [record.number for record in study.records()] == [0, 1, 2]
+        search.optuna_study().enqueue_trial(SPACE.parameters(("flip",)))
+    assert [record.number for record in search.records()] == [0, 1, 2]
     for _ in range(3):
-        study.give_up(study.claim("me"), "its worker was lost")
-    assert [record.number for record in study.records()] == [3, 4, 5]
-    assert [record.subset for record in study.records()] == [AUGMENTATIONS, ("flip",), ("flip",)]
+        search.give_up(search.claim("me"), "its worker was lost")
+    assert [record.number for record in search.records()] == [3, 4, 5]
+    assert [record.subset for record in search.records()] == [AUGMENTATIONS, ("flip",), ("flip",)]
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
 def test_scores_that_are_not_finite_are_none(address, score):
-    study = made(address, SPACE.queue(1, seed=0))
-    trial = study.claim("me")
+    search = made(address, SPACE.queue(1, seed=0))
+    trial = search.claim("me")
     trial.report(0.5, 4)
     trial.report(score, 16)
-    (record,) = study.records()
+    (record,) = search.records()
     assert record.scores == {4: 0.5}
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
 def test_a_trial_whose_score_is_not_finite_has_failed(address, score):
-    study = made(address, SEARCH.queue(2, seed=0), space=SEARCH)
-    complete, pruned = study.claim("me"), study.claim("me")
+    search = made(address, SEARCH.queue(2, seed=0), space=SEARCH)
+    complete, pruned = search.claim("me"), search.claim("me")
     for trial in (complete, pruned):
         SEARCH.suggest(trial)
         trial.report(score, 4)
-    study.end(complete, TrialState.COMPLETE, score)
-    study.end(pruned, TrialState.PRUNED, score, "not among the best at step 4")
-    assert [(record.state, record.scores) for record in study.records()] == [(FAILED, {}), (FAILED, {})]
-    assert [record.reason for record in study.records()] == [f"its score is {score}"] * 2
+    search.end(complete, TrialState.COMPLETE, score)
+    search.end(pruned, TrialState.PRUNED, score, "not among the best at step 4")
+    assert [(record.state, record.scores) for record in search.records()] == [(FAILED, {}), (FAILED, {})]
+    assert [record.reason for record in search.records()] == [f"its score is {score}"] * 2
     assert [trial.values for trial in shared(address).trials()] == [None, None]
 
 
 @pytest.mark.parametrize("chosen", [0, 2, 5, 6])
 def test_a_trial_that_is_just_choosing_is_a_record(address, chosen):
-    study = made(address, [{}], space=SEARCH)
-    trial = study.claim("me")
+    search = made(address, [{}], space=SEARCH)
+    trial = search.claim("me")
     for name in AUGMENTATIONS[:chosen]:
         trial.suggest_categorical(name, [False, True])
     if chosen > 5:
@@ -704,21 +704,21 @@ def test_a_trial_that_is_just_choosing_is_a_record(address, chosen):
 
 
 def test_strengths_are_those_of_the_trial(address):
-    study = made(address, [{}], space=SEARCH)
-    subset, strengths = SEARCH.suggest(study.claim("me"))
+    search = made(address, [{}], space=SEARCH)
+    subset, strengths = SEARCH.suggest(search.claim("me"))
     (record,) = shared(address, space=SEARCH).records()
     assert (record.subset, record.strengths) == (subset, strengths)
     assert parse_strengths(format_strengths(record.strengths)) == strengths
 
 
 def test_plain_optuna_reads_the_study(address):
-    study = made(address, SEARCH.queue(2, seed=0), space=SEARCH)
-    better, worse = study.claim("me"), study.claim("me")
+    search = made(address, SEARCH.queue(2, seed=0), space=SEARCH)
+    better, worse = search.claim("me"), search.claim("me")
     for trial, score in ((better, 0.75), (worse, 0.25)):
         SEARCH.suggest(trial)
         trial.report(score, 4)
-    study.end(better, TrialState.COMPLETE, 0.75)
-    study.end(worse, TrialState.PRUNED, 0.25, "not among the best at step 4")
+    search.end(better, TrialState.COMPLETE, 0.75)
+    search.end(worse, TrialState.PRUNED, 0.25, "not among the best at step 4")
     file = address.removeprefix("journal:")
     plain = JournalStorage(JournalFileBackend(file)) if file != address else address.replace("sql:", "sql+psycopg:")
     loaded = optuna.load_study(study_name="cats", storage=plain)
@@ -740,7 +740,7 @@ def test_halving_is_the_same_with_a_study_opened_anew_for_each_trial(address):
 
 
 def test_several_processes_halve_as_one_does(address, crew):
-    study = made(address, SPACE.queue(16, seed=0), halving=HALVING)
+    search = made(address, SPACE.queue(16, seed=0), halving=HALVING)
     scores = [(place * 7) % 16 / 16 for place in range(16)]
     reached = []
     # Who finds nothing to do ends, and is started again while others have more.
@@ -749,28 +749,28 @@ def test_several_processes_halve_as_one_does(address, crew):
     best = sorted(range(16), key=scores.__getitem__, reverse=True)
     pairs = [(place, target) for many, target in ((16, 2), (8, 4), (4, 8)) for place in best[:many]]
     assert sorted(reached) == sorted(pairs)
-    assert Counter(record.reached for record in study.records()) == {2: 8, 4: 4, 8: 4}
+    assert Counter(record.reached for record in search.records()) == {2: 8, 4: 4, 8: 4}
 
 
 # Sampling
 
 
-def search(address, count, seed=0, score=lambda subset, strengths: float(len(subset)), name="cats", maximise=True):
-    """Work off a search in which each trial is done by a worker that opens the study anew; gives what was drawn."""
+def run_search(address, count, seed=0, score=lambda subset, strengths: float(len(subset)), name="cats", maximise=True):
+    """Work off a search in which each trial is done by a worker that opens the search anew; gives what was drawn."""
     storage = made(address, SEARCH.queue(count, seed), space=SEARCH, seed=seed, name=name, maximise=maximise).storage
     drawn = []
     for _ in range(count):
-        study = SharedStudy(storage, name, SEARCH, NopPruner(), seed)
-        trial = study.claim("me")
+        search = SharedSearch(storage, name, SEARCH, NopPruner(), seed)
+        trial = search.claim("me")
         chosen = SEARCH.suggest(trial)
         drawn.append(chosen)
-        study.end(trial, TrialState.COMPLETE, score(*chosen))
+        search.end(trial, TrialState.COMPLETE, score(*chosen))
     return drawn
 
 
 def test_a_search_is_the_same_for_a_seed(tmp_path):
     address = f"journal:{tmp_path}/hpt.journal"
-    first, again, other = (search(address, 16, seed, name=f"study {i}") for i, seed in enumerate((3, 3, 4)))
+    first, again, other = (run_search(address, 16, seed, name=f"study {i}") for i, seed in enumerate((3, 3, 4)))
     assert first == again
     assert first[:5] == other[:5]
     assert first[5:] != other[5:]
@@ -778,7 +778,7 @@ def test_a_search_is_the_same_for_a_seed(tmp_path):
 
 
 def test_a_search_is_the_same_in_any_storage(tmp_path, database):
-    assert search(f"journal:{tmp_path}/hpt.journal", 14) == search(database, 14)
+    assert run_search(f"journal:{tmp_path}/hpt.journal", 14) == run_search(database, 14)
 
 
 def test_the_sampler_sees_what_came_before(tmp_path):
@@ -791,7 +791,7 @@ def test_the_sampler_sees_what_came_before(tmp_path):
     def without(subset, strengths):
         return -with_crops(subset, strengths)
 
-    liked, disliked = search(address, 14, 0, with_crops, "liked"), search(address, 14, 0, without, "disliked")
+    liked, disliked = run_search(address, 14, 0, with_crops, "liked"), run_search(address, 14, 0, without, "disliked")
     assert liked[:10] == disliked[:10]
     assert liked[10:] != disliked[10:]
 
@@ -800,7 +800,7 @@ def test_the_sampler_sees_what_came_before(tmp_path):
 def test_the_sampler_seeks_what_is_better(tmp_path, maximise):
     """Crop without gray, which chance would give 5 times of 20, where that is rewarded, or where a loss says so."""
     sign = 1 if maximise else -1
-    drawn = search(
+    drawn = run_search(
         f"journal:{tmp_path}/hpt.journal",
         40,
         score=lambda subset, strengths: sign * float("crop" in subset and "gray" not in subset),
@@ -811,26 +811,26 @@ def test_the_sampler_seeks_what_is_better(tmp_path, maximise):
 
 
 def test_parameters_are_drawn_together(address):
-    search(address, 12)
-    study = shared(address, space=SEARCH)
-    study.fill(SEARCH.queue(13, seed=0))
-    trial = study.claim("me")
+    run_search(address, 12)
+    search = shared(address, space=SEARCH)
+    search.fill(SEARCH.queue(13, seed=0))
+    trial = search.claim("me")
     assert isinstance(trial.study.sampler, TPESampler)
     # In groups, so that strengths are among them which are not there in each trial.
     strengths = {key for keys in STRENGTHS.values() for key in keys}
     assert set(trial.relative_params) == {*AUGMENTATIONS, *strengths}
-    subset_of(study, trial)
+    subset_of(search, trial)
     assert all(trial.params[name] == trial.relative_params[name] for name in AUGMENTATIONS)
 
 
 @pytest.mark.parametrize("seed", [0, 4294, 4295, 2**31, 2**40])
 @pytest.mark.parametrize("space", [SPACE, SEARCH])
 def test_any_seed_will_do(tmp_path, seed, space):
-    study = made(f"journal:{tmp_path}/hpt.journal", [{}] * 3, space=space, seed=seed)
-    drawn = [space.suggest(study.claim("me")) for _ in range(3)]
+    search = made(f"journal:{tmp_path}/hpt.journal", [{}] * 3, space=space, seed=seed)
+    drawn = [space.suggest(search.claim("me")) for _ in range(3)]
     assert len(set(drawn)) > 1
 
 
 def test_the_sampler_gives_no_warnings(tmp_path, recwarn):
-    search(f"journal:{tmp_path}/hpt.journal", 12)
+    run_search(f"journal:{tmp_path}/hpt.journal", 12)
     assert [str(warning.message) for warning in recwarn] == []

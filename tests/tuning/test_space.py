@@ -9,7 +9,6 @@ import pytest
 from optuna.samplers import RandomSampler, TPESampler
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths, format_strengths, parse_strengths, with_jitter
-from hpt_mlflow.errors import HptError
 from hpt_mlflow.tuning.space import PAPER_SUBSETS, STRENGTHS, Space
 
 EVERY = {subset for size in range(6) for subset in combinations(AUGMENTATIONS, size)}
@@ -81,12 +80,6 @@ def test_the_order_of_the_others_depends_on_the_seed_alone():
     orders = [Space(AUGMENTATIONS).subsets(seed) for seed in range(5)]
     assert orders == [Space(AUGMENTATIONS, True, parse_strengths("hue=0.1")).subsets(seed) for seed in range(5)]
     assert len({tuple(order) for order in orders}) == 5
-
-
-def test_nothing_to_choose_from_is_refused():
-    with pytest.raises(HptError, match="^augment: none leaves nothing to choose from; name") as caught:
-        Space(())
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("count", "made"), [(None, 32), (1, 1), (7, 7), (31, 31), (32, 32), (33, 32), (1000, 32)])

@@ -18,11 +18,11 @@ from hpt_mlflow.report.tuning_figures import (
     trials_table,
 )
 from hpt_mlflow.settings import TuneSettings
-from hpt_mlflow.stages.search.setup import Bench
+from hpt_mlflow.stages.search.setup import TrialSetup
 from hpt_mlflow.tracking.runs.stage_run import StageRun
 from hpt_mlflow.tuning.effects import common_step, interactions, main_effects
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, TrialRecord, best_trial
-from hpt_mlflow.tuning.search import SharedStudy
+from hpt_mlflow.tuning.search import SharedSearch
 from hpt_mlflow.tuning.storage import dashboard_command
 
 # Figures are drawn anew at most so often while the study goes on.
@@ -42,15 +42,15 @@ class TuneReport:
 
     run: StageRun
     settings: TuneSettings
-    bench: Bench
-    study: SharedStudy
+    setup: TrialSetup
+    study: SharedSearch
     planned: int
     _drawn: float = field(default=0.0, init=False)
 
     @property
     def maximise(self) -> bool:
         """Whether a high score is a good one."""
-        return maximises(self.bench.objective)
+        return maximises(self.setup.objective)
 
     def update(self) -> list[TrialRecord]:
         """Log how far the study is; gives what is known of its trials."""
@@ -70,7 +70,7 @@ class TuneReport:
 
     def draw(self, trials: Sequence[TrialRecord]) -> None:
         """Draw the figures, write the table and the description."""
-        run, space, label = self.run, self.bench.space, LABELS[self.bench.objective]
+        run, space, label = self.run, self.setup.space, LABELS[self.setup.objective]
         step = common_step(trials)
         best = best_trial(trials, self.maximise)
         run.picture(optimisation_history(trials, self.maximise, label), "optimisation_history.png")
@@ -89,25 +89,25 @@ class TuneReport:
         Args:
             outcome: what came of the winner; see `report.tuning_card.tuning_card`.
         """
-        bench, settings = self.bench, self.settings
+        setup, settings = self.setup, self.settings
         step = common_step(trials)
         self.run.describe(
             tuning_card(
-                data=bench.dataset.uri,
-                seen=len(bench.split.seen),
-                chain=(*bench.start.chain, bench.dataset.name),
-                parent=bench.start.parent,
-                objective=LABELS[bench.objective],
+                data=setup.dataset.uri,
+                seen=len(setup.split.seen),
+                chain=(*setup.start.chain, setup.dataset.name),
+                parent=setup.start.parent,
+                objective=LABELS[setup.objective],
                 maximise=self.maximise,
                 planned=self.planned,
-                steps=bench.rungs[-1],
-                rungs=bench.rungs[:-1],
+                steps=setup.rungs[-1],
+                rungs=setup.rungs[:-1],
                 pruning=RULES[settings.pruner].format(settings.reduction),
                 dashboard=dashboard_command(settings.storage),
                 trials=trials,
                 spent=self.study.spent_steps(),
-                subsets=2 ** len(bench.space.augmentations),
-                effects=main_effects(trials, step, bench.space.augmentations),
+                subsets=2 ** len(setup.space.augmentations),
+                effects=main_effects(trials, step, setup.space.augmentations),
                 effects_step=step,
                 **outcome,
             )

@@ -42,7 +42,7 @@ FREE = frozenset(
 
 
 @dataclass(frozen=True)
-class Bench:
+class TrialSetup:
     """What a trial needs but for its subset.
 
     Attributes:
@@ -69,7 +69,7 @@ class Bench:
     identity: dict[str, Any]
 
 
-def lay_bench(settings: TuneSettings, dataset: Dataset, parent: FoundModel) -> Bench:
+def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) -> TrialSetup:
     """Resolve and check everything, and decode what fits into memory.
 
     Raises:
@@ -100,7 +100,7 @@ def lay_bench(settings: TuneSettings, dataset: Dataset, parent: FoundModel) -> B
     )
     statistics = kept_channel_statistics(images)
     reader = FeatureReader(images, start.image_size, statistics, device)
-    return Bench(
+    return TrialSetup(
         dataset=dataset,
         split=split,
         images=images,
@@ -117,7 +117,7 @@ def lay_bench(settings: TuneSettings, dataset: Dataset, parent: FoundModel) -> B
     )
 
 
-def study_name(settings: TuneSettings, dataset: Dataset) -> str:
+def search_name(settings: TuneSettings, dataset: Dataset) -> str:
     """The name of the study where the user gives none: the same for the same command, whatever its budget."""
     if settings.study:
         return settings.study

@@ -23,7 +23,7 @@ from hpt_mlflow.settings import DEFAULT_MODEL_NAME, TuneSettings
 from hpt_mlflow.signals import signals_as_requests
 from hpt_mlflow.stages.processes.children import be_child
 from hpt_mlflow.stages.progress import ProgressDisplay
-from hpt_mlflow.stages.search.setup import Bench, lay_bench
+from hpt_mlflow.stages.search.setup import TrialSetup, set_up_trials
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.models.store import find_model
 from hpt_mlflow.tracking.runs.search_runs import worker_name
@@ -31,7 +31,7 @@ from hpt_mlflow.tracking.runs.stage_run import EndedEarly, NotDeliveredError, St
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.tuning.pruning import make_halving, make_pruner
 from hpt_mlflow.tuning.records import FAILED
-from hpt_mlflow.tuning.search import SharedStudy
+from hpt_mlflow.tuning.search import SharedSearch
 from hpt_mlflow.tuning.storage import open_storage, storage_errors
 from hpt_mlflow.tuning.trials import RUN, STATES
 
@@ -59,11 +59,11 @@ class Job:
         return self.deadline is not None and time.time() > self.deadline
 
 
-def open_study(settings: TuneSettings, storage: BaseStorage, name: str, bench: Bench) -> SharedStudy:
+def open_search(settings: TuneSettings, storage: BaseStorage, name: str, setup: TrialSetup) -> SharedSearch:
     """The study of some settings, as each worker opens it."""
-    pruner = make_pruner(settings.pruner, bench.plan.steps, bench.rungs[0], settings.reduction)
-    halving = make_halving(settings.pruner, bench.rungs, settings.reduction)
-    return SharedStudy(storage, name, bench.space, pruner, settings.seed, settings.budget_steps, halving)
+    pruner = make_pruner(settings.pruner, setup.plan.steps, setup.rungs[0], settings.reduction)
+    halving = make_halving(settings.pruner, setup.rungs, settings.reduction)
+    return SharedSearch(storage, name, setup.space, pruner, settings.seed, settings.budget_steps, halving)
 
 
 def run_trials(job: Job) -> None:
@@ -76,17 +76,17 @@ def run_trials(job: Job) -> None:
     settings = job.settings
     dataset = open_dataset(settings.data, settings.root)
     connect()
-    bench = lay_bench(settings, dataset, find_model(settings.parent, "parent", DEFAULT_MODEL_NAME))
+    setup = set_up_trials(settings, dataset, find_model(settings.parent, "parent", DEFAULT_MODEL_NAME))
     with storage_errors(settings.storage):
-        study = open_study(settings, open_storage(settings.storage), job.study, bench)
-        study.check_identity(bench.identity)
-        while not job.is_over and study.has_steps_for(bench.rungs[0]):
+        study = open_search(settings, open_storage(settings.storage), job.study, setup)
+        study.check_identity(setup.identity)
+        while not job.is_over and study.has_steps_for(setup.rungs[0]):
             trial = study.claim(worker_name())
-            if trial is None or not _run_trial(bench, study, trial, job):
+            if trial is None or not _run_trial(setup, study, trial, job):
                 return
 
 
-def _run_trial(bench: Bench, study: SharedStudy, trial: Trial, job: Job) -> bool:
+def _run_trial(setup: TrialSetup, study: SharedSearch, trial: Trial, job: Job) -> bool:
     """Adapt with the subset of a trial, as far as it is worth it; gives whether there may be more to do.
 
     Raises:
@@ -94,35 +94,35 @@ def _run_trial(bench: Bench, study: SharedStudy, trial: Trial, job: Job) -> bool
         KeyboardInterrupt: a signal asked to stop; likewise.
     """
     try:
-        if not study.reserve(trial, bench.rungs[0]):
+        if not study.reserve(trial, setup.rungs[0]):
             study.give_up(trial, BUDGET_STEPS, count=False)
             return False
-        subset, strengths = bench.space.suggest(trial)
-        bench = replace(bench, plan=replace(bench.plan, subset=subset, strengths=strengths))
-        with stage_run(_title(trial, bench)) as run:
+        subset, strengths = setup.space.suggest(trial)
+        setup = replace(setup, plan=replace(setup.plan, subset=subset, strengths=strengths))
+        with stage_run(_title(trial, setup)) as run:
             trial.set_user_attr(RUN, run.run_id)
-            _introduce(run, bench, trial, job)
-            _see_through(run, bench, study, trial, job)
+            _introduce(run, setup, trial, job)
+            _see_through(run, setup, study, trial, job)
     except EndedEarly:
         pass
     except NotDeliveredError as error:
         log.warning("%s", error)
     except UpdateFinishedTrialError:
-        log.warning("%s was taken for lost, and is tried again", _title(trial, bench))
+        log.warning("%s was taken for lost, and is tried again", _title(trial, setup))
     except (HptError, KeyboardInterrupt) as error:
         # Nothing happens here where it has been told already how the trial ended.
         reason = one_line(error) if isinstance(error, HptError) else INTERRUPTED_REASON
         given_up = study.give_up(trial, reason, count=False)
         if given_up or isinstance(error, KeyboardInterrupt):
             raise
-        log.warning("%s failed: %s", _title(trial, bench), error)
+        log.warning("%s failed: %s", _title(trial, setup), error)
     return True
 
 
-def _see_through(run: StageRun, bench: Bench, study: SharedStudy, trial: Trial, job: Job) -> None:
+def _see_through(run: StageRun, setup: TrialSetup, study: SharedSearch, trial: Trial, job: Job) -> None:
     """Train, and tell Optuna how it ended before the run ends: a running trial without a run is a lost one."""
     try:
-        score, why = _train(run, bench, study, trial, job)
+        score, why = _train(run, setup, study, trial, job)
     except KeyboardInterrupt:
         study.give_up(trial, INTERRUPTED_REASON, count=False)
         run.tags({"hpt.trial_state": "interrupted"})
@@ -145,23 +145,23 @@ def _see_through(run: StageRun, bench: Bench, study: SharedStudy, trial: Trial, 
         raise EndedEarly
 
 
-def _title(trial: Trial, bench: Bench) -> str:
-    return f"trial {trial.number} {','.join(bench.plan.subset) or 'none'}"
+def _title(trial: Trial, setup: TrialSetup) -> str:
+    return f"trial {trial.number} {','.join(setup.plan.subset) or 'none'}"
 
 
-def _introduce(run: StageRun, bench: Bench, trial: Trial, job: Job) -> None:
+def _introduce(run: StageRun, setup: TrialSetup, trial: Trial, job: Job) -> None:
     """Log what is known before the first step."""
-    plan, subset = bench.plan, bench.plan.subset
+    plan, subset = setup.plan, setup.plan.subset
     run.tags(
         {
             "hpt.stage": "trial",
             "hpt.study": job.study,
             "hpt.trial": trial.number,
             "hpt.trial_state": "running",
-            "hpt.chain": " > ".join((*bench.start.chain, bench.dataset.name)),
-            "hpt.parent_model": bench.start.parent,
+            "hpt.chain": " > ".join((*setup.start.chain, setup.dataset.name)),
+            "hpt.parent_model": setup.start.parent,
             "hpt.augment": ",".join(subset) or "none",
-            "hpt.dataset_digest": bench.dataset.digest,
+            "hpt.dataset_digest": setup.dataset.digest,
         }
     )
     changed = format_strengths(plan.strengths)
@@ -170,20 +170,20 @@ def _introduce(run: StageRun, bench: Bench, trial: Trial, job: Job) -> None:
         {f"augment_{name}": int(name in subset) for name in AUGMENTATIONS}
         | {name: value for name, value in trial.params.items() if not isinstance(value, bool)}
         | plan.as_params()
-        | {"objective": bench.objective, "strengths": changed or "default", "arch": bench.start.arch}
+        | {"objective": setup.objective, "strengths": changed or "default", "arch": setup.start.arch}
     )
 
 
-def _train(run: StageRun, bench: Bench, study: SharedStudy, trial: Trial, job: Job) -> tuple[float | None, str]:
+def _train(run: StageRun, setup: TrialSetup, study: SharedSearch, trial: Trial, job: Job) -> tuple[float | None, str]:
     """Train from rung to rung.
 
     Returns:
         The last score, and why the trial ended before its last rung, or nothing.
     """
-    plan, start = bench.plan, bench.start
-    trainer = Trainer(copy.deepcopy(start.backbone), start.feature_size, plan, bench.statistics, bench.device)
+    plan, start = setup.plan, setup.start
+    trainer = Trainer(copy.deepcopy(start.backbone), start.feature_size, plan, setup.statistics, setup.device)
     batches = ViewBatches(
-        bench.images,
+        setup.images,
         plan.batch_size,
         start.image_size,
         plan.subset,
@@ -192,17 +192,17 @@ def _train(run: StageRun, bench: Bench, study: SharedStudy, trial: Trial, job: J
         views=trainer.method.views,
     )
     score: float | None = None
-    with ProgressDisplay(_title(trial, bench), plan.steps) as display, signals_as_requests() as requests:
+    with ProgressDisplay(_title(trial, setup), plan.steps) as display, signals_as_requests() as requests:
         # The loss is the mean over as many steps at every rung, but for a last one that is nearer to a report.
-        for step, metrics in trainer.train(batches, bench.workers, bench.rungs[0]):
+        for step, metrics in trainer.train(batches, setup.workers, setup.rungs[0]):
             display.advance(step, metrics)
             if metrics:
                 run.metrics(metrics, step)
-            if step in bench.rungs:
-                score = bench.judge.score(trainer.backbone) if bench.judge else metrics["train/loss"]
+            if step in setup.rungs:
+                score = setup.judge.score(trainer.backbone) if setup.judge else metrics["train/loss"]
                 run.metrics({"tune/score": score}, step)
                 trial.report(score, step)
-                if pruned := _why_pruned(bench, study, trial, step):
+                if pruned := _why_pruned(setup, study, trial, step):
                     return score, pruned
             if requests.stop:
                 raise KeyboardInterrupt
@@ -211,15 +211,15 @@ def _train(run: StageRun, bench: Bench, study: SharedStudy, trial: Trial, job: J
     return score, ""
 
 
-def _why_pruned(bench: Bench, study: SharedStudy, trial: Trial, step: int) -> str:
+def _why_pruned(setup: TrialSetup, study: SharedSearch, trial: Trial, step: int) -> str:
     """Why a trial does not go on to its next rung, or nothing; if it does, the steps up to there count as spent."""
-    if step == bench.rungs[-1]:
+    if step == setup.rungs[-1]:
         return ""
     if step == study.target(trial):
         return f"ended at step {step}, from where the best go on"
     if trial.should_prune():
         return f"not among the best at step {step}"
-    return "" if study.reserve(trial, bench.rungs[bench.rungs.index(step) + 1]) else BUDGET_STEPS
+    return "" if study.reserve(trial, setup.rungs[setup.rungs.index(step) + 1]) else BUDGET_STEPS
 
 
 def _work(said: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from hpt_mlflow.stages.processes.children import Children, children
 from hpt_mlflow.stages.processes.device import device_in_turn
 from hpt_mlflow.stages.search.trials import Job
 from hpt_mlflow.tracking.runs.search_runs import LostRuns, is_worked_on
-from hpt_mlflow.tuning.search import SharedStudy
+from hpt_mlflow.tuning.search import SharedSearch
 from hpt_mlflow.tuning.trials import OWNER, RUN, TAKEN
 
 POLL_SECONDS = 1.0
@@ -23,7 +23,7 @@ POLL_SECONDS = 1.0
 MOST_DEATHS = 5
 
 
-def work_off(study: SharedStudy, job: Job, first_rung: int, run_id: str, on_change: Callable[[], object]) -> None:
+def work_off(study: SharedSearch, job: Job, first_rung: int, run_id: str, on_change: Callable[[], object]) -> None:
     """Let workers take trials until none is left, or a budget is spent, here and on other machines.
 
     Trials whose worker was lost are found, called failed, and tried again.
