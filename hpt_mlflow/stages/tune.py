@@ -83,8 +83,8 @@ def tune(**settings: Any) -> StageResult:
         made = study.create(setup.identity, maximises(setup.objective))
         run_id = "" if made else _await_run(storage, name)
         if not run_id:
-            study.note(PRECISION, chosen.precision)
-            study.note(LEADER, worker_name())
+            study.set_attribute(PRECISION, chosen.precision)
+            study.set_attribute(LEADER, worker_name())
             return _lead(chosen, setup, study, None)
         return _go_on(chosen, setup, study, run_id)
 
@@ -121,7 +121,7 @@ def _go_on(chosen: TuneSettings, setup: TrialSetup, study: SharedSearch, run_id:
     while True:
         with led_run(run_id, study.name) as earlier:
             if earlier:
-                study.note(LEADER, worker_name())
+                study.set_attribute(LEADER, worker_name())
                 return _lead(chosen, setup, study, earlier)
         with joined_run(run_id):
             print(f"study {study.name}: another process leads it; its run {run_id} shows the result")
@@ -138,7 +138,7 @@ def _lead(chosen: TuneSettings, setup: TrialSetup, study: SharedSearch, earlier:
         return result_of(earlier)
     title = f"tune {setup.dataset.name} < {setup.start.chain[-1]}"
     with stage_run(title, _identity(chosen, setup, study), earlier) as run:
-        study.note(LEADER_RUN, run.run_id)
+        study.set_attribute(LEADER_RUN, run.run_id)
         report = TuneReport(run, chosen, setup, study, len(queue))
         _introduce(run, chosen, setup, study)
         work_off(study, _job(chosen, study), setup.rungs[0], run.run_id, report.update)
