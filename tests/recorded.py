@@ -13,8 +13,8 @@ from mlflow.tracking import MlflowClient
 from safetensors.numpy import save_file
 
 from hpt_mlflow.data.contents import VERSION
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.models.alias_history import alias_version, moves, registered_model
-from hpt_mlflow.tracking.models.evaluations import CONTENTS_TAG
 
 TEST_IMAGES = 400
 
@@ -88,7 +88,7 @@ def evaluation(
         "hpt.test_digest": test,
         "hpt.metric": "test/accuracy",
         "hpt.protocol": protocol,
-        CONTENTS_TAG: contents,
+        tag.CONTENTS: contents,
     }
     with mlflow.start_run(tags=tags) as run:
         mlflow.log_params({"settings/data": f"builtin:{dataset}", "settings/split_seed": 0})

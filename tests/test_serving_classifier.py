@@ -26,8 +26,9 @@ from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard, save_backbone
 from hpt_mlflow.models.classifier import HEAD_FILE, ClassifierCard, save_classifier
 from hpt_mlflow.serving import ClassifierModel, EmbeddingModel, answers, load_served
-from hpt_mlflow.tracking.models.store import CLASSIFIER, find_model, log_classifier
+from hpt_mlflow.tracking.models.store import find_model, log_classifier
 from hpt_mlflow.tracking.runs.stage_run import stage_run
+from hpt_mlflow.tracking.tags import CLASSIFIER_NAME
 
 SIZE = 32
 BACKBONE_CARD = BackboneCard("shufflenet_v2_x0_5", SIZE, False, 1024, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), ("mnist",), 5)
@@ -195,7 +196,7 @@ def registered(store, backbone, head, card):
     """The run of a registered classifier."""
     with stage_run("evaluate pets") as run:
         log_classifier(run, backbone, BACKBONE_CARD, head, card, {"hpt.stage": "evaluate"})
-        uri = run.register(CLASSIFIER, "hpt-classifier", {}, "champion", "")
+        uri = run.register(CLASSIFIER_NAME, "hpt-classifier", {}, "champion", "")
     assert uri == "models:/hpt-classifier/1"
     return run.run_id
 
@@ -239,7 +240,7 @@ def test_mlflow_serves_a_registered_classifier(registered, backbone, head, card,
     assert [row[answer] for row in json.loads(response.response)["predictions"]] == table[answer].tolist()[:1]
 
     # Its run has it, too, and it can be trained on as a backbone.
-    assert len(mlflow.pyfunc.load_model(f"runs:/{registered}/{CLASSIFIER}").predict(images[:2])) == 2
+    assert len(mlflow.pyfunc.load_model(f"runs:/{registered}/{CLASSIFIER_NAME}").predict(images[:2])) == 2
     found = find_model("models:/hpt-classifier/1", "model", "hpt")
     assert found.card == BACKBONE_CARD
     assert all(torch.equal(a, b) for a, b in zip(found.backbone.parameters(), backbone.parameters(), strict=True))

@@ -12,6 +12,7 @@ from hpt_mlflow.data.depth import depth_warning
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.split import NO_LABEL, Split
 from hpt_mlflow.errors import printable
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.runs.stage_run import StageRun
 
 EXAMPLES = 5
@@ -30,7 +31,7 @@ def report_data(run: StageRun, dataset: Dataset, split: Split) -> dict[str, floa
     }
     run.metrics(counts, 0)
     if dataset.multilabel:
-        run.tags({"hpt.labels": ", ".join(dataset.classes)})
+        run.tags({tag.LABELS: ", ".join(dataset.classes)})
     if warning := depth_warning(dataset, np.concatenate([split.seen, split.test])):
         run.warn(f"data: {warning}")
     for entry in account:

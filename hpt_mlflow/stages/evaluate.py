@@ -33,14 +33,14 @@ from hpt_mlflow.stages.evaluation.unseen import check_unseen
 from hpt_mlflow.stages.progress import show_steps
 from hpt_mlflow.stages.result import StageResult
 from hpt_mlflow.stages.training.resolve import identify
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.addresses import milestones_of, registered_as
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.delivery.entries import VERSION_PLACEHOLDER
-from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, Identity
-from hpt_mlflow.tracking.models.evaluations import CONTENTS_TAG, exists
+from hpt_mlflow.tracking.identity import Identity
+from hpt_mlflow.tracking.models.evaluations import exists
 from hpt_mlflow.tracking.models.seen_images import log_seen_images
 from hpt_mlflow.tracking.models.store import (
-    CLASSIFIER,
     FoundModel,
     check_may_register,
     check_names,
@@ -129,7 +129,7 @@ def _classifier_name(settings: EvaluateSettings, uri: str) -> str | None:
         return None
     of_version = uri.startswith("models:/") and "/" in uri.removeprefix("models:/")
     backbone = uri.removeprefix("models:/").split("/")[0] if of_version else DEFAULT_MODEL_NAME
-    name = settings.classifier_name or f"{backbone.removesuffix('-classifier')}-classifier"
+    name = settings.classifier_name or backbone.removesuffix(tag.CLASSIFIER_SUFFIX) + tag.CLASSIFIER_SUFFIX
     check_names(name, None)
     return name
 
@@ -146,15 +146,15 @@ def _introduce(
     """Log what is known before the first figure; give the tags that the classifier gets as well."""
     card, images = found.card, task.reader.images
     tags = {
-        "hpt.stage": "evaluate",
-        FINGERPRINT_TAG: evaluation_identity(settings, dataset, addresses).fingerprint,
-        "hpt.chain": " > ".join(card.chain),
-        "hpt.parent_model": found.uri,
-        "hpt.dataset_digest": dataset.digest,
-        "hpt.test_digest": _test_digest(dataset, settings.split_seed),
-        CONTENTS_TAG: str(VERSION),
-        "hpt.metric": f"test/{primary_name(task.labels)}",
-        "hpt.protocol": settings.protocol,
+        tag.STAGE: "evaluate",
+        tag.FINGERPRINT: evaluation_identity(settings, dataset, addresses).fingerprint,
+        tag.CHAIN: " > ".join(card.chain),
+        tag.PARENT_MODEL: found.uri,
+        tag.DATASET_DIGEST: dataset.digest,
+        tag.TEST_DIGEST: _test_digest(dataset, settings.split_seed),
+        tag.CONTENTS: str(VERSION),
+        tag.METRIC: f"test/{primary_name(task.labels)}",
+        tag.PROTOCOL: settings.protocol,
     }
     run.tags(tags)
     run.params(
@@ -259,15 +259,15 @@ def _keep_classifier(
     card = ClassifierCard(
         dataset.classes, dataset.multilabel, dataset.name, settings.protocol, outcome.task.reader.resize_to
     )
-    tags = tags | {"hpt.evaluation": run.run_id}
+    tags = tags | {tag.EVALUATION: run.run_id}
     log_classifier(run, outcome.backbone, found.card, outcome.head.tensors, card, tags)
-    kept = f"runs:/{run.run_id}/{CLASSIFIER}" if name is None else VERSION_PLACEHOLDER
+    kept = f"runs:/{run.run_id}/{tag.CLASSIFIER_NAME}" if name is None else VERSION_PLACEHOLDER
     described = evaluation_card(
         found.uri, kept, found.card.chain, dataset, outcome.task.split, settings.protocol, result, outcome.reason
     )
     if name is None:
         run.describe(described)
         return None
-    version = run.register(CLASSIFIER, name, tags, None, described)
-    run.tags({"hpt.classifier": version})
+    version = run.register(tag.CLASSIFIER_NAME, name, tags, None, described)
+    run.tags({tag.CLASSIFIER: version})
     return version

@@ -14,6 +14,7 @@ from hpt_mlflow.stages.evaluate import evaluate
 from hpt_mlflow.stages.pretrain import pretrain
 from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.stages.training.resolve import identify
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.runs.earlier import earlier_run
 from hpt_mlflow.tracking.runs.nesting import current_run_id
@@ -47,7 +48,7 @@ def main(**settings: Any) -> StageResult:
             return result_of(earlier)
         with stage_run(f"main {' > '.join(dataset.name for dataset in datasets)}", identity, earlier) as run:
             if earlier is None:
-                run.tags({"hpt.stage": "main", "hpt.chain": " > ".join(dataset.name for dataset in datasets)})
+                run.tags({tag.STAGE: "main", tag.CHAIN: " > ".join(dataset.name for dataset in datasets)})
                 run.params(asdict(chosen))
             # Stages that this run has finished before give their result again; one that was interrupted goes on.
             result = pretrain(data=addresses[0], steps=chosen.base_steps, alias="base", **training)
@@ -56,5 +57,5 @@ def main(**settings: Any) -> StageResult:
             if datasets[-1].labels is not None:
                 result = evaluate(data=addresses[-1], model=result.model_uri, seed=chosen.seed, **shared)
             run.metrics(result.metrics, 0)
-            run.tags({"hpt.model": result.model_uri})
+            run.tags({tag.MODEL: result.model_uri})
             return StageResult(run.run_id, result.model_uri, result.chain, result.metrics)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.runs.earlier import Earlier
 
 
@@ -36,5 +37,5 @@ def read_result(values: Mapping[str, Any]) -> StageResult:
 def result_of(earlier: Earlier) -> StageResult:
     """The result of a run that was finished before."""
     run = earlier.run
-    chain = tuple(run.data.tags["hpt.chain"].split(" > "))
-    return StageResult(run.info.run_id, run.data.tags["hpt.model"], chain, dict(run.data.metrics))
+    chain = tuple(run.data.tags[tag.CHAIN].split(" > "))
+    return StageResult(run.info.run_id, run.data.tags[tag.MODEL], chain, dict(run.data.metrics))

@@ -26,6 +26,7 @@ from hpt_mlflow.stages.studies.checks import check_batch_norms, check_jobs, chec
 from hpt_mlflow.stages.studies.cost import seconds_of
 from hpt_mlflow.stages.studies.jobs import Done, Workplace, done_before, run_jobs
 from hpt_mlflow.stages.training.resolve import identify
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.models.store import FoundModel, check_names, find_model
 from hpt_mlflow.tracking.runs.earlier import Earlier, earlier_run
@@ -88,7 +89,7 @@ def study(**settings: Any) -> StageResult | None:
             reused = sum(one.reused for one in done.values())
             run.metrics(figures | {"study/stages": len(done), "study/reused": reused, "study/hours": origin.hours}, 0)
             model = _main_model(plan, done)
-            run.tags({"hpt.model": model})
+            run.tags({tag.MODEL: model})
             return StageResult(run.run_id, model, chain, figures)
 
 
@@ -187,8 +188,8 @@ def _duration(seconds: float) -> str:
 
 def _introduce(run: StageRun, chosen: StudySettings, chain: tuple[str, ...], earlier: Earlier | None) -> None:
     if earlier is None:
-        tags = {"hpt.stage": "study", "hpt.study": chosen.study, "hpt.chain": " > ".join(chain)}
-        run.tags(tags | {"hpt.machine": _machine(chosen)})
+        tags = {tag.STAGE: "study", tag.STUDY: chosen.study, tag.CHAIN: " > ".join(chain)}
+        run.tags(tags | {tag.MACHINE: _machine(chosen)})
         run.params(asdict(chosen))
 
 
@@ -213,7 +214,7 @@ def _results(plan: ExperimentPlan, done: Mapping[Job, Done]) -> Results:
     untrained: dict[int, float] = {}
     for point in plan.points:
         run = run_of(done[point.evaluation].run_id)
-        metric = run.data.tags["hpt.metric"].removeprefix("test/")
+        metric = run.data.tags[tag.METRIC].removeprefix("test/")
         figures[point.method, point.condition, point.seed] = figures_by_step(run.info.run_id, f"test/{metric}")
         if f"random/{metric}" in run.data.metrics:
             untrained.setdefault(point.seed, run.data.metrics[f"random/{metric}"])

@@ -28,6 +28,7 @@ from hpt_mlflow.stages.search.setup import TrialSetup, search_name, set_up_trial
 from hpt_mlflow.stages.search.trials import Job, open_search
 from hpt_mlflow.stages.search.workers import work_off
 from hpt_mlflow.stages.training.resolve import identify
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.models.evaluations import common_evaluations
@@ -158,28 +159,28 @@ def _lead(chosen: TuneSettings, setup: TrialSetup, study: SharedSearch, earlier:
             report.describe(trials, **outcome)
             model, result = outcome["registered"], result | _figures(outcome)
             run.metrics(_figures(outcome), len(trials))
-        run.tags({"hpt.model": model, "hpt.adapted": str(chosen.adapt_winner).lower()})
+        run.tags({tag.MODEL: model, tag.ADAPTED: str(chosen.adapt_winner).lower()})
         return StageResult(run.run_id, model, (*setup.start.chain, setup.dataset.name), result)
 
 
 def _is_done(chosen: TuneSettings, study: SharedSearch, first_rung: int, earlier: Earlier) -> bool:
     """Whether a study was finished with the budget that it has now."""
     tags = earlier.run.data.tags
-    asked = not chosen.adapt_winner or tags.get("hpt.adapted") == "true"
+    asked = not chosen.adapt_winner or tags.get(tag.ADAPTED) == "true"
     left = study.has_steps_for(first_rung) and (study.promote() or study.trials(TrialState.WAITING))
-    return earlier.run.info.status == "FINISHED" and "hpt.model" in tags and asked and not left
+    return earlier.run.info.status == "FINISHED" and tag.MODEL in tags and asked and not left
 
 
 def _introduce(run: StageRun, chosen: TuneSettings, setup: TrialSetup, study: SharedSearch) -> None:
     """Log what is known before the first trial."""
     run.tags(
         {
-            "hpt.stage": "tune",
-            "hpt.study": study.name,
-            "hpt.chain": " > ".join((*setup.start.chain, setup.dataset.name)),
-            "hpt.update": setup.plan.update,
-            "hpt.parent_model": chosen.parent,
-            "hpt.dataset_digest": setup.dataset.digest,
+            tag.STAGE: "tune",
+            tag.STUDY: study.name,
+            tag.CHAIN: " > ".join((*setup.start.chain, setup.dataset.name)),
+            tag.UPDATE: setup.plan.update,
+            tag.PARENT_MODEL: chosen.parent,
+            tag.DATASET_DIGEST: setup.dataset.digest,
         }
     )
     if not run.history:

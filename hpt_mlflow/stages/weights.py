@@ -15,10 +15,12 @@ from hpt_mlflow.report.card import weights_card
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, PretrainSettings
 from hpt_mlflow.stages.result import StageResult
 from hpt_mlflow.stages.training.resolve import Start
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.delivery.entries import VERSION_PLACEHOLDER
-from hpt_mlflow.tracking.models.store import check_names, find_model, log_backbone, milestone_name
+from hpt_mlflow.tracking.models.store import check_names, find_model, log_backbone
 from hpt_mlflow.tracking.runs.stage_run import stage_run
+from hpt_mlflow.tracking.tags import milestone_name
 from hpt_mlflow.training.plan import PRESETS
 
 STAGE = "import"
@@ -58,7 +60,7 @@ def import_weights(
         weights.std,
         weights.chain,
     )
-    tags = {"hpt.stage": STAGE, "hpt.chain": " > ".join(card.chain), **start.weights}
+    tags = {tag.STAGE: STAGE, tag.CHAIN: " > ".join(card.chain), **start.weights}
     connect()
     with stage_run(f"{STAGE} {weights.name}") as run:
         run.tags(tags)
@@ -152,8 +154,8 @@ def _start(weights: ForeignWeights, steps: int, learning_rate: float) -> Start:
         chain=weights.chain,
         parent=f"{weights.file} (sha256 {weights.sha256})",
         weights={
-            "hpt.weights": weights.file,
-            "hpt.weights_sha256": weights.sha256,
-            "hpt.weights_format": weights.format,
+            tag.WEIGHTS: weights.file,
+            tag.WEIGHTS_SHA256: weights.sha256,
+            tag.WEIGHTS_FORMAT: weights.format,
         },
     )

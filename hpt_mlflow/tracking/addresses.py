@@ -8,11 +8,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import check_database, tracking_errors
 from hpt_mlflow.tracking.delivery.entries import find_milestones
-
-MILESTONE = "step-"
-MODEL_TAG = "hpt.model"
+from hpt_mlflow.tracking.tags import MILESTONE_PREFIX
 
 
 def concrete_uri(address: str, option: str, model_name: str) -> str:
@@ -80,16 +79,16 @@ def milestones_of(run_id: str, option: str) -> list[str]:
         raise HptError(f"{option}: there is no run {run_id!r}") from error
     models = find_milestones(client, run_id, experiment_id)
     ready = [name for name, model in models.items() if model.status == LoggedModelStatus.READY]
-    kept = [name for name in ready if name.startswith(MILESTONE)]
+    kept = [name for name in ready if name.startswith(MILESTONE_PREFIX)]
     if not kept:
         raise HptError(f"{option}: the run {run_id!r} has kept no model")
-    ordered = sorted(kept, key=lambda name: int(name.removeprefix(MILESTONE)))
+    ordered = sorted(kept, key=lambda name: int(name.removeprefix(MILESTONE_PREFIX)))
     return [f"models:/{models[name].model_id}" for name in ordered]
 
 
 def registered_as(run_id: str) -> str | None:
     """Address of the version that a run's last milestone was registered as."""
-    return MlflowClient().get_run(run_id).data.tags.get(MODEL_TAG)
+    return MlflowClient().get_run(run_id).data.tags.get(tag.MODEL)
 
 
 def model_id_of(uri: str) -> str | None:

@@ -9,13 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpt_mlflow.errors import valid_unicode
+from hpt_mlflow.tracking import tags as tag
 
-FINGERPRINT_TAG = "hpt.fingerprint"
-IDENTITY_TAG = "hpt.identity"
-CONTINUE_TAG = "hpt.continue"
-HOST_TAG = "hpt.host"
 # MLflow's own.
-PARENT_TAG = "mlflow.parentRunId"
 
 
 @dataclass(frozen=True)
@@ -43,4 +39,4 @@ class Identity:
     @property
     def tags(self) -> dict[str, str]:
         """What a run says of it."""
-        return {FINGERPRINT_TAG: self.fingerprint, IDENTITY_TAG: self.text, CONTINUE_TAG: valid_unicode(self.command)}
+        return {tag.FINGERPRINT: self.fingerprint, tag.IDENTITY: self.text, tag.CONTINUE: valid_unicode(self.command)}

@@ -8,6 +8,7 @@ from urllib.request import url2pathname
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import prepare
 
 LOCAL, CONDA = "local", "conda"
@@ -21,8 +22,8 @@ def project_command(run_id: str) -> str:
     except MlflowException:
         return ""
     # MLflow names the manager of every environment but the local one; without a word it takes conda.
-    manager = tags.get("mlflow.project.env", LOCAL)
-    source = tags.get("mlflow.source.name", ".")
+    manager = tags.get(tag.PROJECT_ENVIRONMENT, LOCAL)
+    source = tags.get(tag.PROJECT_SOURCE, ".")
     # A folder stands there as an address; `mlflow run` takes a path as people write it.
     path = url2pathname(source.removeprefix("file://")) if source.startswith("file://") else source
     words = ["mlflow", "run", path]

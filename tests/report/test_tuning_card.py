@@ -3,9 +3,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from hpt_mlflow.interval import Interval
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
+from hpt_mlflow.interval import Interval
 from hpt_mlflow.report.tuning_card import tuning_card
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord
 

@@ -8,10 +8,10 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 from drawn import drawn
-from hpt_mlflow.interval import Interval
 from matplotlib.colors import to_hex
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
+from hpt_mlflow.interval import Interval
 from hpt_mlflow.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 from hpt_mlflow.report.tuning_figures import (
     interactions_figure,

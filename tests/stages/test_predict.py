@@ -19,8 +19,9 @@ from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.models.classifier import ClassifierCard
 from hpt_mlflow.stages import predict as predict_module
 from hpt_mlflow.stages.predict import predict
-from hpt_mlflow.tracking.models.store import CLASSIFIER, log_backbone, log_classifier
+from hpt_mlflow.tracking.models.store import log_backbone, log_classifier
 from hpt_mlflow.tracking.runs.stage_run import stage_run
+from hpt_mlflow.tracking.tags import CLASSIFIER_NAME
 
 CARD = BackboneCard("shufflenet_v2_x0_5", 32, False, 1024, (0.5,) * 3, (0.25,) * 3, ("mnist",), 5)
 CLASSES = ("Katze", "犬", 'a "b", c')
@@ -49,10 +50,10 @@ def registry(backbone, empty_database, tmp_path_factory):
         mlflow.set_tracking_uri(f"sqlite:///{database}")
         with stage_run("evaluate pets") as run:
             log_classifier(run, backbone, CARD, head(), ClassifierCard(CLASSES, False, "pets", "fast"), {})
-            run.register(CLASSIFIER, "hpt-classifier", {}, "classes", "")
+            run.register(CLASSIFIER_NAME, "hpt-classifier", {}, "classes", "")
         with stage_run("evaluate lungs") as run:
             log_classifier(run, backbone, CARD, head(), ClassifierCard(CLASSES, True, "lungs", "paper", 37), {})
-            run.register(CLASSIFIER, "hpt-classifier", {}, "labels", "")
+            run.register(CLASSIFIER_NAME, "hpt-classifier", {}, "labels", "")
             log_backbone(run, backbone, CARD, {})
             run.register("step-5", "hpt", {}, None, "")
         mlflow.set_tracking_uri(None)

@@ -6,10 +6,10 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
-from hpt_mlflow.interval import Interval
 from scipy import stats
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
+from hpt_mlflow.interval import Interval
 from hpt_mlflow.tuning.effects import common_step, interactions, main_effects, scores_at
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, TrialRecord
 

@@ -19,8 +19,8 @@ from hpt_mlflow.evaluation.scores import is_multilabel, primary_name
 from hpt_mlflow.report.embedding_map import embedding_map
 from hpt_mlflow.report.evaluation_figures import confusion_matrix, probe_curve, reliability_diagram, roc_curves
 from hpt_mlflow.report.image_grids import confused_pairs, neighbour_grid
-from hpt_mlflow.tracking.models.predictions import PREDICTIONS_FILE
 from hpt_mlflow.tracking.runs.stage_run import StageRun
+from hpt_mlflow.tracking.tags import PREDICTIONS_FILE
 
 QUERIES = 8
 NEIGHBOURS_SHOWN = 7

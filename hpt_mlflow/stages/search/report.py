@@ -19,6 +19,7 @@ from hpt_mlflow.report.tuning_figures import (
 )
 from hpt_mlflow.settings import TuneSettings
 from hpt_mlflow.stages.search.setup import TrialSetup
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.runs.stage_run import StageRun
 from hpt_mlflow.tuning.effects import common_step, interactions, main_effects
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, TrialRecord, best_trial
@@ -63,7 +64,7 @@ class TuneReport:
             figures["tune/steps"] = self.study.spent_steps()
             self.run.metrics(figures | ({"tune/best_score": best.score} if best else {}), len(ended))
         if best:
-            self.run.tags({"hpt.augment": best.name})
+            self.run.tags({tag.AUGMENT: best.name})
         if time.monotonic() - self._drawn > REDRAW_SECONDS:
             self.draw(trials)
         return trials

@@ -24,6 +24,7 @@ from hpt_mlflow.signals import signals_as_requests
 from hpt_mlflow.stages.processes.children import be_child
 from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.stages.search.setup import TrialSetup, set_up_trials
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.models.store import find_model
 from hpt_mlflow.tracking.runs.search_runs import worker_name
@@ -125,20 +126,20 @@ def _see_through(run: StageRun, setup: TrialSetup, study: SharedSearch, trial: T
         score, why = _train(run, setup, study, trial, job)
     except KeyboardInterrupt:
         study.give_up(trial, INTERRUPTED_REASON, count=False)
-        run.tags({"hpt.trial_state": "interrupted"})
+        run.tags({tag.TRIAL_STATE: "interrupted"})
         raise
     # Torch's own errors, such as too little memory, are of this trial as well.
     except (HptError, RuntimeError) as error:
         study.end(trial, TrialState.FAIL, reason=one_line(error))
-        run.tags({"hpt.trial_state": FAILED, "hpt.reason": one_line(error)})
+        run.tags({tag.TRIAL_STATE: FAILED, tag.REASON: one_line(error)})
         raise HptError(one_line(error)) from error
     if score is None:
         study.give_up(trial, why, count=False)
-        run.tags({"hpt.trial_state": "interrupted", "hpt.reason": why})
+        run.tags({tag.TRIAL_STATE: "interrupted", tag.REASON: why})
         raise EndedEarly
     wanted = TrialState.PRUNED if why else TrialState.COMPLETE
     state, why = study.end(trial, wanted, score, why, again=why in (BUDGET_STEPS, BUDGET_MINUTES))
-    run.tags({"hpt.trial_state": STATES[state], "hpt.reason": why})
+    run.tags({tag.TRIAL_STATE: STATES[state], tag.REASON: why})
     if state == TrialState.FAIL:
         raise HptError(why)
     if state == TrialState.PRUNED:
@@ -154,14 +155,14 @@ def _introduce(run: StageRun, setup: TrialSetup, trial: Trial, job: Job) -> None
     plan, subset = setup.plan, setup.plan.subset
     run.tags(
         {
-            "hpt.stage": "trial",
-            "hpt.study": job.study,
-            "hpt.trial": trial.number,
-            "hpt.trial_state": "running",
-            "hpt.chain": " > ".join((*setup.start.chain, setup.dataset.name)),
-            "hpt.parent_model": setup.start.parent,
-            "hpt.augment": ",".join(subset) or "none",
-            "hpt.dataset_digest": setup.dataset.digest,
+            tag.STAGE: "trial",
+            tag.STUDY: job.study,
+            tag.TRIAL: trial.number,
+            tag.TRIAL_STATE: "running",
+            tag.CHAIN: " > ".join((*setup.start.chain, setup.dataset.name)),
+            tag.PARENT_MODEL: setup.start.parent,
+            tag.AUGMENT: ",".join(subset) or "none",
+            tag.DATASET_DIGEST: setup.dataset.digest,
         }
     )
     changed = format_strengths(plan.strengths)

@@ -19,7 +19,8 @@ from hpt_mlflow.stages.evaluate import addresses_of, evaluation_identity
 from hpt_mlflow.stages.processes.children import Children, be_child, children
 from hpt_mlflow.stages.processes.device import device_in_turn
 from hpt_mlflow.stages.training.resolve import identify
-from hpt_mlflow.tracking.identity import PARENT_TAG, Identity
+from hpt_mlflow.tracking import tags as tag
+from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.runs.finished import finished_run
 
 POLL_SECONDS = 0.2
@@ -147,7 +148,7 @@ def _found(job: Job, said: dict[str, Any], place: Workplace) -> Done | None:
     if run is None:
         return None
     # What an interrupted study had done itself is its own.
-    return Done(run.info.run_id, run.data.tags.get("hpt.model", ""), run.data.tags.get(PARENT_TAG) != place.run_id)
+    return Done(run.info.run_id, run.data.tags.get(tag.MODEL, ""), run.data.tags.get(tag.PARENT_RUN) != place.run_id)
 
 
 def _identity(job: Job, said: dict[str, Any], datasets: Mapping[str, Dataset]) -> Identity:

@@ -24,12 +24,14 @@ from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.stages.result import StageResult, read_result, result_of
 from hpt_mlflow.stages.training.prepare import Work, prepare
 from hpt_mlflow.stages.training.resolve import Start, identify
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.delivery.entries import VERSION_PLACEHOLDER
 from hpt_mlflow.tracking.models.seen_images import log_seen_images
-from hpt_mlflow.tracking.models.store import check_may_register, check_names, log_backbone, milestone_name
+from hpt_mlflow.tracking.models.store import check_may_register, check_names, log_backbone
 from hpt_mlflow.tracking.runs.dataset_input import log_dataset
 from hpt_mlflow.tracking.runs.earlier import earlier_run
 from hpt_mlflow.tracking.runs.stage_run import StageRun, current_run_id, stage_run
+from hpt_mlflow.tracking.tags import milestone_name
 from hpt_mlflow.training.loop import Trainer
 
 # What the first process tells the others before the work begins.
@@ -76,7 +78,7 @@ def _lead(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
         work = prepare(stage, settings, start, dataset, group, earlier)
         with stage_run(work.run_name, identity, earlier) as run:
             counts = {}
-            if earlier is None or "settings/precision" not in earlier.run.data.params:
+            if earlier is None or tag.setting_param("precision") not in earlier.run.data.params:
                 counts = _introduce(run, work)
             if earlier:
                 _say_where_it_goes_on(run, work)
@@ -113,7 +115,7 @@ def _say_where_it_goes_on(run: StageRun, work: Work) -> None:
     repeated = max((logged for logged, _ in run.history), default=0) - step
     again = f"; {repeated} steps are done again" if repeated > 0 else ""
     print(f"{work.title}: goes on with run {run.run_id} at step {step} of {work.plan.steps}{again}", file=sys.stderr)
-    run.tags({"hpt.resumed_at": step})
+    run.tags({tag.RESUMED_AT: step})
 
 
 def _train(run: StageRun, work: Work) -> tuple[list[tuple[int, dict[str, float]]], bool]:

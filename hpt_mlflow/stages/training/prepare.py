@@ -22,6 +22,7 @@ from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.training.milestones import parse_milestones
 from hpt_mlflow.stages.training.resolve import Start, fit_plan, make_plan, split_for
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.runs.earlier import Earlier
 from hpt_mlflow.tracking.runs.states import newest_state
 from hpt_mlflow.training.arithmetic import Arithmetic, choose_arithmetic
@@ -138,8 +139,8 @@ def _choose_arithmetic(
     chosen = None
     if group.first:
         began = earlier.run.data.params if earlier else {}
-        precision = began.get("settings/precision", settings.precision)
-        compiled = {"True": "on", "False": "off"}.get(began.get("settings/compile", ""), settings.compile)
+        precision = began.get(tag.setting_param("precision"), settings.precision)
+        compiled = {"True": "on", "False": "off"}.get(began.get(tag.setting_param("compile"), ""), settings.compile)
         share = plan.batch_size // group.size
         chosen = choose_arithmetic(precision, compiled, start.backbone, start.image_size, share, plan.steps, device)
     return Arithmetic(**group.share(asdict(chosen) if chosen else None))
@@ -154,18 +155,18 @@ def _channel_statistics(images: Images, group: Group) -> ChannelStatistics:
 
 def _tags(stage: str, chain: tuple[str, ...], plan: Plan, start: Start, dataset: Dataset) -> dict[str, str]:
     tags = {
-        "hpt.stage": stage,
-        "hpt.method": plan.method,
-        "hpt.chain": " > ".join(chain),
-        "hpt.update": plan.update,
-        "hpt.augment": ",".join(plan.subset) or "none",
-        "hpt.dataset_digest": dataset.digest,
+        tag.STAGE: stage,
+        tag.METHOD: plan.method,
+        tag.CHAIN: " > ".join(chain),
+        tag.UPDATE: plan.update,
+        tag.AUGMENT: ",".join(plan.subset) or "none",
+        tag.DATASET_DIGEST: dataset.digest,
     }
     if changed := format_strengths(plan.strengths):
-        tags["hpt.strengths"] = changed
+        tags[tag.STRENGTHS] = changed
     if start.weights:
         return tags | start.weights
-    return tags | ({"hpt.parent_model": start.parent} if start.parent else {})
+    return tags | ({tag.PARENT_MODEL: start.parent} if start.parent else {})
 
 
 def _params(

@@ -20,14 +20,14 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.files import replacing
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import keep_secrets
 from hpt_mlflow.tracking.delivery.spool import Entry
+from hpt_mlflow.tracking.tags import STATE_FOLDERS
 from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE, read_description
 
 # MLflow's limit on metrics in a batch is 1000.
 BATCH = 900
-STATE_FOLDERS = ("training_state/0", "training_state/1")
-HEARTBEAT_TAG = "hpt.heartbeat"
 # Stands in a description for the address of the version that is being registered.
 VERSION_PLACEHOLDER = "{{registered version}}"
 MODEL_FILE = "MLmodel"
@@ -76,7 +76,7 @@ class Delivery:
 
     def heartbeat(self) -> None:
         """Say that the run is being worked on."""
-        self._client.set_tag(self.run_id, HEARTBEAT_TAG, str(int(time.time())))
+        self._client.set_tag(self.run_id, tag.HEARTBEAT, str(int(time.time())))
 
     def metrics(self, values: Iterable[Sequence[Any]]) -> None:
         """Log metrics: name, value, timestamp in milliseconds, step, and the model that they belong to or None."""
@@ -84,7 +84,7 @@ class Delivery:
             Metric(name, value, timestamp, step, model_id=self._model_id(model) if model else None, run_id=self.run_id)
             for name, value, timestamp, step, model in values
         ]
-        beat = [RunTag(HEARTBEAT_TAG, str(int(time.time())))]
+        beat = [RunTag(tag.HEARTBEAT, str(int(time.time())))]
         for start in range(0, len(metrics), BATCH):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + BATCH], tags=beat)
 
@@ -138,7 +138,7 @@ class Delivery:
             self._client.set_registered_model_alias(name, payload["alias"], version)
         address = f"models:/{name}/{version}"
         description = payload["description"].replace(VERSION_PLACEHOLDER, address)
-        tags = [RunTag("hpt.model", address), RunTag("mlflow.note.content", description)]
+        tags = [RunTag(tag.MODEL, address), RunTag(tag.DESCRIPTION, description)]
         self._client.log_batch(self.run_id, tags=tags)
         return address
 

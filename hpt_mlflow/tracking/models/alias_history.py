@@ -20,8 +20,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError, valid_unicode
+from hpt_mlflow.tracking import tags as tag
 
-HISTORY_TAG = "hpt.promotion."
 CHAMPION = "champion"
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 # How often an alias is read back while others move it too.
@@ -76,7 +76,7 @@ def alias_version(model: RegisteredModel | None, alias: str) -> str:
 
 def moves(model: RegisteredModel | None, alias: str) -> list[Move]:
     """The history of an alias, oldest first; tags that were written over by hand are left out."""
-    prefix = f"{HISTORY_TAG}{alias}."
+    prefix = f"{tag.PROMOTION_PREFIX}{alias}."
     names = {field.name for field in fields(Move)} - {"time"}
     found = []
     for key, text in (model.tags if model else {}).items():
@@ -111,7 +111,7 @@ def move_alias(name: str, alias: str, move: Move) -> Move:
         MlflowException: the server refuses, or does not answer.
     """
     client = MlflowClient()
-    key = f"{HISTORY_TAG}{alias}.{move.time}"
+    key = f"{tag.PROMOTION_PREFIX}{alias}.{move.time}"
     entry = {field: value for field, value in asdict(move).items() if field != "time" and value not in ("", None)}
     client.set_registered_model_tag(name, key, json.dumps(entry))
     try:

@@ -9,12 +9,11 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.certainty import Comparison
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import reason
 from hpt_mlflow.tracking.models.alias_history import Move, alias_version, move_alias, moves, next_time, registered_model
-from hpt_mlflow.tracking.models.evaluations import PARENT_TAG, Evaluation, exists, same_model, split_version
+from hpt_mlflow.tracking.models.evaluations import Evaluation, exists, same_model, split_version
 from hpt_mlflow.tracking.models.lineage import chain_of_addresses
-
-REPLACED_TAG, REPLACED_BY_TAG, FORCED_TAG = "hpt.replaced", "hpt.replaced_by", "hpt.forced"
 
 
 @dataclass
@@ -67,7 +66,7 @@ def carry_out(promotion: Promotion, alias: str, move: Move, classifier: str) -> 
             before = f"models:/{classifier_name}/{before}" if before else ""
             _mark(Promotion(classifier, before, "", promotion.evaluation), own, newest_classifier)
     else:
-        promotion.notes += _left_behind(f"{name}-classifier", alias, promotion.address)
+        promotion.notes += _left_behind(f"{name}{tag.CLASSIFIER_SUFFIX}", alias, promotion.address)
     if newest != move:
         raise HptError(
             f"alias: {promotion.address} was promoted, but models:/{name}/{newest.version} was at the same time by "
@@ -87,26 +86,26 @@ def _mark(promotion: Promotion, move: Move, newest: Move) -> None:
     client = MlflowClient()
     name = split_version(promotion.address)[0]
     evaluation = promotion.evaluation
-    tags = {"hpt.promoted": move.time, "hpt.promoted_by": move.by}
+    tags = {tag.PROMOTED: move.time, tag.PROMOTED_BY: move.by}
     if not move.back:
-        tags["hpt.lineage"] = " > ".join(chain_of_addresses(promotion.address))
+        tags[tag.LINEAGE] = " > ".join(chain_of_addresses(promotion.address))
     if evaluation:
         tags |= {
-            "hpt.metric": evaluation.metric,
-            "hpt.value": f"{evaluation.primary.value:.6g}",
-            "hpt.interval": move.interval,
-            "hpt.test_digest": evaluation.test_digest,
+            tag.METRIC: evaluation.metric,
+            tag.VALUE: f"{evaluation.primary.value:.6g}",
+            tag.INTERVAL: move.interval,
+            tag.TEST_DIGEST: evaluation.test_digest,
             # `hpt.dataset_digest` is that of the images that the version was trained on.
-            "hpt.test_dataset_digest": evaluation.dataset_digest,
-            "hpt.decisive_evaluation": evaluation.run_id,
+            tag.TEST_DATASET_DIGEST: evaluation.dataset_digest,
+            tag.DECISIVE_EVALUATION: evaluation.run_id,
         }
     if move.forced or move.reason:
-        tags[FORCED_TAG] = f"{move.by} at {move.time}: {move.reason} (against: {move.forced or 'nothing'})"
-    stale = [] if move.back or FORCED_TAG in tags else [FORCED_TAG]
+        tags[tag.FORCED] = f"{move.by} at {move.time}: {move.reason} (against: {move.forced or 'nothing'})"
+    stale = [] if move.back or tag.FORCED in tags else [tag.FORCED]
     if newest == move:
-        stale += [REPLACED_TAG, REPLACED_BY_TAG]
+        stale += [tag.REPLACED, tag.REPLACED_BY]
     else:
-        tags |= {REPLACED_TAG: newest.time, REPLACED_BY_TAG: f"models:/{name}/{newest.version}"}
+        tags |= {tag.REPLACED: newest.time, tag.REPLACED_BY: f"models:/{name}/{newest.version}"}
     try:
         there = client.get_model_version(name, move.version).tags
         for key in stale:
@@ -115,7 +114,7 @@ def _mark(promotion: Promotion, move: Move, newest: Move) -> None:
         for key, value in tags.items():
             client.set_model_version_tag(name, move.version, key, value)
         if promotion.before and exists(promotion.before):
-            for key, value in ((REPLACED_TAG, move.time), (REPLACED_BY_TAG, promotion.address)):
+            for key, value in ((tag.REPLACED, move.time), (tag.REPLACED_BY, promotion.address)):
                 client.set_model_version_tag(*split_version(promotion.before), key, value)
     except MlflowException as error:
         promotion.notes.append(f"the alias has moved, but not all tags could be set ({reason(error)})")
@@ -127,7 +126,7 @@ def _left_behind(name: str, alias: str, backbone: str) -> list[str]:
     address = f"models:/{name}/{version}"
     if not version or not exists(address):
         return []
-    parent = MlflowClient().get_model_version(name, version).tags.get(PARENT_TAG, "an unknown model")
+    parent = MlflowClient().get_model_version(name, version).tags.get(tag.PARENT_MODEL, "an unknown model")
     if parent in same_model(backbone):
         return []
     return [f"the {alias} of {name} stays {address}, which was made on {parent}"]

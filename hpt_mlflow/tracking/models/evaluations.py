@@ -17,14 +17,9 @@ from mlflow.tracking import MlflowClient
 from hpt_mlflow.data.contents import VERSION
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.interval import Interval
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import tracking_errors
 
-PREDICTIONS_FILE = "predictions.safetensors"
-# On a classifier's version: the evaluation that it came from, and the backbone that it stands on.
-EVALUATION_TAG = "hpt.evaluation"
-PARENT_TAG = "hpt.parent_model"
-# By which version of `data.contents` an evaluation told images apart.
-CONTENTS_TAG = "hpt.contents"
 # A copy of a copy of a copy; more is a circle.
 LONGEST_TRAIL = 20
 
@@ -76,8 +71,8 @@ class Evaluation:
 
     def command(self, model: str) -> str:
         """The command that evaluates another model in the same way."""
-        words = ["hpt", "evaluate", "--model", model, "--data", self.params.get("settings/data", "FOLDER")]
-        if (seed := self.params.get("settings/split_seed", "0")) != "0":
+        words = ["hpt", "evaluate", "--model", model, "--data", self.params.get(tag.setting_param("data"), "FOLDER")]
+        if (seed := self.params.get(tag.setting_param("split_seed"), "0")) != "0":
             words += ["--split-seed", seed]
         if self.protocol not in ("", "fast"):
             words += ["--protocol", self.protocol]
@@ -90,10 +85,10 @@ def finished_evaluations(model: str | None = None) -> list[Evaluation]:
     Args:
         model: only those of the model at this very address.
     """
-    of_model = f" and tags.`{PARENT_TAG}` = '{model}'" if model else ""
+    of_model = f" and tags.`{tag.PARENT_MODEL}` = '{model}'" if model else ""
     runs = mlflow.search_runs(
         [experiment.experiment_id for experiment in mlflow.search_experiments()],
-        f"tags.`hpt.stage` = 'evaluate' and attributes.status = 'FINISHED'{of_model}",
+        f"tags.`{tag.STAGE}` = 'evaluate' and attributes.status = 'FINISHED'{of_model}",
         order_by=["attributes.start_time DESC"],
         output_format="list",
     )
@@ -123,7 +118,7 @@ def evaluation_behind(address: str) -> str:
     if not is_version(address):
         return ""
     version = MlflowClient().get_model_version(*split_version(address))
-    return str(version.tags.get(EVALUATION_TAG, ""))
+    return str(version.tags.get(tag.EVALUATION, ""))
 
 
 def same_model(address: str) -> list[str]:
@@ -200,14 +195,14 @@ def _evaluation(run: Run) -> Evaluation:
     tags = run.data.tags
     return Evaluation(
         run_id=run.info.run_id,
-        model=tags.get(PARENT_TAG, ""),
-        chain=tags.get("hpt.chain", ""),
+        model=tags.get(tag.PARENT_MODEL, ""),
+        chain=tags.get(tag.CHAIN, ""),
         dataset=dataset_input(run)[0],
-        dataset_digest=tags.get("hpt.dataset_digest", ""),
-        test_digest=tags.get("hpt.test_digest", "") if tags.get(CONTENTS_TAG) == str(VERSION) else "",
-        metric=tags.get("hpt.metric", "test/accuracy"),
-        protocol=tags.get("hpt.protocol", ""),
-        classifier=tags.get("hpt.classifier", ""),
+        dataset_digest=tags.get(tag.DATASET_DIGEST, ""),
+        test_digest=tags.get(tag.TEST_DIGEST, "") if tags.get(tag.CONTENTS) == str(VERSION) else "",
+        metric=tags.get(tag.METRIC, "test/accuracy"),
+        protocol=tags.get(tag.PROTOCOL, ""),
+        classifier=tags.get(tag.CLASSIFIER, ""),
         started=run.info.start_time,
         metrics=dict(run.data.metrics),
         params=dict(run.data.params),
@@ -244,6 +239,6 @@ def _described(evaluation: Evaluation) -> str:
 def evaluate_command(address: str, like: Iterable[Evaluation]) -> str:
     """The command that makes a model comparable with what these evaluations judged."""
     behind = evaluation_behind(address)
-    model = MlflowClient().get_run(behind).data.tags.get(PARENT_TAG, address) if behind else address
+    model = MlflowClient().get_run(behind).data.tags.get(tag.PARENT_MODEL, address) if behind else address
     newest = next(iter(like), None)
     return newest.command(model) if newest else f"hpt evaluate --model {model} --data LABELLED_FOLDER"

@@ -11,10 +11,9 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.models.evaluations import (
-    EVALUATION_TAG,
-    PARENT_TAG,
     Evaluation,
     dataset_input,
     evaluations_of,
@@ -145,11 +144,11 @@ def _node(address: str, with_evaluations: bool) -> Node:
     if run:
         # What the run says comes first: tags of a version can be written over.
         tags = {**tags, **run.data.tags}
-    params = {name.removeprefix("settings/"): value for name, value in (run.data.params if run else {}).items()}
-    if "hpt.protocol" in tags:
-        params["protocol"] = tags["hpt.protocol"]
+    params = {name.removeprefix(tag.SETTINGS_PREFIX): value for name, value in (run.data.params if run else {}).items()}
+    if tag.PROTOCOL in tags:
+        params["protocol"] = tags[tag.PROTOCOL]
     name, sizes = dataset_input(run) if run else ("", {})
-    is_classifier = EVALUATION_TAG in tags
+    is_classifier = tag.EVALUATION in tags
     start, ends, unknown = _start(tags, params, run)
     split_seed = None
     with suppress(KeyError, ValueError):
@@ -157,13 +156,13 @@ def _node(address: str, with_evaluations: bool) -> Node:
     return Node(
         address=address,
         aliases=aliases,
-        stage="evaluate" if is_classifier else tags.get("hpt.stage", ""),
+        stage="evaluate" if is_classifier else tags.get(tag.STAGE, ""),
         run_id=run.info.run_id if run else None,
-        dataset_name=name or tags.get("hpt.chain", "").rpartition(" > ")[2],
-        dataset_digest=tags.get("hpt.dataset_digest", ""),
+        dataset_name=name or tags.get(tag.CHAIN, "").rpartition(" > ")[2],
+        dataset_digest=tags.get(tag.DATASET_DIGEST, ""),
         sizes=sizes,
         split_seed=split_seed,
-        update=tags.get("hpt.update", ""),
+        update=tags.get(tag.UPDATE, ""),
         method={key: params[key] for key in METHOD if params.get(key, "None") != "None"},
         validation=run.data.metrics.get("knn/val_accuracy") if run and not is_classifier else None,
         evaluations=_newest_of_each(evaluations_of(address)) if with_evaluations and not copied_from else (),
@@ -188,7 +187,7 @@ def _model(client: MlflowClient, address: str) -> tuple[tuple[str, ...], dict[st
     source = version.source or ""
     if is_version(source) and exists(source):
         return own, dict(version.tags), source, None
-    run_id = version.tags.get(EVALUATION_TAG) or version.run_id
+    run_id = version.tags.get(tag.EVALUATION) or version.run_id
     if not run_id:
         model_id = next((part for part in source.split("/") if part.startswith("m-")), None)
         with suppress(MlflowException):
@@ -210,16 +209,16 @@ def _run(client: MlflowClient, run_id: str | None) -> Run | None:
 
 def _start(tags: Mapping[str, Any], params: Mapping[str, str], run: Run | None) -> tuple[str, bool, str]:
     """What a stage started from, whether that is where the chain ends, and why it is not known what is behind it."""
-    if parent := tags.get(PARENT_TAG):
+    if parent := tags.get(tag.PARENT_MODEL):
         return parent, False, ""
-    if weights := tags.get("hpt.weights"):
-        digest = tags.get("hpt.weights_sha256", "")
-        said = [tags.get("hpt.weights_format", ""), f"sha256 {digest[:12]}" if digest else ""]
+    if weights := tags.get(tag.WEIGHTS):
+        digest = tags.get(tag.WEIGHTS_SHA256, "")
+        said = [tags.get(tag.WEIGHTS_FORMAT, ""), f"sha256 {digest[:12]}" if digest else ""]
         details = ", ".join(filter(None, said))
         return f"imported weights {weights}" + (f" ({details})" if details else ""), True, ""
-    if tags.get("hpt.stage") == "pretrain":
+    if tags.get(tag.STAGE) == "pretrain":
         return (f"random weights (seed {params['seed']})" if "seed" in params else "random weights"), True, ""
-    if tags.get("hpt.stage") == "import":
+    if tags.get(tag.STAGE) == "import":
         return "imported weights", True, ""
     unknown = "weights of unknown origin" if run else "weights of unknown origin: its run is gone"
     return unknown, True, unknown

@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 from hpt_mlflow.errors import HptError, valid_unicode
 from hpt_mlflow.evaluation.certainty import Comparison
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.addresses import concrete_uri
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.models.alias_history import (
@@ -38,8 +39,8 @@ from hpt_mlflow.tracking.models.evaluations import (
 )
 from hpt_mlflow.tracking.models.predictions import compare_evaluations
 from hpt_mlflow.tracking.models.store import check_names
+from hpt_mlflow.tracking.tags import CLASSIFIER_SUFFIX
 
-CLASSIFIER = "-classifier"
 # Figures are quotients: what is equal must not be worse by its last digit.
 ROUNDING = 1e-12
 
@@ -97,7 +98,7 @@ def promote(
             notes.append(f"its classifier {classifier} is deleted")
             classifier = ""
         if classifier and to:
-            classifier = _copy(classifier, to + CLASSIFIER)
+            classifier = _copy(classifier, to + CLASSIFIER_SUFFIX)
         return carry_out(Promotion(address, before, "", evaluation, comparison, notes), alias, move, classifier)
 
 
@@ -171,7 +172,7 @@ def _judge(address: str, before: str, margin: float) -> tuple[str, Evaluation | 
         if not before:
             return "", newest, None
         # What the champion was chosen on is not to be exchanged for a test that suits the candidate.
-        preferred = MlflowClient().get_model_version(*split_version(before)).tags.get("hpt.test_digest", "")
+        preferred = MlflowClient().get_model_version(*split_version(before)).tags.get(tag.TEST_DIGEST, "")
         champions, candidates = common_evaluations(before, address, preferred)
         comparison = compare_evaluations(champions, candidates)
     except HptError as error:

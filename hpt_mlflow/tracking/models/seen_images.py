@@ -17,8 +17,7 @@ from hpt_mlflow.data.dataset import MOST, Dataset, evenly_spaced
 from hpt_mlflow.errors import one_line
 from hpt_mlflow.tracking.connection import reason
 from hpt_mlflow.tracking.runs.stage_run import StageRun
-
-FILE = "seen_images.safetensors"
+from hpt_mlflow.tracking.tags import SEEN_IMAGES_FILE
 
 
 class SeenImages(NamedTuple):
@@ -49,9 +48,9 @@ def log_seen_images(run: StageRun, dataset: Dataset, seen: np.ndarray) -> None:
     kept = {"contents": contents[contents != UNKNOWN], "share": share}
 
     def fill(folder: Path) -> None:
-        safetensors.numpy.save_file(kept, folder / FILE, {"version": str(VERSION)})
+        safetensors.numpy.save_file(kept, folder / SEEN_IMAGES_FILE, {"version": str(VERSION)})
 
-    run.tell("artifacts", {"files": [FILE]}, fill)
+    run.tell("artifacts", {"files": [SEEN_IMAGES_FILE]}, fill)
 
 
 def seen_images(run_id: str) -> SeenImages:
@@ -62,15 +61,15 @@ def seen_images(run_id: str) -> SeenImages:
     """
     with tempfile.TemporaryDirectory() as temporary:
         try:
-            file = MlflowClient().download_artifacts(run_id, FILE, temporary)
+            file = MlflowClient().download_artifacts(run_id, SEEN_IMAGES_FILE, temporary)
             with safetensors.safe_open(file, "numpy") as opened:
                 if (opened.metadata() or {}).get("version") != str(VERSION):
                     raise NotKeptError(f"run {run_id} was made by another version of hpt_mlflow")
                 contents, share = opened.get_tensor("contents"), float(opened.get_tensor("share").item())
         except MlflowException as error:
-            raise NotKeptError(f"{FILE} of run {run_id} is not there ({reason(error)})") from error
+            raise NotKeptError(f"{SEEN_IMAGES_FILE} of run {run_id} is not there ({reason(error)})") from error
         except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
-            raise NotKeptError(f"{FILE} of run {run_id} cannot be read ({one_line(error)})") from error
+            raise NotKeptError(f"{SEEN_IMAGES_FILE} of run {run_id} cannot be read ({one_line(error)})") from error
     if contents.dtype != np.int64 or contents.ndim != 1 or not 0 < share <= 1:
-        raise NotKeptError(f"{FILE} of run {run_id} is damaged")
+        raise NotKeptError(f"{SEEN_IMAGES_FILE} of run {run_id} is damaged")
     return SeenImages(contents, share)

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.checkpoint import BackboneCard, copy_to_cpu, load_backbone, save_backbone
 from hpt_mlflow.models.classifier import ClassifierCard, save_classifier
-from hpt_mlflow.tracking.addresses import MILESTONE, concrete_uri, model_id_of
+from hpt_mlflow.tracking.addresses import concrete_uri, model_id_of
 from hpt_mlflow.tracking.connection import reason, tracking_errors
 from hpt_mlflow.tracking.runs.stage_run import StageRun
+from hpt_mlflow.tracking.tags import CLASSIFIER_NAME, milestone_name
 
 LOADER_MODULE = "hpt_mlflow.serving"
-CLASSIFIER = "classifier"
 REFUSALS = frozenset(["PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"])
 SERVING_PACKAGES = ("torch", "torchvision", "safetensors", "pillow", "numpy", "pandas", "click")
 
@@ -70,7 +70,7 @@ def log_classifier(
     classifier: ClassifierCard,
     tags: dict[str, str],
 ) -> Future[str]:
-    """Keep a backbone with a linear head as a LoggedModel of a run, under `CLASSIFIER`.
+    """Keep a backbone with a linear head as a LoggedModel of a run, under `CLASSIFIER_NAME`.
 
     Args:
         head: see `models.classifier.save_classifier`.
@@ -88,7 +88,7 @@ def log_classifier(
     label = ColSpec(DataType.string, "label")
     one: list[ColSpec | TensorSpec] = [label, ColSpec(DataType.double, "probability"), by_name]
     several: list[ColSpec | TensorSpec] = [ColSpec(Array(DataType.string), "labels"), by_name]
-    return _log_model(run, CLASSIFIER, card, tags, Schema(several if classifier.multilabel else one), save)
+    return _log_model(run, CLASSIFIER_NAME, card, tags, Schema(several if classifier.multilabel else one), save)
 
 
 def _log_model(
@@ -114,11 +114,6 @@ def _log_model(
 
     params = {"arch": card.arch, "image_size": str(card.image_size), "chain": " > ".join(card.chain)}
     return run.tell("model", {"name": name, "step": card.step, "params": params, "tags": tags}, fill)
-
-
-def milestone_name(step: int) -> str:
-    """What the LoggedModel of a step is called."""
-    return f"{MILESTONE}{step}"
 
 
 def check_may_register(model_name: str) -> None:

@@ -14,6 +14,7 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import valid_unicode
+from hpt_mlflow.tracking import tags as tag
 
 
 class UriSource(DatasetSource):
@@ -92,5 +93,5 @@ def log_dataset(run_id: str, dataset: Dataset, split: Split, statistics: Channel
         context: what it is for: `training` or `evaluation`.
     """
     described = ImageDataset(dataset, split, statistics)._to_mlflow_entity()
-    tags = [InputTag("mlflow.data.context", context)]
+    tags = [InputTag(tag.DATA_CONTEXT, context)]
     MlflowClient().log_inputs(run_id, [DatasetInput(described, tags)])

@@ -17,11 +17,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError, differences
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import tracking_errors
-from hpt_mlflow.tracking.delivery.entries import HEARTBEAT_TAG
 from hpt_mlflow.tracking.delivery.spool import Owner, Spool, SpoolBusyError, is_at_work, read_owner, spool_folder
 from hpt_mlflow.tracking.delivery.sync import drain
-from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, HOST_TAG, IDENTITY_TAG, PARENT_TAG, Identity
+from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.runs.nesting import experiment_id_here
 
 # A run without a heartbeat for so long is not being worked on.
@@ -83,18 +83,18 @@ def is_alive(run: Run) -> bool:
 
 def heartbeat_age_seconds(run: Run) -> float:
     """Seconds since a process last said that it works on a run."""
-    return time.time() - float(run.data.tags.get(HEARTBEAT_TAG) or 0)
+    return time.time() - float(run.data.tags.get(tag.HEARTBEAT) or 0)
 
 
 def _find(identity: Identity, parent: str | None) -> Earlier | None:
     client = MlflowClient()
     runs = client.search_runs(
         [experiment_id_here()],
-        f"tags.`{FINGERPRINT_TAG}` = '{identity.fingerprint}'",
+        f"tags.`{tag.FINGERPRINT}` = '{identity.fingerprint}'",
         order_by=["attributes.start_time DESC"],
     )
     for run in runs:
-        if run.data.tags.get(PARENT_TAG) != parent:
+        if run.data.tags.get(tag.PARENT_RUN) != parent:
             continue
         # What was done once is not taken up again from an older attempt.
         if run.info.status == "FINISHED":
@@ -104,7 +104,7 @@ def _find(identity: Identity, parent: str | None) -> Earlier | None:
                 "the run %s (%s) does the same work on %s; another one is started beside it",
                 run.info.run_id,
                 run.info.run_name,
-                run.data.tags.get(HOST_TAG),
+                run.data.tags.get(tag.HOST),
             )
             continue
         try:
@@ -120,21 +120,21 @@ def _named(identity: Identity, run_id: str) -> Earlier:
         run = client.get_run(run_id)
     except MlflowException as error:
         raise HptError(f"resume: there is no run {run_id!r}; hpt runs lists those that can be continued") from error
-    theirs = run.data.tags.get(IDENTITY_TAG)
+    theirs = run.data.tags.get(tag.IDENTITY)
     if theirs is None:
         raise HptError(f"resume: {run_id} is no run of a stage that goes on (pretrain, adapt, main, study)")
     try:
         there, here = json.loads(theirs), json.loads(identity.text)
     except ValueError as error:
         raise HptError(
-            f"resume: the tag {IDENTITY_TAG} of {run_id} is damaged; start anew with resume=never"
+            f"resume: the tag {tag.IDENTITY} of {run_id} is damaged; start anew with resume=never"
         ) from error
     if different := differences(here, there):
         raise HptError(f"resume: {run_id} did other work; here {', '.join(different)}")
     if run.info.status == "FINISHED":
-        raise HptError(f"resume: {run_id} is finished; its model is {run.data.tags.get('hpt.model')}")
+        raise HptError(f"resume: {run_id} is finished; its model is {run.data.tags.get(tag.MODEL)}")
     if is_still_alive(client, run):
-        raise HptError(f"resume: {run_id} is being worked on, on {run.data.tags.get(HOST_TAG)}")
+        raise HptError(f"resume: {run_id} is being worked on, on {run.data.tags.get(tag.HOST)}")
     return take_up(client, run)
 
 
@@ -144,12 +144,12 @@ def is_still_alive(client: MlflowClient, run: Run) -> bool:
         return False
     if _has_spool_here(run):
         return True
-    last = run.data.tags.get(HEARTBEAT_TAG)
-    log.warning("the run %s was at work on %s a moment ago; waiting to see", run.info.run_id, run.data.tags[HOST_TAG])
+    last = run.data.tags.get(tag.HEARTBEAT)
+    log.warning("the run %s was at work on %s a moment ago; waiting to see", run.info.run_id, run.data.tags[tag.HOST])
     while heartbeat_age_seconds(run) < STALE_SECONDS:
         time.sleep(min(5.0, STALE_SECONDS))
         run = client.get_run(run.info.run_id)
-        if run.data.tags.get(HEARTBEAT_TAG) != last or run.info.status != "RUNNING":
+        if run.data.tags.get(tag.HEARTBEAT) != last or run.info.status != "RUNNING":
             return run.info.status == "RUNNING"
     return False
 

@@ -7,9 +7,9 @@ import re
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import tracking_errors
-from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, Identity
-from hpt_mlflow.tracking.models.evaluations import PARENT_TAG as MODEL_BEFORE_TAG
+from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.models.evaluations import exists, find_version
 from hpt_mlflow.tracking.runs.nesting import experiment_id_here
 
@@ -25,7 +25,7 @@ def finished_run(identity: Identity) -> Run | None:
     with tracking_errors("cannot look for finished runs"):
         found = MlflowClient().search_runs(
             [experiment_id_here()],
-            f"tags.`{FINGERPRINT_TAG}` = '{identity.fingerprint}' and attributes.status = 'FINISHED'",
+            f"tags.`{tag.FINGERPRINT}` = '{identity.fingerprint}' and attributes.status = 'FINISHED'",
             order_by=["attributes.start_time DESC"],
         )
         return next((run for run in found if _is_whole(run)), None)
@@ -46,9 +46,9 @@ def run_of(run_id: str) -> Run:
 
 def _is_whole(run: Run) -> bool:
     tags = run.data.tags
-    if _is_newer(tags.get(MODEL_BEFORE_TAG, ""), run):
+    if _is_newer(tags.get(tag.PARENT_MODEL, ""), run):
         return False
-    return tags.get("hpt.stage") == "evaluate" or _has_made(run, tags.get("hpt.model", ""))
+    return tags.get(tag.STAGE) == "evaluate" or _has_made(run, tags.get(tag.MODEL, ""))
 
 
 def _has_made(run: Run, address: str) -> bool:

@@ -14,9 +14,9 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.signals import end_with_parent, is_running, termination_as_interrupt
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery.spool import SpoolBusyError
-from hpt_mlflow.tracking.identity import PARENT_TAG
 from hpt_mlflow.tracking.models.evaluations import is_version, split_version
 from hpt_mlflow.tracking.runs.earlier import (
     STALE_SECONDS,
@@ -121,7 +121,7 @@ def was_made_in(version: str, run_id: str) -> bool:
     client = MlflowClient()
     with suppress(MlflowException):
         made_by = client.get_model_version(*split_version(version)).run_id or ""
-        return bool(made_by) and client.get_run(made_by).data.tags.get(PARENT_TAG) == run_id
+        return bool(made_by) and client.get_run(made_by).data.tags.get(tag.PARENT_RUN) == run_id
     return False
 
 
@@ -151,8 +151,8 @@ class LostRuns:
                     guarded = run.info.status == "RUNNING" and heartbeat_age_seconds(run) < STALE_SECONDS
                     if guarded and time.monotonic() - since < GUARD_SECONDS:
                         continue
-                    client.set_tag(run_id, "hpt.trial_state", FAILED)
-                    client.set_tag(run_id, "hpt.reason", LOST)
+                    client.set_tag(run_id, tag.TRIAL_STATE, FAILED)
+                    client.set_tag(run_id, tag.REASON, LOST)
                     client.set_terminated(run_id, "FAILED", run.info.end_time)
                     del self._since[run_id]
             if not wait or time.monotonic() > end:

@@ -20,6 +20,7 @@ from PIL import Image
 from hpt_mlflow.errors import HptError, valid_unicode
 from hpt_mlflow.group import joins_others
 from hpt_mlflow.signals import end_with_parent, ignore_signals, termination_as_interrupt
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery.courier import Courier
 from hpt_mlflow.tracking.delivery.entries import Delivery
@@ -88,7 +89,7 @@ class StageRun:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log settings as they were resolved, under a prefix apart from what `mlflow run` logs."""
-        self.tell("params", {f"settings/{name}": valid_unicode(str(value)) for name, value in values.items()})
+        self.tell("params", {tag.setting_param(name): valid_unicode(str(value)) for name, value in values.items()})
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags."""
@@ -96,13 +97,13 @@ class StageRun:
 
     def describe(self, markdown: str) -> None:
         """Set the description that the UI shows."""
-        self.tags({"mlflow.note.content": markdown})
+        self.tags({tag.DESCRIPTION: markdown})
 
     def warn(self, text: str) -> None:
         """Say something that the user should know, now and in the run's tag `hpt.warning`."""
         log.warning("%s", text)
         self._warnings.append(text)
-        self.tags({"hpt.warning": "; ".join(self._warnings)})
+        self.tags({tag.WARNING: "; ".join(self._warnings)})
 
     def picture(self, image: Figure | Image.Image, file: str) -> None:
         """Log a picture as an artifact."""
@@ -123,7 +124,7 @@ class StageRun:
         self.tell("artifacts", {"files": [file]}, fill)
         if not any(table["path"] == file for table in self._tables):
             self._tables += [{"path": file, "type": "table"}]
-        self.tags({"mlflow.loggedArtifacts": json.dumps(self._tables)})
+        self.tags({tag.LOGGED_TABLES: json.dumps(self._tables)})
 
     def settle(self, patience_seconds: float = PATIENCE_SECONDS) -> str:
         """Wait until the server has taken all that was told; gives why it has not, or nothing."""

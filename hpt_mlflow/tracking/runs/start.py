@@ -12,13 +12,12 @@ from mlflow.entities import Run, RunTag
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
-from hpt_mlflow.tracking.delivery.entries import HEARTBEAT_TAG
-from hpt_mlflow.tracking.identity import HOST_TAG, PARENT_TAG, Identity
+from hpt_mlflow.tracking import tags as tag
+from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.runs.earlier import Earlier
 from hpt_mlflow.tracking.runs.nesting import experiment_id_here
 
 NAME_BY_MLFLOW = re.compile(r"[a-z]+-[a-z]+-\d+")
-MADE_BY_MLFLOW_RUN = "mlflow.project.entryPoint"
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,10 @@ def start(name: str, identity: Identity | None, earlier: Earlier | None, parent_
         parent_run_id: the run that a new one is nested in.
     """
     client = MlflowClient()
-    tags = {HOST_TAG: socket.gethostname(), HEARTBEAT_TAG: str(int(time.time()))} | (identity.tags if identity else {})
+    tags = {tag.HOST: socket.gethostname(), tag.HEARTBEAT: str(int(time.time()))} | (identity.tags if identity else {})
     made = os.environ.pop("MLFLOW_RUN_ID", "")
     made_run = client.get_run(made) if made else None
-    by_mlflow_run = made_run is not None and MADE_BY_MLFLOW_RUN in made_run.data.tags
+    by_mlflow_run = made_run is not None and tag.PROJECT_ENTRY_POINT in made_run.data.tags
     if earlier:
         run_id = earlier.run.info.run_id
         if made and made != run_id:
@@ -55,7 +54,7 @@ def start(name: str, identity: Identity | None, earlier: Earlier | None, parent_
         if NAME_BY_MLFLOW.fullmatch(made_run.info.run_name or ""):
             client.update_run(made, name=name)
     else:
-        nesting = {PARENT_TAG: parent_run_id} if parent_run_id else {}
+        nesting = {tag.PARENT_RUN: parent_run_id} if parent_run_id else {}
         created = client.create_run(experiment_id_here(), tags=resolve_tags(nesting | tags), run_name=name)
         return Started(created, "", [])
     client.update_run(run_id, status="RUNNING")
@@ -68,7 +67,7 @@ def mark_as_attempt(client: MlflowClient, run_id: str, continued: Run) -> None:
     """The run that `mlflow run` has just made stays a note below the one that is continued."""
     client.update_run(run_id, name=f"goes on: {continued.info.run_name}")
     note = f"This command went on with the run `{continued.info.run_id}`, which this one is nested in."
-    tags = {PARENT_TAG: continued.info.run_id, "hpt.continues": continued.info.run_id, "mlflow.note.content": note}
+    tags = {tag.PARENT_RUN: continued.info.run_id, tag.CONTINUES: continued.info.run_id, tag.DESCRIPTION: note}
     client.log_batch(run_id, tags=[RunTag(*pair) for pair in tags.items()])
 
 

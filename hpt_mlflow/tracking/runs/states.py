@@ -10,7 +10,8 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking.connection import tracking_errors
-from hpt_mlflow.tracking.delivery.entries import STATE_FOLDERS, state_step
+from hpt_mlflow.tracking.delivery.entries import state_step
+from hpt_mlflow.tracking.tags import STATE_FOLDERS
 from hpt_mlflow.training.state import JSON_FILE, TrainingState
 
 log = logging.getLogger("hpt_mlflow")

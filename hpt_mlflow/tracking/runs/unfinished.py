@@ -8,11 +8,12 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import tracking_errors
-from hpt_mlflow.tracking.delivery.entries import STATE_FOLDERS, state_step
-from hpt_mlflow.tracking.identity import CONTINUE_TAG, HOST_TAG, PARENT_TAG
+from hpt_mlflow.tracking.delivery.entries import state_step
 from hpt_mlflow.tracking.runs.earlier import heartbeat_age_seconds, is_alive
 from hpt_mlflow.tracking.runs.nesting import experiment_id_here
+from hpt_mlflow.tracking.tags import STATE_FOLDERS
 
 UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 
@@ -47,7 +48,7 @@ def unfinished_runs() -> list[UnfinishedRun]:
         experiments = [experiment.experiment_id for experiment in mlflow.search_experiments()]
         runs = mlflow.search_runs(
             experiments,
-            f"tags.`{CONTINUE_TAG}` != '' and attributes.status != 'FINISHED'",
+            f"tags.`{tag.CONTINUE}` != '' and attributes.status != 'FINISHED'",
             order_by=["attributes.start_time DESC"],
             output_format="list",
         )
@@ -57,24 +58,24 @@ def unfinished_runs() -> list[UnfinishedRun]:
 
 def _describe(client: MlflowClient, run: Run) -> UnfinishedRun:
     at_work = is_alive(run)
-    host = run.data.tags.get(HOST_TAG, "an unknown machine")
+    host = run.data.tags.get(tag.HOST, "an unknown machine")
     state = {"KILLED": "interrupted", "FAILED": "failed"}.get(run.info.status, f"died on {host}")
     step = max(state_step(client, run.info.run_id, folder) for folder in STATE_FOLDERS)
-    steps = run.data.params.get("settings/steps", "?")
+    steps = run.data.params.get(tag.setting_param("steps"), "?")
     return UnfinishedRun(
         run.info.run_id,
         run.info.run_name or "",
         f"at work on {host}" if at_work else state,
         f"step {step} of {steps}" if step >= 0 else "none",
         _ago(heartbeat_age_seconds(run)),
-        "" if at_work or PARENT_TAG in run.data.tags else _command(run),
+        "" if at_work or tag.PARENT_RUN in run.data.tags else _command(run),
     )
 
 
 def _command(run: Run) -> str:
     experiment_id = run.info.experiment_id
     elsewhere = "" if experiment_id == experiment_id_here() else f"MLFLOW_EXPERIMENT_ID={experiment_id} "
-    return elsewhere + run.data.tags.get(CONTINUE_TAG, "")
+    return elsewhere + run.data.tags.get(tag.CONTINUE, "")
 
 
 def _ago(seconds: float) -> str:

@@ -21,7 +21,8 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.stages.evaluation import unseen as unseen_module
 from hpt_mlflow.stages.evaluation.unseen import check_unseen
 from hpt_mlflow.tracking.models.evaluations import split_version
-from hpt_mlflow.tracking.models.seen_images import FILE, SeenImages
+from hpt_mlflow.tracking.models.seen_images import SeenImages
+from hpt_mlflow.tracking.tags import SEEN_IMAGES_FILE
 
 
 def seen_of(past, data, model=None, **settings):
@@ -30,7 +31,7 @@ def seen_of(past, data, model=None, **settings):
 
 
 def kept_by(run_id):
-    return Path(mlflow.get_run(run_id).info.artifact_uri.removeprefix("file://")) / FILE
+    return Path(mlflow.get_run(run_id).info.artifact_uri.removeprefix("file://")) / SEEN_IMAGES_FILE
 
 
 def contents(files):

@@ -14,10 +14,12 @@ from processes import wait_for
 from safetensors.numpy import save_file
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.delivery import courier as courier_module
 from hpt_mlflow.tracking.delivery.courier import Courier
-from hpt_mlflow.tracking.delivery.entries import HEARTBEAT_TAG, STATE_FOLDERS, Delivery, state_step
+from hpt_mlflow.tracking.delivery.entries import Delivery, state_step
 from hpt_mlflow.tracking.delivery.spool import Owner, Spool, SpoolError, spool_folder
+from hpt_mlflow.tracking.tags import STATE_FOLDERS
 from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE, TrainingState
 
 SECONDS = 30.0
@@ -474,13 +476,13 @@ def test_what_was_in_memory_only_is_left_where_nobody_answers(courier_without_se
 
 def test_a_sign_of_life_comes_while_nothing_is_told(courier, run_id, monkeypatch):
     monkeypatch.setattr(courier_module, "HEARTBEAT_SECONDS", 0.0)
-    wait_for(lambda: HEARTBEAT_TAG in data(run_id).tags)
+    wait_for(lambda: tag.HEARTBEAT in data(run_id).tags)
 
 
 def test_metrics_are_a_sign_of_life(courier, run_id):
     courier.put("metrics", loss(1))
     courier.settle(SECONDS)
-    assert abs(time.time() - float(data(run_id).tags[HEARTBEAT_TAG])) < 60
+    assert abs(time.time() - float(data(run_id).tags[tag.HEARTBEAT])) < 60
 
 
 def test_settling_ends_at_once_where_nothing_waits(courier):

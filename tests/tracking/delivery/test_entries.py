@@ -8,16 +8,16 @@ from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.delivery.entries import (
     BATCH,
-    HEARTBEAT_TAG,
-    STATE_FOLDERS,
     VERSION_PLACEHOLDER,
     Delivery,
     find_milestones,
     state_step,
 )
 from hpt_mlflow.tracking.delivery.spool import Entry
+from hpt_mlflow.tracking.tags import STATE_FOLDERS
 from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE, TrainingState
 
 
@@ -132,7 +132,7 @@ def test_several_entries_of_metrics_are_delivered_together(delivery, run_id):
 
 def test_metrics_say_that_the_run_is_worked_on(delivery, run_id):
     delivery.metrics(metrics([1]))
-    assert HEARTBEAT_TAG in data(run_id).tags
+    assert tag.HEARTBEAT in data(run_id).tags
 
 
 def test_params_and_tags_can_be_delivered_twice(delivery, run_id):

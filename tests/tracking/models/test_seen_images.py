@@ -8,8 +8,9 @@ from safetensors.numpy import save_file
 from hpt_mlflow.data import contents
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.tracking.models import seen_images as module
-from hpt_mlflow.tracking.models.seen_images import FILE, NotKeptError, log_seen_images, seen_images
+from hpt_mlflow.tracking.models.seen_images import NotKeptError, log_seen_images, seen_images
 from hpt_mlflow.tracking.runs.stage_run import stage_run
+from hpt_mlflow.tracking.tags import SEEN_IMAGES_FILE
 
 PICTURES = [bytes([i]) for i in (5, 3, 9, 5)]
 CATS = Dataset("cats", "test:cats", [*PICTURES, Path("/nowhere/6.png")], [str(i) for i in range(5)], None, ())
@@ -27,7 +28,7 @@ def run_id(store):
 
 
 def path_of(run_id):
-    return Path(mlflow.get_run(run_id).info.artifact_uri.removeprefix("file://")) / FILE
+    return Path(mlflow.get_run(run_id).info.artifact_uri.removeprefix("file://")) / SEEN_IMAGES_FILE
 
 
 def assert_not_kept(run_id, *words):

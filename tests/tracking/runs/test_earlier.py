@@ -16,9 +16,9 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.stages.result import result_of
-from hpt_mlflow.tracking.delivery.entries import HEARTBEAT_TAG
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.delivery.spool import Owner, Spool, SpoolBusyError, is_at_work, spool_folder
-from hpt_mlflow.tracking.identity import HOST_TAG, IDENTITY_TAG, Identity
+from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.models.store import log_backbone
 from hpt_mlflow.tracking.runs import earlier
 from hpt_mlflow.tracking.runs.earlier import earlier_run, owner_here
@@ -37,7 +37,7 @@ def always_a_store(store):
 
 def make_run(status="KILLED", work=WORK, host=None, heartbeat=0.0, parent=None, second=0):
     """A run as a process that is gone has left it, started at a second of its own."""
-    tags = work.tags | {HOST_TAG: host or socket.gethostname(), HEARTBEAT_TAG: str(heartbeat)}
+    tags = work.tags | {tag.HOST: host or socket.gethostname(), tag.HEARTBEAT: str(heartbeat)}
     nesting = {"mlflow.parentRunId": parent} if parent else {}
     client = MlflowClient()
     run = client.create_run("0", 1_000 * second, tags | nesting, "pretrain cats")
@@ -224,7 +224,7 @@ def watched(change, monkeypatch):
 
 
 def test_a_run_of_another_machine_whose_heart_beats_is_left_alone(monkeypatch, caplog):
-    run_id, got = watched(lambda run_id: MlflowClient().set_tag(run_id, HEARTBEAT_TAG, time.time() + 30), monkeypatch)
+    run_id, got = watched(lambda run_id: MlflowClient().set_tag(run_id, tag.HEARTBEAT, time.time() + 30), monkeypatch)
     assert got is None
     assert f"the run {run_id}" in warnings(caplog)[-1]
     assert "another one is started beside it" in warnings(caplog)[-1]
@@ -239,7 +239,7 @@ def test_a_run_of_another_machine_at_work_cannot_be_named(monkeypatch):
     run_id = make_run("RUNNING", host=ELSEWHERE, heartbeat=time.time())
     monkeypatch.setattr(earlier, "STALE_SECONDS", SECONDS)
     monkeypatch.setattr(
-        earlier.time, "sleep", lambda seconds: MlflowClient().set_tag(run_id, HEARTBEAT_TAG, time.time() + 30)
+        earlier.time, "sleep", lambda seconds: MlflowClient().set_tag(run_id, tag.HEARTBEAT, time.time() + 30)
     )
     assert refusal(run_id) == f"resume: {run_id} is being worked on, on {ELSEWHERE}"
 
@@ -411,7 +411,7 @@ def test_a_run_of_this_machine_with_its_spool_elsewhere_goes_by_its_heartbeat(tm
 
         def beat():
             while not beating.wait(0.05):
-                MlflowClient().set_tag(run.run_id, HEARTBEAT_TAG, str(time.time()))
+                MlflowClient().set_tag(run.run_id, tag.HEARTBEAT, str(time.time()))
 
         thread = threading.Thread(target=beat)
         thread.start()
@@ -428,6 +428,6 @@ def test_a_run_of_this_machine_with_its_spool_elsewhere_goes_by_its_heartbeat(tm
 )
 def test_a_named_run_whose_work_cannot_be_compared_is_refused(tag, words):
     run_id = make_run()
-    MlflowClient().set_tag(run_id, IDENTITY_TAG, tag)
+    MlflowClient().set_tag(run_id, tag.IDENTITY, tag)
     with pytest.raises(HptError, match=words), earlier_run(WORK, run_id, None):
         pass

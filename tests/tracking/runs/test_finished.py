@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 from mlflow.tracking import MlflowClient
 
-from hpt_mlflow.tracking.identity import FINGERPRINT_TAG
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.runs.finished import figures_by_step, finished_run
 
 WORK = SimpleNamespace(fingerprint="f")
@@ -12,7 +12,7 @@ WORK = SimpleNamespace(fingerprint="f")
 def finish(stage="evaluate", status="FINISHED", fingerprint="f", **tags):
     client = MlflowClient()
     named = {f"hpt.{name}": value for name, value in tags.items()}
-    run_id = client.create_run("0", tags={FINGERPRINT_TAG: fingerprint, "hpt.stage": stage} | named).info.run_id
+    run_id = client.create_run("0", tags={tag.FINGERPRINT: fingerprint, "hpt.stage": stage} | named).info.run_id
     if stage != "evaluate":
         client.set_tag(run_id, "hpt.model", register("made", run_id))
     client.set_terminated(run_id, status)

@@ -8,10 +8,11 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.tracking.delivery.entries import STATE_FOLDERS, Delivery
+from hpt_mlflow.tracking.delivery.entries import Delivery
 from hpt_mlflow.tracking.delivery.spool import Owner, Spool, spool_folder
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 from hpt_mlflow.tracking.runs.states import newest_state
+from hpt_mlflow.tracking.tags import STATE_FOLDERS
 from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE, TrainingState
 
 

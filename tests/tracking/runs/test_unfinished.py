@@ -7,8 +7,8 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.tracking.delivery.entries import HEARTBEAT_TAG
-from hpt_mlflow.tracking.identity import FINGERPRINT_TAG, HOST_TAG, Identity
+from hpt_mlflow.tracking import tags as tag
+from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.runs.earlier import STALE_SECONDS
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 from hpt_mlflow.tracking.runs.unfinished import unfinished_runs
@@ -21,7 +21,7 @@ ELSEWHERE = "another-machine"
 
 def make_run(status, host=ELSEWHERE, ago=0.0, second=0, experiment="0", tags=WORK.tags):
     client = MlflowClient()
-    signs = {HOST_TAG: host, HEARTBEAT_TAG: str(time.time() - ago)}
+    signs = {tag.HOST: host, tag.HEARTBEAT: str(time.time() - ago)}
     run = client.create_run(experiment, 1_000 * second, tags | signs, f"pretrain {second}")
     client.update_run(run.info.run_id, status=status)
     return run.info.run_id
@@ -48,7 +48,7 @@ def test_runs_that_are_finished_and_runs_of_others_are_left_out(store):
     make_run("FINISHED")
     make_run("KILLED", tags={})
     # An evaluation says what work it is, but cannot be continued.
-    make_run("FAILED", tags={FINGERPRINT_TAG: WORK.fingerprint})
+    make_run("FAILED", tags={tag.FINGERPRINT: WORK.fingerprint})
     with stage_run("evaluate cats"):
         assert unfinished_runs() == []
 
