@@ -16,8 +16,8 @@ from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.runs.earlier import earlier_run
 from hpt_mlflow.tracking.runs.nesting import current_run_id
+from hpt_mlflow.tracking.runs.resume import earlier_run
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 
 

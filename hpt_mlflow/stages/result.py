@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpt_mlflow.tracking import tags as tag
-from hpt_mlflow.tracking.runs.earlier import Earlier
+from hpt_mlflow.tracking.runs.resume import Earlier
 
 
 @dataclass(frozen=True)

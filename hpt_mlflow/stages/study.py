@@ -29,9 +29,9 @@ from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.models.store import FoundModel, check_names, find_model
-from hpt_mlflow.tracking.runs.earlier import Earlier, earlier_run
-from hpt_mlflow.tracking.runs.finished import figures_by_step, run_of
 from hpt_mlflow.tracking.runs.nesting import current_run_id
+from hpt_mlflow.tracking.runs.resume import Earlier, earlier_run
+from hpt_mlflow.tracking.runs.reuse import figures_by_step, run_of
 from hpt_mlflow.tracking.runs.stage_run import StageRun, stage_run
 from hpt_mlflow.training.plan import PRESETS
 

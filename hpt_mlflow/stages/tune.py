@@ -35,7 +35,7 @@ from hpt_mlflow.tracking.models.evaluations import common_evaluations
 from hpt_mlflow.tracking.models.predictions import compare_evaluations
 from hpt_mlflow.tracking.models.store import FoundModel, check_may_register, check_names, find_model
 from hpt_mlflow.tracking.runs.dataset_input import log_dataset
-from hpt_mlflow.tracking.runs.earlier import Earlier
+from hpt_mlflow.tracking.runs.resume import Earlier
 from hpt_mlflow.tracking.runs.search_runs import is_left, is_worked_on, joined_run, led_run, was_made_in, worker_name
 from hpt_mlflow.tracking.runs.stage_run import NotDeliveredError, StageRun, stage_run
 from hpt_mlflow.tuning.records import FAILED, TrialRecord, best_trial

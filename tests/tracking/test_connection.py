@@ -12,7 +12,7 @@ from hpt_mlflow.tracking import connection
 from hpt_mlflow.tracking.addresses import concrete_uri
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.delivery.spool import OWNER_FILE, Spool, spool_folder
-from hpt_mlflow.tracking.runs.earlier import owner_here
+from hpt_mlflow.tracking.runs.resume import owner_here
 
 
 def refusal(uri):

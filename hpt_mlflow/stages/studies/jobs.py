@@ -21,7 +21,7 @@ from hpt_mlflow.stages.processes.device import device_in_turn
 from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.identity import Identity
-from hpt_mlflow.tracking.runs.finished import finished_run
+from hpt_mlflow.tracking.runs.reuse import finished_run
 
 POLL_SECONDS = 0.2
 KINDS: dict[str, type[Settings]] = {"pretrain": PretrainSettings, "adapt": AdaptSettings, "evaluate": EvaluateSettings}

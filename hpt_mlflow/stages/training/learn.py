@@ -29,7 +29,7 @@ from hpt_mlflow.tracking.delivery.entries import VERSION_PLACEHOLDER
 from hpt_mlflow.tracking.models.seen_images import log_seen_images
 from hpt_mlflow.tracking.models.store import check_may_register, check_names, log_backbone
 from hpt_mlflow.tracking.runs.dataset_input import log_dataset
-from hpt_mlflow.tracking.runs.earlier import earlier_run
+from hpt_mlflow.tracking.runs.resume import earlier_run
 from hpt_mlflow.tracking.runs.stage_run import StageRun, current_run_id, stage_run
 from hpt_mlflow.tracking.tags import milestone_name
 from hpt_mlflow.training.loop import Trainer

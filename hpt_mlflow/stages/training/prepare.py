@@ -23,7 +23,7 @@ from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.training.milestones import parse_milestones
 from hpt_mlflow.stages.training.resolve import Start, fit_plan, make_plan, split_for
 from hpt_mlflow.tracking import tags as tag
-from hpt_mlflow.tracking.runs.earlier import Earlier
+from hpt_mlflow.tracking.runs.resume import Earlier
 from hpt_mlflow.tracking.runs.states import newest_state
 from hpt_mlflow.training.arithmetic import Arithmetic, choose_arithmetic
 from hpt_mlflow.training.loop import Trainer

@@ -25,7 +25,7 @@ from hpt_mlflow.tracking.models.alias_history import (
     registered_model,
     whoever_this_is,
 )
-from hpt_mlflow.tracking.models.alias_move import Promotion, carry_out
+from hpt_mlflow.tracking.models.apply_promotion import Promotion, carry_out
 from hpt_mlflow.tracking.models.evaluations import (
     Evaluation,
     common_evaluations,

@@ -18,7 +18,7 @@ from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery.spool import SpoolBusyError
 from hpt_mlflow.tracking.models.evaluations import is_version, split_version
-from hpt_mlflow.tracking.runs.earlier import (
+from hpt_mlflow.tracking.runs.resume import (
     STALE_SECONDS,
     Earlier,
     heartbeat_age_seconds,

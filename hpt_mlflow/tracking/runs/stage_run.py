@@ -28,8 +28,8 @@ from hpt_mlflow.tracking.delivery.guard import Guard
 from hpt_mlflow.tracking.delivery.spool import Spool, SpoolError, spool_folder
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.runs.autologging import no_autologging
-from hpt_mlflow.tracking.runs.earlier import Earlier, owner_here
 from hpt_mlflow.tracking.runs.nesting import current_run_id, nesting
+from hpt_mlflow.tracking.runs.resume import Earlier, owner_here
 from hpt_mlflow.tracking.runs.start import start
 
 # How long a run that ends waits for a server that does not answer: where all is done, and where somebody waits for it.

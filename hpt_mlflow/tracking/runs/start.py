@@ -14,8 +14,8 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.identity import Identity
-from hpt_mlflow.tracking.runs.earlier import Earlier
 from hpt_mlflow.tracking.runs.nesting import experiment_id_here
+from hpt_mlflow.tracking.runs.resume import Earlier
 
 NAME_BY_MLFLOW = re.compile(r"[a-z]+-[a-z]+-\d+")
 

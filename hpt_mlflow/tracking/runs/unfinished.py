@@ -11,8 +11,8 @@ from mlflow.tracking import MlflowClient
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery.entries import state_step
-from hpt_mlflow.tracking.runs.earlier import heartbeat_age_seconds, is_alive
 from hpt_mlflow.tracking.runs.nesting import experiment_id_here
+from hpt_mlflow.tracking.runs.resume import heartbeat_age_seconds, is_alive
 from hpt_mlflow.tracking.tags import STATE_FOLDERS
 
 UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))

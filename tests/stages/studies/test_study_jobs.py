@@ -12,7 +12,7 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.experiments.plan import job
 from hpt_mlflow.stages.studies.jobs import Workplace, done_before, run_jobs
-from hpt_mlflow.tracking.runs.finished import figures_by_step
+from hpt_mlflow.tracking.runs.reuse import figures_by_step
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 
 SHORT = TINY | {"steps": 2, "milestones": "50%,100%", "compile": "off", "model_name": "jobs"}

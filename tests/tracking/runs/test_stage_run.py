@@ -13,8 +13,8 @@ from PIL import Image
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking.delivery.spool import Spool, spool_folder
 from hpt_mlflow.tracking.identity import Identity
-from hpt_mlflow.tracking.runs.earlier import earlier_run
 from hpt_mlflow.tracking.runs.nesting import nested_environment
+from hpt_mlflow.tracking.runs.resume import earlier_run
 from hpt_mlflow.tracking.runs.stage_run import NotDeliveredError, stage_run
 
 CATS = Identity({"data": "cats"}, "hpt pretrain cats")

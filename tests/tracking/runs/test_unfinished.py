@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.identity import Identity
-from hpt_mlflow.tracking.runs.earlier import STALE_SECONDS
+from hpt_mlflow.tracking.runs.resume import STALE_SECONDS
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 from hpt_mlflow.tracking.runs.unfinished import unfinished_runs
 from hpt_mlflow.training.state import TrainingState

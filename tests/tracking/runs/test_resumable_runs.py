@@ -20,8 +20,7 @@ from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.delivery.spool import Owner, Spool, SpoolBusyError, is_at_work, spool_folder
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.models.store import log_backbone
-from hpt_mlflow.tracking.runs import earlier
-from hpt_mlflow.tracking.runs.earlier import earlier_run, owner_here
+from hpt_mlflow.tracking.runs.resume import earlier_run, owner_here
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 
 WORK = Identity({"stage": "pretrain", "steps": 8, "seed": 0}, "hpt pretrain --steps 8")
@@ -188,7 +187,7 @@ with stage_run("pretrain cats", work) as run:
 
 
 def test_a_stale_run_of_another_machine_is_taken():
-    run_id = make_run("RUNNING", host=ELSEWHERE, heartbeat=time.time() - earlier.STALE_SECONDS - 1)
+    run_id = make_run("RUNNING", host=ELSEWHERE, heartbeat=time.time() - resume.STALE_SECONDS - 1)
     assert found() == run_id
 
 
@@ -198,7 +197,7 @@ def test_a_run_of_another_machine_that_ended_is_taken_at_once():
 
 
 def test_a_run_of_another_machine_is_taken_when_its_heart_stops(monkeypatch, caplog):
-    monkeypatch.setattr(earlier, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(resume, "STALE_SECONDS", 0.3)
     heartbeat = time.time() + 0.2
     run_id = make_run("RUNNING", host=ELSEWHERE, heartbeat=heartbeat)
     assert found() == run_id
@@ -209,7 +208,7 @@ def test_a_run_of_another_machine_is_taken_when_its_heart_stops(monkeypatch, cap
 def watched(change, monkeypatch):
     """What is found while a change comes to a run of another machine that has just given a sign of life."""
     run_id = make_run("RUNNING", host=ELSEWHERE, heartbeat=time.time())
-    monkeypatch.setattr(earlier, "STALE_SECONDS", SECONDS)
+    monkeypatch.setattr(resume, "STALE_SECONDS", SECONDS)
     looked_again = threading.Event()
 
     def wait(seconds):
@@ -217,7 +216,7 @@ def watched(change, monkeypatch):
             change(run_id)
         looked_again.set()
 
-    monkeypatch.setattr(earlier.time, "sleep", wait)
+    monkeypatch.setattr(resume.time, "sleep", wait)
     got = found()
     assert looked_again.is_set()
     return run_id, got
@@ -237,9 +236,9 @@ def test_a_run_of_another_machine_that_is_ended_while_we_watch_is_taken(monkeypa
 
 def test_a_run_of_another_machine_at_work_cannot_be_named(monkeypatch):
     run_id = make_run("RUNNING", host=ELSEWHERE, heartbeat=time.time())
-    monkeypatch.setattr(earlier, "STALE_SECONDS", SECONDS)
+    monkeypatch.setattr(resume, "STALE_SECONDS", SECONDS)
     monkeypatch.setattr(
-        earlier.time, "sleep", lambda seconds: MlflowClient().set_tag(run_id, tag.HEARTBEAT, time.time() + 30)
+        resume.time, "sleep", lambda seconds: MlflowClient().set_tag(run_id, tag.HEARTBEAT, time.time() + 30)
     )
     assert refusal(run_id) == f"resume: {run_id} is being worked on, on {ELSEWHERE}"
 
@@ -406,7 +405,7 @@ def test_a_process_number_that_came_again_is_not_at_work():
 
 def test_a_run_of_this_machine_with_its_spool_elsewhere_goes_by_its_heartbeat(tmp_path, monkeypatch):
     with stage_run("pretrain cats", WORK) as run:
-        monkeypatch.setattr("hpt_mlflow.tracking.runs.earlier.STALE_SECONDS", 2.0)
+        monkeypatch.setattr("hpt_mlflow.tracking.runs.resume.STALE_SECONDS", 2.0)
         beating = threading.Event()
 
         def beat():

@@ -4,7 +4,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.tracking import tags as tag
-from hpt_mlflow.tracking.runs.finished import figures_by_step, finished_run
+from hpt_mlflow.tracking.runs.reuse import figures_by_step, finished_run
 
 WORK = SimpleNamespace(fingerprint="f")
 
