@@ -18,6 +18,7 @@ from training_speed import BACKBONES, device
 
 from hpt_mlflow.evaluation.features import FrozenNetwork
 from hpt_mlflow.machine import processor
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 
 KINDS = ("plain", "channels last", "+ bfloat16")
@@ -36,7 +37,7 @@ def main(arch: tuple[str, ...], image_size: int, batch_size: int, repeats: int) 
     print(f"| backbone | {' | '.join(KINDS)} | gain |\n|---|{'---|' * len(KINDS)}---|")
     for name in arch:
         torch.manual_seed(0)
-        backbone = build_backbone(name, image_size)[0].to(place).eval()
+        backbone = build_backbone(Architecture(name, image_size))[0].to(place).eval()
         images = torch.randn(batch_size, 3, image_size, image_size, device=place)
         ways = ways_to_compute(backbone, images)
         seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}

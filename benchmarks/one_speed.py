@@ -69,6 +69,7 @@ class Given:
 def bare_step(arch, image_size, batch_size, steps, precision, update, compiled, device, **_) -> float:
     """Images per second of the step alone."""
     from hpt_mlflow.data.statistics import ChannelStatistics
+    from hpt_mlflow.models.architecture import Architecture
     from hpt_mlflow.models.backbone import build_backbone
     from hpt_mlflow.stages.processes.device import resolve_device
     from hpt_mlflow.training.arithmetic import choose_arithmetic
@@ -76,7 +77,7 @@ def bare_step(arch, image_size, batch_size, steps, precision, update, compiled, 
     from hpt_mlflow.training.plan import PRESETS
 
     target = resolve_device(device)
-    backbone, feature_size = build_backbone(arch, image_size)
+    backbone, feature_size = build_backbone(Architecture(arch, image_size))
     arithmetic = choose_arithmetic(precision, compiled, backbone, image_size, batch_size, steps, target)
     plan = replace(
         PRESETS["quick"].plan,

@@ -60,7 +60,7 @@ def main(model: str, data: str, steps: int, learning_rate: float, split_seed: in
     truth = fast.task.part_labels.test
     difference = paired(truth, paper.head.probabilities(features.test), fast.probabilities).primary.difference
     print(f"\n{processor()}, {torch.get_num_threads()} threads")
-    print(f"{found.card.arch} at {found.card.image_size} px, {data}")
+    print(f"{found.card.architecture.name} at {found.card.architecture.image_size} px, {data}")
     print(f"mean length of the features: {np.linalg.norm(features.train, axis=1).mean():.1f}")
     scores = "{:6} validation {:.4f}  test {:.4f}  {:8.1f} s  {}"
     print(scores.format("fast", fast.validation_score, fast.test_score, fast_seconds, fast.reason))

@@ -41,6 +41,7 @@ from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.statistics import channel_statistics
 from hpt_mlflow.machine import processor
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.stages.processes.device import resolve_device
@@ -98,7 +99,7 @@ def set_up(
 ) -> tuple[Trainer, ViewBatches, BackboneCard]:
     """A training as a stage sets it up."""
     dataset = open_dataset(data)
-    backbone, feature_size = build_backbone(arch, image_size)
+    backbone, feature_size = build_backbone(Architecture(arch, image_size))
     plan = replace(PRESETS["quick"].plan, batch_size=batch_size)
     plan = replace(
         plan, precision=choose_arithmetic("auto", "off", backbone, image_size, batch_size, 1, device).precision
@@ -106,7 +107,7 @@ def set_up(
     images = Images(dataset, np.arange(len(dataset)), smallest_useful_side(image_size, plan.strengths.crop_scale))
     plan = plan.fit_to(len(images.indices))
     seen = channel_statistics(images.sample)
-    card = BackboneCard(arch, image_size, False, feature_size, seen.mean, seen.std, (dataset.name,))
+    card = BackboneCard(Architecture(arch, image_size), feature_size, seen.mean, seen.std, (dataset.name,))
     batches = ViewBatches(images, batch_size, image_size, plan.subset, plan.strengths, plan.seed)
     return Trainer(backbone, feature_size, plan, seen, device), batches, card
 

@@ -91,7 +91,9 @@ def _score(bench: Bench, subset: tuple[str, ...]) -> dict[str, object]:
     """Scores at each rung by objective, and top-1 on test by a linear probe at the end."""
     plan, start, dataset = replace(bench.plan, subset=subset), bench.start, bench.dataset
     trainer = Trainer(copy.deepcopy(start.backbone), start.feature_size, plan, bench.statistics, bench.device)
-    batches = ViewBatches(bench.images, plan.batch_size, start.image_size, plan.subset, plan.strengths, plan.seed)
+    batches = ViewBatches(
+        bench.images, plan.batch_size, start.architecture.image_size, plan.subset, plan.strengths, plan.seed
+    )
     assert bench.judge is not None
     judges = {name: make_judge(name, bench.judge.reader, bench.split, dataset.labels) for name in JUDGED}
     # What judging by validation alone would say, where so few images are cross-validated.
@@ -107,8 +109,8 @@ def _score(bench: Bench, subset: tuple[str, ...]) -> dict[str, object]:
 
 
 def _test_accuracy(bench: Bench, backbone: torch.nn.Module) -> float:
-    images = Images(bench.dataset, np.arange(len(bench.dataset)), bench.start.image_size)
-    reader = FeatureReader(images, bench.start.image_size, bench.statistics, bench.device)
+    images = Images(bench.dataset, np.arange(len(bench.dataset)), bench.start.architecture.image_size)
+    reader = FeatureReader(images, bench.start.architecture.image_size, bench.statistics, bench.device)
     parts = (bench.split.train, bench.split.validation, bench.split.test)
     train, validation, test = (reader.features(backbone, part) for part in parts)
     labels = bench.dataset.labels

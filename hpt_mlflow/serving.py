@@ -51,7 +51,11 @@ class EmbeddingModel:
         self.card = card
         self.resize_to = resize_to
         # As evaluations read images, so that what is served is what was evaluated.
-        self.smallest_side = card.image_size if resize_to is None else smallest_useful_side(card.image_size, CROP_SCALE)
+        self.smallest_side = (
+            card.architecture.image_size
+            if resize_to is None
+            else smallest_useful_side(card.architecture.image_size, CROP_SCALE)
+        )
 
     @torch.inference_mode()
     def predict(self, images: Any, params: dict[str, Any] | None = None) -> np.ndarray:
@@ -77,7 +81,7 @@ class EmbeddingModel:
         for start in range(0, len(pictures), BATCH_SIZE):
             chosen = enumerate(pictures[start : start + BATCH_SIZE], start)
             decoded = [_decode(picture, position, self.smallest_side) for position, picture in chosen]
-            batch = prepare(decoded, self.card.image_size, statistics, self.resize_to).to(self.device)
+            batch = prepare(decoded, self.card.architecture.image_size, statistics, self.resize_to).to(self.device)
             embeddings.append(self.backbone(batch).flatten(1).float().cpu())
         return torch.cat(embeddings).numpy() if embeddings else np.empty((0, self.card.feature_size), np.float32)
 

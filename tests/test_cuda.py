@@ -21,6 +21,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.objectives import make_judge
 from hpt_mlflow.evaluation.probe import fit_probe
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.stages.tune import tune
 from hpt_mlflow.training.arithmetic import choose_arithmetic
@@ -51,7 +52,7 @@ def images():
 
 def backbone():
     torch.manual_seed(0)
-    return build_backbone("resnet18", SIZE, small_stem=True)
+    return build_backbone(Architecture("resnet18", SIZE, small_stem=True))
 
 
 def make_trainer(plan=PLAN, device=CUDA):
@@ -162,7 +163,7 @@ def test_the_stages_and_a_search_run_on_the_gpu(store):
 
 def test_backbones_run(images):
     for arch in ("shufflenet_v2_x0_5", "mobilenet_v3_small", "resnet50"):
-        network, size = build_backbone(arch, SIZE)
+        network, size = build_backbone(Architecture(arch, SIZE))
         trainer = Trainer(network, size, replace(PLAN, steps=2, precision="bfloat16"), STATISTICS, CUDA)
         assert all(np.isfinite(metrics["train/loss"]) for _, metrics in steps_of(trainer, images))
         assert isinstance(trainer.method, nn.Module)

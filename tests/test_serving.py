@@ -13,6 +13,7 @@ from PIL import Image
 
 from hpt_mlflow import serving
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard, save_backbone
 from hpt_mlflow.serving import _load_pyfunc
@@ -21,8 +22,10 @@ from hpt_mlflow.serving import _load_pyfunc
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     torch.manual_seed(0)
-    backbone, feature_size = build_backbone("resnet18", 16, small_stem=True)
-    card = BackboneCard("resnet18", 16, True, feature_size, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), ("mnist",), 5)
+    backbone, feature_size = build_backbone(Architecture("resnet18", 16, small_stem=True))
+    card = BackboneCard(
+        Architecture("resnet18", 16, small_stem=True), feature_size, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), ("mnist",), 5
+    )
     path = tmp_path_factory.mktemp("model")
     save_backbone(path, backbone.state_dict(), card)
     return path

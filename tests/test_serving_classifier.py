@@ -22,6 +22,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.labelled_views import CROP_SCALE
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard, save_backbone
 from hpt_mlflow.models.classifier import HEAD_FILE, ClassifierCard, save_classifier
@@ -31,7 +32,9 @@ from hpt_mlflow.tracking.runs.stage_run import stage_run
 from hpt_mlflow.tracking.tags import CLASSIFIER_NAME
 
 SIZE = 32
-BACKBONE_CARD = BackboneCard("shufflenet_v2_x0_5", SIZE, False, 1024, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), ("mnist",), 5)
+BACKBONE_CARD = BackboneCard(
+    Architecture("shufflenet_v2_x0_5", SIZE), 1024, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), ("mnist",), 5
+)
 CLASSES = ClassifierCard(("Katze", "犬", 'a "b", c'), False, "pets", "fast")
 LABELS = ClassifierCard(("Edema", "No Finding", "Ödem"), True, "lungs", "paper", 36)
 
@@ -39,7 +42,7 @@ LABELS = ClassifierCard(("Edema", "No Finding", "Ödem"), True, "lungs", "paper"
 @pytest.fixture(scope="module")
 def backbone():
     torch.manual_seed(0)
-    return build_backbone("shufflenet_v2_x0_5", SIZE)[0].eval()
+    return build_backbone(Architecture("shufflenet_v2_x0_5", SIZE))[0].eval()
 
 
 @pytest.fixture(scope="module")

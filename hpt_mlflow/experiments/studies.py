@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS
 from hpt_mlflow.experiments.claims import BASE_AS_IS
 from hpt_mlflow.experiments.plan import ExperimentPlan, Job, Point, job
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.settings import StudySettings
 from hpt_mlflow.settings.common import parse_count
 from hpt_mlflow.settings.study import listed
@@ -26,14 +27,6 @@ SHARED = (
 )
 
 
-class Network(NamedTuple):
-    """That of a registered Base, and so of what is compared with it."""
-
-    arch: str
-    image_size: int
-    small_stem: bool
-
-
 @dataclass(frozen=True)
 class Chains:
     """The trainings and evaluations of one seed.
@@ -46,7 +39,7 @@ class Chains:
     settings: StudySettings
     seed: int
     images: int
-    network: Network | None = None
+    network: Architecture | None = None
 
     def base(self) -> Job | None:
         """The training on base; None for a registered Base."""
@@ -136,9 +129,8 @@ class Chains:
         return {"augment": self._augment, "images": self.settings.images} | more
 
     def _from_random_weights(self, data: str, steps: int, **more: Any) -> Job:
-        said = {name: getattr(self.settings, name) or None for name in Network._fields}
-        network = self.network._asdict() if self.network else {}
-        own = {name: value or network.get(name) for name, value in said.items()}
+        network = self.network.as_settings() if self.network else {}
+        own = {name: getattr(self.settings, name) or network.get(name) for name in ("arch", "image_size", "small_stem")}
         return job("pretrain", **self._shared(data, steps) | own | more)
 
     def _from_model(self, start: Job | None, data: str, steps: int, **more: Any) -> Job:
@@ -156,7 +148,7 @@ class Chains:
         return shared | seeds | {"data": data, "steps": steps, "milestones": "100%"}
 
 
-def make_experiment(settings: StudySettings, images: int, network: Network | None = None) -> ExperimentPlan:
+def make_experiment(settings: StudySettings, images: int, network: Architecture | None = None) -> ExperimentPlan:
     """All that a study runs, for all its seeds.
 
     Args:

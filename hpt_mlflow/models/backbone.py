@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.randomness import seeded
 
 # torchvision's default number of classes; it marks the layer that is the classifier.
@@ -37,15 +38,16 @@ def import_timm() -> ModuleType:
         ) from error
 
 
-def check_architecture(arch: str, small_stem: bool) -> None:
-    """Raise HptError unless `arch` names a classification network and `small_stem` fits it."""
+def check_architecture(architecture: Architecture) -> None:
+    """Raise HptError unless there is such a classification network, and the small stem fits it."""
+    arch = architecture.name
     if arch.startswith(TIMM):
         _check_timm_name(arch)
     elif arch not in architectures():
         close = difflib.get_close_matches(arch, architectures(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "try resnet18, resnet50 or shufflenet_v2_x0_5"
         raise HptError(f"arch: torchvision has no classification network {arch!r}; {hint}")
-    if small_stem and not arch.startswith(("resnet", "resnext", "wide_resnet")):
+    if architecture.small_stem and not arch.startswith(("resnet", "resnext", "wide_resnet")):
         raise HptError(f"small_stem: only for torchvision's ResNets, not for {arch}; leave it off")
 
 
@@ -63,14 +65,11 @@ def _check_timm_name(arch: str) -> None:
     raise HptError(f"arch: timm has no network {name!r}; {hint}")
 
 
-def build_backbone(arch: str, image_size: int, small_stem: bool = False, seed: int = 0) -> tuple[nn.Module, int]:
-    """Build a network with random weights and take its classifier off.
+def build_backbone(architecture: Architecture, seed: int = 0) -> tuple[nn.Module, int]:
+    """Build a network with random weights and remove its classifier.
 
     Args:
-        arch: name of a classification network of torchvision, or `timm:` and the name of a network of timm.
-        image_size: side of the square images in pixels; it is tried out.
-        small_stem: for ResNets, a 3 x 3 convolution of stride 1 without max pooling in front (He et al., CVPR 2016,
-            section 4.2), for images of about 32 pixels.
+        architecture: its image size is tried out.
         seed: of the weights.
 
     Returns:
@@ -79,19 +78,19 @@ def build_backbone(arch: str, image_size: int, small_stem: bool = False, seed: i
     Raises:
         HptError: no such network, or it cannot take images of this size.
     """
-    check_architecture(arch, small_stem)
+    check_architecture(architecture)
     try:
         with seeded(seed):
-            backbone = _build_timm(arch, image_size) if arch.startswith(TIMM) else _build(arch, image_size, small_stem)
+            backbone = (_build_timm if architecture.name.startswith(TIMM) else _build)(architecture)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise _wrong_size(arch, image_size, error) from error
-    return backbone, try_image_size(backbone, arch, image_size)
+        raise _wrong_size(architecture, error) from error
+    return backbone, try_image_size(backbone, architecture)
 
 
-def _build(arch: str, image_size: int, small_stem: bool) -> nn.Module:
+def _build(architecture: Architecture) -> nn.Module:
     """A network of torchvision without its classifier."""
-    backbone = torchvision.models.get_model(arch, weights=None, **_arguments(arch, image_size))
-    if small_stem:
+    backbone = torchvision.models.get_model(architecture.name, weights=None, **_arguments(architecture))
+    if architecture.small_stem:
         width = backbone.conv1.out_channels
         backbone.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -100,12 +99,12 @@ def _build(arch: str, image_size: int, small_stem: bool) -> nn.Module:
     return backbone
 
 
-def _build_timm(arch: str, image_size: int) -> nn.Module:
+def _build_timm(architecture: Architecture) -> nn.Module:
     """A network of timm, whose features are pooled."""
-    timm, name = import_timm(), arch.removeprefix(TIMM)
+    timm, name = import_timm(), architecture.name.removeprefix(TIMM)
     config = timm.get_pretrained_cfg(name)
     # Networks with an embedding of positions are made for one size.
-    size = {"img_size": image_size} if config and config.fixed_input_size else {}
+    size = {"img_size": architecture.image_size} if config and config.fixed_input_size else {}
     backbone: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **size)
     return backbone
 
@@ -126,25 +125,27 @@ def classifier_layers(arch: str) -> tuple[str, ...]:
     return (_last_layer(network), *auxiliary)
 
 
-def try_image_size(backbone: nn.Module, arch: str, image_size: int) -> int:
-    """The size of the features of an image of this size; raises HptError where the network cannot take it."""
+def try_image_size(backbone: nn.Module, architecture: Architecture) -> int:
+    """The feature size for images of this size; raises HptError if the network cannot take them."""
     training = backbone.training
     backbone.eval()
     try:
         with torch.no_grad():
-            features: Tensor = backbone(torch.zeros(1, 3, image_size, image_size))
+            features: Tensor = backbone(torch.zeros(1, 3, architecture.image_size, architecture.image_size))
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise _wrong_size(arch, image_size, error) from error
+        raise _wrong_size(architecture, error) from error
     backbone.train(training)
     return features.flatten(1).shape[1]
 
 
-def _wrong_size(arch: str, image_size: int, error: Exception) -> HptError:
-    return HptError(f"image_size: {arch} cannot take images of {image_size} pixels ({one_line(error)})")
+def _wrong_size(architecture: Architecture, error: Exception) -> HptError:
+    problem = f"{architecture.name} cannot take images of {architecture.image_size} pixels ({one_line(error)})"
+    return HptError(problem, setting="image_size")
 
 
-def _arguments(arch: str, image_size: int) -> dict[str, Any]:
-    """What a few constructors must be told."""
+def _arguments(architecture: Architecture) -> dict[str, Any]:
+    """Extra arguments that a few constructors need."""
+    arch, image_size = architecture.name, architecture.image_size
     if arch in ("googlenet", "inception_v3"):
         return {"aux_logits": False, "init_weights": True}
     if arch.startswith("vit_"):

@@ -13,6 +13,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 
 WEIGHTS_FILE = "backbone.safetensors"
@@ -25,18 +26,13 @@ class BackboneCard:
     """What one must know to use a backbone.
 
     Attributes:
-        arch: name of torchvision's network, or timm:NAME.
-        image_size: side of the images in pixels.
-        small_stem: whether it has the stem for small images.
         feature_size: length of the features.
         mean, std: channel statistics that images are normalised with, in [0, 1].
         chain: names of the datasets that it has learned from, oldest first.
         step: optimiser steps of the last stage behind it.
     """
 
-    arch: str
-    image_size: int
-    small_stem: bool
+    architecture: Architecture
     feature_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -57,7 +53,9 @@ def save_backbone(folder: Path, weights: Mapping[str, Tensor], card: BackboneCar
     """
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(dict(weights), folder / WEIGHTS_FILE)
-    (folder / CARD_FILE).write_text(json.dumps({"format": FORMAT, **asdict(card)}, indent=2) + "\n")
+    values = {"format": FORMAT, **card.architecture.as_settings(), **asdict(card)}
+    del values["architecture"]
+    (folder / CARD_FILE).write_text(json.dumps(values, indent=2) + "\n")
 
 
 def load_backbone(folder: Path, name: str) -> tuple[nn.Module, BackboneCard]:
@@ -76,13 +74,15 @@ def load_backbone(folder: Path, name: str) -> tuple[nn.Module, BackboneCard]:
     if not cards:
         raise HptError(f"{name} was not made by hpt_mlflow: it has no {CARD_FILE}")
     card = _read_card(cards[0], name)
-    backbone, feature_size = build_backbone(card.arch, card.image_size, card.small_stem)
+    backbone, feature_size = build_backbone(card.architecture)
     try:
         backbone.load_state_dict(safetensors.torch.load_file(cards[0].with_name(WEIGHTS_FILE)))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise HptError(f"{name}: its weights do not fit its {CARD_FILE} or are damaged ({one_line(error)})") from error
     if feature_size != card.feature_size:
-        raise HptError(f"{name}: {CARD_FILE} says {card.feature_size} features, {card.arch} has {feature_size}")
+        raise HptError(
+            f"{name}: {CARD_FILE} says {card.feature_size} features, {card.architecture.name} has {feature_size}"
+        )
     return backbone, card
 
 
@@ -91,11 +91,12 @@ def _read_card(file: Path, name: str) -> BackboneCard:
         values: dict[str, Any] = json.loads(file.read_text())
         if values.pop("format") != FORMAT:
             raise HptError(f"{name} was made by another version of hpt_mlflow; this one reads {FORMAT}")
-        card = BackboneCard(**(values | {key: tuple(values[key]) for key in ("mean", "std", "chain")}))
         kinds = {"arch": str, "image_size": int, "small_stem": bool, "feature_size": int, "step": int}
         for key, kind in kinds.items():
-            if type(getattr(card, key)) is not kind:
-                raise TypeError(f"{key} is {getattr(card, key)!r}")
-        return card
+            if key in values and type(values[key]) is not kind:
+                raise TypeError(f"{key} is {values[key]!r}")
+        architecture = Architecture(values.pop("arch"), values.pop("image_size"), values.pop("small_stem"))
+        values |= {key: tuple(values[key]) for key in ("mean", "std", "chain")}
+        return BackboneCard(architecture, **values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise HptError(f"{name}: {CARD_FILE} is damaged ({error})") from error

@@ -14,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import TIMM
 from hpt_mlflow.models.foreign import IMAGENET_SIZE, ForeignWeights, fit
 from hpt_mlflow.models.weight_file import read_weight_file
@@ -54,18 +55,16 @@ def read_efficientnet_lite0(image_size: int | None = None) -> ForeignWeights:
     file = _installed_file()
     name = f"weights: {SOURCE}"
     content = read_weight_file(file, name)
-    size = image_size or IMAGENET_SIZE
-    state, heads = fit(rename(content.tensors), ARCH, False, size, name)
+    architecture = Architecture(ARCH, image_size or IMAGENET_SIZE)
+    state, heads = fit(rename(content.tensors), architecture, name)
     return ForeignWeights(
         name=SOURCE,
         file=file.name,
         format="efficientnet_lite_pytorch",
-        arch=ARCH,
-        small_stem=False,
+        architecture=architecture,
         state=state,
         left_out=heads,
         sha256=content.sha256,
-        image_size=size,
         mean=MEAN,
         std=STD,
         chain=("imagenet",),

@@ -52,24 +52,26 @@ def export_backbone(backbone: nn.Module, card: BackboneCard, format: str, file: 
 
 
 def _torchvision(backbone: nn.Module, card: BackboneCard, file: Path) -> Callable[[Path], None]:
-    if card.arch.startswith(TIMM):
-        raise HptError(f"format: torchvision has no {card.arch}; use timm or onnx")
+    if card.architecture.name.startswith(TIMM):
+        raise HptError(f"format: torchvision has no {card.architecture.name}; use timm or onnx")
     _refuse_small_stem(card, "torchvision")
     return _state_writer(copy_to_cpu(backbone.state_dict()))
 
 
 def _timm(backbone: nn.Module, card: BackboneCard, file: Path) -> Callable[[Path], None]:
-    if not card.arch.startswith(TIMM):
+    if not card.architecture.name.startswith(TIMM):
         # The ResNets, and they alone, have the same names and the same arithmetic in both libraries.
-        if card.arch not in RESNETS or card.arch not in import_timm().list_models():
-            raise HptError(f"format: timm has no {card.arch} with torchvision's weights; use torchvision or onnx")
+        if card.architecture.name not in RESNETS or card.architecture.name not in import_timm().list_models():
+            raise HptError(
+                f"format: timm has no {card.architecture.name} with torchvision's weights; use torchvision or onnx"
+            )
         _refuse_small_stem(card, "timm")
     return _state_writer(copy_to_cpu(backbone.state_dict()))
 
 
 def _detectron2(backbone: nn.Module, card: BackboneCard, file: Path) -> Callable[[Path], None]:
-    if card.arch not in RESNETS:
-        raise HptError(f"format: the layout of detectron2 is for ResNets, not for {card.arch}; use onnx")
+    if card.architecture.name not in RESNETS:
+        raise HptError(f"format: the layout of detectron2 is for ResNets, not for {card.architecture.name}; use onnx")
     _refuse_small_stem(card, "detectron2")
     # Detectron2 takes .pkl for a pickle and .pyth for a file of pycls.
     if file.suffix != ".pth":
@@ -115,7 +117,7 @@ def _write_onnx(backbone: nn.Module, card: BackboneCard, file: Path) -> None:
     modes = {layer: layer.training for layer in network.modules()}
     network.eval()
     # Two images: the exporter takes a batch of one for a constant.
-    images = torch.zeros(2, 3, card.image_size, card.image_size)
+    images = torch.zeros(2, 3, card.architecture.image_size, card.architecture.image_size)
     try:
         with _quiet(), torch.no_grad():
             torch.onnx.export(
@@ -133,7 +135,7 @@ def _write_onnx(backbone: nn.Module, card: BackboneCard, file: Path) -> None:
         raise
     # The exporter raises whatever a layer that ONNX does not know leads to.
     except Exception as error:
-        raise HptError(f"format: {card.arch} cannot be written as ONNX ({one_line(error)})") from error
+        raise HptError(f"format: {card.architecture.name} cannot be written as ONNX ({one_line(error)})") from error
     finally:
         for layer, training in modes.items():
             layer.training = training
@@ -146,9 +148,9 @@ def _write_onnx(backbone: nn.Module, card: BackboneCard, file: Path) -> None:
 def _description(card: BackboneCard) -> dict[str, str]:
     """How to prepare images, as text: lists are JSON."""
     return {
-        "arch": card.arch,
+        "arch": card.architecture.name,
         "chain": " > ".join(card.chain),
-        "image_size": str(card.image_size),
+        "image_size": str(card.architecture.image_size),
         "mean": json.dumps(card.mean),
         "std": json.dumps(card.std),
     }
@@ -179,8 +181,8 @@ def _state_writer(state: Mapping[str, Tensor]) -> Callable[[Path], None]:
 
 
 def _refuse_small_stem(card: BackboneCard, library: str) -> None:
-    if card.small_stem:
-        raise HptError(f"format: {library} has no {card.arch} with the stem for small images; use onnx")
+    if card.architecture.small_stem:
+        raise HptError(f"format: {library} has no {card.architecture.name} with the stem for small images; use onnx")
 
 
 WRITERS: dict[str, Callable[[nn.Module, BackboneCard, Path], Callable[[Path], None]]] = {

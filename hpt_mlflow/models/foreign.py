@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from hpt_mlflow.errors import HptError, printable
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import TIMM, build_backbone, classifier_layers
 from hpt_mlflow.models.checkpoint import CARD_FILE, WEIGHTS_FILE, load_backbone
 from hpt_mlflow.models.resnets import has_small_stem, recognise_resnet
@@ -56,24 +57,21 @@ class ForeignWeights:
         name: what a chain calls them: the name of their file without its ending, or of what they were trained on.
         file: name of their file.
         format: see the table of this module.
-        arch, small_stem: the backbone that they fit.
+        architecture: the backbone that they fit.
         state: its state, complete.
         left_out: tensors of the file, and entries beside its network, that are not used: what each of them is.
         sha256: checksum of the file, in hexadecimal.
         mean, std: channel statistics that they were trained with, in [0, 1].
-        image_size: side of the images in pixels that they are for.
         chain: names of the datasets behind them, oldest first.
     """
 
     name: str
     file: str
     format: str
-    arch: str
-    small_stem: bool
+    architecture: Architecture
     state: Mapping[str, Tensor]
     left_out: Mapping[str, str]
     sha256: str
-    image_size: int
     mean: Statistics = IMAGENET_MEAN
     std: Statistics = IMAGENET_STD
     chain: tuple[str, ...] = ()
@@ -104,28 +102,25 @@ def read_weights(file: Path, arch: str | None = None, image_size: int | None = N
         )
     arch = arch or recognised or ""
     small_stem = recognised is not None and not arch.startswith(TIMM) and has_small_stem(found)
-    state, heads = fit(found, arch, small_stem, size, name, recognised, unknown)
+    architecture = Architecture(arch, size, small_stem)
+    state, heads = fit(found, architecture, name, recognised, unknown)
     left_out |= heads | dict.fromkeys(content.beside, "not a part of the network")
     stem = printable(SUFFIXES.sub("", file.name) or file.name)
     return ForeignWeights(
         name=stem,
         file=printable(file.name),
         format=_format(layout, arch, content, file),
-        arch=arch,
-        small_stem=small_stem,
+        architecture=architecture,
         state=state,
         left_out=left_out,
         sha256=content.sha256,
-        image_size=size,
         chain=(stem,),
     )
 
 
 def fit(
     found: Mapping[str, Tensor],
-    arch: str,
-    small_stem: bool,
-    image_size: int,
+    architecture: Architecture,
     name: str,
     recognised: str | None = None,
     unknown: Sequence[str] = (),
@@ -133,7 +128,7 @@ def fit(
     """Fit tensors to a backbone, one to one, without its classifier.
 
     Args:
-        found: by the names of the network `arch`.
+        found: by the names of the network.
         name: how errors call the weights.
         recognised: what network they seem to be of.
         unknown: names of tensors beside them that nobody knows.
@@ -144,7 +139,8 @@ def fit(
     Raises:
         HptError: a tensor is missing, unexpected, of another shape, or not finite.
     """
-    expected = build_backbone(arch, image_size, small_stem)[0].state_dict()
+    arch = architecture.name
+    expected = build_backbone(architecture)[0].state_dict()
     state = {key: tensor for key, tensor in found.items() if key in expected}
     others = [key for key in found if key not in expected]
     layers = tuple(f"{layer}." for layer in classifier_layers(arch))
@@ -167,7 +163,7 @@ def fit(
     told = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in troubles.items() if keys]
     if told:
         hint = f"; they look like a {recognised}" if recognised not in (None, arch.removeprefix(TIMM)) else ""
-        stem = " with the small stem" if small_stem else ""
+        stem = " with the small stem" if architecture.small_stem else ""
         raise HptError(f"{name}: these weights do not fit {arch}{stem}: {'; '.join(told)}{hint}")
     return {key: state[key].to(expected[key].dtype).contiguous() for key in expected}, heads
 
@@ -175,18 +171,14 @@ def fit(
 def _read_own(file: Path, name: str, arch: str | None, image_size: int | None) -> ForeignWeights:
     """A backbone that this project has kept."""
     backbone, card = load_backbone(file.parent, name)
-    if arch not in (None, card.arch):
-        raise HptError(f"{name}: these are weights of a {card.arch}, not of a {arch}; leave arch out")
     return ForeignWeights(
         name=card.chain[-1] if card.chain else file.parent.name,
         file=file.name,
         format="hpt_mlflow",
-        arch=card.arch,
-        small_stem=card.small_stem,
+        architecture=card.architecture.requested(name, arch, image_size, small_stem=False),
         state=backbone.state_dict(),
         left_out={},
         sha256=sha256(file),
-        image_size=image_size or card.image_size,
         mean=card.mean,
         std=card.std,
         chain=card.chain or (file.parent.name,),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.methods import load_method
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.foreign import ForeignWeights
 from hpt_mlflow.report.commands import stage_command
 from hpt_mlflow.training.plan import Plan
@@ -24,8 +25,7 @@ def training_card(
     dataset: Dataset,
     split: Split,
     plan: Plan,
-    arch: str,
-    image_size: int,
+    architecture: Architecture,
     parent: str | None,
     result: Mapping[str, float] | None = None,
     registered: str | None = None,
@@ -40,7 +40,7 @@ def training_card(
     lines += [
         f"**Data** `{dataset.uri}`: {len(split.seen):,} images seen, {len(split.test):,} kept for test",
         "",
-        f"**Method** {method.title}, {arch} at {image_size} px: {how}. {plan.steps:,} steps of {plan.batch_size}, "
+        f"**Method** {method.title}, {architecture}: {how}. {plan.steps:,} steps of {plan.batch_size}, "
         f"learning rate {plan.learning_rate:g}, views by {', '.join(plan.subset) or 'nothing'}, {plan.precision}.",
         "",
     ]
@@ -57,7 +57,6 @@ def training_card(
 
 def weights_card(weights: ForeignWeights, registered: str | None) -> str:
     """What weights are that were registered as they came and, once there is one, their version."""
-    stem = " with the small stem" if weights.small_stem else ""
     parts = Counter(weights.left_out.values())
     left_out = ", ".join(f"{count} of {part}" for part, count in parts.items()) or "nothing"
     lines = [
@@ -65,8 +64,7 @@ def weights_card(weights: ForeignWeights, registered: str | None) -> str:
         "",
         f"**Weights** `{weights.file}` (sha256 `{weights.sha256}`), read as {weights.format}, registered as they are.",
         "",
-        f"**Backbone** {weights.arch}{stem} at {weights.image_size} px: "
-        f"{len(weights.state)} tensors. Left out: {left_out}.",
+        f"**Backbone** {weights.architecture}: {len(weights.state)} tensors. Left out: {left_out}.",
         "",
         f"**Images** are normalised with mean {weights.mean} and standard deviation {weights.std}.",
     ]

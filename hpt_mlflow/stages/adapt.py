@@ -47,20 +47,14 @@ def adapt(**settings: Any) -> StageResult:
 def from_parent(chosen: AdaptSettings, parent: FoundModel) -> Start:
     """What an adaptation with some settings starts from, at a model that was found."""
     preset, card = PRESETS[chosen.preset], parent.card
-    if chosen.arch not in (None, card.arch):
-        raise HptError(f"arch: {chosen.parent} is a {card.arch}, not a {chosen.arch}; leave arch out")
-    if chosen.small_stem and not card.small_stem:
-        raise HptError(f"small_stem: {chosen.parent} was trained without it; leave it off")
+    architecture = card.architecture.requested(chosen.parent, chosen.arch, chosen.image_size, chosen.small_stem)
     if chosen.update != "all" and not batch_norms(parent.backbone):
-        raise HptError(f"update: {card.arch} has no BatchNorm layers to update; use all")
-    image_size = chosen.image_size or card.image_size
-    try_image_size(parent.backbone, card.arch, image_size)
+        raise HptError(f"{architecture.name} has no BatchNorm layers to update", "use all", setting="update")
+    try_image_size(parent.backbone, architecture)
     return Start(
         parent.backbone,
         card.feature_size,
-        card.arch,
-        image_size,
-        card.small_stem,
+        architecture,
         steps=preset.adapt_steps,
         learning_rate=preset.adapt_learning_rate,
         chain=card.chain,

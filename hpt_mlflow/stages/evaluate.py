@@ -159,7 +159,7 @@ def _introduce(
     run.tags(tags)
     run.params(
         asdict(settings)
-        | {"model": found.uri, "arch": card.arch, "image_size": card.image_size}
+        | {"model": found.uri, "arch": card.architecture.name, "image_size": card.architecture.image_size}
         | {"precision": arithmetic.precision}
         | ({"features_trial": arithmetic.trial} if arithmetic.trial else {})
     )
@@ -186,7 +186,7 @@ def _repeat(settings: EvaluateSettings, task: Task, found: FoundModel) -> Iterat
 
 def _untrained(settings: EvaluateSettings, task: Task, card: BackboneCard) -> list[nn.Module]:
     """An untrained network, with BatchNorm's statistics as initialised, and with those of train."""
-    backbone, _ = build_backbone(card.arch, card.image_size, card.small_stem, settings.seed)
+    backbone, _ = build_backbone(card.architecture, settings.seed)
     return [backbone, with_refreshed_batch_norm(backbone, task)]
 
 

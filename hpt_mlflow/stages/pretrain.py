@@ -7,6 +7,7 @@ from typing import Any
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import joins_others, own_device, training_group
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.settings import PretrainSettings
 from hpt_mlflow.stages.processes.device import resolve_device
@@ -49,14 +50,12 @@ def pretrain(**settings: Any) -> StageResult:
 
 def _from_random_weights(chosen: PretrainSettings) -> Start:
     preset = PRESETS[chosen.preset]
-    arch, image_size = chosen.arch or preset.arch, chosen.image_size or preset.image_size
-    backbone, feature_size = build_backbone(arch, image_size, chosen.small_stem, chosen.seed)
+    architecture = Architecture(chosen.arch or preset.arch, chosen.image_size or preset.image_size, chosen.small_stem)
+    backbone, feature_size = build_backbone(architecture, chosen.seed)
     return Start(
         backbone,
         feature_size,
-        arch,
-        image_size,
-        chosen.small_stem,
+        architecture,
         steps=preset.pretrain_steps,
         learning_rate=preset.plan.learning_rate,
     )

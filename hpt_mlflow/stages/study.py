@@ -16,9 +16,10 @@ from hpt_mlflow.experiments.figure import experiment_figure
 from hpt_mlflow.experiments.page import Origin, experiment_csv, experiment_markdown, experiment_page, figure_as_svg
 from hpt_mlflow.experiments.plan import ExperimentPlan, Job
 from hpt_mlflow.experiments.results import Results
-from hpt_mlflow.experiments.studies import Network, make_experiment
+from hpt_mlflow.experiments.studies import make_experiment
 from hpt_mlflow.group import joins_others
 from hpt_mlflow.machine import machine
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.settings import StudySettings
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.result import StageResult, result_of
@@ -121,7 +122,7 @@ def _open(name: str, address: str, root: str | None) -> Dataset:
         raise HptError(str(error).replace("data:", f"{name}:", 1)) from error
 
 
-def _network(chosen: StudySettings, base: FoundModel | None) -> Network:
+def _network(chosen: StudySettings, base: FoundModel | None) -> Architecture:
     """Of all trainings: that of the registered Base, where there is one.
 
     Raises:
@@ -129,22 +130,17 @@ def _network(chosen: StudySettings, base: FoundModel | None) -> Network:
     """
     if base is None:
         preset = PRESETS[chosen.preset]
-        return Network(chosen.arch or preset.arch, chosen.image_size or preset.image_size, chosen.small_stem)
-    card = base.card
-    if chosen.arch not in (None, card.arch):
-        raise HptError(f"arch: {chosen.base_model} is a {card.arch}, not a {chosen.arch}; leave arch out")
-    if chosen.small_stem and not card.small_stem:
-        raise HptError(f"small_stem: {chosen.base_model} was trained without it; leave it off")
-    return Network(card.arch, chosen.image_size or card.image_size, card.small_stem)
+        return Architecture(chosen.arch or preset.arch, chosen.image_size or preset.image_size, chosen.small_stem)
+    return base.card.architecture.requested(str(chosen.base_model), chosen.arch, chosen.image_size, chosen.small_stem)
 
 
 def _as_the_base(chosen: StudySettings, base: FoundModel) -> StudySettings:
     """The settings with the Base's number in place of an alias, and without an image size that it has anyway."""
-    own_size = None if chosen.image_size == base.card.image_size else chosen.image_size
+    own_size = None if chosen.image_size == base.card.architecture.image_size else chosen.image_size
     return replace(chosen, base_model=base.uri, image_size=own_size)
 
 
-def _plan(chosen: StudySettings, datasets: Mapping[str, Dataset], network: Network) -> ExperimentPlan:
+def _plan(chosen: StudySettings, datasets: Mapping[str, Dataset], network: Architecture) -> ExperimentPlan:
     """All that is run, checked.
 
     Raises:
@@ -157,11 +153,13 @@ def _plan(chosen: StudySettings, datasets: Mapping[str, Dataset], network: Netwo
     plan = make_experiment(chosen, images, network if chosen.base_model else None)
     check_jobs(plan, datasets)
     if chosen.study != "augmentation":
-        check_batch_norms(*network)
+        check_batch_norms(network)
     return plan
 
 
-def _describe(plan: ExperimentPlan, chosen: StudySettings, datasets: Mapping[str, Dataset], network: Network) -> str:
+def _describe(
+    plan: ExperimentPlan, chosen: StudySettings, datasets: Mapping[str, Dataset], network: Architecture
+) -> str:
     """What would be run, and what it costs."""
     jobs = plan.jobs
     trainings = Counter((job.label, job.steps) for job in jobs if job.stage != "evaluate")

@@ -52,9 +52,7 @@ def import_weights(
     weights = _read(source, arch, image_size, small_stem)
     start = _start(weights, steps=0, learning_rate=0.0)
     card = BackboneCard(
-        weights.arch,
-        weights.image_size,
-        weights.small_stem,
+        weights.architecture,
         start.feature_size,
         weights.mean,
         weights.std,
@@ -68,9 +66,7 @@ def import_weights(
         run.params(
             {
                 "weights": source,
-                "arch": weights.arch,
-                "image_size": weights.image_size,
-                "small_stem": weights.small_stem,
+                **weights.architecture.as_settings(),
                 "model_name": model_name,
                 "alias": alias,
             }
@@ -135,20 +131,18 @@ def _read(source: str, arch: str | None, image_size: int | None, small_stem: boo
         except RuntimeError as error:
             raise HptError(f"weights: {source} cannot be read ({one_line(error)})") from error
         weights = read_weights(file, arch, image_size)
-    if small_stem and not weights.small_stem:
+    if small_stem and not weights.architecture.small_stem:
         raise HptError(f"small_stem: {source} has no stem for small images; leave it off")
     return weights
 
 
 def _start(weights: ForeignWeights, steps: int, learning_rate: float) -> Start:
-    backbone, feature_size = build_backbone(weights.arch, weights.image_size, weights.small_stem)
+    backbone, feature_size = build_backbone(weights.architecture)
     backbone.load_state_dict(dict(weights.state))
     return Start(
         backbone,
         feature_size,
-        weights.arch,
-        weights.image_size,
-        weights.small_stem,
+        weights.architecture,
         steps=steps,
         learning_rate=learning_rate,
         chain=weights.chain,

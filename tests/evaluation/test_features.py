@@ -14,6 +14,7 @@ from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader, FrozenNetwork, prepare
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 
 CPU = torch.device("cpu")
@@ -58,7 +59,7 @@ def test_prepared_images_are_those_of_torchvision():
 def test_features_are_a_plain_forward_pass_in_evaluation_mode(open_images):
     arrays = pictures((16, 16), (16, 20), (16, 22), (40, 16), (30, 16))
     torch.manual_seed(0)
-    backbone, feature_size = build_backbone("resnet18", 16, small_stem=True)
+    backbone, feature_size = build_backbone(Architecture("resnet18", 16, small_stem=True))
     backbone(torch.randn(4, 3, 16, 16))
     features = reader_of(open_images(arrays)).features(backbone, np.array([3, 0, 1, 2, 4]))
     with torch.no_grad():

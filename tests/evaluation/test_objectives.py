@@ -24,6 +24,7 @@ from hpt_mlflow.evaluation.features import FeatureReader, prepare
 from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
 from hpt_mlflow.evaluation.objectives import NEED_LABELS, OBJECTIVES, Judge, make_judge, maximises
 from hpt_mlflow.evaluation.probe import fit_probe
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 
 CPU = torch.device("cpu")
@@ -424,7 +425,7 @@ def test_the_same_backbone_gets_the_same_score_and_another_one_another(reader, o
 @pytest.mark.parametrize("objective", JUDGED)
 def test_a_resnet_is_judged(reader, objective):
     torch.manual_seed(0)
-    backbone, _ = build_backbone("resnet18", SIZE, small_stem=True)
+    backbone, _ = build_backbone(Architecture("resnet18", SIZE, small_stem=True))
     few = Split(SPLIT.train[:60], SPLIT.validation[:30], SPLIT.test)
     score = make_judge(objective, reader, few, DIGITS.labels).score(backbone)
     assert {"probe": 0.3, "knn": 0.3, "rotation": 0.35}[objective] < score <= 1

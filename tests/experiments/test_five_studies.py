@@ -7,7 +7,8 @@ import pytest
 
 from hpt_mlflow.experiments.claims import BASE_AS_IS
 from hpt_mlflow.experiments.plan import FROM
-from hpt_mlflow.experiments.studies import STUDIES, Network, make_experiment
+from hpt_mlflow.experiments.studies import STUDIES, make_experiment
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings, StudySettings, TrainingSettings
 from hpt_mlflow.settings import study as study_settings
 from hpt_mlflow.stages.training.resolve import fit_plan, method_options
@@ -97,7 +98,7 @@ def four(**more):
 FORMS = {
     "separability": {},
     "over a source": {"with_source": True},
-    "registered": {"base_model": "models:/hpt/7", "network": Network("resnet18", 64, True)},
+    "registered": {"base_model": "models:/hpt/7", "network": Architecture("resnet18", 64, True)},
     "registered, over a source": {"base_model": "models:/hpt/7", "with_source": True},
     "semi-supervised": {"study": "semi-supervised", "labels": "20,100%", "protocol_steps": 5},
     "sequential": {"study": "sequential", "with_source": True},
@@ -250,7 +251,7 @@ def test_the_preset_says_how_long_trainings_are_where_nothing_else_does(preset, 
 
 def test_a_registered_base_is_not_trained_again():
     model = "models:/hpt/7"
-    plan = made(base_model=model, milestones="100%", network=Network("resnet50", 64, True))
+    plan = made(base_model=model, milestones="100%", network=Architecture("resnet50", 64, True))
     assert {method: trainings(job) for (method, *_), job in by_point(plan).items()} == {
         BASE_AS_IS: [],
         "Base": [on_target("bn-stats", parent=model)],
@@ -269,7 +270,7 @@ def test_a_registered_base_goes_over_the_source():
 
 
 def test_an_image_size_that_is_said_goes_before_the_registered_base_s():
-    network = Network("resnet18", 64, False)
+    network = Architecture("resnet18", 64)
     jobs = made(base_model="models:/hpt/7", network=network).jobs
     assert {job.said.get("image_size") for job in jobs if job.stage == "adapt"} == {None}
     assert {job.said.get("image_size") for job in jobs if job.stage == "pretrain"} == {64}
@@ -282,7 +283,7 @@ def test_an_image_size_that_is_said_goes_before_the_registered_base_s():
     [(False, None, None), (True, None, True), (False, True, True), (False, False, False)],
 )
 def test_a_small_stem_is_that_of_what_starts_from_random_weights(said, of_base, expected):
-    network = None if of_base is None else Network("resnet18", 64, of_base)
+    network = None if of_base is None else Architecture("resnet18", 64, of_base)
     jobs = made(base_model="models:/hpt/7" if network else None, small_stem=said, network=network).jobs
     told = {(job.stage, job.said.get("small_stem")) for job in jobs if job.stage != "evaluate"}
     # A model that is adapted has a stem.
@@ -404,10 +405,13 @@ def test_sequential_makes_each_sequence(model):
 
 
 def test_the_networks_of_all_sequences_are_those_of_the_registered_base():
-    network = Network("resnet34", 64, True)
+    network = Architecture("resnet34", 64, True)
     plan = made("sequential", with_source=True, base_model="models:/hpt/7", network=network)
     random = [job for job in plan.jobs if job.stage == "pretrain"]
-    assert [(LETTERS[job.said["data"]], *(job.said[name] for name in Network._fields)) for job in random] == [
+    assert [
+        (LETTERS[job.said["data"]], *(job.said[name] for name in ("arch", "image_size", "small_stem")))
+        for job in random
+    ] == [
         ("T", *network),
         ("S", *network),
     ]

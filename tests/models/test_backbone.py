@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import architectures, batch_norms, build_backbone, classifier_layers, try_image_size
 
 FEATURE_SIZES = {
@@ -29,7 +30,7 @@ FEATURE_SIZES = {
 def built(request):
     torch.manual_seed(0)
     arch, small_stem = request.param
-    backbone, feature_size = build_backbone(arch, 32, small_stem)
+    backbone, feature_size = build_backbone(Architecture(arch, 32, small_stem))
     return arch, backbone, feature_size, FEATURE_SIZES[request.param]
 
 
@@ -67,7 +68,7 @@ def test_backbone_comes_in_training_mode(built):
 
 
 def test_small_stem_keeps_the_resolution():
-    backbone, _ = build_backbone("resnet18", 16, small_stem=True)
+    backbone, _ = build_backbone(Architecture("resnet18", 16, small_stem=True))
     assert backbone.conv1(torch.zeros(1, 3, 16, 16)).shape == (1, 64, 16, 16)
     assert isinstance(backbone.maxpool, nn.Identity)
 
@@ -76,44 +77,44 @@ def test_same_seed_gives_same_weights():
     states = []
     for _ in range(2):
         torch.manual_seed(3)
-        states.append(build_backbone("resnet18", 16, small_stem=True)[0].state_dict())
+        states.append(build_backbone(Architecture("resnet18", 16, small_stem=True))[0].state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_unknown_name_suggests_a_close_one():
     with pytest.raises(HptError, match=r"^arch: .*'resnet81'; did you mean .*resnet18") as caught:
-        build_backbone("resnet81", 32)
+        build_backbone(Architecture("resnet81", 32))
     assert "\n" not in str(caught.value)
 
 
 def test_name_unlike_any_other_suggests_common_ones():
     with pytest.raises(HptError, match=r"'qqqq'; try resnet18"):
-        build_backbone("qqqq", 32)
+        build_backbone(Architecture("qqqq", 32))
 
 
 def test_networks_for_other_tasks_are_unknown():
     assert "resnet18" in architectures()
     assert "fcn_resnet50" not in architectures()
     with pytest.raises(HptError, match="no classification network"):
-        build_backbone("fcn_resnet50", 32)
+        build_backbone(Architecture("fcn_resnet50", 32))
 
 
 def test_small_stem_is_only_for_resnets():
     with pytest.raises(HptError, match=r"small_stem: .*vgg11"):
-        build_backbone("vgg11", 32, small_stem=True)
+        build_backbone(Architecture("vgg11", 32, small_stem=True))
 
 
 @pytest.mark.parametrize(("arch", "size"), [("vit_b_16", 30), ("alexnet", 32)])
 def test_impossible_image_size_is_refused_in_one_line(arch, size):
     with pytest.raises(HptError, match=f"^image_size: {arch} .* {size} pixels") as caught:
-        build_backbone(arch, size)
+        build_backbone(Architecture(arch, size))
     assert "\n" not in str(caught.value)
 
 
 def test_trying_a_size_keeps_mode_and_statistics():
-    backbone, _ = build_backbone("resnet18", 32)
+    backbone, _ = build_backbone(Architecture("resnet18", 32))
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    assert try_image_size(backbone, "resnet18", 64) == 512
+    assert try_image_size(backbone, Architecture("resnet18", 64)) == 512
     assert backbone.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
 
@@ -129,7 +130,7 @@ def test_batch_norms_finds_every_kind():
 )
 def test_networks_of_timm_give_pooled_features(arch, size, expected):
     pytest.importorskip("timm")
-    backbone, feature_size = build_backbone(arch, size)
+    backbone, feature_size = build_backbone(Architecture(arch, size))
     assert backbone.training
     with torch.no_grad():
         assert backbone.eval()(torch.zeros(2, 3, size, size)).shape == (2, expected) == (2, feature_size)
@@ -137,7 +138,7 @@ def test_networks_of_timm_give_pooled_features(arch, size, expected):
 
 def test_batch_norms_of_timm_are_found():
     pytest.importorskip("timm")
-    backbone, _ = build_backbone("timm:tf_efficientnet_lite0", 32)
+    backbone, _ = build_backbone(Architecture("timm:tf_efficientnet_lite0", 32))
     assert type(batch_norms(backbone)[0]).__name__ == "BatchNormAct2d"
     assert len(batch_norms(backbone)) == 49
 
@@ -154,26 +155,26 @@ def test_batch_norms_of_timm_are_found():
 def test_unknown_networks_of_timm_are_refused_in_one_line(arch, words):
     pytest.importorskip("timm")
     with pytest.raises(HptError, match=f"^arch: .*{words}") as caught:
-        build_backbone(arch, 32)
+        build_backbone(Architecture(arch, 32))
     assert "\n" not in str(caught.value)
 
 
 def test_small_stem_is_not_for_networks_of_timm():
     pytest.importorskip("timm")
     with pytest.raises(HptError, match="small_stem: only for torchvision's ResNets, not for timm:resnet18"):
-        build_backbone("timm:resnet18", 32, small_stem=True)
+        build_backbone(Architecture("timm:resnet18", 32, small_stem=True))
 
 
 def test_size_that_a_network_of_timm_cannot_take():
     pytest.importorskip("timm")
     with pytest.raises(HptError, match="^image_size: timm:vit_tiny_patch16_224 cannot take images of 8 pixels"):
-        build_backbone("timm:vit_tiny_patch16_224", 8)
+        build_backbone(Architecture("timm:vit_tiny_patch16_224", 8))
 
 
 def test_without_timm_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(HptError, match=r'^arch: .*pip install "hpt_mlflow\[timm\]"'):
-        build_backbone("timm:resnet18", 32)
+        build_backbone(Architecture("timm:resnet18", 32))
 
 
 @pytest.mark.parametrize(

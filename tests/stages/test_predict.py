@@ -14,6 +14,7 @@ from PIL import Image
 
 from hpt_mlflow.cli import hpt
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.models.classifier import ClassifierCard
@@ -23,14 +24,14 @@ from hpt_mlflow.tracking.models.store import log_backbone, log_classifier
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 from hpt_mlflow.tracking.tags import CLASSIFIER_NAME
 
-CARD = BackboneCard("shufflenet_v2_x0_5", 32, False, 1024, (0.5,) * 3, (0.25,) * 3, ("mnist",), 5)
+CARD = BackboneCard(Architecture("shufflenet_v2_x0_5", 32), 1024, (0.5,) * 3, (0.25,) * 3, ("mnist",), 5)
 CLASSES = ("Katze", "犬", 'a "b", c')
 
 
 @pytest.fixture(scope="module")
 def backbone():
     torch.manual_seed(0)
-    return build_backbone("shufflenet_v2_x0_5", 32)[0]
+    return build_backbone(Architecture("shufflenet_v2_x0_5", 32))[0]
 
 
 def head():

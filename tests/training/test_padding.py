@@ -8,6 +8,7 @@ from given_views import GivenViews
 from torch import nn
 
 from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.padding import keep_unseen_weights
@@ -61,7 +62,7 @@ def test_weights_that_see_only_padding_get_no_gradient_and_all_others_their_own(
 
 
 def test_a_network_is_left_as_it_was():
-    network, _ = build_backbone("resnet18", 16)
+    network, _ = build_backbone(Architecture("resnet18", 16))
     network.train()
     before = copy.deepcopy(network.state_dict())
     keep_unseen_weights(network, torch.randn(2, 3, 16, 16))
@@ -77,7 +78,7 @@ def test_a_network_is_left_as_it_was():
 @pytest.mark.parametrize(("precision", "is_kept"), [("bfloat16", True), ("float32", False)])
 def test_a_training_in_bfloat16_keeps_them(precision, is_kept):
     torch.manual_seed(0)
-    network, width = build_backbone("resnet18", 16)
+    network, width = build_backbone(Architecture("resnet18", 16))
     plan = Plan(**{**PLAN.__dict__, "precision": precision})
     trainer = Trainer(network, width, plan, ChannelStatistics((0.5,) * 3, (0.25,) * 3), torch.device("cpu"))
     for _ in range(2):

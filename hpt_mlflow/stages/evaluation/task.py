@@ -37,15 +37,15 @@ def prepare_task(settings: EvaluateSettings, dataset: Dataset, card: BackboneCar
     device = resolve_device(settings.device)
     split = dataset.split(settings.split_seed)
     cropped = settings.protocol != "fast"
-    side = smallest_useful_side(card.image_size, CROP_SCALE) if cropped else card.image_size
+    side = smallest_useful_side(card.architecture.image_size, CROP_SCALE) if cropped else card.architecture.image_size
     images = Images(dataset, split.labelled, side, cache_gib=settings.cache_gib)
     readable = split.restricted(images.indices)
     labels = check_labels(dataset, readable)
     # What is evaluated is what is served: images are normalised as the model was trained, whatever the dataset.
     statistics = ChannelStatistics(card.mean, card.std)
-    resize_to = round(card.image_size * TEST_RESIZE) if cropped else None
+    resize_to = round(card.architecture.image_size * TEST_RESIZE) if cropped else None
     reader = FeatureReader(
-        images, card.image_size, statistics, device, settings.batch_size, settings.workers, resize_to
+        images, card.architecture.image_size, statistics, device, settings.batch_size, settings.workers, resize_to
     )
     content = dataset.contents.of(images.indices)
     readable = _without_test_images(readable, content[np.searchsorted(images.indices, readable.test)], dataset)

@@ -91,15 +91,21 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
     first = settings.first_rung or max(1, round(FIRST_RUNG * steps))
     if first > steps:
         raise HptError(f"first_rung: {first} is beyond the {steps} steps of a trial; lower it, or raise trial_steps")
-    side = smallest_useful_side(start.image_size, space.smallest_crop_scale)
+    side = smallest_useful_side(start.architecture.image_size, space.smallest_crop_scale)
     images = Images(dataset, split.seen, side, settings.strict, cache_gib=settings.cache_gib)
     # Warm-up and cosine are those of a trial of this length.
     plan = fit_plan(replace(whole, steps=steps), settings, dataset.name, len(images.indices))
     arithmetic = choose_arithmetic(
-        settings.precision, settings.compile, start.backbone, start.image_size, plan.batch_size, steps, device
+        settings.precision,
+        settings.compile,
+        start.backbone,
+        start.architecture.image_size,
+        plan.batch_size,
+        steps,
+        device,
     )
     statistics = kept_channel_statistics(images)
-    reader = FeatureReader(images, start.image_size, statistics, device)
+    reader = FeatureReader(images, start.architecture.image_size, statistics, device)
     return TrialSetup(
         dataset=dataset,
         split=split,

@@ -171,7 +171,7 @@ def _introduce(run: StageRun, setup: TrialSetup, trial: Trial, job: Job) -> None
         {f"augment_{name}": int(name in subset) for name in AUGMENTATIONS}
         | {name: value for name, value in trial.params.items() if not isinstance(value, bool)}
         | plan.as_params()
-        | {"objective": setup.objective, "strengths": changed or "default", "arch": setup.start.arch}
+        | {"objective": setup.objective, "strengths": changed or "default", "arch": setup.start.architecture.name}
     )
 
 
@@ -186,7 +186,7 @@ def _train(run: StageRun, setup: TrialSetup, study: SharedSearch, trial: Trial, 
     batches = ViewBatches(
         setup.images,
         plan.batch_size,
-        start.image_size,
+        start.architecture.image_size,
         plan.subset,
         plan.strengths,
         plan.seed,

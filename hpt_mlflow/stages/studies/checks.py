@@ -14,6 +14,7 @@ from hpt_mlflow.data.labels import check_labels
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.drawing import draw_labels
 from hpt_mlflow.experiments.plan import FROM, ExperimentPlan, Job
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import batch_norms, build_backbone
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings, StudySettings
 from hpt_mlflow.stages.evaluation.task import label_count
@@ -91,15 +92,17 @@ def check_processes(settings: StudySettings) -> None:
             )
 
 
-def check_batch_norms(arch: str, image_size: int, small_stem: bool) -> None:
+def check_batch_norms(architecture: Architecture) -> None:
     """Refuse a network without what Base and HPT-BN change on the target.
 
     Raises:
         HptError: it has no BatchNorm layers, or cannot be built.
     """
-    backbone, _ = build_backbone(arch, image_size, small_stem)
+    backbone, _ = build_backbone(architecture)
     if not batch_norms(backbone):
-        raise HptError(f"arch: {arch} has no BatchNorm layers, which Base and HPT-BN are about; use another one")
+        raise HptError(
+            f"arch: {architecture.name} has no BatchNorm layers, which Base and HPT-BN are about; use another one"
+        )
 
 
 def _check_training(settings: PretrainSettings | AdaptSettings, dataset: Dataset) -> None:

@@ -17,9 +17,9 @@ from hpt_mlflow.evaluation.drawing import wanted_labels
 from hpt_mlflow.evaluation.finetune import count_views, schedule_for
 from hpt_mlflow.evaluation.paper_probe import PaperProbeSettings
 from hpt_mlflow.experiments.plan import Job
-from hpt_mlflow.experiments.studies import Network
 from hpt_mlflow.group import Group
 from hpt_mlflow.methods import load_method
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.settings import AdaptSettings, PretrainSettings, StudySettings
 from hpt_mlflow.stages.evaluation.task import label_count
@@ -58,7 +58,7 @@ class Trials:
 
     device: torch.device
     datasets: Mapping[str, Dataset]
-    network: Network
+    network: Architecture
     seconds: dict[Kind, float] = field(default_factory=dict)
 
     def seconds_per_step(self, job: Job) -> float:
@@ -86,7 +86,7 @@ def seconds_of(
     alike: Job,
     settings: StudySettings,
     datasets: Mapping[str, Dataset],
-    network: Network,
+    network: Architecture,
 ) -> float:
     """About how many seconds jobs would take on this machine, as many at once as the settings say.
 
@@ -112,14 +112,14 @@ def seconds_of(
     return seconds / together
 
 
-def _try(stage: str, settings: PretrainSettings | AdaptSettings, dataset: Dataset, network: Network) -> float:
+def _try(stage: str, settings: PretrainSettings | AdaptSettings, dataset: Dataset, network: Architecture) -> float:
     """Seconds for each of a few optimiser steps, views included, from random weights."""
-    backbone, feature_size = build_backbone(*network)
+    backbone, feature_size = build_backbone(network)
     assert settings.batch_size is not None
     few = min(len(split_for(settings, dataset).seen), (WARM_UP_STEPS + TRIED_STEPS) * settings.batch_size)
     tried = replace(settings, images=str(few), steps=LONG, milestones="100%", compile="off", workers=0)
     start = Start(
-        backbone, feature_size, *network, steps=LONG, learning_rate=PRESETS[settings.preset].plan.learning_rate
+        backbone, feature_size, network, steps=LONG, learning_rate=PRESETS[settings.preset].plan.learning_rate
     )
     work = prepare(stage, tried, start, dataset, Group(), None)
     for progress in work.trainer.train(work.batches, 0, report_every=LONG):

@@ -198,7 +198,7 @@ def _neighbour_accuracy(work: Work) -> dict[str, float]:
     budget = int(NEIGHBOUR_SHARE * work.plan.steps * work.plan.batch_size / len(work.milestones))
     known = np.sort(rng.permutation(known)[: max(64, budget * 2 // 3)])
     asked = np.sort(rng.permutation(asked)[: max(64, budget // 3)])
-    reader = FeatureReader(images, card.image_size, ChannelStatistics(card.mean, card.std), trainer.device)
+    reader = FeatureReader(images, card.architecture.image_size, ChannelStatistics(card.mean, card.std), trainer.device)
     bank, queries = (reader.features(trainer.backbone, part) for part in (known, asked))
     answers = nearest_neighbour_classes(bank, labels[known], queries)
     still_there = ~np.isin(asked, list(images.unreadable))

@@ -76,7 +76,7 @@ def prepare(
     split = split_for(settings, dataset)
     plan = make_plan(settings, start)
     milestones = parse_milestones(settings.milestones, plan.steps)
-    smallest_side = smallest_useful_side(start.image_size, plan.strengths.crop_scale)
+    smallest_side = smallest_useful_side(start.architecture.image_size, plan.strengths.crop_scale)
     images = _open_images(dataset, split, smallest_side, settings, group)
     plan = fit_plan(plan, settings, dataset.name, len(images.indices), group.size)
     arithmetic = _choose_arithmetic(settings, plan, start, device, group, earlier)
@@ -107,18 +107,16 @@ def prepare(
         batches=ViewBatches(
             images,
             plan.batch_size,
-            start.image_size,
+            start.architecture.image_size,
             plan.subset,
             plan.strengths,
             plan.seed,
             group.part(plan.batch_size),
             trainer.method.views,
         ),
-        card=BackboneCard(
-            start.arch, start.image_size, start.small_stem, start.feature_size, statistics.mean, statistics.std, chain
-        ),
+        card=BackboneCard(start.architecture, start.feature_size, statistics.mean, statistics.std, chain),
         tags=_tags(stage, chain, plan, start, dataset),
-        describe=partial(training_card, chain, dataset, split, plan, start.arch, start.image_size, start.parent),
+        describe=partial(training_card, chain, dataset, split, plan, start.architecture, start.parent),
     )
 
 
@@ -142,7 +140,9 @@ def _choose_arithmetic(
         precision = began.get(tag.setting_param("precision"), settings.precision)
         compiled = {"True": "on", "False": "off"}.get(began.get(tag.setting_param("compile"), ""), settings.compile)
         share = plan.batch_size // group.size
-        chosen = choose_arithmetic(precision, compiled, start.backbone, start.image_size, share, plan.steps, device)
+        chosen = choose_arithmetic(
+            precision, compiled, start.backbone, start.architecture.image_size, share, plan.steps, device
+        )
     return Arithmetic(**group.share(asdict(chosen) if chosen else None))
 
 
@@ -174,9 +174,7 @@ def _params(
 ) -> dict[str, object]:
     """Every setting as it was resolved."""
     resolved = {
-        "arch": start.arch,
-        "image_size": start.image_size,
-        "small_stem": start.small_stem,
+        **start.architecture.as_settings(),
         "workers": workers,
         "device": device,
         "nproc": group.size,

@@ -13,6 +13,7 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.methods import METHODS, load_method, options_of
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.options import Settings, value_type
 from hpt_mlflow.settings import AdaptSettings, TrainingSettings
 from hpt_mlflow.settings.common import parse_count
@@ -42,9 +43,7 @@ class Start:
 
     backbone: nn.Module
     feature_size: int
-    arch: str
-    image_size: int
-    small_stem: bool
+    architecture: Architecture
     steps: int
     learning_rate: float
     chain: tuple[str, ...] = ()

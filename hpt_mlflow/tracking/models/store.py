@@ -96,7 +96,7 @@ def _log_model(
 ) -> Future[str]:
     """Keep what `save` writes into a folder as a pyfunc LoggedModel."""
 
-    packages = (*SERVING_PACKAGES, *(("timm",) if card.arch.startswith("timm:") else ()))
+    packages = (*SERVING_PACKAGES, *(("timm",) if card.architecture.name.startswith("timm:") else ()))
 
     def fill(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
@@ -112,7 +112,11 @@ def _log_model(
                 pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in packages],
             )
 
-    params = {"arch": card.arch, "image_size": str(card.image_size), "chain": " > ".join(card.chain)}
+    params = {
+        "arch": card.architecture.name,
+        "image_size": str(card.architecture.image_size),
+        "chain": " > ".join(card.chain),
+    }
     return run.tell("model", {"name": name, "step": card.step, "params": params, "tags": tags}, fill)
 
 

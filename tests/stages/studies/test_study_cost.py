@@ -7,13 +7,13 @@ import torch
 
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.experiments.plan import job
-from hpt_mlflow.experiments.studies import Network
+from hpt_mlflow.experiments.studies import Architecture
 from hpt_mlflow.settings import StudySettings
 from hpt_mlflow.stages.studies import cost as study_cost
 from hpt_mlflow.stages.studies.cost import Trials, passes_of, seconds_of
 
 DIGITS = "builtin:digits"
-NETWORK = Network("shufflenet_v2_x0_5", 32, False)
+NETWORK = Architecture("shufflenet_v2_x0_5", 32)
 TINY = {"data": DIGITS, "batch_size": 8, "bn_splits": 1, "precision": "float32", "seed": 0, "milestones": "100%"}
 TARGET = job("pretrain", steps=10, **TINY)
 REFRESHED = job("adapt", TARGET, steps=10, update="bn-stats", **TINY)

@@ -8,6 +8,7 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.tracking.models.store import check_names, find_model, log_backbone
@@ -17,11 +18,11 @@ from hpt_mlflow.tracking.runs.stage_run import stage_run
 @pytest.fixture
 def backbone():
     torch.manual_seed(0)
-    return build_backbone("shufflenet_v2_x0_5", 32)[0]
+    return build_backbone(Architecture("shufflenet_v2_x0_5", 32))[0]
 
 
 def card(step=5):
-    return BackboneCard("shufflenet_v2_x0_5", 32, False, 1024, (0.5,) * 3, (0.25,) * 3, ("cats", "dogs"), step)
+    return BackboneCard(Architecture("shufflenet_v2_x0_5", 32), 1024, (0.5,) * 3, (0.25,) * 3, ("cats", "dogs"), step)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from mlflow.tracking import MlflowClient
 from processes import wait_for
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.stages.result import result_of
@@ -345,9 +346,9 @@ def is_at_work_by_lock(run_id):
 @pytest.mark.parametrize("by_name", [False, True])
 def test_a_run_that_was_done_and_not_delivered_is_delivered_and_gives_its_result(by_name):
     torch.manual_seed(0)
-    backbone, feature_size = build_backbone("shufflenet_v2_x0_5", 16, False)
+    backbone, feature_size = build_backbone(Architecture("shufflenet_v2_x0_5", 16))
     card = BackboneCard(
-        "shufflenet_v2_x0_5", 16, False, feature_size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), ("cats",), 8
+        Architecture("shufflenet_v2_x0_5", 16), feature_size, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), ("cats",), 8
     )
     with stage_run("pretrain cats", WORK) as run:
         run.tags({"hpt.chain": "cats"})
