@@ -21,6 +21,7 @@ from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.delivery.spool import Owner, Spool, SpoolBusyError, is_at_work, spool_folder
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.models.store import log_backbone
+from hpt_mlflow.tracking.runs import resume
 from hpt_mlflow.tracking.runs.resume import earlier_run, owner_here
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 
