@@ -328,8 +328,8 @@ def test_what_mlflow_refuses_keeps_a_run_from_going_on(tmp_path):
     spool = left_behind(run_id)
     spool.add("tags", {"": "no name"})
     spool.close()
-    for resume in ("auto", run_id):
-        message = refusal(resume)
+    for setting in ("auto", run_id):
+        message = refusal(setting)
         assert f"the run {run_id} cannot go on" in message
         assert "resume=never" in message
     assert not is_at_work_by_lock(run_id)
