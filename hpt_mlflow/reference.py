@@ -3,45 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any
 
 from hpt_mlflow.methods import METHODS, options_of
 from hpt_mlflow.options import Settings, value_type
-from hpt_mlflow.settings import (
-    AdaptSettings,
-    EvaluateSettings,
-    MainSettings,
-    PretrainSettings,
-    StudySettings,
-    TrainingSettings,
-    TuneSettings,
-)
+from hpt_mlflow.settings import AdaptSettings, PretrainSettings, TrainingSettings
 from hpt_mlflow.training.plan import PRESETS, Preset
 
-STAGES: dict[str, type[Settings]] = {
-    "pretrain": PretrainSettings,
-    "adapt": AdaptSettings,
-    "tune": TuneSettings,
-    "evaluate": EvaluateSettings,
-    "main": MainSettings,
-    "study": StudySettings,
-}
 TYPE_NAMES = {int: "whole number", float: "number", bool: "true|false", str: "text"}
 
 
-def settings_of(stage: str) -> list[dataclasses.Field[Any]]:
-    """The settings of a stage, those that it is about first."""
+def settings_of(settings: type[Settings]) -> list[dataclasses.Field[Any]]:
+    """The settings of a stage, the most important ones first."""
     first = ("data", "parent", "model", "update", "weights", "base", "source", "target")
-    fields = dataclasses.fields(STAGES[stage])
+    fields = dataclasses.fields(settings)
     return sorted(fields, key=lambda field: field.name not in first)
 
 
-def type_text(stage: str, field: dataclasses.Field[Any]) -> str:
+def type_text(settings: type[Settings], field: dataclasses.Field[Any]) -> str:
     """The values that a setting takes: `quick|paper`, `whole number, at least 1`."""
     if field.metadata["choices"]:
         return "|".join(field.metadata["choices"])
-    text = TYPE_NAMES[value_type(STAGES[stage], field.name)]
+    text = TYPE_NAMES[value_type(settings, field.name)]
     limits = [
         f"{word} {field.metadata[key]:g}"
         for key, word in (("minimum", "at least"), ("above", "above"), ("maximum", "at most"))
@@ -50,17 +35,17 @@ def type_text(stage: str, field: dataclasses.Field[Any]) -> str:
     return ", ".join([text, *limits])
 
 
-def default_text(stage: str, field: dataclasses.Field[Any]) -> str:
+def default_text(settings: type[Settings], field: dataclasses.Field[Any]) -> str:
     """The default of a setting; where the preset decides, the value in each of them."""
     if field.default is not None:
         return str(field.default).lower() if isinstance(field.default, bool) else str(field.default)
     if "Default:" in field.metadata["help"]:
         return ""
     methods = [name for name in METHODS if field.name in options_of(name)]
-    if methods and issubclass(STAGES[stage], TrainingSettings):
+    if methods and issubclass(settings, TrainingSettings):
         texts = {name: _in_words({p: METHODS[name].presets[p][field.name] for p in PRESETS}) for name in methods}
         return "; ".join(f"{name}: {text}" for name, text in texts.items()) if len(texts) > 1 else texts[methods[0]]
-    return _in_words({name: _preset_value(stage, field.name, preset) for name, preset in PRESETS.items()})
+    return _in_words({name: _preset_value(settings, field.name, preset) for name, preset in PRESETS.items()})
 
 
 def _in_words(by_preset: Mapping[str, Any]) -> str:
@@ -76,8 +61,28 @@ def _in_words(by_preset: Mapping[str, Any]) -> str:
     )
 
 
-def reference_page() -> str:
-    """docs/reference.md."""
+def meaning(settings: type[Settings], field: dataclasses.Field[Any]) -> str:
+    """The help text of a setting, with its default at the end."""
+    default = default_text(settings, field)
+    return field.metadata["help"] + (f"  [default: {default}]" if default else "")
+
+
+def annotation_of(settings: type[Settings], field: dataclasses.Field[Any]) -> Any:
+    """The type that a setting is annotated with, its choices as a `Literal`."""
+    hint = typing.get_type_hints(settings)[field.name]
+    if not field.metadata["choices"]:
+        return hint
+    literal: Any = typing.Literal
+    choices = literal[field.metadata["choices"]]
+    return choices | None if type(None) in typing.get_args(hint) else choices
+
+
+def reference_page(stages: Mapping[str, type[Settings]]) -> str:
+    """docs/reference.md.
+
+    Args:
+        stages: the settings of each stage, by its name.
+    """
     lines = [
         "# Reference",
         "",
@@ -85,21 +90,26 @@ def reference_page() -> str:
         "`mlflow run . -e STAGE -P name=value`, `hpt STAGE --name value` (with dashes for underscores) and",
         "`hpt_mlflow.STAGE(name=value)`.",
     ]
-    for stage, settings in STAGES.items():
+    for stage, settings in stages.items():
         lines += ["", f"## {stage}", "", (settings.__doc__ or "").strip(), ""]
         lines += ["| setting | values | default | meaning |", "|---|---|---|---|"]
-        for field in settings_of(stage):
-            cells = (field.name, type_text(stage, field), default_text(stage, field), field.metadata["help"])
+        for field in settings_of(settings):
+            cells = (
+                field.name,
+                type_text(settings, field),
+                default_text(settings, field),
+                field.metadata["help"],
+            )
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _preset_value(stage: str, name: str, preset: Preset) -> Any:
-    if not issubclass(STAGES[stage], TrainingSettings):
+def _preset_value(settings: type[Settings], name: str, preset: Preset) -> Any:
+    if not issubclass(settings, TrainingSettings):
         return None
     if name == "steps":
-        return preset.pretrain_steps if stage == "pretrain" else preset.adapt_steps
-    if name == "learning_rate" and stage in ("adapt", "tune"):
+        return preset.pretrain_steps if issubclass(settings, PretrainSettings) else preset.adapt_steps
+    if name == "learning_rate" and issubclass(settings, AdaptSettings):
         return preset.adapt_learning_rate
     if name in ("arch", "image_size"):
         return getattr(preset, name)

@@ -17,8 +17,6 @@ PARENT_POLL_SECONDS = 1.0
 INTERRUPTED = 130
 # A shell that `mlflow run` starts us in may stand between.
 SHELLS = frozenset({"sh", "bash", "dash", "zsh"})
-# Not every system has all of them.
-ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")
 WARNING = getattr(signal, "SIGUSR1", None)
 
 
@@ -69,23 +67,9 @@ def termination_as_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def warnings_passed_on(pid_file: Path) -> Iterator[None]:
-    """Pass SIGUSR1 on to the process whose number stands in a file, where there is one."""
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        with suppress(OSError, ValueError):
-            os.kill(int(pid_file.read_text()), number)
-
-    with _handlers({WARNING: pass_on} if WARNING else {}):
-        yield
-
-
-@contextmanager
-def handlers_kept() -> Iterator[None]:
-    """Whatever handlers the block leaves for the signals that end a process, the old ones are back at the end."""
-    numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    with _handlers({number: handler for number, handler in before.items() if handler is not None}):
+def warnings_passed_to(receive: Callable[[int], object]) -> Iterator[None]:
+    """Pass SIGUSR1 on, in the main thread, to what is called with its number."""
+    with _handlers({WARNING: lambda number, frame: receive(number)} if WARNING else {}):
         yield
 
 

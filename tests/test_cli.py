@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from hpt_mlflow.cli import hpt
-from hpt_mlflow.reference import STAGES
+from hpt_mlflow.stages import STAGES
 
 
 def run(*arguments):
@@ -35,9 +35,9 @@ def test_help_lists_the_stages():
 @pytest.mark.parametrize("stage", STAGES)
 def test_help_says_meaning_and_default_of_every_option(stage):
     text = " ".join(run(stage, "--help").output.split())
-    for field in dataclasses.fields(STAGES[stage]):
+    for field in dataclasses.fields(STAGES[stage].settings):
         assert f"--{field.name.replace('_', '-')} " in text
-    assert text.count("efault: ") == len(dataclasses.fields(STAGES[stage]))
+    assert text.count("efault: ") == len(dataclasses.fields(STAGES[stage].settings))
 
 
 def test_help_does_not_wait_for_torch_or_mlflow():

@@ -11,9 +11,11 @@ import yaml
 
 from hpt_mlflow.cli import hpt
 from hpt_mlflow.options import value_type
-from hpt_mlflow.reference import STAGES, reference_page
+from hpt_mlflow.reference import reference_page
+from hpt_mlflow.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = {name: stage.settings for name, stage in STAGES.items()}
 MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 PROMISED = {
     "pretrain": """data root images arch image_size small_stem method preset steps batch_size learning_rate weight_decay
@@ -32,7 +34,7 @@ PROMISED["pretrain"] += " weights"
 
 
 def names(stage):
-    return [field.name for field in dataclasses.fields(STAGES[stage])]
+    return [field.name for field in dataclasses.fields(SETTINGS[stage])]
 
 
 def test_mlproject_has_an_entry_point_for_every_stage():
@@ -55,11 +57,11 @@ def test_the_promised_names_are_there(stage):
 def test_the_defaults_of_mlproject_are_those_of_the_settings(stage):
     command = hpt.commands[stage]
     options = {option.name: option for option in command.params}
-    for field in dataclasses.fields(STAGES[stage]):
+    for field in dataclasses.fields(SETTINGS[stage]):
         text = str(MLPROJECT["entry_points"][stage]["parameters"][field.name]["default"])
         value = options[field.name].type.convert(text, None, None)
         assert value == field.default, field.name
-        assert value is None or isinstance(value, value_type(STAGES[stage], field.name))
+        assert value is None or isinstance(value, value_type(SETTINGS[stage], field.name))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -108,7 +110,7 @@ def test_every_dependency_is_bounded():
 
 
 def test_the_reference_is_made_from_the_settings():
-    assert (ROOT / "docs" / "reference.md").read_text() == reference_page()
+    assert (ROOT / "docs" / "reference.md").read_text() == reference_page(SETTINGS)
 
 
 def test_commands_in_the_documents_use_options_that_there_are():

@@ -11,7 +11,8 @@ from hpt_mlflow.cli.runs import results, runs, sync
 from hpt_mlflow.cli.stages import stage_command
 from hpt_mlflow.cli.weights import export, import_
 from hpt_mlflow.cores import let_threads_sleep_if_crowded
-from hpt_mlflow.reference import STAGES, reference_page
+from hpt_mlflow.reference import reference_page
+from hpt_mlflow.stages import STAGES
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -25,14 +26,14 @@ def hpt() -> None:
     let_threads_sleep_if_crowded()
 
 
-@hpt.command()
+@hpt.command(hidden=True)
 def reference() -> None:
     """Print docs/reference.md: every setting of every stage."""
-    click.echo(reference_page(), nl=False)
+    click.echo(reference_page({name: stage.settings for name, stage in STAGES.items()}), nl=False)
 
 
 for _command in (
-    *map(stage_command, STAGES),
+    *map(stage_command, STAGES.values()),
     results,
     compare,
     promote,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from importlib import import_module
 from typing import Any
 
 import click
 
 from hpt_mlflow.cli.output import errors, log_to_stderr
-from hpt_mlflow.options import value_type
-from hpt_mlflow.reference import STAGES, TYPE_NAMES, default_text, settings_of
+from hpt_mlflow.options import Settings, value_type
+from hpt_mlflow.reference import TYPE_NAMES, meaning, settings_of
+from hpt_mlflow.stages import Stage
 
 
 class Value(click.ParamType):
@@ -42,43 +42,41 @@ class Value(click.ParamType):
             self.fail(f"{value!r} is not a {self.name}", param, ctx)
 
 
-def _option(stage: str, field: dataclasses.Field[Any]) -> click.Option:
-    kind = value_type(STAGES[stage], field.name)
-    default = default_text(stage, field)
-    text = field.metadata["help"] + (f"  [default: {default}]" if default else "")
+def _option(settings: type[Settings], field: dataclasses.Field[Any]) -> click.Option:
+    kind = value_type(settings, field.name)
     # A switch may stand alone: --strict means --strict true.
     alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if kind is bool else {}
     return click.Option(
         [f"--{field.name.replace('_', '-')}"],
         type=Value(kind, field.metadata["choices"], field.default is None),
-        help=text,
+        help=meaning(settings, field),
         **alone,
     )
 
 
-def stage_command(stage: str) -> click.Command:
+def stage_command(stage: Stage) -> click.Command:
     """The command that runs a stage."""
 
     def run(**given: Any) -> None:
         _run(stage, {name: value for name, value in given.items() if value is not None})
 
-    return click.Command(
-        stage, callback=run, params=[_option(stage, field) for field in settings_of(stage)], help=STAGES[stage].__doc__
-    )
+    options: list[click.Parameter] = [_option(stage.settings, field) for field in settings_of(stage.settings)]
+    return click.Command(stage.name, callback=run, params=options, help=stage.settings.__doc__)
 
 
-def _run(stage: str, settings: dict[str, Any]) -> None:
-    """Run a stage, and say in one line how it ended."""
+def _run(stage: Stage, settings: dict[str, Any]) -> None:
+    """Run a stage, and print its result."""
     log_to_stderr()
     with errors():
         # Checked before torch and MLflow are imported, which takes seconds.
-        STAGES[stage](**settings)
-        result = getattr(import_module(f"hpt_mlflow.stages.{stage}"), stage)(**settings)
-    if result is None:
-        return  # It was only to say what it would do.
-    if not import_module("hpt_mlflow.group").is_first():
-        return  # Of several processes, the first one says it.
-    click.echo(f"{stage}: run {result.run_id}, model {result.model_uri} ({' > '.join(result.chain)})")
+        stage.settings(**settings)
+        result = stage(**settings)
+    from hpt_mlflow.group import is_first
+
+    # A dry run has no result; of several processes, the first one prints it.
+    if result is None or not is_first():
+        return
+    click.echo(f"{stage.name}: run {result.run_id}, model {result.model_uri} ({' > '.join(result.chain)})")
     if result.classifier_uri:
         click.echo(f"  classifier {result.classifier_uri}: hpt predict {result.classifier_uri} FOLDER")
     for name, value in result.metrics.items():

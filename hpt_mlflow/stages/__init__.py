@@ -1,1 +1,69 @@
-"""The stages: each one a short story made of the other packages' parts."""
+"""The stages of the project, one per file. To add one: its file, its settings, and a line in the table below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from hpt_mlflow.options import Settings
+from hpt_mlflow.settings import (
+    AdaptSettings,
+    EvaluateSettings,
+    MainSettings,
+    PretrainSettings,
+    StudySettings,
+    TuneSettings,
+)
+
+if TYPE_CHECKING:
+    from hpt_mlflow.stages.result import StageResult
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, known without importing torch or MLflow, which take seconds.
+
+    Attributes:
+        name: of its command, and of its function in `hpt_mlflow`.
+        settings: its options.
+        place: `module:function`.
+    """
+
+    name: str
+    settings: type[Settings]
+    place: str
+
+    @property
+    def function(self) -> Callable[..., StageResult | None]:
+        """What does the work; takes the settings as keywords. None means that there was only something to print."""
+        module, _, name = self.place.partition(":")
+        function: Callable[..., StageResult | None] = getattr(import_module(module), name)
+        return function
+
+    def __call__(self, **settings: Any) -> StageResult | None:
+        """Run the stage."""
+        return self.function(**settings)
+
+
+STAGES: dict[str, Stage] = {}
+
+
+def register_stage(name: str, settings: type[Settings], place: str) -> None:
+    """Add a stage to the commands and to the Python API. Other packages call this before they import `hpt_mlflow.cli`.
+
+    Args:
+        name: of its command.
+        settings: a frozen dataclass of `hpt_mlflow.options.option`s.
+        place: `module:function` of a function that `hpt_mlflow.stages.stage` decorates.
+    """
+    STAGES[name] = Stage(name, settings, place)
+
+
+register_stage("pretrain", PretrainSettings, "hpt_mlflow.stages.pretrain:pretrain")
+register_stage("adapt", AdaptSettings, "hpt_mlflow.stages.adapt:adapt")
+register_stage("tune", TuneSettings, "hpt_mlflow.stages.tune:tune")
+register_stage("evaluate", EvaluateSettings, "hpt_mlflow.stages.evaluate:evaluate")
+register_stage("main", MainSettings, "hpt_mlflow.stages.main:main")
+register_stage("study", StudySettings, "hpt_mlflow.stages.study:study")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import own_device, training_group
@@ -12,6 +10,7 @@ from hpt_mlflow.settings import AdaptSettings
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.processes.launch import is_launched_here, launch
 from hpt_mlflow.stages.result import StageResult
+from hpt_mlflow.stages.signature import takes
 from hpt_mlflow.stages.training.learn import learn
 from hpt_mlflow.stages.training.resolve import Start
 from hpt_mlflow.tracking.connection import connect
@@ -19,19 +18,16 @@ from hpt_mlflow.tracking.models.store import FoundModel, find_model
 from hpt_mlflow.training.plan import PRESETS
 
 
-def adapt(**settings: Any) -> StageResult:
+@takes(AdaptSettings)
+def adapt(chosen: AdaptSettings) -> StageResult:
     """Go on from the backbone of `parent` on another dataset, log the result, and register it.
 
     The backbone alone is carried along. The projection head starts anew, as in the paper's reference code: it has
     learned to tell the images of the last dataset apart, and what is registered is the backbone.
 
-    Args:
-        settings: the fields of `AdaptSettings`.
-
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
     """
-    chosen = AdaptSettings(**settings)
     if is_launched_here(chosen):
         return launch("adapt", chosen)
     dataset = open_dataset(chosen.data, chosen.root)

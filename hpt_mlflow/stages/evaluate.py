@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -32,6 +31,7 @@ from hpt_mlflow.stages.evaluation.task import prepare_task
 from hpt_mlflow.stages.evaluation.unseen import check_unseen
 from hpt_mlflow.stages.progress import show_steps
 from hpt_mlflow.stages.result import StageResult
+from hpt_mlflow.stages.signature import takes
 from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.addresses import milestones_of, registered_as
@@ -51,19 +51,16 @@ from hpt_mlflow.tracking.runs.dataset_input import log_dataset
 from hpt_mlflow.tracking.runs.stage_run import StageRun, stage_run
 
 
-def evaluate(**settings: Any) -> StageResult:
+@takes(EvaluateSettings)
+def evaluate(chosen: EvaluateSettings) -> StageResult:
     """Learn labels from a model, choose on validation, and test once, on images that no stage has trained on.
 
     The same is done with an untrained network of the same architecture, since random features are a strong baseline on
     small images. Of a run, each milestone is evaluated, and the last one in full. The classifier is registered.
 
-    Args:
-        settings: the fields of `EvaluateSettings`.
-
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
     """
-    chosen = EvaluateSettings(**settings)
     if joins_others():
         raise HptError("evaluate works in one process: start it without torchrun and WORLD_SIZE")
     dataset = leave_out_classes(open_dataset(chosen.data, chosen.root), chosen.classes_left_out)

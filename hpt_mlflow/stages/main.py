@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
@@ -13,6 +12,7 @@ from hpt_mlflow.stages.adapt import adapt
 from hpt_mlflow.stages.evaluate import evaluate
 from hpt_mlflow.stages.pretrain import pretrain
 from hpt_mlflow.stages.result import StageResult, result_of
+from hpt_mlflow.stages.signature import takes
 from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
@@ -21,16 +21,13 @@ from hpt_mlflow.tracking.runs.resume import earlier_run
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 
 
-def main(**settings: Any) -> StageResult:
+@takes(MainSettings)
+def main(chosen: MainSettings) -> StageResult:
     """Train on base, then on source where there is one, then on target; evaluate on target where it has labels.
-
-    Args:
-        settings: the fields of `MainSettings`.
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
     """
-    chosen = MainSettings(**settings)
     if joins_others():
         raise HptError(
             "main starts processes itself: use --nproc without torchrun and WORLD_SIZE, or run pretrain and adapt one "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import joins_others, own_device, training_group
@@ -13,6 +11,7 @@ from hpt_mlflow.settings import PretrainSettings
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.processes.launch import is_launched_here, launch
 from hpt_mlflow.stages.result import StageResult
+from hpt_mlflow.stages.signature import takes
 from hpt_mlflow.stages.training.learn import learn
 from hpt_mlflow.stages.training.resolve import Start
 from hpt_mlflow.stages.weights import import_weights, start_from_weights
@@ -20,18 +19,15 @@ from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.training.plan import PRESETS
 
 
-def pretrain(**settings: Any) -> StageResult:
+@takes(PretrainSettings)
+def pretrain(chosen: PretrainSettings) -> StageResult:
     """Train a backbone on a dataset from random weights or from `weights`, log it, and register it.
 
     With `weights` and `steps=0` the backbone is registered as it is, without a look at the dataset.
 
-    Args:
-        settings: the fields of `PretrainSettings`.
-
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
     """
-    chosen = PretrainSettings(**settings)
     if chosen.weights and chosen.steps == 0:
         if joins_others():
             raise HptError("steps: 0 registers weights in one process; start it without torchrun and WORLD_SIZE")

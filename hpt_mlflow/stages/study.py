@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.sources import open_dataset
@@ -23,6 +22,7 @@ from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.settings import StudySettings
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.result import StageResult, result_of
+from hpt_mlflow.stages.signature import takes
 from hpt_mlflow.stages.studies.checks import check_batch_norms, check_jobs, check_processes
 from hpt_mlflow.stages.studies.cost import seconds_of
 from hpt_mlflow.stages.studies.jobs import Done, Workplace, done_before, run_jobs
@@ -41,14 +41,12 @@ PAGE, CSV, SVG, PNG = "study.html", "study.csv", "study.svg", "study.png"
 MAIN_METHODS = ("HPT", "B+S+T")
 
 
-def study(**settings: Any) -> StageResult | None:
+@takes(StudySettings)
+def study(chosen: StudySettings) -> StageResult | None:
     """Run what an experiment of the paper takes and is not there yet, and answer its claims.
 
     A finished stage with the same settings, data and parent is taken over, from whatever run. What was interrupted goes
     on with the same command.
-
-    Args:
-        settings: the fields of `StudySettings`.
 
     Returns:
         None for a dry run.
@@ -56,7 +54,6 @@ def study(**settings: Any) -> StageResult | None:
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
     """
-    chosen = StudySettings(**settings)
     if joins_others():
         raise HptError(
             "study starts processes itself: use --at-once, or --nproc for each training, without torchrun and "

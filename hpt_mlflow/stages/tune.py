@@ -27,6 +27,7 @@ from hpt_mlflow.stages.search.report import TuneReport
 from hpt_mlflow.stages.search.setup import TrialSetup, search_name, set_up_trials
 from hpt_mlflow.stages.search.trials import Job, open_search
 from hpt_mlflow.stages.search.workers import work_off
+from hpt_mlflow.stages.signature import takes
 from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
@@ -46,19 +47,16 @@ from hpt_mlflow.tuning.storage import open_storage, storage_errors
 NEW_STUDY_SECONDS = 60.0
 
 
-def tune(**settings: Any) -> StageResult:
+@takes(TuneSettings)
+def tune(chosen: TuneSettings) -> StageResult:
     """Search the augmentations with which a parent adapts best; adapt with them in full, evaluate and register that.
 
     The first process with a study leads it, with a run of its own; every other one with the same study and storage
     works along until no trial is left. A study that was interrupted goes on where it stopped.
 
-    Args:
-        settings: the fields of `TuneSettings`.
-
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
     """
-    chosen = TuneSettings(**settings)
     if joins_others():
         raise HptError(
             "tune starts processes itself: use --workers, or the same command on each machine, without torchrun and "

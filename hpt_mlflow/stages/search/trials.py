@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -223,10 +222,10 @@ def _why_pruned(setup: TrialSetup, study: SharedSearch, trial: Trial, step: int)
     return "" if study.reserve(trial, setup.rungs[setup.rungs.index(step) + 1]) else BUDGET_STEPS
 
 
-def _work(said: Mapping[str, Any]) -> None:
+def _work(job: Mapping[str, Any]) -> None:
     """Be a worker."""
-    run_trials(Job(TuneSettings(**said["settings"]), said["study"], said["deadline"]))
+    run_trials(Job(TuneSettings(**job["settings"]), job["study"], job["deadline"]))
 
 
 if __name__ == "__main__":
-    sys.exit(be_child(Path(sys.argv[1]), _work))
+    sys.exit(be_child(_work))

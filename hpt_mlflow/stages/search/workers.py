@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.stages.processes.children import Children, children
+from hpt_mlflow.stages.processes.children import Children, Ended, children
 from hpt_mlflow.stages.processes.device import device_in_turn
 from hpt_mlflow.stages.search.trials import Job
 from hpt_mlflow.tracking.runs.search_runs import LostRuns, is_worked_on
@@ -74,27 +74,26 @@ class _Crew:
 
     def keep(self, waiting: int) -> int:
         """Look after those that have ended, and start as many as there are trials for; gives how many are at work."""
-        for place, code in self._processes.ended():
-            self._look_into(code, self._processes.error_at(place))
+        for ended in self._processes.ended():
+            self._look_into(ended)
         # One that has just begun will take a trial of those that wait.
         for place in self._processes.free[: max(0, waiting - len(self._processes))]:
-            self._processes.start(place, self._told(place))
+            self._processes.start(place, self._job_at(place))
         return len(self._processes)
 
-    def _told(self, place: int) -> dict[str, Any]:
+    def _job_at(self, place: int) -> dict[str, Any]:
         settings = replace(self._job.settings, device=device_in_turn(self._job.settings.device, place))
         return {"settings": asdict(settings), "study": self._job.study, "deadline": self._job.deadline}
 
-    def _look_into(self, code: int, error: str) -> None:
-        """Go on after a worker has ended, or not."""
-        if error:
-            raise HptError(error)
-        if code:
-            self.deaths += 1
+    def _look_into(self, ended: Ended) -> None:
+        """Count a worker that died; raise the error of one that cannot work."""
+        if ended.error:
+            raise ended.error
+        self.deaths += ended.code != 0
         if self.deaths >= MOST_DEATHS:
             raise HptError(
-                f"{self.deaths} workers have ended with exit code {code} without having finished a trial; see their "
-                "messages above, and whether the machine has memory for --workers so many"
+                f"{self.deaths} workers in a row have died without finishing a trial; the last one {ended.how}",
+                "see whether the machine has enough memory for --workers",
             )
 
 

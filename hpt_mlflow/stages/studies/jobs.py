@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from importlib import import_module
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.experiments.plan import FROM, Job
-from hpt_mlflow.options import Settings
-from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings
+from hpt_mlflow.settings import EvaluateSettings
+from hpt_mlflow.stages import STAGES
 from hpt_mlflow.stages.evaluate import addresses_of, evaluation_identity
-from hpt_mlflow.stages.processes.children import Children, be_child, children
+from hpt_mlflow.stages.processes.children import STAGE_PROCESS, Ended, children
 from hpt_mlflow.stages.processes.device import device_in_turn
 from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking import tags as tag
@@ -24,7 +21,6 @@ from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.runs.reuse import finished_run
 
 POLL_SECONDS = 0.2
-KINDS: dict[str, type[Settings]] = {"pretrain": PretrainSettings, "adapt": AdaptSettings, "evaluate": EvaluateSettings}
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ def run_jobs(jobs: list[Job], place: Workplace, on_done: Callable[[Job, Done, in
         done[job] = result
         on_done(job, result, len(done))
 
-    with children("hpt_mlflow.stages.studies.jobs", place.at_once, place.run_id) as processes:
+    with children(STAGE_PROCESS, place.at_once, place.run_id) as processes:
         while waiting or at_work:
             for job in [job for job in waiting if job.start is None or job.start in done]:
                 said = _settings(job, done)
@@ -94,9 +90,9 @@ def run_jobs(jobs: list[Job], place: Workplace, on_done: Callable[[Job, Done, in
                     slot = processes.free[0]
                     at_work[slot] = job
                     processes.start(slot, _told(job, said, slot))
-            for slot, code in processes.ended():
-                job = at_work.pop(slot)
-                finish(job, _result(job, code, processes, slot))
+            for ended in processes.ended():
+                job = at_work.pop(ended.place)
+                finish(job, _result(job, ended))
             time.sleep(POLL_SECONDS if at_work else 0)
     return done
 
@@ -107,17 +103,15 @@ def _told(job: Job, said: dict[str, Any], slot: int) -> dict[str, Any]:
     return {"stage": job.stage, "settings": said | {"device": device}}
 
 
-def _result(job: Job, code: int, processes: Children, slot: int) -> Done:
-    """What came of a job whose process has ended.
+def _result(job: Job, ended: Ended) -> Done:
+    """The result of a job whose process has ended.
 
     Raises:
-        HptError: what it cannot do.
+        HptError: the error of the job.
     """
-    if code:
-        why = processes.error_at(slot) or f"its process ended with exit code {code}; see its messages above"
-        raise HptError(f"{job.name}: {why}")
-    result = processes.result_at(slot)
-    return Done(result["run_id"], result["model_uri"], reused=False)
+    if ended.code:
+        raise HptError(f"{job.name}: {ended.error or f'its process {ended.how}'}")
+    return Done(ended.result["run_id"], ended.result["model_uri"], reused=False)
 
 
 def done_before(jobs: list[Job], place: Workplace) -> dict[Job, Done]:
@@ -152,18 +146,7 @@ def _found(job: Job, said: dict[str, Any], place: Workplace) -> Done | None:
 
 
 def _identity(job: Job, said: dict[str, Any], datasets: Mapping[str, Dataset]) -> Identity:
-    settings, dataset = KINDS[job.stage](**said), datasets[said["data"]]
+    settings, dataset = STAGES[job.stage].settings(**said), datasets[said["data"]]
     if isinstance(settings, EvaluateSettings):
         return evaluation_identity(settings, dataset, addresses_of(settings.model))
     return identify(job.stage, settings, [dataset], said.get("parent"))
-
-
-def _work(said: Mapping[str, Any]) -> dict[str, Any]:
-    """Do a job."""
-    stage = said["stage"]
-    result = getattr(import_module(f"hpt_mlflow.stages.{stage}"), stage)(**said["settings"])
-    return asdict(result)
-
-
-if __name__ == "__main__":
-    sys.exit(be_child(Path(sys.argv[1]), _work))

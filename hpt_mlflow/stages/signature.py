@@ -1,0 +1,54 @@
+"""Stages as functions with a signature and a docstring made from their settings, for `help`, notebooks and editors."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from hpt_mlflow.options import Settings
+from hpt_mlflow.reference import annotation_of, meaning, settings_of
+
+S = TypeVar("S", bound=Settings)
+R = TypeVar("R")
+WIDTH = 116
+
+
+def takes(settings: type[S]) -> Callable[[Callable[[S], R]], Callable[..., R]]:
+    """Let a function of settings take their fields as keywords.
+
+    Example:
+        @takes(PretrainSettings)
+        def pretrain(settings: PretrainSettings) -> StageResult: ...
+
+        pretrain(data="photos/", steps=500)
+    """
+
+    def decorate(function: Callable[[S], R]) -> Callable[..., R]:
+        @functools.wraps(function)
+        def with_keywords(**values: Any) -> R:
+            return function(settings(**values))
+
+        fields = settings_of(settings)
+        parameters = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=field.default,
+                annotation=annotation_of(settings, field),
+            )
+            for field in fields
+        ]
+        returned = inspect.signature(function).return_annotation
+        with_keywords.__signature__ = inspect.Signature(parameters, return_annotation=returned)  # type: ignore[attr-defined]
+        with_keywords.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        entries = [
+            textwrap.fill(f"{field.name}: {meaning(settings, field)}", WIDTH, subsequent_indent=" " * 8)
+            for field in fields
+        ]
+        with_keywords.__doc__ = "\n    ".join([f"{inspect.getdoc(function)}\n\nArgs:", *entries])
+        return with_keywords
+
+    return decorate
