@@ -70,7 +70,7 @@ def launch(stage: str, settings: TrainingSettings) -> StageResult:
                 return read_result(next(process.result for process in ended if process.place == 0))
             error = _reason(ended)
             if restart < settings.restarts:
-                log.warning("%s: starting all processes again (%d of %d)", error, restart + 1, settings.restarts)
+                log.warning("%s; starting all again (%d of %d)", error.problem, restart + 1, settings.restarts)
         raise error
 
 
