@@ -7,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from hpt_mlflow.data.csv_table import Table, plain_name
+from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.labels import number_classes
-from hpt_mlflow.errors import HptError, printable
+from hpt_mlflow.errors import printable
 
-# Names of columns as `plain_name` has them; the first that is there counts.
+# Names of columns as `plain_name` gives them; the first that a table has counts.
 CLASS_COLUMNS = ("label", "class", "category", "target", "classname")
-# Columns of numbers that keep count of images, or say where in them something is, but are not labels.
+# Columns of numbers that count images, or say where in an image something is, but are not labels.
 BOOKKEEPING_NAMES = """
     fold foldid kfold cv index idx id imageid rowid level0 unnamed0 year age order weight score confidence conf prob
     width height depth channels area x y w h x1 y1 x2 y2 xmin ymin xmax ymax xcenter ycenter cx cy
@@ -25,7 +26,7 @@ LABEL_VALUES = {
     for value, texts in {0: ("", "0", "0.0", "-1", "-1.0"), 1: ("1", "1.0", "+1", "+1.0")}.items()
     for text in texts
 }
-# From this many columns of 1 and 0 on, columns of words beside them describe the image, as in CheXpert.
+# With at least this many columns of 1 and 0, columns of words describe the image, as in CheXpert.
 MANY_LABELS = 3
 # Longer lists of columns are cut in messages.
 MOST_SHOWN = 12
@@ -35,10 +36,10 @@ class TableLabels(NamedTuple):
     """Labels of the rows of a table.
 
     Attributes:
-        values: classes int64 (N,), or labels uint8 (N, L), or None where there are none.
+        values: classes int64 (N,), or labels uint8 (N, L), or None.
         classes: their names.
         columns: the columns that they come from.
-        unlabelled_because: why there are none, or empty.
+        unlabelled_because: why there are no labels, or empty.
     """
 
     values: np.ndarray | None
@@ -48,19 +49,19 @@ class TableLabels(NamedTuple):
 
 
 def find_labels(table: Table, labels: list[str] | None, label_column: str | None, special: set[str]) -> TableLabels:
-    """The labels that were asked for, or else those that the table has.
+    """The labels that the address names, or else those that the table has.
 
-    A column with one of the names in `CLASS_COLUMNS` holds classes. Without one, all columns that hold nothing but 1,
-    0, -1 and blank are labels, but for empty ones, those in `BOOKKEEPING` and numbers such as `class_id`; one or two of
-    them, however, only where no column of words may be the class.
+    A column with one of the names in `CLASS_COLUMNS` holds classes. Without one, all columns that contain only 1, 0, -1
+    and blank are labels, except empty ones, those in `BOOKKEEPING` and numbers such as `class_id`. One or two such
+    columns are labels only if no column of words may be the class.
 
     Args:
         labels: names of columns of 1 and 0.
         label_column: name of the column of classes.
-        special: columns that are something else: the image, its part and its group.
+        special: columns that are not labels: the image, its part and its group.
 
     Raises:
-        HptError: a column that was asked for is not there, or a row has no label or one that cannot be read.
+        HptError: a named column is missing, or a row has no label or one that cannot be read.
     """
     if labels is not None:
         return _named_labels(table, labels)
@@ -68,19 +69,19 @@ def find_labels(table: Table, labels: list[str] | None, label_column: str | None
         check_column(table, label_column)
         return _classes(table, label_column)
     class_columns = {name: plain_name(name) for name in table.columns if name and name not in special}
-    found = next((c for known in CLASS_COLUMNS for c, plain in class_columns.items() if plain == known), None)
-    if found is not None and any(table.columns[found]):
-        return _classes(table, found)
-    others = {
+    class_column = next((c for known in CLASS_COLUMNS for c, plain in class_columns.items() if plain == known), None)
+    if class_column is not None and any(table.columns[class_column]):
+        return _classes(table, class_column)
+    candidates = {
         name: set(values)
         for name, values in table.columns.items()
         if name and name not in special and not _keeps_count(name) and any(values)
     }
-    binary = [name for name, distinct in others.items() if distinct <= LABEL_VALUES.keys() and not _is_id(name)]
-    words = [name for name, distinct in others.items() if _may_be_classes(distinct, len(table.lines))]
+    binary = [name for name, distinct in candidates.items() if distinct <= LABEL_VALUES.keys() and not _is_id(name)]
+    words = [name for name, distinct in candidates.items() if _may_be_classes(distinct, len(table.lines))]
     if binary and (len(binary) >= MANY_LABELS or not words):
         return _matrix(table, binary)
-    return TableLabels(None, unlabelled_because=_why_none(table, found, words or list(others), binary))
+    return TableLabels(None, unlabelled_because=_why_none(table, class_column, words or list(candidates), binary))
 
 
 def check_column(table: Table, name: str) -> None:
@@ -90,22 +91,22 @@ def check_column(table: Table, name: str) -> None:
     """
     if name not in table.columns:
         has = ", ".join(filter(None, table.columns))
-        raise HptError(f"data: {table.shown} has no column {name!r}; it has {printable(has)}")
+        raise data_error(f"{table.shown} has no column {name!r}", f"it has {printable(has)}")
 
 
 def _keeps_count(name: str) -> bool:
-    """Whether a column is one of `BOOKKEEPING`, also where it has a number behind it or is of a `bbox`: `fold_2`."""
+    """Whether a column is one of `BOOKKEEPING`, even with a number after it or `bbox` before it: `fold_2`."""
     plain = plain_name(name)
     return not BOOKKEEPING.isdisjoint({plain, plain.rstrip("0123456789"), plain.removeprefix("bbox")})
 
 
 def _is_id(name: str) -> bool:
-    """Whether the numbers of a column are those of classes or things, such as `class_id`, of which 0 and 1 are two."""
+    """Whether the numbers of a column name classes or things, such as `class_id`, where 0 and 1 are two of them."""
     return name.lower().endswith(("_id", "-id", ".id", " id"))
 
 
 def _may_be_classes(distinct: set[str], rows: int) -> bool:
-    """Whether these values of a column are words that come again and again."""
+    """Whether these values of a column are words that repeat."""
     return 2 <= len(distinct) <= rows / 2 and not all(map(_is_number, distinct))
 
 
@@ -125,7 +126,7 @@ def _why_none(table: Table, class_column: str | None, possible: list[str], binar
     if class_column is not None:
         why = f"its column {class_column!r} is empty"
     elif len(columns) == 1:
-        why = f"it has the column {shown} alone, and none called {known}"
+        why = f"its only column is {shown}, and none is called {known}"
     else:
         why = f"none of its columns {shown} is called {known}"
     example = quote(next((name for name in possible if name not in binary), "COLUMN"))
@@ -136,7 +137,7 @@ def _why_none(table: Table, class_column: str | None, possible: list[str], binar
 
 
 def quote(text: str) -> str:
-    """A name as it stands in an address."""
+    """A name as it is written in an address."""
     return text.replace("%", "%25").replace("&", "%26").replace(",", "%2C").replace("?", "%3F")
 
 
@@ -144,24 +145,25 @@ def _classes(table: Table, column: str) -> TableLabels:
     values = table.columns[column]
     for line, value in zip(table.lines, values, strict=True):
         if not value:
-            raise HptError(f"data: line {line} of {table.shown} has no {column!r}; give every row one, or none")
+            raise data_error(f"line {line} of {table.shown} has no {column!r}", "give every row one, or none")
     return TableLabels(*number_classes(values), (column,))
 
 
 def _named_labels(table: Table, names: list[str]) -> TableLabels:
-    """The labels that were asked for by name, once each."""
+    """The labels that the address names, once each."""
     for name in names:
         check_column(table, name)
         for line, value in zip(table.lines, table.columns[name], strict=True):
             if value not in LABEL_VALUES:
-                raise HptError(
-                    f"data: line {line} of {table.shown} has {value!r} in the column {name!r}; a label is 1, 0, -1 or "
-                    f"blank (for a column of classes write ?label_column={printable(quote(name))})"
+                raise data_error(
+                    f"line {line} of {table.shown} has {value!r} in the column {name!r}",
+                    f"a label is 1, 0, -1 or blank (for a column of classes write "
+                    f"?label_column={printable(quote(name))})",
                 )
     return _matrix(table, list(dict.fromkeys(names)))
 
 
 def _matrix(table: Table, names: list[str]) -> TableLabels:
-    """Labels uint8 (N, L) of these columns, and their names as they can be shown."""
+    """Labels uint8 (N, L) of these columns, and their printable names."""
     columns = [[LABEL_VALUES[value] for value in table.columns[name]] for name in names]
     return TableLabels(np.array(columns, dtype=np.uint8).T.copy(), tuple(map(printable, names)), tuple(names))

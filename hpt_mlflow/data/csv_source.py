@@ -4,53 +4,55 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from unicodedata import normalize
 from urllib.parse import unquote
 
 import numpy as np
 
-from hpt_mlflow.data.account import LeftOut
+from hpt_mlflow.data.account import LeftOut, examples_of
 from hpt_mlflow.data.csv_labels import TableLabels, find_labels, quote
-from hpt_mlflow.data.csv_table import IMAGE_COLUMNS, Table, find_file, has_image_suffix, read_table
-from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.csv_table import IMAGE_COLUMNS, Table, find_file, read_table
+from hpt_mlflow.data.dataset import Dataset, evenly_spaced
+from hpt_mlflow.data.decode import has_image_suffix
+from hpt_mlflow.data.errors import data_error
+from hpt_mlflow.data.labels import number_groups
 from hpt_mlflow.data.names import Files, Names
-from hpt_mlflow.data.parts import TEST, TRAIN, VALIDATION, held_out, part_of
+from hpt_mlflow.data.parts import TEST, TRAIN, VALIDATION, held_out_images, part_of
 from hpt_mlflow.data.paths import name_in, resolve_path
 from hpt_mlflow.errors import HptError, printable
 
 # As IMAGE_COLUMNS.
 SPLIT_COLUMNS = ("split",)
 GROUP_COLUMNS = ("patient", "patientid", "subject", "subjectid", "group", "groupid")
-# A folder of CheXpert's paths.
+# A patient's folder in the paths of CheXpert.
 PATIENT_FOLDER = re.compile(r"(?<![^/])patient[0-9]+(?=/)")
-# So many images are looked for to find out which folder their paths start from.
+# Images that are looked for to find out which folder their paths start from.
 LOOKED_FOR = 100
-EXAMPLES = 5
 
 
 def open_csv(address: str, root: str | None) -> Dataset:
     """Open a table of images; `read_table` says what files are read, and `find_labels` which columns are labels.
 
-    The images are named by the column path, image, file, filename or img (in any case), or else by the first whose
-    values end as images do, or else by the first. Their paths are relative to `root`, or else to the CSV's folder;
-    where they are not found there, to the folder above it, since CheXpert's paths start with the name of the folder
-    that its CSV lies in. Backslashes are slashes where there is no file of the name as it stands. Rows that name the
-    same file, such as those of several boxes, are one image.
+    The images are named by the column path, image, file, filename or img (in any case), or else by the first column
+    whose values all end as images do, or else by the first column. Their paths are relative to `root`, or to the CSV's
+    folder, or, if they are not found there, to its parent: CheXpert's paths start with the name of the folder that
+    contains its CSV. Backslashes are slashes unless a file has that very name. Rows that name the same file, such as
+    those of several boxes, are one image.
 
-    A column split (train, val, test) gives the test part; where it has no test rows, validation is held out. A column
-    patient, subject or group keeps the images of one together in every split; without one, a folder `patient00001` in
+    A column split (train, val, test) gives the test part; if it has no test rows, validation is held out. A column
+    patient, subject or group keeps the images of each together in every split; without one, a folder `patient00001` in
     every path does.
 
     Args:
         address: `FILE`, `FILE?label_column=A` for a column of classes, or `FILE?labels=A,B` for columns of 1 and 0;
-            `%26`, `%2C` and `%25` stand for `&`, `,` and `%` in a name.
+            `%26`, `%2C` and `%25` mean `&`, `,` and `%` in a name.
         root: folder that relative paths start from.
 
     Raises:
-        HptError: the file cannot be read as such a table, its images are not there, or rows of one image differ in
-            label, part or group.
+        HptError: the file is not such a table, its images are missing, or rows of one image differ in label, part or
+            group.
     """
     path, options = _parse_address(address, root)
     root = options["root"][0] if "root" in options else root
@@ -62,15 +64,15 @@ def open_csv(address: str, root: str | None) -> Dataset:
     folder = _image_folder(table, image_column, folders)
     names = [name_in(folder, name) for name in table.columns[image_column]]
 
-    asked, label_column = options.get("labels"), options.get("label_column", [None])[0]
-    known = (image_column, table.column(SPLIT_COLUMNS), table.column(GROUP_COLUMNS))
-    labels = find_labels(table, asked, label_column, {column for column in known if column})
+    label_column = options.get("label_column", [None])[0]
+    special = (image_column, table.column(SPLIT_COLUMNS), table.column(GROUP_COLUMNS))
+    labels = find_labels(table, options.get("labels"), label_column, {column for column in special if column})
     parts, groups = _parts(table), _groups(table, names)
-    held = None if parts is None else parts == held_out(parts.tolist())
-    if held is not None and groups is not None:
-        _check_groups(table, np.flatnonzero(held), groups)
+    test = None if parts is None else held_out_images(parts.tolist())
+    if test is not None and groups is not None:
+        _check_groups(table, test, groups)
     kept, left_out = _first_rows(table, folder, names, labels, parts, groups)
-    test = None if held is None else np.flatnonzero(held[kept])
+    test = None if test is None else np.flatnonzero(np.isin(kept, test))
     packed = Names.of(names[i] for i in kept.tolist())
     return Dataset(
         name=printable(file.stem),
@@ -87,7 +89,7 @@ def open_csv(address: str, root: str | None) -> Dataset:
 
 
 def _parse_address(address: str, root: str | None) -> tuple[str, dict[str, list[str]]]:
-    """The file, and the values of the options behind a question mark."""
+    """The file, and the values of the options after a question mark."""
     if "?" not in address or os.path.exists(resolve_path(address, root)):
         return address, {}
     path, _, query = address.rpartition("?")
@@ -97,13 +99,13 @@ def _parse_address(address: str, root: str | None) -> tuple[str, dict[str, list[
         parts = [value] if name == "root" else value.split(",")
         values = [unquote(part).strip() for part in parts]
         if name not in ("labels", "label_column", "root") or not all(values) or (name != "labels" and len(values) > 1):
-            raise HptError(
-                f"data: cannot read {option!r} in csv:{printable(address)}; write csv:FILE?label_column=A for a column "
-                "of classes, or csv:FILE?labels=A,B for columns of 1 and 0"
+            raise data_error(
+                f"cannot read {option!r} in csv:{printable(address)}",
+                "write csv:FILE?label_column=A for a column of classes, or csv:FILE?labels=A,B for columns of 1 and 0",
             )
         options[name] = values if name == "root" else [normalize("NFC", text) for text in values]
     if "labels" in options and "label_column" in options:
-        raise HptError(f"data: csv:{printable(address)} has labels and label_column; write one of them")
+        raise data_error(f"csv:{printable(address)} has labels and label_column", "write one of them")
     return path, options
 
 
@@ -125,26 +127,26 @@ def _image_column(table: Table) -> str:
     column = table.column(IMAGE_COLUMNS) or next(paths, named[0])
     for line, name in zip(table.lines, table.columns[column], strict=True):
         if not name:
-            raise HptError(f"data: line {line} of {table.shown} names no image in the column {column!r}")
+            raise data_error(f"line {line} of {table.shown} names no image in the column {column!r}")
     return column
 
 
 def _image_folder(table: Table, column: str, folders: Sequence[Path]) -> Path:
     """The folder that the images are found in."""
     names = table.columns[column]
-    some = [names[i] for i in np.unique(np.linspace(0, len(names) - 1, LOOKED_FOR).astype(np.int64))]
+    sample = [names[i] for i in evenly_spaced(np.arange(len(names)), LOOKED_FOR)]
     for folder in folders:
-        if any(find_file(folder, name) for name in some):
+        if any(find_file(folder, name) for name in sample):
             return folder
     searched = " or ".join(printable(str(folder)) for folder in folders)
-    raise HptError(
-        f"data: no image of {table.shown} is in {searched}, the first in the column {column!r} is {names[0]!r}; name "
-        "the folder that paths start from with --root"
+    raise data_error(
+        f"no image of {table.shown} is in {searched}, the first in the column {column!r} is {names[0]!r}",
+        "name the folder that paths start from with --root",
     )
 
 
 def _parts(table: Table) -> np.ndarray | None:
-    """The part that each row is of, (N,) of text; None where no column says."""
+    """The part of each row, str (N,); None if no column names it."""
     column = table.column(SPLIT_COLUMNS)
     if column is None:
         return None
@@ -152,27 +154,22 @@ def _parts(table: Table) -> np.ndarray | None:
     part = {value: part_of(value) for value in set(values)}
     for line, value in zip(table.lines, values, strict=True):
         if part[value] not in (TRAIN, VALIDATION, TEST):
-            raise HptError(f"data: line {line} of {table.shown} has the split {value!r}; use train, val or test")
+            raise data_error(f"line {line} of {table.shown} has the split {value!r}", "use train, val or test")
     return np.array([part[value] for value in values])
 
 
 def _groups(table: Table, names: Sequence[str]) -> np.ndarray | None:
-    """The number of the group that each row is of, int64 (N,), or None where no column says."""
+    """The number of each row's group, int64 (N,); None if nothing names it."""
     column = table.column(GROUP_COLUMNS)
     if column is None:
-        # CheXpert and datasets like it name the patient in the path alone.
-        patients = [PATIENT_FOLDER.search(name) for name in names]
-        found = [patient.group() for patient in patients if patient]
-        return _numbered(found) if len(found) == len(patients) else None
+        # CheXpert and datasets like it name the patient only in the path.
+        patients = [patient.group() for name in names if (patient := PATIENT_FOLDER.search(name))]
+        return number_groups(patients) if len(patients) == len(names) else None
     values = table.columns[column]
     for line, value in zip(table.lines, values, strict=True):
         if not value:
-            raise HptError(f"data: line {line} of {table.shown} has no {column!r}; give every row one")
-    return _numbered(normalize("NFC", value) for value in values)
-
-
-def _numbered(values: Iterable[str]) -> np.ndarray:
-    return np.unique(list(values), return_inverse=True)[1].reshape(-1).astype(np.int64)
+            raise data_error(f"line {line} of {table.shown} has no {column!r}", "give every row one")
+    return number_groups(normalize("NFC", value) for value in values)
 
 
 def _check_groups(table: Table, test: np.ndarray, groups: np.ndarray) -> None:
@@ -181,9 +178,9 @@ def _check_groups(table: Table, test: np.ndarray, groups: np.ndarray) -> None:
         column = table.column(GROUP_COLUMNS)
         row = int(np.flatnonzero(groups == both[0])[0])
         named = f"{column} {table.columns[column][row]!r}" if column else "a patient"
-        raise HptError(
-            f"data: {named} (line {table.lines[row]} of {table.shown}) is in the test "
-            "part and outside of it; put all its rows into one part"
+        raise data_error(
+            f"{named} (line {table.lines[row]} of {table.shown}) is in the test part and outside of it",
+            "put all its rows into one part",
         )
 
 
@@ -195,7 +192,7 @@ def _first_rows(
     parts: np.ndarray | None,
     groups: np.ndarray | None,
 ) -> tuple[np.ndarray, tuple[LeftOut, ...]]:
-    """The rows that name an image for the first time, int64, ascending, and an account of the others.
+    """The rows that name an image for the first time, int64, ascending, and what was left out.
 
     Raises:
         HptError: rows of one image differ in label, part or group.
@@ -217,22 +214,23 @@ def _first_rows(
             rows = (int(of_row[differ[0]]), int(differ[0]))
             classes = labels.values is not None and labels.values.ndim == 1 and column in labels.columns
             raise _contradiction(table, column, names[rows[0]], rows, classes)
-    examples = tuple(dict.fromkeys(printable(names[i]) for i in of_row[repeating[:1000]].tolist()))
-    entry = LeftOut("rows that repeat an image", len(repeating), examples[:EXAMPLES], "each image counts once")
+    examples = examples_of(names[i] for i in of_row[repeating])
+    entry = LeftOut("rows that repeat an image", len(repeating), examples, "each image counts once")
     return np.flatnonzero(of_row == np.arange(len(of_row))), (entry,)
 
 
 def _place(base: str, name: str) -> str:
-    """Where a file is, the same however its path is written."""
+    """The path of a file, the same however it is written."""
     path = name if os.path.isabs(name) else f"{base}/{name}"
-    # Behind a link, `a/..` may be another folder than it seems.
+    # If `a` is a link, `a/..` may be another folder than it seems.
     return os.path.realpath(path) if "/.." in name.lstrip("./") else os.path.normpath(path)
 
 
 def _contradiction(table: Table, column: str, name: str, rows: tuple[int, int], classes: bool) -> HptError:
     lines, values = ([of[row] for row in rows] for of in (table.lines, table.columns[column]))
-    several = "; where an image may have several labels, give each a column of 1 and 0" if classes else ""
-    return HptError(
-        f"data: lines {lines[0]} and {lines[1]} of {table.shown} name the same image, {name!r}, but have {values[0]!r} "
-        f"and {values[1]!r} in the column {column!r}; make all rows of an image agree{several}"
+    several = "; if an image may have several labels, give each a column of 1 and 0" if classes else ""
+    return data_error(
+        f"lines {lines[0]} and {lines[1]} of {table.shown} name the same image, {name!r}, but have {values[0]!r} and "
+        f"{values[1]!r} in the column {column!r}",
+        f"make all rows of an image agree{several}",
     )

@@ -9,17 +9,19 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unicodedata import normalize
 
-from hpt_mlflow.data.tree import IMAGE_SUFFIXES
-from hpt_mlflow.errors import HptError, printable
+from hpt_mlflow.data.decode import has_image_suffix
+from hpt_mlflow.data.errors import data_error, reading
+from hpt_mlflow.errors import printable
 
-# Names of columns, in lower case and without what is neither letter nor digit; the first that is there counts.
+# Names of columns as `plain_name` gives them; the first that a table has counts.
 IMAGE_COLUMNS = ("path", "image", "file", "filename", "img")
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
-# Excel takes the separator from such a first line.
+# Excel reads the separator from a first line like this.
 SEPARATOR_LINE = re.compile(r'"?sep=([,;\t|])"?(?:\r\n|\r|\n)', re.IGNORECASE)
 
 
@@ -42,34 +44,29 @@ class Table(NamedTuple):
         return next((plain[name] for name in known if name in plain), None)
 
 
-class _Reading(NamedTuple):
-    """All rows that are not blank, the first of which may name the columns, and what is wrong with them."""
+class _Rows(NamedTuple):
+    """All rows that are not blank, the first of which may name the columns, up to the first fault."""
 
     separator: str
     rows: list[list[str]]
     lines: list[int]
-    fault: str
+    fault: tuple[str, ...]
 
     @property
     def rank(self) -> tuple[bool, bool, int, int]:
-        """The higher, the more likely the separator is the one that the table was written with."""
+        """The higher, the more likely the table was written with this separator."""
         header = self.rows[0] if self.rows else []
         named = any(plain_name(name) in IMAGE_COLUMNS or has_image_suffix(name) for name in header)
         return not self.fault, named, 0 if self.fault else len(header), len(self.rows)
 
 
 def plain_name(name: str) -> str:
-    """The name in lower case and without what is neither letter nor digit."""
+    """The name in lower case, letters and digits only."""
     return "".join(filter(str.isalnum, name.lower()))
 
 
-def has_image_suffix(name: str) -> bool:
-    """Whether a path ends as those of images do."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-
-
 def find_file(folder: Path | str, name: str) -> str | None:
-    """The name of a file as it is in the folder: as it stands, or with slashes for the backslashes of Windows."""
+    """The name of an existing file in the folder: as given, or with slashes for the backslashes of Windows."""
     spellings = (name, name.replace("\\", "/"))
     return next((spelling for spelling in spellings if os.path.isfile(os.path.join(folder, spelling))), None)
 
@@ -77,74 +74,79 @@ def find_file(folder: Path | str, name: str) -> str | None:
 def read_table(file: Path, folders: Sequence[Path]) -> Table:
     """Read a table in UTF-8, or UTF-16 with a byte order mark; comma, semicolon, tab or vertical bar separate values.
 
-    The separator is the one by which all lines have as many values as the first. Where line 1 holds the path of an
-    image, there are no column names: the columns are then `path` and, where there is another, `label`.
+    The separator is the one by which all lines have as many values as the first. If line 1 holds the path of an image,
+    there are no column names: the columns are then `path` and, if there is a second one, `label`.
 
     Args:
-        folders: that paths of images may start from.
+        folders: which paths of images may start from.
 
     Raises:
         HptError: the file cannot be read as such a table.
     """
     shown = printable(str(file))
     if not os.path.isfile(file):
-        raise HptError(f"data: there is no CSV file {shown}")
-    try:
+        raise data_error(f"there is no CSV file {shown}")
+    with reading(shown):
         content = file.read_bytes()
-    except OSError as error:
-        raise HptError(f"data: cannot read {shown}: {error.strerror}") from error
-    reading = _read_rows(_decode(content, shown), shown)
-    if reading.fault:
-        raise HptError(f"data: {reading.fault}")
-    header, rows, lines = reading.rows[0] if reading.rows else [], reading.rows[1:], reading.lines
+    read = _read_rows(_decode(content, shown), shown)
+    if read.fault:
+        raise data_error(*read.fault)
+    header, rows = read.rows[0] if read.rows else [], read.rows[1:]
     images = [i for i in range(len(header)) if _is_image(i, header, rows, folders)]
     if images:
-        return _nameless_table(shown, reading, images)
-    _check_header(shown, header)
-    if not rows:
-        raise HptError(f"data: {shown} has no rows below its line of column names")
+        return _nameless_table(shown, read, images)
     names = [normalize("NFC", name) for name in header]
-    return Table(shown, dict(zip(names, zip(*rows, strict=True), strict=True)), lines[1:])
+    if not any(names):
+        raise data_error(f"{shown} has no column names in line 1", "write for example path,A,B")
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise data_error(f"line 1 of {shown} names the column {twice!r} twice", "rename one")
+    if not rows:
+        raise data_error(f"{shown} has no rows below its line of column names")
+    return Table(shown, dict(zip(names, zip(*rows, strict=True), strict=True)), read.lines[1:])
 
 
 def _decode(content: bytes, shown: str) -> str:
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    newline = "\n".encode("utf-16-le" if content.startswith(codecs.BOM_UTF16_LE) else "utf-16-be") if wide else b"\n"
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        text = content.decode("utf-16" if wide else "utf-8-sig")
-        # A zero character is what UTF-16 without a mark, and UTF-32, look like.
-        line = text.count("\n", 0, text.index("\0")) + 1 if "\0" in text else 0
+        text = content.decode(encoding)
+        # UTF-16 without a mark, and UTF-32, look like zero characters.
+        wrong = text.find("\0")
     except UnicodeDecodeError as error:
-        line = content.count(newline, 0, error.start) + 1
-    if line:
-        raise HptError(f"data: line {line} of {shown} is not UTF-8; save the file as CSV in UTF-8")
+        text = content[: error.start].decode(encoding, "ignore")
+        wrong = len(text)
+    if wrong >= 0:
+        line = text.count("\n", 0, wrong) + 1
+        raise data_error(f"line {line} of {shown} is not UTF-8", "save the file as CSV in UTF-8")
     return text
 
 
-def _read_rows(text: str, shown: str) -> _Reading:
-    """The rows by the separator that the file names, or else by the one that suits all of it."""
+def _read_rows(text: str, shown: str) -> _Rows:
+    """The rows by the separator that the file names, or else by the one that suits every line."""
     named = SEPARATOR_LINE.match(text)
     if named:
         return _read_by(named[1], text[named.end() :], 1, shown)
     candidates = [separator for separator in SEPARATORS if len(_first_row(text, separator)) > 1]
-    # Of separators that suit alike, the first counts; a table of one column has none.
+    # The first of several that suit equally counts; a table of one column has none.
     return max((_read_by(separator, text, 0, shown) for separator in candidates or [","]), key=lambda r: r.rank)
 
 
 def _first_row(text: str, separator: str) -> list[str]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
-    try:
-        return next((row for row in reader if any(map(str.strip, row))), [])
-    except csv.Error:
-        return []
+    with suppress(csv.Error):
+        return next((row for row in _reader(text, separator) if any(map(str.strip, row))), [])
+    return []
 
 
-def _read_by(separator: str, text: str, lines_before: int, shown: str) -> _Reading:
+def _reader(text: str, separator: str) -> Any:
+    return csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+
+
+def _read_by(separator: str, text: str, lines_before: int, shown: str) -> _Rows:
     """The rows by one separator, up to the first that is wrong."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
+    reader = _reader(text, separator)
     rows: list[list[str]] = []
     lines: list[int] = []
-    fault = ""
+    fault: tuple[str, ...] = ()
     try:
         for row in reader:
             # Most values occur in thousands of rows; one copy of each is kept.
@@ -154,45 +156,38 @@ def _read_by(separator: str, text: str, lines_before: int, shown: str) -> _Readi
             if rows and len(values) != len(rows[0]):
                 fault = (
                     f"line {reader.line_num + lines_before} of {shown} has {len(values)} values for {len(rows[0])} "
-                    f"columns, separated by {SEPARATORS[separator]}; quote values that hold the separator"
+                    f"columns, separated by {SEPARATORS[separator]}",
+                    "quote values that contain the separator",
                 )
                 break
             rows.append(values)
             lines.append(reader.line_num + lines_before)
     except csv.Error as error:
-        fault = f"line {reader.line_num + lines_before} of {shown} is not CSV: {error}"
-    return _Reading(separator, rows, lines, fault)
+        fault = (f"line {reader.line_num + lines_before} of {shown} is not CSV: {error}",)
+    return _Rows(separator, rows, lines, fault)
 
 
 def _is_image(i: int, header: list[str], rows: list[list[str]], folders: Sequence[Path]) -> bool:
-    """Whether what line 1 has in a column is an image, as in other rows, and not the name of the column."""
+    """Whether line 1 holds an image in a column, as other rows do, and not the name of the column."""
     value = header[i]
     if not value or any(plain_name(name) in IMAGE_COLUMNS for name in header):
         return False
     if any(find_file(folder, value) for folder in folders):
         return True
-    # An image that is missing, or a row of another kind below it, must not make a name of the first image.
+    # An image that is missing, or a row of another kind below it, must not turn the first image into a column name.
     return has_image_suffix(value) and (not rows or any(has_image_suffix(row[i]) for row in rows))
 
 
-def _nameless_table(shown: str, reading: _Reading, images: list[int]) -> Table:
-    width = len(reading.rows[0])
+def _nameless_table(shown: str, read: _Rows, images: list[int]) -> Table:
+    width = len(read.rows[0])
     if width > 2 or len(images) > 1:
-        example = reading.separator.join(["path", "label", *(f"column{i}" for i in range(3, width + 1))][:width])
-        raise HptError(
-            f"data: line {reading.lines[0]} of {shown} is an image, {reading.rows[0][images[0]]!r}, where the names of "
-            f"its {width} columns should be; put a line such as {printable(example)} above it"
+        example = read.separator.join(["path", "label", *(f"column{i}" for i in range(3, width + 1))][:width])
+        raise data_error(
+            f"line {read.lines[0]} of {shown} has an image, {read.rows[0][images[0]]!r}, in place of the names of its "
+            f"{width} columns",
+            f"put a line such as {printable(example)} above it",
         )
-    columns = {"path": tuple(row[images[0]] for row in reading.rows)}
+    columns = {"path": tuple(row[images[0]] for row in read.rows)}
     if width == 2:
-        columns["label"] = tuple(row[1 - images[0]] for row in reading.rows)
-    return Table(shown, columns, reading.lines)
-
-
-def _check_header(shown: str, header: list[str]) -> None:
-    if not any(header):
-        raise HptError(f"data: {shown} has no column names in line 1; write for example path,A,B")
-    names = [normalize("NFC", name) for name in header]
-    twice = next((name for name in names if name and names.count(name) > 1), None)
-    if twice is not None:
-        raise HptError(f"data: line 1 of {shown} names the column {twice!r} twice; rename one")
+        columns["label"] = tuple(row[1 - images[0]] for row in read.rows)
+    return Table(shown, columns, read.lines)

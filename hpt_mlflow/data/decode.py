@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +20,58 @@ from PIL.TgaImagePlugin import TgaImageFile
 
 from hpt_mlflow.errors import one_line, printable
 
-# How pictures become RGB here; raise it with any change.
+# Version of how pictures become RGB here; raise it with any change.
 CONVERSION = 2
 # A picture as a dataset may hold it.
 Encoded = Path | bytes | np.ndarray | Image.Image
 
-# Files with these suffixes are taken for pictures.
+# Files with these suffixes count as pictures.
 SUFFIXES = ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .tga .tif .tiff .webp"
-# What they stand for, and nothing else: for EPS, whatever the file is called, Pillow would run Ghostscript.
-FORMATS = sorted({kind for suffix, kind in Image.registered_extensions().items() if suffix in SUFFIXES.split()})
+IMAGE_SUFFIXES = frozenset(SUFFIXES.split())
+# The formats of these suffixes, and no others: for EPS, whatever the file is called, Pillow would run Ghostscript.
+FORMATS = sorted({kind for suffix, kind in Image.registered_extensions().items() if suffix in IMAGE_SUFFIXES})
 # More pixels than any camera gives; Pillow's own bound against decompression bombs only warns below twice this.
 MOST_PIXELS = 180_000_000
-# What Pillow keeps of one, so that this is what the largest picture takes.
+# What Pillow holds per pixel, so the largest picture takes `MOST_BYTES`.
 BYTES_PER_PIXEL = 4
 MOST_BYTES = BYTES_PER_PIXEL * MOST_PIXELS
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT = 258, 262, 322, 323
 TIFF_EXTRA_SAMPLES, TIFF_SAMPLE_FORMAT = 338, 339
 MIN_IS_WHITE, UNSIGNED, SIGNED = 0, 1, 2
-# Where a TGA says how many bits of a pixel are alpha, and what Pillow's `info` keeps of that here.
+# Where a TGA says how many bits of a pixel are alpha, and under which key `info` keeps that here.
 TGA_DESCRIPTOR, TGA_ALPHA_MASK, ALPHA_BITS = 17, 15, "alpha_bits"
-# Formats whose fourth channel programs often leave at zero without meaning that nothing is to be seen.
+# Formats whose fourth channel programs often leave at zero without meaning transparency.
 UNFILLED_ALPHA = frozenset(["TGA", "BMP", "DIB"])
-# A strip is kept as so many squares of the smallest side: longer ones would fill the memory with what no crop shows.
+# Squares of the smallest side that are kept of a strip: longer ones would fill the memory with what no crop shows.
 LONGEST_STRIP = 64
 ROWS_AT_ONCE = 64
 
-# Pillow warns of sizes that are allowed here, and of oddities without saying in which file.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-# Large pictures are held in blocks of 64 MiB, which glibc gives back at once; each thread would keep Pillow's 16 MiB.
-Image.core.set_block_size(1 << 26)
+# Large pictures are held in such blocks, which glibc frees at once; each thread would keep Pillow's 16 MiB.
+BLOCK_BYTES = 1 << 26
 
 
 class UnreadableImageError(Exception):
     """Why one image could not be decoded."""
 
 
+@contextmanager
+def explaining() -> Iterator[None]:
+    """Turn any error of the block into an `UnreadableImageError`: decoders raise almost anything on damaged data."""
+    try:
+        yield
+    except UnreadableImageError:
+        raise
+    except Exception as error:
+        raise UnreadableImageError(f"{type(error).__name__}: {printable(one_line(error))}") from error
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether a path ends as those of pictures do."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
 def conversion() -> str:
-    """What decides which pixels a file becomes: whatever is kept of pixels counts for the same conversion only."""
+    """What decides which pixels a file becomes; cached pixels are valid for the same conversion only."""
     return f"{CONVERSION}-{PIL.__version__}"
 
 
@@ -72,20 +88,14 @@ def decode(picture: Encoded, smallest_side: int | None = None) -> np.ndarray:
         uint8 (height, width, 3).
 
     Raises:
-        UnreadableImageError: it is no picture, is damaged, has more than `MOST_PIXELS` pixels, or is a file of more
-            than `MOST_BYTES` or no regular file.
+        UnreadableImageError: it is not a picture, is damaged, has more than `MOST_PIXELS` pixels, or is a file of more
+            than `MOST_BYTES` or not a regular file.
     """
-    try:
-        with _open(picture) as image, _room.for_bytes(BYTES_PER_PIXEL * _checked_pixels(image)):
-            if smallest_side and image.format == "JPEG" and image is not picture:
-                image.draft(None, (smallest_side, smallest_side))
-            upright = _upright_copy(image) if image is picture else _upright(image)
-            return np.asarray(_reduce(to_rgb(upright), smallest_side))
-    except UnreadableImageError:
-        raise
-    # Pillow's decoders raise almost anything on damaged data.
-    except Exception as error:
-        raise UnreadableImageError(f"{type(error).__name__}: {printable(one_line(error))}") from error
+    with explaining(), _open(picture) as image, _room.for_bytes(BYTES_PER_PIXEL * _checked_pixels(image)):
+        if smallest_side and image.format == "JPEG" and image is not picture:
+            image.draft(None, (smallest_side, smallest_side))
+        upright = _upright_copy(image) if image is picture else _upright(image)
+        return np.asarray(_reduce(to_rgb(upright), smallest_side))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -109,34 +119,29 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def deep_values(picture: Encoded) -> tuple[np.ndarray, bool] | None:
-    """The numbers of a picture that are scaled to 8 bits; None where it has 8 as it is, of which the header tells.
+    """The numbers of a picture that are scaled to 8 bits; None if its header says that it has 8.
 
     Returns:
-        The numbers, and whether they are whole: of colours of 16 bits in a file, Pillow keeps the upper 8, of which
-        uint16 are made.
+        The numbers, and whether they are all of it: of 16-bit colours in a file, Pillow keeps the upper 8 bits, which
+        are returned as uint16.
 
     Raises:
         UnreadableImageError: as `decode`.
     """
     if isinstance(picture, np.ndarray):
         return None if picture.dtype == np.uint8 else (picture, True)
-    try:
-        with _open(picture) as image:
-            halved = _has_halved_colours(image)
-            if not _is_deep(image) and not halved:
-                return None
-            with _room.for_bytes(BYTES_PER_PIXEL * _checked_pixels(image)):
-                return (np.asarray(image).astype(np.uint16) * 257, False) if halved else (_values(image), True)
-    except UnreadableImageError:
-        raise
-    except Exception as error:
-        raise UnreadableImageError(f"{type(error).__name__}: {printable(one_line(error))}") from error
+    with explaining(), _open(picture) as image:
+        halved = _has_halved_colours(image)
+        if not _is_deep(image) and not halved:
+            return None
+        with _room.for_bytes(BYTES_PER_PIXEL * _checked_pixels(image)):
+            return (np.asarray(image).astype(np.uint16) * 257, False) if halved else (_values(image), True)
 
 
 def _values(image: Image.Image) -> np.ndarray:
-    """The numbers of a deep picture; Pillow knows 32 bits with a sign only, and 8 bits without."""
+    """The numbers of a deep picture; Pillow knows only signed 32 bits and unsigned 8 bits."""
     values = np.asarray(image)
-    # Of a PGM Pillow scales them to 16 bits, and keeps them in 32.
+    # Pillow scales those of a PGM to 16 bits, and keeps them in 32.
     if image.format == "PPM" and values.dtype == np.int32:
         return values.astype(np.uint16)
     tags = _tags(image)
@@ -160,15 +165,15 @@ def _has_halved_colours(image: Image.Image) -> bool:
 
 
 def _tags(image: Image.Image) -> Mapping[int, Any]:
-    """What a TIFF says of itself; nothing for other formats."""
+    """The tags of a TIFF; empty for other formats."""
     return getattr(image, "tag_v2", {})
 
 
 def _has_unused_alpha(image: Image.Image, alpha: Image.Image) -> bool:
-    """Whether a picture's alpha, of its last channel or its palette, says nothing of what is to be seen.
+    """Whether a picture's alpha, from its last channel or its palette, does not mean transparency.
 
-    The header of a TGA may tell, of its pixels. Else it is zero throughout, in a format where it is often not filled,
-    or in a TIFF that does not say what it is. A PNG or a WebP that is transparent throughout is meant so, and is white.
+    The header of a TGA may say so. Otherwise alpha is unused if it is zero throughout, in a format that often leaves it
+    unfilled or in a TIFF that does not explain it. A PNG or WebP that is transparent throughout is meant so: white.
     """
     if image.mode != "P" and image.info.get(ALPHA_BITS) == 0:
         return True
@@ -183,7 +188,7 @@ class _Room:
         self.size = size
         self.clear()
         if hasattr(os, "register_at_fork"):
-            # A worker process has no part in what the threads of its parent were decoding.
+            # A forked worker does not decode what the threads of its parent were decoding.
             os.register_at_fork(after_in_child=self.clear)
 
     def clear(self) -> None:
@@ -192,7 +197,7 @@ class _Room:
 
     @contextmanager
     def for_bytes(self, count: int) -> Iterator[None]:
-        """Wait until so much room is free, and hold it; all of it for what is larger than that."""
+        """Wait until `count` bytes are free, and hold them; hold all there is for a larger count."""
         count = min(count, self.size)
         with self._changed:
             self._changed.wait_for(lambda: count <= self._free)
@@ -208,7 +213,16 @@ class _Room:
 _room = _Room(MOST_BYTES)
 
 
+@cache
+def _prepare_pillow() -> None:
+    """Set up Pillow for this process, when it first decodes."""
+    # Pillow warns of sizes that are allowed here, and of oddities without saying in which file.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    Image.core.set_block_size(BLOCK_BYTES)
+
+
 def _open(picture: Encoded) -> AbstractContextManager[Image.Image]:
+    _prepare_pillow()
     if isinstance(picture, Image.Image):
         return nullcontext(picture)
     if isinstance(picture, bytes):
@@ -218,18 +232,18 @@ def _open(picture: Encoded) -> AbstractContextManager[Image.Image]:
             picture = picture[:, :, 0]
         return Image.fromarray(picture if picture.dtype == np.uint8 else to_8_bits(picture))
     status = os.stat(picture)
-    # Opening a FIFO waits for ever, and a device may not end.
+    # Opening a FIFO would wait forever, and a device may not end.
     if not stat.S_ISREG(status.st_mode):
         raise UnreadableImageError("it is not a regular file")
     if status.st_size > MOST_BYTES:
         raise UnreadableImageError(f"{status.st_size} bytes are too many")
-    # Of some formats, opening reads the whole file.
+    # Opening reads the whole file in some formats.
     with _room.for_bytes(status.st_size):
         return _from_file(picture)
 
 
 def _from_file(file: Path | io.BytesIO) -> Image.Image:
-    """An image whose header has been read, with what Pillow passes over in that of a TGA."""
+    """An image whose header has been read, with the alpha bits of a TGA, which Pillow ignores."""
     image = Image.open(file, formats=FORMATS)
     if isinstance(image, TgaImageFile) and image.fp:
         image.fp.seek(TGA_DESCRIPTOR)
@@ -238,7 +252,7 @@ def _from_file(file: Path | io.BytesIO) -> Image.Image:
 
 
 def _checked_pixels(image: Image.Image) -> int:
-    """How many pixels decoding takes: of a TIFF, a single tile may be far larger than the picture."""
+    """How many pixels decoding takes: a single tile of a TIFF may be far larger than the picture."""
     pixels = image.width * image.height
     if not pixels:
         raise UnreadableImageError("it has no pixels")
@@ -251,12 +265,12 @@ def _checked_pixels(image: Image.Image) -> int:
 
 
 def _in_mode(mode: str, image: Image.Image) -> Image.Image:
-    """Converted, but not copied where nothing is to be done."""
+    """Converted, but not copied if it already has the mode."""
     return image if image.mode == mode else image.convert(mode)
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned in place as its EXIF data says; damage in what is only said about a picture leaves it readable."""
+    """Turned in place as its EXIF data says; damaged metadata leaves a picture readable."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except (SyntaxError, ValueError, TypeError, KeyError, OSError):
@@ -265,7 +279,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _upright_copy(image: Image.Image) -> Image.Image:
-    """A copy of somebody's open image that knows what the header of its file said; Pillow's own does not."""
+    """A copy of a caller's open image that keeps what its file's header said; Pillow's own copy does not."""
     copied = _upright(image.copy())
     copied.format = image.format
     copied.tag_v2 = _tags(image)  # type: ignore[attr-defined]
@@ -273,16 +287,16 @@ def _upright_copy(image: Image.Image) -> Image.Image:
 
 
 def to_8_bits(values: np.ndarray) -> np.ndarray:
-    """Scale by the range that the numbers are meant in: truth, 16 bits, [0, 1], 8 bits, or else their own extremes."""
+    """Scale to uint8 from the range that the numbers suggest: bool, 16 bits, [0, 1], 8 bits, or their own extremes."""
     if values.dtype == bool:
         return values.astype(np.uint8) * 255
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
     if not np.isfinite(high - low):
-        raise UnreadableImageError("it holds numbers that are not finite")
+        raise UnreadableImageError("it has numbers that are not finite")
     shown = np.empty(values.shape, np.uint8)
     # Differences of numbers far apart or close together do not fit into 32 bits, let alone 16.
     is_coarse = values.dtype.kind == "f" and (values.dtype.itemsize == 2 or not 1e-30 < high - low < 1e30)
-    # All at once, the fractions would take eight times the memory.
+    # Scaling everything at once would take eight times the memory.
     for start in range(0, len(values), ROWS_AT_ONCE):
         rows = values[start : start + ROWS_AT_ONCE]
         if is_stretched(low, high):

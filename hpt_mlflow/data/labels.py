@@ -1,4 +1,4 @@
-"""Labels: numbered from their names, and checked before anything is learned from them."""
+"""Labels: numbered from their names, and checked before anything learns from them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import numpy as np
 
 from hpt_mlflow.data.account import LeftOut
 from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.split import NO_LABEL, SMALLEST_CLASS, Split
 from hpt_mlflow.errors import HptError, printable
 
 WHOLE_NUMBER = re.compile(r"-?[0-9]+")
-# Python reads no longer ones as numbers.
+# Python does not read longer numbers.
 MOST_DIGITS = 4000
 
 
@@ -30,6 +31,11 @@ def number_classes(values: Iterable[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     for value in values:
         column.add(value)
     return column.ranked()
+
+
+def number_groups(names: Iterable[str]) -> np.ndarray:
+    """The number of the group that each image belongs to, int64 (N,), from the names of the groups."""
+    return np.unique(list(names), return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 class LabelColumn:
@@ -57,9 +63,7 @@ class LabelColumn:
             return None, ()
         if "" in self._index:
             missing = names[self._codes.index(self._index[""])]
-            raise HptError(
-                f"{shown} has labels, but not for {missing!r}", "give every image a label, or none", setting="data"
-            )
+            raise data_error(f"{shown} has labels, but not for {missing!r}", "give every image a label, or none")
         return self.ranked()
 
     def ranked(self) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -75,7 +79,7 @@ class LabelColumn:
 
 
 def check_labels(dataset: Dataset, split: Split) -> np.ndarray:
-    """The labels of a dataset whose split can be learned from, chosen by, and tested on.
+    """The labels of a dataset, if its split can be used to train, validate and test.
 
     Args:
         split: of this dataset, before or after unreadable images are left out.
@@ -85,18 +89,18 @@ def check_labels(dataset: Dataset, split: Split) -> np.ndarray:
 
     Raises:
         HptError: there are no labels; a part has no images; there is one class, in the whole or in a part; a class is
-            too small to be split, or is not in train; a label has no image with it, or none without it, in a part.
+            too small to be split, or missing from train; a part has no image with a label, or no image without it.
     """
     labels = dataset.labels
     if labels is None:
         why = dataset.unlabelled_because or "evaluate needs class folders, or a list with labels"
-        raise HptError(f"data: {dataset.uri} has no labels; {why}")
+        raise data_error(f"{dataset.uri} has no labels", why)
     if not dataset.multilabel:
         _check_class_sizes(dataset, labels)
     parts = {"train": split.train, "validation": split.validation, "test": split.test}
     for name, part in parts.items():
         if not len(part):
-            raise HptError(f"data: {dataset.name} leaves no readable images for {name}; {_remedy(dataset)}")
+            raise data_error(f"{dataset.name} leaves no readable images for {name}", _remedy(dataset))
     if dataset.multilabel:
         _check_labels_of_parts(dataset, labels, parts)
     else:
@@ -106,14 +110,15 @@ def check_labels(dataset: Dataset, split: Split) -> np.ndarray:
 
 def _check_class_sizes(dataset: Dataset, labels: np.ndarray) -> None:
     if len(dataset.classes) < 2:
-        raise HptError(f"data: {dataset.uri} has one class, {dataset.classes[0]!r}; evaluate needs at least 2")
+        raise data_error(f"{dataset.uri} has one class, {dataset.classes[0]!r}", "evaluate needs at least 2")
     counts = np.bincount(labels[labels != NO_LABEL], minlength=len(dataset.classes))
     small = np.flatnonzero(counts < SMALLEST_CLASS)
     if dataset.test is None and len(small):
         few = ", ".join(f"{dataset.classes[i]!r} ({counts[i]})" for i in small)
-        raise HptError(
-            f"data: these classes of {dataset.name} have too few images: {few}; a split into train, validation and "
-            f"test takes {SMALLEST_CLASS} of each; add images, or {_leave_out(dataset, small)}"
+        raise data_error(
+            f"these classes of {dataset.name} have too few images: {few}; a split into train, validation and test "
+            f"needs {SMALLEST_CLASS} of each",
+            f"add images, or {_leave_out(dataset, small)}",
         )
 
 
@@ -122,34 +127,34 @@ def _check_classes_of_parts(dataset: Dataset, labels: np.ndarray, parts: dict[st
         unknown = np.setdiff1d(labels[part], labels[parts["train"]])
         if len(unknown):
             named = ", ".join(repr(dataset.classes[i]) for i in unknown)
-            raise HptError(
-                f"data: these classes of {dataset.name} are in {name} but not in train, so they cannot be learned: "
-                f"{named}; {_remedy(dataset)} for train, or {_leave_out(dataset, unknown)}"
+            raise data_error(
+                f"these classes of {dataset.name} are in {name} but not in train, so they cannot be learned: {named}",
+                f"{_remedy(dataset)} for train, or {_leave_out(dataset, unknown)}",
             )
         present = np.unique(labels[part])
         if len(present) == 1:
-            raise HptError(
-                f"data: the {name} part of {dataset.name} has one class only, {dataset.classes[present[0]]!r}; "
-                f"{_remedy(dataset)} of other classes"
+            raise data_error(
+                f"the {name} part of {dataset.name} has one class only, {dataset.classes[present[0]]!r}",
+                f"{_remedy(dataset)} of other classes",
             )
 
 
 def _check_labels_of_parts(dataset: Dataset, labels: np.ndarray, parts: dict[str, np.ndarray]) -> None:
     for name, part in parts.items():
         positives = labels[part].sum(axis=0, dtype=np.int64)
-        # Validation is for choosing, by the mean over the labels that it can judge: it may lack a rare one.
+        # Validation scores are means over the labels that it can judge, so it may lack a rare one.
         without = np.flatnonzero((positives == 0) & (name != "validation"))
         if len(without):
-            raise HptError(
-                f"data: no image in the {name} part of {dataset.name} has the label {dataset.classes[without[0]]!r}; "
-                f"{_remedy(dataset)} with it, or name the other labels in csv:FILE?labels=A,B"
+            raise data_error(
+                f"no image in the {name} part of {dataset.name} has the label {dataset.classes[without[0]]!r}",
+                f"{_remedy(dataset)} with it, or name the other labels in csv:FILE?labels=A,B",
             )
         constant = (positives == 0) | (positives == len(part))
         every = np.flatnonzero(constant & ((name != "validation") | constant.all()))
         if len(every):
-            raise HptError(
-                f"data: all images in the {name} part of {dataset.name} are alike in the label "
-                f"{dataset.classes[every[0]]!r}; {_remedy(dataset)} that differ in it"
+            raise data_error(
+                f"all images in the {name} part of {dataset.name} are alike in the label {dataset.classes[every[0]]!r}",
+                f"{_remedy(dataset)} that differ in it",
             )
 
 
@@ -159,7 +164,7 @@ def _leave_out(dataset: Dataset, labels: np.ndarray) -> str:
 
 
 def leave_out_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
-    """The dataset without these classes; the split of the others stays what it is.
+    """The dataset without these classes; the split of the other classes stays the same.
 
     Raises:
         HptError: it has no such class, or images with several labels.
@@ -168,16 +173,18 @@ def leave_out_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
     if not names or dataset.labels is None:
         return dataset
     if dataset.multilabel:
-        raise HptError(f"leave_out: {dataset.name} is multi-label; name its labels in csv:FILE?labels=A,B instead")
+        remedy = "name its labels in csv:FILE?labels=A,B instead"
+        raise HptError(f"{dataset.name} is multi-label", remedy, setting="leave_out")
     unknown = next((name for name in names if name not in dataset.classes), None)
     if unknown is not None:
-        raise HptError(f"leave_out: {dataset.name} has no class {unknown!r}; it has {', '.join(dataset.classes)}")
+        remedy = f"it has {', '.join(dataset.classes)}"
+        raise HptError(f"{dataset.name} has no class {unknown!r}", remedy, setting="leave_out")
     kept = [i for i, name in enumerate(dataset.classes) if name not in names]
     renumbered = np.full(len(dataset.classes) + 1, NO_LABEL, np.int64)
     renumbered[kept] = np.arange(len(kept))
-    # The last one is what `NO_LABEL` itself, -1, stands for.
+    # `NO_LABEL`, -1, is the index of the last one.
     labels = renumbered[dataset.labels]
-    count = int(np.isin(dataset.labels, [i for i in range(len(dataset.classes)) if i not in kept]).sum())
+    count = int(((labels == NO_LABEL) & (dataset.labels != NO_LABEL)).sum())
     entry = LeftOut("images of classes that were to be left out", count, tuple(names[:5]))
     return replace(
         dataset,
@@ -189,5 +196,5 @@ def leave_out_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
 
 
 def _remedy(dataset: Dataset) -> str:
-    """What is to be added where a part lacks something."""
+    """What to add if a part lacks something."""
     return "add images" if dataset.groups is None else "add groups of images (patients)"

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from hpt_mlflow.data.account import LeftOut
+from hpt_mlflow.data.account import LeftOut, examples_of
 from hpt_mlflow.data.dataset import MOST, Dataset
+from hpt_mlflow.data.errors import data_error, reading
 from hpt_mlflow.data.labels import WHOLE_NUMBER, LabelColumn
 from hpt_mlflow.data.names import Files, Names
 from hpt_mlflow.data.paths import name_in, resolve_path
-from hpt_mlflow.errors import HptError, printable
+from hpt_mlflow.errors import printable
 
 # A file with a longer line is not a text file. In characters.
 LONGEST_LINE = 1 << 24
-EXAMPLES = 5
 
 
 def open_list(path: str, root: str | None) -> Dataset:
@@ -33,7 +33,7 @@ def open_list(path: str, root: str | None) -> Dataset:
     file = resolve_path(path, root)
     shown = printable(str(file))
     if not os.path.isfile(file):
-        raise HptError(f"there is no list file {shown}", setting="data")
+        raise data_error(f"there is no list file {shown}")
     folder = os.path.expanduser(root) if root else file.parent
     column = LabelColumn()
     first: dict[str, int] = {}
@@ -53,20 +53,19 @@ def open_list(path: str, root: str | None) -> Dataset:
             yield name
 
     try:
-        names = Names.of(read())
-    except OSError as error:
-        raise HptError(f"cannot read the list {shown}: {error.strerror}", setting="data") from error
+        with reading(f"the list {shown}"):
+            names = Names.of(read())
     except UnicodeError as error:
-        raise HptError(f"the list {shown} is not valid UTF-16", "save it as UTF-8", setting="data") from error
+        raise data_error(f"the list {shown} is not valid UTF-16", "save it as UTF-8") from error
     if not len(names):
-        raise HptError(f"the list {shown} names no images", setting="data")
+        raise data_error(f"the list {shown} names no images")
     labels, classes = column.numbered(names, shown)
     left_out: tuple[LeftOut, ...] = ()
     if repeats:
         if labels is not None:
             _check_labels_agree(names, labels, classes, repeats, shown)
             labels = np.delete(labels, list(repeats))
-        examples = tuple(dict.fromkeys(printable(names[i]) for i in repeats.values()))[:EXAMPLES]
+        examples = examples_of(names[i] for i in repeats.values())
         left_out = (LeftOut("lines that repeat an image", len(repeats), examples, "each image counts once"),)
         names = Names.of(name for i, name in enumerate(names) if i not in repeats)
     return Dataset(
@@ -89,7 +88,7 @@ def _entries(file: Path, shown: str) -> Iterator[tuple[str, str]]:
         while line := text.readline(LONGEST_LINE):
             if len(line) == LONGEST_LINE:
                 problem = f"a line of {shown} has more than {LONGEST_LINE} characters"
-                raise HptError(problem, "name a text file with one image per line", setting="data")
+                raise data_error(problem, "name a text file with one image per line")
             name, tab, label = line.rpartition("\t")
             if not tab:
                 name, _, label = line.strip().rpartition(" ")
@@ -111,9 +110,8 @@ def _check_labels_agree(
 ) -> None:
     for later, earlier in repeats.items():
         if labels[later] != labels[earlier]:
-            raise HptError(
+            raise data_error(
                 f"the list {shown} names the image {names[earlier]!r} with the labels {classes[labels[earlier]]!r} "
                 f"and {classes[labels[later]]!r}",
                 "make its lines agree, or use csv: with a column of 1 and 0 per label",
-                setting="data",
             )

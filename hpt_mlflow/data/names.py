@@ -1,7 +1,7 @@
-"""Millions of names: held as bytes in a few buffers instead of a Python object each.
+"""Millions of names: held as bytes in a few buffers instead of one Python object per name.
 
-A Python string of a path takes some 80 bytes, and its reference count changes when it is read, so that each worker
-process soon has a copy of its own of all that it shares with its parent. Buffers of Arrow are only ever read.
+A Python string of a path takes some 80 bytes, and reading it changes its reference count, so that each worker process
+soon has its own copy of what it shares with its parent. Buffers of Arrow are only ever read.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,17 +20,48 @@ import pyarrow as pa
 AT_ONCE = 100_000
 
 
-class Names(Sequence[str]):
-    """N strings, packed. Bytes that are no UTF-8 are read as Python reads names of files, with surrogates.
+T = TypeVar("T")
 
-    It pickles as its buffers, some bytes more than the names themselves, and equals any sequence of the same strings.
+
+class Row(Sequence[T]):
+    """N values, each made when it is read; equal to any sequence of the same values."""
+
+    def _value(self, i: int) -> T:
+        """The value at a position from 0 to N - 1."""
+        raise NotImplementedError
+
+    def __getitem__(self, i: Any) -> Any:
+        """The value at a position, a Python or numpy integer; or a list of those of a slice."""
+        if isinstance(i, slice):
+            return [self._value(k) for k in range(*i.indices(len(self)))]
+        position = int(i) + len(self) if i < 0 else int(i)
+        if not 0 <= position < len(self):
+            raise IndexError(f"{i} of {len(self)}")
+        return self._value(position)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str | bytes):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        few = ", ".join(map(repr, self[:3]))
+        return f"<{len(self)} {type(self).__name__.lower()}: {few}{', ...' if len(self) > 3 else ''}>"
+
+
+class Names(Row[str]):
+    """N strings, packed. Bytes that are not UTF-8 are read as Python reads names of files, with surrogates.
+
+    It pickles as its buffers, a few bytes more than the names themselves.
     """
 
     def __init__(self, chunks: Iterable[pa.BinaryArray], prefixes: Iterable[str] | None = None) -> None:
         """
         Args:
             chunks: arrays of type binary, whose names follow one another.
-            prefixes: what each name of a chunk starts with, one for each chunk; nothing where it is None.
+            prefixes: what each name of a chunk starts with, one per chunk; nothing if None.
         """
         self._chunks = list(chunks)
         self._prefixes = [""] * len(self._chunks) if prefixes is None else list(prefixes)
@@ -38,25 +69,21 @@ class Names(Sequence[str]):
 
     @classmethod
     def of(cls, names: Iterable[str]) -> Names:
-        """Pack names. They may come from a generator; no more than `AT_ONCE` of them are held as strings."""
+        """Pack names. They may come from a generator; at most `AT_ONCE` of them are held as strings."""
         if isinstance(names, Names):
             return names
         chunks: list[pa.BinaryArray] = []
         rest = iter(names)
         while some := [name.encode("utf-8", "surrogateescape") for name in islice(rest, AT_ONCE)]:
             packed = pa.array(some, pa.binary())
-            # Arrow itself makes several of what has more than 2 GiB.
+            # Arrow itself makes several chunks of more than 2 GiB.
             chunks.extend(packed.chunks if isinstance(packed, pa.ChunkedArray) else [packed])
         return cls(chunks)
 
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def __getitem__(self, i: Any) -> Any:
-        """The name at a position, a Python or numpy integer; or a list of those of a slice."""
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(len(self)))]
-        i = _position(i, len(self))
+    def _value(self, i: int) -> str:
         chunk = bisect_right(self._starts, i) - 1
         return self._prefixes[chunk] + _text(self._chunks[chunk][i - self._starts[chunk]].as_py())
 
@@ -66,16 +93,8 @@ class Names(Sequence[str]):
                 for name in chunk.slice(start, AT_ONCE).to_pylist():
                     yield prefix + _text(name)
 
-    def __eq__(self, other: object) -> bool:
-        return _same(self, other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return _shown(self)
-
     def buffers(self) -> Iterator[tuple[str, memoryview, np.ndarray]]:
-        """Of each chunk: its prefix, the bytes of its names in a row, and where each ends in them, int32 (n,)."""
+        """Per chunk: its prefix, the bytes of its names in a row, and where each ends in them, int32 (n,)."""
         for chunk, prefix in zip(self._chunks, self._prefixes, strict=True):
             if not len(chunk):
                 continue
@@ -85,42 +104,30 @@ class Names(Sequence[str]):
             yield prefix, whole[ends[0] : ends[-1]], ends[1:] - ends[0]
 
 
-class NumberedNames(Sequence[str]):
-    """`PREFIX/0`, `PREFIX/1`, ..., of which none is kept."""
+class NumberedNames(Row[str]):
+    """`PREFIX/0`, `PREFIX/1`, ..., or just the numbers without a prefix; none is stored."""
 
-    def __init__(self, prefix: str, count: int) -> None:
-        self._prefix, self._count = prefix, count
+    def __init__(self, count: int, prefix: str = "") -> None:
+        self._count, self._prefix = count, f"{prefix}/" if prefix else ""
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(len(self)))]
-        return f"{self._prefix}/{_position(i, self._count)}"
-
-    def __eq__(self, other: object) -> bool:
-        return _same(self, other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return _shown(self)
+    def _value(self, i: int) -> str:
+        return f"{self._prefix}{i}"
 
 
-class Files(Sequence[Path]):
-    """The files of these names in a folder, each made when it is asked for; an absolute name is a path by itself."""
+class Files(Row[Path]):
+    """The files of these names in a folder, each made when it is read; an absolute name is a path by itself."""
 
     def __init__(self, folder: Path | str, names: Names) -> None:
-        # What is opened here is still there when somebody has changed the working directory.
+        # Absolute, so that it stays the same folder if the working directory changes.
         self.folder, self.names = os.path.abspath(folder), names
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(len(self)))]
+    def _value(self, i: int) -> Path:
         return Path(self.path(i))
 
     def path(self, i: int) -> str:
@@ -130,37 +137,6 @@ class Files(Sequence[Path]):
     def __iter__(self) -> Iterator[Path]:
         return (Path(os.path.join(self.folder, name)) for name in self.names)
 
-    def __eq__(self, other: object) -> bool:
-        return _same(self, other)
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return _shown(self)
-
-
-def _position(i: Any, count: int) -> int:
-    """Counted from the front, as a Python integer.
-
-    Raises:
-        IndexError: there is none.
-    """
-    position = int(i) + count if i < 0 else int(i)
-    if not 0 <= position < count:
-        raise IndexError(f"{i} of {count}")
-    return position
-
 
 def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
-
-
-def _same(one: Sequence[Any], other: object) -> bool:
-    if not isinstance(other, Sequence) or isinstance(other, str | bytes):
-        return NotImplemented
-    return len(one) == len(other) and all(a == b for a, b in zip(one, other, strict=True))
-
-
-def _shown(names: Sequence[Any]) -> str:
-    few = ", ".join(map(repr, names[:3]))
-    return f"<{len(names)} {type(names).__name__.lower()}: {few}{', ...' if len(names) > 3 else ''}>"

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from hpt_mlflow.data.catalogue import CatalogueEntry
-from hpt_mlflow.data.labels import number_classes
+from hpt_mlflow.data.errors import data_error
+from hpt_mlflow.data.labels import number_classes, number_groups
 from hpt_mlflow.data.paper_files import (
     Content,
     check_inside,
@@ -18,15 +19,14 @@ from hpt_mlflow.data.paper_files import (
     folder_names,
     image_names,
     labelled_lines,
-    numbered_groups,
     other_layout,
     read_json,
 )
-from hpt_mlflow.errors import HptError, printable
+from hpt_mlflow.errors import printable
 
 BDD_WEATHER = ("rainy", "snowy", "clear", "overcast", "partly cloudy", "foggy")
 BDD_UNDEFINED = "undefined"
-# Where the images of a part lie, as the archives of Zurich, of Berkeley and of Kaggle's copies unpack.
+# Where the images of a part are, as the archives of Zurich, of Berkeley and of Kaggle's copies unpack.
 BDD_IMAGES = (
     "images/100k/{}",
     "bdd100k_images_100k/100k/{}",
@@ -34,20 +34,20 @@ BDD_IMAGES = (
     "bdd100k/bdd100k/images/100k/{}",
     "bdd100k_images_100k/bdd100k/images/100k/{}",
 )
-# Where the list of a part lies: of 2018, of 2020, of 2020 as it was first released, and of 2018 in Kaggle's copies.
+# Where the list of a part is: that of 2018, of 2020, the first release of 2020, and of 2018 in Kaggle's copies.
 BDD_LISTS = (
     "labels/bdd100k_labels_images_{}.json",
     "labels/det_20/det_{}.json",
     "labels/detection20/det_v2_{}_release.json",
     "bdd100k_labels_release/bdd100k/labels/bdd100k_labels_images_{}.json",
 )
-# Where Berkeley's labels of one image a file lie, maybe beside the images.
+# Where Berkeley's labels are, one file per image, possibly next to the images.
 BDD_FILES = ("labels/100k/{}", "bdd100k_labels/100k/{}", "100k/{}")
 BDD_KEYS = frozenset({"name", "attributes", "weather"})
 
 
 def read_bdd100k(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
-    """Images in a folder of each part; their weather in a JSON list of the part, or in a JSON file beside each."""
+    """Images in a folder of each part; their weather in a JSON list per part, or in a JSON file per image."""
     parts = ("train", "val")
     folders = [[place.format(part) for place in BDD_IMAGES] for part in parts]
     base = find_base(entry, root, ("bdd100k",), folders)
@@ -66,15 +66,15 @@ def read_bdd100k(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
 
 
 def read_viper(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
-    """Frames in PART/img/SEQUENCE; their weather in meta/PART_weather.txt, lines `PATH LABEL`, where there is such."""
+    """Frames in PART/img/SEQUENCE; their weather in meta/PART_weather.txt, lines `PATH LABEL`, if there is one."""
     base = find_base(entry, root, ("VIPER", "viper"), ["train/img", "val/img"])
     lists = [base / "meta" / f"{part}_weather.txt" for part in ("train", "val", "test")]
     absent = [file.name for file in lists if not file.is_file()]
     if absent and len(absent) < len(lists):
         there = next(file.name for file in lists if file.is_file())
-        raise HptError(
-            f"data: {printable(str(base / 'meta'))} has {there}, but {absent[0]} is missing; add it, or take the lists "
-            f"away to open {entry.title} without labels"
+        raise data_error(
+            f"{printable(str(base / 'meta'))} has {there}, but {absent[0]} is missing",
+            f"add it, or remove the lists to open {entry.title} without labels",
         )
     if not absent:
         lines = [list(labelled_lines(entry, file)) for file in lists]
@@ -84,15 +84,15 @@ def read_viper(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
     else:
         parts = [part for part in ("train", "val", "test") if (base / part / "img").is_dir()]
         folders = [f"{part}/img/{inner}" for part in parts for inner in folder_names(base / part / "img")]
-        names = [f"{folder}/{name}" for folder in folders for name in _one_a_frame(image_names(base / folder))]
+        names = [f"{folder}/{name}" for folder in folders for name in _one_per_frame(image_names(base / folder))]
         labels, classes = None, ()
         test = np.flatnonzero([name.startswith("test/") for name in names])
-    sequences = numbered_groups([os.path.dirname(name) for name in names])
+    sequences = number_groups([os.path.dirname(name) for name in names])
     return base, Content(names, labels, classes, test if len(test) else None, sequences)
 
 
-def _one_a_frame(names: Iterable[str]) -> Iterable[str]:
-    """Of names of files in order, the first of each frame: VIPER comes as JPG and as PNG, and both may be unpacked."""
+def _one_per_frame(names: Iterable[str]) -> Iterable[str]:
+    """The first of each frame's names, in order: VIPER comes as JPG and as PNG, and both may be unpacked."""
     frames: dict[str, str] = {}
     for name in names:
         frames.setdefault(os.path.splitext(name)[0], name)
@@ -106,7 +106,7 @@ def _images_within(base: Path, folder: str) -> dict[str, str]:
 
 
 def _weather_of_part(entry: CatalogueEntry, base: Path, part: str) -> Iterable[tuple[str, str]]:
-    """Name and weather of the images of a part of BDD100K, from its list or else from a file for each image."""
+    """Name and weather of the images of a part of BDD100K, from its list or else from a file per image."""
     lists = [base / place.format(part) for place in BDD_LISTS]
     of_part = next((file for file in lists if file.is_file()), None)
     if of_part is not None:
@@ -123,14 +123,14 @@ def _weather_of_list(entry: CatalogueEntry, file: Path) -> Iterable[tuple[str, s
     """Name and weather of each image of a list."""
     frames = read_json(entry, file, BDD_KEYS)
     if not isinstance(frames, list):
-        raise other_layout(entry, file.parent, f"{file.name} is no list of frames")
+        raise other_layout(entry, file.parent, f"{file.name} is not a list of frames")
     for frame in frames:
         weather = _weather(entry, file, frame)
         yield check_inside(entry, file, str(frame.get("name", ""))), weather
 
 
 def _weather(entry: CatalogueEntry, file: Path, frame: object) -> str:
-    """The weather of what a JSON file says of an image."""
+    """The weather of an image, from its entry in a JSON file."""
     name = frame.get("name") if isinstance(frame, dict) else None
     attributes = frame.get("attributes") if isinstance(frame, dict) else None
     weather = attributes.get("weather") if isinstance(attributes, dict) else None

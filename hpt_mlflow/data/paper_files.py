@@ -1,4 +1,4 @@
-"""What the readers of the paper's layouts share: finding the folder, reading its files safely, making a `Dataset`."""
+"""Shared by the readers of the paper's datasets: finding the folder, reading its files safely, making a `Dataset`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ import numpy as np
 
 from hpt_mlflow.data.catalogue import CatalogueEntry
 from hpt_mlflow.data.dataset import Dataset, evenly_spaced
+from hpt_mlflow.data.decode import has_image_suffix
+from hpt_mlflow.data.errors import data_error, reading
 from hpt_mlflow.data.labels import WHOLE_NUMBER
 from hpt_mlflow.data.names import Files, Names
-from hpt_mlflow.data.tree import IMAGE_SUFFIXES, SYSTEM_FOLDERS
+from hpt_mlflow.data.tree import SYSTEM_FOLDERS
 from hpt_mlflow.errors import HptError, one_line, printable
 
-# So many images are looked for to find out whether they lie where the layout says.
+# Images that are looked for to find out whether they are where the layout says.
 LOOKED_FOR = 100
 
 log = logging.getLogger("hpt_mlflow")
 
 
 class Content(NamedTuple):
-    """What a reader found.
+    """The content of a dataset's folder.
 
     Attributes:
         names: N paths relative to the folder, parts joined by `/`.
@@ -45,17 +47,17 @@ class Content(NamedTuple):
 
 def other_layout(entry: CatalogueEntry, folder: Path, what: str) -> HptError:
     """The error for a folder that is not as the dataset unpacks."""
-    return HptError(
-        f"data: {printable(str(folder))} is not {entry.title} as it unpacks: {printable(what)}; see hpt datasets "
-        f"{entry.key}; people get it from {entry.source}"
+    return data_error(
+        f"{printable(str(folder))} is not {entry.title} as it unpacks: {printable(what)}",
+        f"see hpt datasets {entry.key}; people get it from {entry.source}",
     )
 
 
 def first_there(entry: CatalogueEntry, base: Path, choices: Sequence[str]) -> str:
-    """The first of these files or folders that is in a folder.
+    """The first of these files or folders that exists in a folder.
 
     Raises:
-        HptError: none of them is.
+        HptError: none of them does.
     """
     there = next((name for name in choices if (base / name).exists()), None)
     if there is None:
@@ -64,23 +66,21 @@ def first_there(entry: CatalogueEntry, base: Path, choices: Sequence[str]) -> st
 
 
 def find_base(entry: CatalogueEntry, root: Path, inner: Sequence[str], required: Iterable[str | Sequence[str]]) -> Path:
-    """The folder that holds all that is required: the root, or one within it.
+    """The folder that contains all that is required: the root, or a folder in it.
 
     Args:
         entry: for the message.
         root: as the user gave it.
-        inner: names of the folder that the archive unpacks to, which may lie in the root.
-        required: files and folders in it; of several names for one, any will do.
+        inner: names of the folder that the archive unpacks to, which may be in the root.
+        required: files and folders in it; any of several names for one will do.
 
     Raises:
-        HptError: no folder holds them.
+        HptError: no folder contains them.
     """
     wanted = [(names,) if isinstance(names, str) else names for names in required]
     if not root.is_dir():
-        raise HptError(
-            f"data: there is no folder {printable(str(root))} for {entry.address}; it is to hold {entry.title}, which "
-            f"people get from {entry.source}"
-        )
+        problem = f"there is no folder {printable(str(root))} for {entry.address}"
+        raise data_error(problem, f"put {entry.title} there, which people get from {entry.source}")
     for base in (root, *(root / name for name in inner)):
         if all(any((base / name).exists() for name in choices) for choices in wanted):
             return base
@@ -89,13 +89,13 @@ def find_base(entry: CatalogueEntry, root: Path, inner: Sequence[str], required:
 
 
 def build(entry: CatalogueEntry, root: Path, base: Path, content: Content) -> Dataset:
-    """The dataset of what a reader found in a folder.
+    """The dataset of a folder's content.
 
     Raises:
-        HptError: there are no images, or of the test part, or of the rest, none is there.
+        HptError: there are no images, or none of the test part, or none of the rest, exists.
     """
     if not len(content.names):
-        raise other_layout(entry, base, "no images are found")
+        raise other_layout(entry, base, "it has no images")
     names = Names.of(content.names)
     files = Files(base, names)
     test = np.array([], dtype=np.int64) if content.test is None else content.test
@@ -103,7 +103,7 @@ def build(entry: CatalogueEntry, root: Path, base: Path, content: Content) -> Da
         if len(part) and not any(os.path.exists(files[i]) for i in evenly_spaced(part, LOOKED_FOR)):
             raise other_layout(entry, base, f"{names[part[0]]} is missing")
     expected = entry.sizes.total
-    # What is opened may be less than there is (labels of test are rarely published), but hardly less than half.
+    # Less may be opened than there is (labels of test are rarely published), but hardly less than half.
     if expected is not None and len(names) < expected / 2:
         log.warning("data: %s has %d images of %d in %s; is it complete?", entry.title, len(names), expected, str(base))
     return Dataset(
@@ -120,21 +120,14 @@ def build(entry: CatalogueEntry, root: Path, base: Path, content: Content) -> Da
 
 def image_names(folder: Path) -> list[str]:
     """Names of the image files in a folder, sorted; hidden ones are left out."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.name[0] != "."]
-    except OSError as error:
-        raise HptError(f"data: cannot look into {printable(str(folder))}: {error.strerror}") from error
-    return sorted(name for name in names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
+    with reading(printable(str(folder))), os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.name[0] != "." and has_image_suffix(entry.name))
 
 
 def folder_names(folder: Path) -> list[str]:
     """Names of the folders in a folder, sorted; hidden ones and those of systems and tools are left out."""
-    try:
-        with os.scandir(folder) as entries:
-            folders = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
-    except OSError as error:
-        raise HptError(f"data: cannot look into {printable(str(folder))}: {error.strerror}") from error
+    with reading(printable(str(folder))), os.scandir(folder) as entries:
+        folders = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
     return sorted(name for name in folders if name.lower() not in SYSTEM_FOLDERS)
 
 
@@ -145,15 +138,14 @@ def read_text(entry: CatalogueEntry, file: Path) -> str:
         HptError: it cannot be read as such.
     """
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise HptError(f"data: cannot read {printable(str(file))}: {error.strerror}") from error
+        with reading(printable(str(file))):
+            return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise other_layout(entry, file.parent, f"{file.name} is not UTF-8") from error
 
 
 def read_json(entry: CatalogueEntry, file: Path, keys: frozenset[str]) -> Any:
-    """A JSON file, of whose objects only these keys are kept: outlines take most of a file of a gigabyte.
+    """A JSON file, with only these keys of its objects: outlines take most of a file of a gigabyte.
 
     Raises:
         HptError: it cannot be read as such.
@@ -162,14 +154,14 @@ def read_json(entry: CatalogueEntry, file: Path, keys: frozenset[str]) -> Any:
     try:
         return json.loads(text, object_pairs_hook=lambda pairs: {key: value for key, value in pairs if key in keys})
     except (ValueError, RecursionError) as error:
-        raise other_layout(entry, file.parent, f"{file.name} is no JSON ({one_line(error)})") from error
+        raise other_layout(entry, file.parent, f"{file.name} is not JSON ({one_line(error)})") from error
 
 
 def read_rows(entry: CatalogueEntry, file: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
-    """The values of these columns of a CSV file, stripped of blanks, one tuple a row.
+    """The values of these columns of a CSV file, stripped of blanks, one tuple per row.
 
     Raises:
-        HptError: it cannot be read as such, or lacks a column or a value.
+        HptError: it is not CSV, or lacks a column or a value.
     """
     reader = csv.reader(read_text(entry, file).splitlines(), strict=True)
     rows = []
@@ -185,12 +177,12 @@ def read_rows(entry: CatalogueEntry, file: Path, columns: Sequence[str]) -> list
             if row:
                 rows.append(tuple(row[i].strip() for i in positions))
     except csv.Error as error:
-        raise other_layout(entry, file.parent, f"line {reader.line_num} of {file.name} is no CSV ({error})") from error
+        raise other_layout(entry, file.parent, f"line {reader.line_num} of {file.name} is not CSV ({error})") from error
     return rows
 
 
 def labelled_lines(entry: CatalogueEntry, file: Path) -> Iterable[tuple[str, str]]:
-    """Path and label of each line of a list; blank lines are none."""
+    """Path and label of each line of a list that is not blank."""
     for i, line in enumerate(read_text(entry, file).splitlines()):
         if line.strip():
             name, _, label = line.strip().rpartition(" ")
@@ -208,8 +200,3 @@ def check_inside(entry: CatalogueEntry, file: Path, name: str) -> str:
     if not name or "\0" in name or name.startswith("/") or "\\" in name or ".." in name.split("/"):
         raise other_layout(entry, file.parent, f"{file.name} names the image {name!r}, which is not in the folder")
     return name
-
-
-def numbered_groups(keys: Sequence[str]) -> np.ndarray:
-    """Numbers of groups, int64 (N,), from their names."""
-    return np.unique(np.asarray(keys, dtype=object).astype(str), return_inverse=True)[1].reshape(-1).astype(np.int64)

@@ -12,6 +12,7 @@ import numpy as np
 
 from hpt_mlflow.data.catalogue import BY_KEY, CatalogueEntry, catalogue_entry
 from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.labels import number_classes
 from hpt_mlflow.data.paper_driving import read_bdd100k, read_viper
 from hpt_mlflow.data.paper_files import (
@@ -26,9 +27,9 @@ from hpt_mlflow.data.paper_files import (
 )
 from hpt_mlflow.data.paper_objects import read_coco, read_voc, read_xview
 from hpt_mlflow.data.paper_xrays import read_chest_xray_kids, read_chexpert
-from hpt_mlflow.errors import HptError, printable
+from hpt_mlflow.errors import printable
 
-# Version 5 of MATLAB's files holds nothing but arrays; newer ones are HDF5.
+# Files of MATLAB 5 contain only arrays; newer ones are HDF5.
 MAT_HEADER = b"MATLAB 5.0 MAT-file"
 LARGEST_MAT = 1 << 20
 
@@ -40,7 +41,7 @@ def open_paper(address: str, root: str | None) -> Dataset:
 
     Args:
         address: `NAME?root=DIR`, or `NAME` with the folder in `root`. `hpt datasets` lists the names.
-        root: the folder that it was unpacked to, where the address names none.
+        root: the folder that it was unpacked to, if the address names none.
 
     Raises:
         HptError: the paper has no such dataset, or the folder is missing or has another layout.
@@ -49,14 +50,14 @@ def open_paper(address: str, root: str | None) -> Dataset:
     entry = catalogue_entry(name)
     root = root_in_name or root
     if not root:
-        raise HptError(f"data: paper:{name} needs its folder; write {entry.address}, or name it with --root")
+        raise data_error(f"paper:{name} needs its folder", f"write {entry.address}, or name it with --root")
     folder = Path(os.path.expanduser(root)).resolve()
     base, content = READERS[entry.key](entry, folder)
     return build(entry, folder, base, content)
 
 
 def read_domainnet(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
-    """Lists of train and test, of lines `DOMAIN/CLASS/FILE NUMBER`, beside the folder of the domain or in splits/."""
+    """Lists of train and test, of lines `DOMAIN/CLASS/FILE NUMBER`, next to the folder of the domain or in splits/."""
     domain = entry.key.removeprefix("domainnet-")
     lists = [(f"{domain}_{part}.txt", f"splits/{domain}_{part}.txt") for part in ("train", "test")]
     base = find_base(entry, root, ("DomainNet", "domainnet"), [domain, *lists])
@@ -64,7 +65,7 @@ def read_domainnet(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
     train, test = (_of_domain(entry, base, first_there(entry, base, choices), named) for choices in lists)
     _warn_of_duplicates(entry, len(train) + len(test))
     in_train = {label for _, label in train}
-    # Painting has a class in test alone, which cannot be learned.
+    # Painting has a class only in test, which cannot be learned.
     unknown = [label for _, label in test if label not in in_train]
     if unknown:
         shown = printable(", ".join(sorted({named[label] for label in unknown})))
@@ -153,18 +154,18 @@ def _named_after_folder(entry: CatalogueEntry, base: Path, prefix: str, joint: s
 
 
 def _mat_arrays(entry: CatalogueEntry, file: Path, keys: list[str]) -> list[np.ndarray]:
-    """Arrays of whole numbers, int64 (n,), of a file of MATLAB 5, which holds data alone."""
+    """Arrays of whole numbers, int64 (n,), of a file of MATLAB 5, which contains only data."""
     from scipy.io import loadmat  # type: ignore[import-untyped]
 
     try:
         with open(file, "rb") as opened:
             header = opened.read(len(MAT_HEADER))
         if header != MAT_HEADER or file.stat().st_size > LARGEST_MAT:
-            raise ValueError("it is no file of MATLAB 5")
+            raise ValueError("it is not a file of MATLAB 5")
         content = loadmat(file, variable_names=keys)
         arrays = [np.asarray(content[key]).reshape(-1) for key in keys]
         if not all(np.issubdtype(array.dtype, np.integer) for array in arrays):
-            raise ValueError("it holds no whole numbers")
+            raise ValueError("it does not hold whole numbers")
     # Damaged data may raise almost anything.
     except Exception as error:
         raise other_layout(

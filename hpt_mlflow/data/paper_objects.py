@@ -1,4 +1,4 @@
-"""Datasets of detection, read as multi-label ones: which objects an image shows."""
+"""Detection datasets, read as multi-label datasets: which objects an image shows."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _voc_objects(entry: CatalogueEntry, file: Path) -> np.ndarray:
     try:
         objects = [thing.findtext("name", "").strip() for thing in ElementTree.fromstring(text).findall("object")]
     except (ElementTree.ParseError, ValueError) as error:
-        raise other_layout(entry, file.parent, f"{file.name} is no XML ({one_line(error)})") from error
+        raise other_layout(entry, file.parent, f"{file.name} is not XML ({one_line(error)})") from error
     unknown = next((name for name in objects if name not in VOC_CLASSES), None)
     if unknown is not None:
         raise other_layout(entry, file.parent, f"{file.name} has an object {unknown!r}")

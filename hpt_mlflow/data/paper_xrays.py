@@ -11,6 +11,7 @@ import numpy as np
 from hpt_mlflow.data.catalogue import CatalogueEntry
 from hpt_mlflow.data.csv_labels import LABEL_VALUES
 from hpt_mlflow.data.csv_source import PATIENT_FOLDER
+from hpt_mlflow.data.labels import number_groups
 from hpt_mlflow.data.paper_files import (
     Content,
     check_inside,
@@ -18,7 +19,6 @@ from hpt_mlflow.data.paper_files import (
     first_there,
     folder_names,
     image_names,
-    numbered_groups,
     other_layout,
     read_rows,
 )
@@ -32,14 +32,14 @@ TRAIN_BATCHES = (
     "CheXpert-v1.0 batch 3 (train 2)",
     "CheXpert-v1.0 batch 4 (train 3)",
 )
-# How files of Chest X-ray kids name a child: in Kaggle's copy, where each kind is numbered on its own and test goes on
-# with the numbers of train, and in Mendeley's.
+# How files of Chest X-ray kids name a child: in Kaggle's copy, which numbers each kind separately and continues the
+# numbers of train in test, and in Mendeley's.
 KAGGLE_CHILD = re.compile(r"person[0-9]+_[a-z]+(?=_)|(?:NORMAL2-)?IM-[0-9]+(?=-)")
 MENDELEY_CHILD = re.compile(r"(?:NORMAL|BACTERIA|VIRUS)-([0-9]+)-")
 
 
 def read_chexpert(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
-    """Tables train.csv and valid.csv, whose paths start with the name of the folder that they are of."""
+    """Tables train.csv and valid.csv, whose paths start with the name of their folder."""
     inner = ("CheXpert-v1.0-small", "CheXpert-v1.0", "chexpertchestxrays-u20210408")
     tables = [(f"{part}.csv", f"{FIRST_BATCH}/{part}.csv") for part in ("train", "valid")]
     base = find_base(entry, root, inner, tables)
@@ -50,7 +50,7 @@ def read_chexpert(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
     stray = next((name for name, patient in zip(names, patients, strict=True) if not patient), None)
     if stray is not None:
         raise other_layout(entry, base, f"{stray} is in no folder of a patient")
-    groups = numbered_groups([patient.group() for patient in patients if patient])
+    groups = number_groups([patient.group() for patient in patients if patient])
     if files[0].startswith(FIRST_BATCH):
         names = _in_batches(entry, base, names)
     matrix = np.array([values for part in parts for _, values in part], dtype=np.uint8)
@@ -71,7 +71,7 @@ def _chexpert_rows(entry: CatalogueEntry, base: Path, file: Path) -> list[tuple[
 
 
 def _in_batches(entry: CatalogueEntry, base: Path, names: list[str]) -> list[str]:
-    """Where images lie as the four archives unpack: valid in the first, patients of train in one of the others."""
+    """Where images are as the four archives unpack: valid in the first, patients of train in one of the others."""
     batches = [first_there(entry, base, [batch]) for batch in TRAIN_BATCHES]
     batch_of = {patient: batch for batch in batches for patient in folder_names(base / batch)}
     placed = []
@@ -85,7 +85,7 @@ def _in_batches(entry: CatalogueEntry, base: Path, names: list[str]) -> list[str
 
 
 def read_chest_xray_kids(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
-    """Folders NORMAL and PNEUMONIA in train, test and, in Kaggle's copy, val; the name of a file tells the child."""
+    """Folders NORMAL and PNEUMONIA in train, test and, in Kaggle's copy, val; file names identify the child."""
     kinds = ("NORMAL", "PNEUMONIA")
     inner = ("chest_xray", "CellData/chest_xray", "ZhangLabData/CellData/chest_xray")
     base = find_base(entry, root, inner, [f"{part}/{kind}" for part in ("train", "test") for kind in kinds])
@@ -99,11 +99,11 @@ def read_chest_xray_kids(entry: CatalogueEntry, root: Path) -> tuple[Path, Conte
     ]
     labels = np.array([kinds.index(name.split("/")[1]) for name in names], dtype=np.int64)
     test = np.flatnonzero([name.startswith("test/") for name in names])
-    return base, Content(names, labels, kinds, test, numbered_groups([_child(name) for name in names]))
+    return base, Content(names, labels, kinds, test, number_groups([_child(name) for name in names]))
 
 
 def _child(name: str) -> str:
-    """What is the same for all images of a child, and for those of no other."""
+    """A name that all images of a child share, and no other images."""
     file = os.path.basename(name)
     mendeley = MENDELEY_CHILD.match(file)
     if mendeley:

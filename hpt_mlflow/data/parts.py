@@ -1,9 +1,11 @@
-"""How folders, shards and columns of tables name the parts that a dataset comes with."""
+"""How folders, shards and columns of tables name the parts of a dataset."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 TRAIN, VALIDATION, TEST, UNLABELLED = "train", "validation", "test", "unlabelled"
 WORDS = {
@@ -18,12 +20,12 @@ PATTERNS = {part: re.compile(f"(?:{words}){AFTER}", re.IGNORECASE) for part, wor
 
 
 def part_of(name: str) -> str | None:
-    """The part that a name stands for, `TRAIN`, `VALIDATION`, `TEST` or `UNLABELLED`; None for any other name."""
+    """The part that a name means, `TRAIN`, `VALIDATION`, `TEST` or `UNLABELLED`; None for any other name."""
     return next((part for part, pattern in PATTERNS.items() if pattern.fullmatch(name)), None)
 
 
 def parts_of(names: Iterable[str]) -> dict[str, str | None]:
-    """The part that each name stands for; also of names that differ in nothing else, as `birds_train`, `birds_test`."""
+    """The part that each name means, even if names differ in nothing else, as `birds_train` and `birds_test`."""
     strict = {name: part_of(name) for name in names}
     if has_parts(strict.values()):
         return strict
@@ -35,12 +37,23 @@ def parts_of(names: Iterable[str]) -> dict[str, str | None]:
 
 
 def has_parts(parts: Iterable[str | None]) -> bool:
-    """Whether what these names stand for is a dataset in parts, and not classes of which one is called train."""
+    """Whether these are the parts of a dataset, and not classes of which one is called train."""
     present = set(parts)
     return TRAIN in present and (None not in present or bool(present & {VALIDATION, TEST}))
 
 
 def held_out(parts: Iterable[str | None]) -> str | None:
-    """The part to test on: where there is only train and val, as for ImageNet, val is what others report as test."""
+    """The part to test on: test, or else validation, which others report as test for datasets such as ImageNet."""
     present = set(parts)
     return next((part for part in (TEST, VALIDATION) if part in present), None)
+
+
+def held_out_images(parts: Sequence[str | None], counts: int | Sequence[int] = 1) -> np.ndarray | None:
+    """The images to test on, int64; None if no part is held out.
+
+    Args:
+        parts: the part of each of N runs of images.
+        counts: images per run.
+    """
+    part = held_out(parts)
+    return None if part is None else np.flatnonzero(np.repeat([each == part for each in parts], counts))

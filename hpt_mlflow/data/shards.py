@@ -1,4 +1,4 @@
-"""Tar files of pictures: where in them each lies, found once and kept, and its bytes when they are asked for."""
+"""Tar files of pictures: where each one is, found once and cached, and its bytes when they are needed."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ import numpy as np
 import pyarrow as pa
 
 from hpt_mlflow.data.cache import cache_folder, keep
-from hpt_mlflow.data.decode import MOST_BYTES, SUFFIXES, UnreadableImageError
-from hpt_mlflow.errors import HptError, one_line, printable
+from hpt_mlflow.data.decode import MOST_BYTES, UnreadableImageError, has_image_suffix
+from hpt_mlflow.data.errors import data_error, reading
+from hpt_mlflow.data.names import Row
+from hpt_mlflow.errors import one_line, printable
 
-# Raise it when what is kept of a shard changes.
+# Raise it when what is cached of a shard changes.
 VERSION = 1
 SCHEMA = pa.schema([("name", pa.binary()), ("offset", pa.int64()), ("size", pa.int64()), ("label", pa.binary())])
-PICTURES = frozenset(suffix[1:] for suffix in SUFFIXES.split())
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
 # A class is a word or a number.
 LONGEST_LABEL = 1024
-# So many shards are open at once in a process, of the 1,024 files that systems often allow it.
+# Shards that a process has open at once, of the 1,024 files that systems often allow.
 OPEN_SHARDS = 128
 
 
@@ -36,9 +37,9 @@ class Shard(NamedTuple):
         file: its path.
         size: in bytes.
         time: when it was changed, in nanoseconds.
-        members: a row for each sample, as `SCHEMA`: the name of its picture, where the picture's bytes start and how
-            many they are, and its label, empty where it has none.
-        left_out: how many of what were left out.
+        members: a row per sample, as `SCHEMA`: the name of its picture, where the picture's bytes start and how many
+            they are, and its label, empty if it has none.
+        left_out: how many were left out, by kind.
     """
 
     file: Path
@@ -53,31 +54,29 @@ class Shard(NamedTuple):
 
 
 def open_shard(file: Path) -> Shard:
-    """What is in a tar file: from the cache, where it has not changed since it was gone through, which is slow.
+    """What is in a tar file: from the cache if it has not changed since it was scanned, which is slow.
 
     Raises:
-        HptError: it is no plain tar file, is cut off or damaged, or holds a sparse file.
+        HptError: it is not a plain tar file, is truncated or damaged, or holds a sparse file.
     """
     shown = printable(str(file))
-    try:
+    with reading(f"the shard {shown}"):
         status = os.stat(file)
-        # Opening a FIFO waits for ever.
+        # Opening a FIFO would wait forever.
         if not stat.S_ISREG(status.st_mode):
-            raise HptError(f"data: {shown} is not a regular file; a shard is a .tar file")
+            raise data_error(f"{shown} is not a regular file", "a shard is a .tar file")
         key = json.dumps([VERSION, status.st_size, status.st_mtime_ns]).encode()
         name = hashlib.sha256(os.fsencode(os.path.realpath(file))).hexdigest()[:32]
         kept = cache_folder() / "shards" / f"{name}.arrow"
         members = _read_kept(kept, key, status.st_size)
         if members is None:
-            members = _go_through(file, shown, key)
+            members = _scan(file, shown, key)
             _keep(kept, members)
-    except OSError as error:
-        raise HptError(f"data: cannot read the shard {shown}: {error.strerror}") from error
     return Shard(file, status.st_size, status.st_mtime_ns, members, json.loads(members.schema.metadata[b"left_out"]))
 
 
-class Members(Sequence[bytes]):
-    """The pictures of shards in a row, each read when it is asked for. Threads and forked workers may share it."""
+class Members(Row[bytes]):
+    """The pictures of shards in a row, each read when it is needed. Threads and forked workers may share it."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         self.shards = [os.path.abspath(shard.file) for shard in shards]
@@ -88,7 +87,7 @@ class Members(Sequence[bytes]):
         self._forget_opened()
 
     def _forget_opened(self) -> None:
-        # A slot is read and set in one step, so that no lock is needed, which a fork could leave locked for ever.
+        # A slot is read and set in one step, so that no lock is needed, which a fork could leave locked forever.
         self._opened: list[tuple[int, _Opened] | None] = [None] * OPEN_SHARDS
 
     def __getstate__(self) -> dict[str, Any]:
@@ -101,18 +100,23 @@ class Members(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self._offsets)
 
-    def __getitem__(self, i: Any) -> Any:
-        """The encoded picture at a position, a Python or numpy integer.
+    def _value(self, i: int) -> bytes:
+        """The encoded picture at a position.
 
         Raises:
             UnreadableImageError: it is too large, or its shard is not as it was when the dataset was opened.
         """
-        if not 0 <= i < len(self):
-            raise IndexError(i)
         size = int(self.sizes[i])
         if size > MOST_BYTES:
             raise UnreadableImageError(f"{size} bytes are too many")
-        return self._read(i, size)
+        shard = int(np.searchsorted(self._starts, i, side="right")) - 1
+        try:
+            content = self._open(shard).read(int(self._offsets[i]), size)
+        except OSError as error:
+            raise UnreadableImageError(f"its shard cannot be read: {error.strerror or one_line(error)}") from error
+        if len(content) < size:
+            raise UnreadableImageError("its shard has been cut off")
+        return content
 
     def stamps(self, indices: np.ndarray) -> np.ndarray:
         """What changes when the shard of a picture does, int64 (n, 4): size, its two times, and the picture's place."""
@@ -120,16 +124,6 @@ class Members(Sequence[bytes]):
         present, of_shard = np.unique(shards, return_inverse=True)
         rows = [(*self._stamps[i], _changed_ns(self.shards[i])) for i in present]
         return np.column_stack([np.array(rows, np.int64).reshape(-1, 3)[of_shard], self._offsets[indices]])
-
-    def _read(self, i: int, count: int) -> bytes:
-        shard = int(np.searchsorted(self._starts, i, side="right")) - 1
-        try:
-            content = self._open(shard).read(int(self._offsets[i]), count)
-        except OSError as error:
-            raise UnreadableImageError(f"its shard cannot be read: {error.strerror or one_line(error)}") from error
-        if len(content) < count:
-            raise UnreadableImageError("its shard has been cut off")
-        return content
 
     def _open(self, shard: int) -> _Opened:
         slot = shard % OPEN_SHARDS
@@ -149,7 +143,7 @@ def _changed_ns(shard: str) -> int:
 
 
 class _Opened:
-    """A shard that is open for reading. It keeps no place that it reads from, so that forked processes can share it."""
+    """A shard that is open for reading. It has no current position, so forked processes can share it."""
 
     def __init__(self, file: str, stamp: tuple[int, int]) -> None:
         self._number = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -166,7 +160,7 @@ class _Opened:
 
 
 class _Samples:
-    """Rows of `SCHEMA`, put together from members that follow one another and have the same name up to its suffix."""
+    """Rows of `SCHEMA`, each put together from consecutive members with the same name up to its suffix."""
 
     def __init__(self) -> None:
         self.rows: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
@@ -176,18 +170,18 @@ class _Samples:
         self._label = b""
 
     def add(self, member: tarfile.TarInfo, label: bytes | None) -> None:
-        """Take the next file; `label` is what it holds where that is a label."""
+        """Take the next file; `label` is its content if that is a label, or else None."""
         folder, slash, base = member.name.rpartition("/")
         stem, dot, suffix = base.partition(".")
         if not (stem and dot) or (stem.startswith("__") and stem.endswith("__")):
-            return  # hidden, or what webdataset keeps for itself
+            return  # hidden, or webdataset's own
         key = folder + slash + stem
         if key != self._key:
             self.finish()
             self._key = key
         if label is not None:
             self._label = label
-        elif suffix.lower().rpartition(".")[2] in PICTURES:
+        elif has_image_suffix(base):
             self._pictures.append(("." in suffix, member.name, member.offset_data, member.size))
 
     def finish(self) -> None:
@@ -203,18 +197,16 @@ class _Samples:
         self._key, self._pictures, self._label = None, [], b""
 
 
-def _go_through(file: Path, shown: str, key: bytes) -> pa.Table:
+def _scan(file: Path, shown: str, key: bytes) -> pa.Table:
     """Every header of a tar file."""
     samples = _Samples()
     with open(file, "rb") as opened:
         if opened.read(8).startswith(COMPRESSED):
-            raise HptError(
-                f"data: {shown} is compressed, so that no place in it can be read; unpack it to a plain .tar"
-            )
+            raise data_error(f"{shown} is compressed, so its members cannot be read", "unpack it to a plain .tar")
         opened.seek(0)
         for member in _members(opened, shown):
             if member.issparse():
-                raise HptError(f"data: {member.name!r} in {shown} is a sparse file; pack it without --sparse")
+                raise data_error(f"{member.name!r} in {shown} is a sparse file", "pack it without --sparse")
             if member.isreg():
                 samples.add(member, _label(opened, member, shown))
             elif not member.isdir():
@@ -228,7 +220,7 @@ def _members(opened: Any, shown: str) -> Iterator[tarfile.TarInfo]:
     """The members of a tar file up to its end mark, or up to the end of the file between two members.
 
     Raises:
-        HptError: it ends within a member, or has something else where a member should start.
+        HptError: it ends within a member, or has something else in place of a member.
     """
     count, before = 0, -1
     try:
@@ -244,20 +236,18 @@ def _members(opened: Any, shown: str) -> Iterator[tarfile.TarInfo]:
             opened.seek(archive.offset)
             block = opened.read(tarfile.BLOCKSIZE)
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
-        raise HptError(f"data: {shown} is no whole .tar file: after {count} members, {one_line(error)}") from error
+        raise data_error(f"{shown} is not a whole .tar file: after {count} members, {one_line(error)}") from error
     if block.strip(b"\0"):
-        raise HptError(f"data: {shown} is damaged or cut off after {count} members, at byte {archive.offset}")
+        raise data_error(f"{shown} is damaged or cut off after {count} members, at byte {archive.offset}")
 
 
 def _label(opened: Any, member: tarfile.TarInfo, shown: str) -> bytes | None:
-    """The text of a member `NAME.cls` without blanks around it; None of any other."""
+    """The text of a member `NAME.cls`, stripped; None for any other member."""
     if member.name.rpartition("/")[2].partition(".")[2].lower() != "cls":
         return None
     if member.size > LONGEST_LABEL:
-        raise HptError(
-            f"data: {member.name!r} in {shown} has {member.size} bytes; a label is a number or a text of at most "
-            f"{LONGEST_LABEL}"
-        )
+        problem = f"{member.name!r} in {shown} has {member.size} bytes"
+        raise data_error(problem, f"a label is a number or a text of at most {LONGEST_LABEL}")
     opened.seek(member.offset_data)
     text = opened.read(member.size).decode("utf-8", "surrogateescape")
     return str(text).strip().encode("utf-8", "surrogateescape")
@@ -272,7 +262,7 @@ def _keep(file: Path, members: pa.Table) -> None:
 
 
 def _read_kept(file: Path, key: bytes, shard_size: int) -> pa.Table | None:
-    """What was kept of a shard; None where that is nothing, is of another version of the shard, or is damaged."""
+    """What is cached of a shard; None if that is nothing, of another version of the shard, or damaged."""
     try:
         with pa.OSFile(str(file), "rb") as source:
             members = pa.ipc.open_file(source).read_all()
@@ -282,6 +272,6 @@ def _read_kept(file: Path, key: bytes, shard_size: int) -> pa.Table | None:
         start, size = (members[name].to_numpy() for name in ("offset", "size"))
         within = (start >= 0) & (size >= 0) & (start <= shard_size - size)
         return members if within.all() and not any(column.null_count for column in members.columns) else None
-    # Nothing that was kept is trusted; the shard itself is still there.
+    # The cache is not trusted; the shard itself is still there.
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
         return None

@@ -8,46 +8,44 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
-
-from hpt_mlflow.data.account import LeftOut
+from hpt_mlflow.data.account import LeftOut, examples_of
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.decode import SUFFIXES
+from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.labels import LabelColumn
 from hpt_mlflow.data.names import Names
-from hpt_mlflow.data.parts import UNLABELLED, has_parts, held_out, parts_of
+from hpt_mlflow.data.parts import UNLABELLED, has_parts, held_out_images, parts_of
 from hpt_mlflow.data.paths import resolve_path
 from hpt_mlflow.data.shards import Members, Shard, open_shard
-from hpt_mlflow.errors import HptError, printable
+from hpt_mlflow.errors import printable
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
-# What webdataset opens by running a program or over a network.
+# Addresses that webdataset opens by running a program or over a network.
 REMOTE = re.compile(r"(pipe|https?|s3|gs|gcs|hdfs|hf|ftp|file|ais|az):", re.IGNORECASE)
 MOST_SHARDS = 1_000_000
-EXAMPLES = 5
 
 
 def open_shards(address: str, root: str | None, every_image: bool = False) -> Dataset:
-    """Open tar files of pictures, which stay packed: a picture is read from where it lies when it is asked for.
+    """Open tar files of pictures, which stay packed: each picture is read from its place in the tar.
 
-    Files of a tar that follow one another and have the same folder and name up to the first dot are one sample, as
-    webdataset has it: `0001.jpg` is its picture, and `0001.cls` its class, a number or any text. Everything else, such
-    as `0001.json`, is left alone. Either all samples have a class, or none.
+    Consecutive files of a tar with the same folder and name up to the first dot are one sample, as in webdataset:
+    `0001.jpg` is its picture, and `0001.cls` its class, a number or any text. Everything else, such as `0001.json`, is
+    ignored. Either all samples have a class, or none.
 
-    Where shards are named by their part, such as `train-000.tar` or `birds-test-000.tar`, the test shards are the test
-    part that the dataset comes with, or the val shards where none is for test. Others beside them are left out.
+    If shards are named after their part, such as `train-000.tar` or `birds-test-000.tar`, the test shards are the test
+    part of the dataset, or the val shards if there are no test shards. Shards of no part are left out.
 
-    Each shard is gone through once; what is in it is kept in the cache, for as long as its size and time stay the same.
+    Each shard is scanned once; its contents are cached for as long as its size and time stay the same.
 
     Args:
         address: a folder, for all `*.tar` in it; or files, with `{000..146}`, `{a,b}`, `*` and `?`; or several of these
-            with `::` between them.
+            separated by `::`.
         root: folder that relative paths start from.
         every_image: take all shards, without parts and labels.
 
     Raises:
-        HptError: there are no such shards or no pictures in them; a shard is damaged, cut off or compressed; some
+        HptError: there are no such shards or no pictures in them; a shard is damaged, truncated or compressed; some
             samples have a label and some have none.
     """
     files = _shard_files(address, root)
@@ -61,7 +59,7 @@ def open_shards(address: str, root: str | None, every_image: bool = False) -> Da
         parts = [parts[i] for i in kept]
     names = Names([shard.array("name") for shard in shards], [f"{name}/" for name in shard_names])
     if not len(names):
-        raise HptError(f"data: no pictures in shards:{printable(address)} (looked for {SUFFIXES})")
+        raise data_error(f"no pictures in shards:{printable(address)} (looked for {SUFFIXES})")
     pictures = Members(shards)
     column = LabelColumn()
     for shard in () if every_image else shards:
@@ -76,17 +74,17 @@ def open_shards(address: str, root: str | None, every_image: bool = False) -> Da
         names=names,
         labels=labels,
         classes=classes,
-        test=_test_part(parts, shards),
+        test=held_out_images(parts, [len(shard.members) for shard in shards]),
         left_out=(*_left_out(shards), *left_out),
     )
 
 
 def _shard_files(address: str, root: str | None) -> list[Path]:
-    """The shards of an address in its order, each once; those of a folder or a pattern by name."""
+    """The shards of an address in its order, each once; those of a folder or a pattern sorted by name."""
     found: dict[str, Path] = {}
     for part in address.split("::"):
         if REMOTE.match(part):
-            raise HptError(f"data: {part!r} is no file; copy the shards to a disk, and name their folder")
+            raise data_error(f"{part!r} is not a file", "copy the shards to a disk and name their folder")
         whole = resolve_path(part, root)
         paths = [whole] if os.path.exists(whole) else map(Path, _expand(str(whole)))
         for path in paths:
@@ -103,19 +101,20 @@ def _matches(path: Path) -> list[Path]:
         shards = [path / entry for entry in inside if entry.endswith(".tar")]
         if not shards:
             packed = next((entry for entry in inside if re.search(r"\.(tgz|tar\.\w+)$", entry)), None)
-            why = f"; unpack {packed!r} and its like to plain .tar files" if packed else " (looked for *.tar)"
-            raise HptError(f"data: no shards in {shown}{why}")
+            if packed:
+                raise data_error(f"no shards in {shown}", f"unpack {packed!r} and similar files to plain .tar files")
+            raise data_error(f"no shards in {shown} (looked for *.tar)")
         return shards
     if os.path.exists(path):
         return [path]
     matching = sorted(map(Path, glob.glob(str(path))))
     if not matching:
-        raise HptError(f"data: there is no shard {shown}")
+        raise data_error(f"there is no shard {shown}")
     return matching
 
 
 def _expand(pattern: str) -> list[str]:
-    """The paths that a pattern with `{000..146}` and `{a,b}` stands for, in the order of a shell."""
+    """The paths that a pattern with `{000..146}` and `{a,b}` means, in the order of a shell."""
     expanded = [""]
     rest = pattern
     while braces := BRACES.search(rest):
@@ -129,7 +128,7 @@ def _expand(pattern: str) -> list[str]:
         else:
             choices, width = braces[1].split(","), 0
         if len(choices) * len(expanded) > MOST_SHARDS:
-            raise HptError(f"data: {braces[0]} in {printable(pattern)} stands for more than {MOST_SHARDS} shards")
+            raise data_error(f"{braces[0]} in {printable(pattern)} means more than {MOST_SHARDS} shards")
         one = len(choices) == 1 and not limits
         texts = [braces[0]] if one else [str(choice).zfill(width) for choice in choices]
         expanded = [start + rest[: braces.start()] + text for start in expanded for text in texts]
@@ -144,16 +143,8 @@ def _left_out(shards: list[Shard]) -> list[LeftOut]:
     return [LeftOut(what, count, ()) for what, count in total.items() if count]
 
 
-def _test_part(parts: list[str | None], shards: list[Shard]) -> np.ndarray | None:
-    """The pictures of the shards that are held out, int64; None where there are none."""
-    part = held_out(parts)
-    if part is None:
-        return None
-    return np.flatnonzero(np.repeat([one == part for one in parts], [len(shard.members) for shard in shards]))
-
-
 def _by_part(shards: list[Shard], names: list[str]) -> tuple[list[str | None], list[LeftOut]]:
-    """The part that each shard is of, or None for all where there are no parts; and the shards of no part.
+    """The part of each shard, or None for all if there are no parts; and the shards of no part.
 
     Args:
         names: of the shards, relative to the folder of all.
@@ -163,7 +154,6 @@ def _by_part(shards: list[Shard], names: list[str]) -> tuple[list[str | None], l
     if not has_parts(known.values()):
         return [None] * len(shards), []
     parts = [None if known[stem] == UNLABELLED else known[stem] for stem in stems]
-    others = [name for name, part in zip(names, parts, strict=True) if part is None]
-    why = "they are of no part to learn or test on"
-    entry = LeftOut("shards", len(others), tuple(map(printable, others[:EXAMPLES])), why)
-    return parts, [entry] if others else []
+    without = [name for name, part in zip(names, parts, strict=True) if part is None]
+    entry = LeftOut("shards", len(without), examples_of(without), "they belong to no part to learn or test on")
+    return parts, [entry] if without else []

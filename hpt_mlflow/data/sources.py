@@ -1,61 +1,82 @@
-"""Opening a dataset from its address: `folder:` (or a path), `list:`, `csv:`, `shards:`, `paper:`, ..."""
+"""Opening a dataset from its address: `folder:` (or a path), `list:`, `csv:`, `shards:`, `paper:`, ...
+
+`SOURCES` lists the readers. `register_source` adds one from outside the package.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
+from importlib.metadata import entry_points
+from typing import Any
 
 import numpy as np
 
 from hpt_mlflow.data.csv_source import open_csv
-from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.dataset import IN_MEMORY, Dataset
+from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.folder_source import open_folder
 from hpt_mlflow.data.list_source import open_list
 from hpt_mlflow.data.names import NumberedNames
 from hpt_mlflow.data.paper_layouts import open_paper
 from hpt_mlflow.data.shards_source import open_shards
-from hpt_mlflow.errors import HptError
+
+# Installed packages may name readers under this group of entry points, each by its scheme.
+ENTRY_POINTS = "hpt_mlflow.sources"
 
 
-def open_dataset(uri: str, root: str | None = None, every_image: bool = False) -> Dataset:
+def open_dataset(data: Any, root: str | None = None, every_image: bool = False) -> Dataset:
     """Open a dataset without decoding its pictures.
 
     Args:
-        uri: `folder:PATH` or a bare path, `list:FILE`, `csv:FILE`, `csv:FILE?labels=A,B` or
-            `csv:FILE?label_column=A`, `shards:FOLDER` or
-            `shards:train-{000..146}.tar`, `paper:NAME?root=FOLDER`, `builtin:mnist`,
-            `builtin:digits`, or `torchvision:NAME`.
+        data: an address: `folder:PATH` or a bare path, `list:FILE`, `csv:FILE`, `csv:FILE?labels=A,B` or
+            `csv:FILE?label_column=A`, `shards:FOLDER` or `shards:train-{000..146}.tar`, `paper:NAME?root=FOLDER`,
+            `builtin:mnist`, `builtin:digits`, `torchvision:NAME`, or that of a registered reader. Or a
+            `torch.utils.data.Dataset` of images (see `open_torch_dataset`), or a `Dataset`, which is returned as it is.
         root: folder that relative paths start from, and that holds the files of `torchvision:`.
-        every_image: take all images of a folder or of shards, also those that are of no part or class; without labels.
+        every_image: take all images of a folder or of shards, even those that belong to no part or class, without
+            labels.
 
     Raises:
         HptError: there is no such dataset, or it has no images.
     """
+    if isinstance(data, Dataset):
+        return data
+    if not isinstance(data, str | os.PathLike):
+        # Importing torch takes seconds.
+        from hpt_mlflow.data.torch_source import open_torch_dataset
+
+        return open_torch_dataset(data)
+    uri = os.fspath(data)
     if not uri:
-        raise HptError("data: no dataset is named; write a folder, or for example builtin:digits")
+        raise data_error("no dataset is named", "write a folder, or for example builtin:digits")
     scheme, separator, rest = uri.partition(":")
-    openers: dict[str, Callable[[str, str | None], Dataset]] = {
-        "folder": partial(open_folder, every_image=every_image),
-        "list": open_list,
-        "csv": open_csv,
-        "shards": partial(open_shards, every_image=every_image),
-        "builtin": _open_builtin,
-        "torchvision": _open_torchvision,
-        "paper": open_paper,
-    }
     # One letter and a colon is a drive of Windows.
     if not separator or len(scheme) == 1 or os.path.exists(uri):
-        return open_folder(uri, root, every_image)
-    if scheme not in openers:
-        raise HptError(
-            f"data: unknown kind of dataset {scheme!r} in {uri!r}; use {', '.join(f'{s}:' for s in openers)}"
-        )
+        scheme, rest = "folder", uri
+    if uri.startswith(IN_MEMORY):
+        raise data_error(f"{uri!r} was passed as an object in memory", "pass it again from Python")
+    for installed in entry_points(group=ENTRY_POINTS, name=scheme) if scheme not in SOURCES else ():
+        register_source(scheme, installed.load())
+    if scheme not in SOURCES:
+        raise data_error(f"unknown kind of dataset {scheme!r} in {uri!r}", f"use {', '.join(f'{s}:' for s in SOURCES)}")
     if not rest:
-        raise HptError(
-            f"data: {uri!r} names no dataset; write for example {scheme}:{'mnist' if scheme == 'builtin' else 'NAME'}"
-        )
-    return openers[scheme](rest, root)
+        example = "mnist" if scheme == "builtin" else "NAME"
+        raise data_error(f"{uri!r} names no dataset", f"write for example {scheme}:{example}")
+    if every_image and scheme in EVERY_IMAGE:
+        return EVERY_IMAGE[scheme](rest, root, True)
+    return SOURCES[scheme](rest, root)
+
+
+def register_source(scheme: str, opener: Callable[[str, str | None], Dataset]) -> None:
+    """Let `open_dataset` read `SCHEME:REST` with `opener(REST, root)`, in this process.
+
+    Raises:
+        ValueError: the scheme has fewer than two letters, or a colon.
+    """
+    if len(scheme) < 2 or ":" in scheme:
+        raise ValueError(f"{scheme!r} is not a scheme; use two letters or more, without a colon")
+    SOURCES[scheme] = opener
 
 
 def _open_builtin(name: str, root: str | None) -> Dataset:
@@ -71,13 +92,13 @@ def _open_builtin(name: str, root: str | None) -> Dataset:
         values, targets = load_digits(return_X_y=True)  # 1,797 x 64, 0 to 16
         images = np.round(values.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     else:
-        raise HptError(f"data: there is no builtin:{name}; there are builtin:mnist and builtin:digits")
+        raise data_error(f"there is no builtin:{name}", "there are builtin:mnist and builtin:digits")
     labels = np.asarray(targets, dtype=np.int64)
     return Dataset(
         name=name,
         uri=f"builtin:{name}",
         pictures=list(images),
-        names=NumberedNames(name, len(images)),
+        names=NumberedNames(len(images), name),
         labels=labels,
         classes=tuple(str(digit) for digit in range(10)),
     )
@@ -88,3 +109,15 @@ def _open_torchvision(name: str, root: str | None) -> Dataset:
     from hpt_mlflow.data.torchvision_source import open_torchvision
 
     return open_torchvision(name, root)
+
+
+SOURCES: dict[str, Callable[[str, str | None], Dataset]] = {
+    "folder": open_folder,
+    "list": open_list,
+    "csv": open_csv,
+    "shards": open_shards,
+    "builtin": _open_builtin,
+    "torchvision": _open_torchvision,
+    "paper": open_paper,
+}
+EVERY_IMAGE: dict[str, Callable[[str, str | None, bool], Dataset]] = {"folder": open_folder, "shards": open_shards}

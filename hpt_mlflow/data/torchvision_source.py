@@ -1,10 +1,9 @@
-"""`torchvision:NAME`: the datasets of torchvision, with the test part that they come with."""
+"""`torchvision:NAME`: the datasets of torchvision, with their own test parts."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,11 @@ import torchvision
 from PIL import EpsImagePlugin
 
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.decode import Encoded, UnreadableImageError
-from hpt_mlflow.data.names import Files, Names, NumberedNames
-from hpt_mlflow.errors import HptError, one_line, printable
+from hpt_mlflow.data.decode import Encoded
+from hpt_mlflow.data.errors import data_error
+from hpt_mlflow.data.names import Files, Names, NumberedNames, Row
+from hpt_mlflow.data.torch_source import TorchPictures, name_classes
+from hpt_mlflow.errors import one_line
 
 # How constructors name their parts: (argument, values that are not test, the value that is test).
 PARTS: tuple[tuple[str, tuple[Any, ...], Any], ...] = (
@@ -27,52 +28,43 @@ PARTS: tuple[tuple[str, tuple[Any, ...], Any], ...] = (
     ("split", ("train",), "val"),
     ("classes", ("train",), "val"),
 )
-# What constructors raise where files are missing, damaged, or need a package that is not installed.
+# What constructors raise if files are missing, damaged, or need a package that is not installed.
 CANNOT_OPEN = (RuntimeError, ValueError, OSError, TypeError, ImportError)
-# Under which names the datasets of torchvision keep the files of their pictures.
+# Names under which the datasets of torchvision keep the files of their pictures.
 FILE_ATTRIBUTES = ("samples", "imgs", "_samples", "_image_files", "_images", "images")
 
 
-class TorchvisionImages(Sequence[Encoded]):
-    """The pictures of several torchvision datasets in a row: as files where these are known, or else as they decode."""
+class TorchvisionImages(Row[Encoded]):
+    """The pictures of several torchvision datasets in a row: as files if these are known, or else as they decode."""
 
     def __init__(self, parts: list[Any]) -> None:
-        self.files = [_files(part) for part in parts]
         # A dataset of torchvision keeps its files as Python objects, of which each worker would get its own copy.
-        self.parts: list[Any] = [None if files else part for files, part in zip(self.files, parts, strict=True)]
+        self.parts = [_files(part) or TorchPictures(part, threads=True) for part in parts]
         self.starts = np.cumsum([0, *map(len, parts)])
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def __getitem__(self, i: Any) -> Any:
+    def _value(self, i: int) -> Encoded:
         part, position = self._place(i)
-        if self.files[part]:
-            return self.files[part][position]
-        try:
-            return self.parts[part][position][0]
-        # As in `decode`, damaged data may raise almost anything.
-        except Exception as error:
-            raise UnreadableImageError(f"{type(error).__name__}: {printable(one_line(error))}") from error
+        return self.parts[part][position]
 
-    def path(self, i: int) -> Path | None:
-        """The file at a position; None where torchvision decodes by itself."""
+    def path(self, i: int) -> str | None:
+        """The file at a position; None if torchvision decodes it."""
         part, position = self._place(i)
-        return self.files[part][position] if self.files[part] else None
+        return self.parts[part].path(position)
 
-    def _place(self, i: Any) -> tuple[int, int]:
+    def _place(self, i: int) -> tuple[int, int]:
         """The part of a position, and the position in it."""
-        if not 0 <= i < len(self):
-            raise IndexError(i)
         part = int(np.searchsorted(self.starts, i, side="right")) - 1
         return part, int(i - self.starts[part])
 
 
 def open_torchvision(name: str, root: str | None) -> Dataset:
-    """Open a classification dataset of torchvision by its class name; it is downloaded where torchvision can.
+    """Open a classification dataset of torchvision by its class name; it is downloaded if torchvision can.
 
     Raises:
-        HptError: there is no such dataset, or its files are not there.
+        HptError: there is no such dataset, or its files are missing.
     """
     name, _, root_in_name = name.partition("?root=")
     root = root_in_name or root
@@ -81,26 +73,22 @@ def open_torchvision(name: str, root: str | None) -> Dataset:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "see the documentation of torchvision.datasets"
-        raise HptError(f"data: torchvision has no dataset {name!r}; {hint}")
+        raise data_error(f"torchvision has no dataset {name!r}", hint)
     # Some datasets open their files themselves. For EPS, whatever it is called, Pillow would run Ghostscript.
     EpsImagePlugin.gs_binary = False
     build = getattr(torchvision.datasets, name)
     parameters = inspect.signature(build).parameters
     if "root" in parameters and parameters["root"].default is inspect.Parameter.empty and not root:
-        raise HptError(f"data: torchvision:{name} needs --root, the folder that its files are in or are put into")
+        raise data_error(f"torchvision:{name} needs a folder that its files are in, or are put into", "add --root")
     parts, test_part = _open_parts(name, build, parameters, root)
     pictures = TorchvisionImages(parts)
     labels = np.concatenate([_labels(name, part) for part in parts])
-    values = np.unique(labels)
-    names = getattr(parts[0], "classes", None)
-    classes = tuple(str(n) for n in names) if names and len(names) > values.max() else tuple(str(v) for v in values)
-    if len(classes) == len(values):
-        labels = np.searchsorted(values, labels)
+    labels, classes = name_classes(labels, getattr(parts[0], "classes", None))
     return Dataset(
         name=name.lower(),
         uri=f"torchvision:{name}" + (f"?root={root}" if root else ""),
         pictures=pictures,
-        names=NumberedNames(name, len(pictures)),
+        names=NumberedNames(len(pictures), name),
         labels=labels,
         classes=classes,
         test=None if test_part is None else np.arange(pictures.starts[test_part], len(pictures)),
@@ -108,7 +96,7 @@ def open_torchvision(name: str, root: str | None) -> Dataset:
 
 
 def _open_parts(name: str, build: Any, parameters: Any, root: str | None) -> tuple[list[Any], int | None]:
-    """The parts of the dataset, test last, and the position of test, or None where it has no parts."""
+    """The parts of the dataset, test last, and the position of test, or None if it has no parts."""
     fixed = {"root": root} if "root" in parameters and root else {}
     reasons: list[str] = []
     for argument, seen, test in PARTS:
@@ -122,11 +110,11 @@ def _open_parts(name: str, build: Any, parameters: Any, root: str | None) -> tup
         return [_open_part(build, parameters, fixed)], None
     except CANNOT_OPEN as error:
         reasons.append(one_line(error))
-    raise HptError(f"data: cannot open torchvision:{name} in {root}: {reasons[0]}")
+    raise data_error(f"cannot open torchvision:{name} in {root}: {reasons[0]}")
 
 
 def _open_part(build: Any, parameters: Any, arguments: dict[str, Any]) -> Any:
-    """Open from the files that are there; download only where they are missing."""
+    """Open the files that are there; download only missing ones."""
     try:
         return build(**arguments)
     except (RuntimeError, OSError):
@@ -135,12 +123,12 @@ def _open_part(build: Any, parameters: Any, arguments: dict[str, Any]) -> Any:
         return build(**arguments, download=True)
 
 
-def _files(part: Any) -> Sequence[Path]:
-    """The files of a part's pictures, or nothing where it does not say which they are."""
+def _files(part: Any) -> Files | None:
+    """The files of a part's pictures, or None if it does not name them."""
     entries = next(filter(None, (getattr(part, key, None) for key in FILE_ATTRIBUTES)), ())
     names = [entry[0] if isinstance(entry, tuple) else entry for entry in entries]
     are_all = len(names) == len(part) and all(isinstance(name, str | Path) for name in names)
-    return Files("", Names.of(map(str, names))) if are_all else ()
+    return Files("", Names.of(map(str, names))) if are_all else None
 
 
 def _labels(name: str, part: Any) -> np.ndarray:
@@ -151,4 +139,4 @@ def _labels(name: str, part: Any) -> np.ndarray:
                 return np.asarray(values, dtype=np.int64)
         return np.array([int(part[i][1]) for i in range(len(part))], dtype=np.int64)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise HptError(f"data: torchvision:{name} is not a dataset of images with one class each") from error
+        raise data_error(f"torchvision:{name} is not a dataset of images with one class each") from error

@@ -1,21 +1,20 @@
-"""What in a folder is an image, and what is not: the one place that says so, and counts what it leaves out."""
+"""Finds the images in a folder: the one place that decides what is an image, and counts what it leaves out."""
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpt_mlflow.data.account import LeftOut
-from hpt_mlflow.data.decode import SUFFIXES
+from hpt_mlflow.data.account import MOST_EXAMPLES, LeftOut
+from hpt_mlflow.data.decode import IMAGE_SUFFIXES
+from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.names import Names
-from hpt_mlflow.errors import HptError, printable
+from hpt_mlflow.errors import printable
 
-IMAGE_SUFFIXES = frozenset(SUFFIXES.split())
-# Formats of pictures that are not read here, and what often holds pictures.
+# Picture formats that are not read here, and files that often contain pictures.
 UNREAD = """
     .heic .heif .hif .jxl .jxr .jls .psd .psb .xcf .svg .svgz .eps .ai .ico .icns .cur .exr .hdr .fits
     .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .pef .srw .x3f .raw
@@ -31,7 +30,7 @@ PICTURE_STARTS = re.compile(
 SNIFFED_BYTES = 132
 # Files numbered by their suffix are not all looked at.
 MOST_SNIFFED = 100
-# Where storages, systems and tools put thumbnails, deleted files and what they unpacked; in lower case.
+# Where storage, systems and tools put thumbnails, deleted files and what they unpacked; in lower case.
 SYSTEM_FOLDERS = frozenset(
     [
         *("@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot", "$recycle.bin", "__macosx"),
@@ -42,9 +41,6 @@ SYSTEM_FOLDERS = frozenset(
 OUTPUT_FOLDERS = frozenset(["mlruns", "mlartifacts"])
 OUTPUT_MARKS = frozenset(["MLmodel", "CACHEDIR.TAG", "pyvenv.cfg", "conda-meta"])
 RUN_ID = re.compile(r"[0-9a-f]{32}")
-EXAMPLES = 5
-
-log = logging.getLogger("hpt_mlflow")
 
 
 @dataclass
@@ -67,7 +63,7 @@ def look_through(folder: Path) -> Tree:
     """Find the images in a folder.
 
     Hidden files, and folders of systems, outputs and environments, are left out; links to folders are followed once; a
-    folder that cannot be listed is left out. What has the name of an image and is none, such as a broken link, is for
+    folder that cannot be listed is left out. What is named like an image but is not one, such as a broken link, is for
     `decode` to refuse.
 
     Raises:
@@ -89,8 +85,7 @@ class _Walk:
 
     def names(self) -> Iterator[str]:
         """All images; `runs` is filled on the way."""
-        # Folders that are being gone through, the innermost last. No recursion: a tree may be nested deeper than Python
-        # calls functions.
+        # Folders being walked, the innermost last. No recursion: a tree may be nested deeper than Python's call stack.
         open_folders = [("", *self._look_into(""))]
         while open_folders:
             name, inside, folders = open_folders[-1]
@@ -115,7 +110,7 @@ class _Walk:
         ]
 
     def _look_into(self, name: str) -> tuple[Iterator[str], set[str]]:
-        """What is to be gone through in a folder: names in their order, and which of them are folders."""
+        """What to walk in a folder: names in their order, and which of them are folders."""
         inside: list[str] = []
         folders: set[str] = set()
         try:
@@ -128,8 +123,8 @@ class _Walk:
             entries = sorted(visible, key=lambda entry: entry.name)
         except OSError as error:
             if not name:
-                raise HptError(f"data: cannot look into {printable(str(self.folder))}: {error.strerror}") from error
-            self._leave_out("folders that cannot be looked into", error.strerror or "", name)
+                raise data_error(f"cannot list {printable(str(self.folder))}: {error.strerror}") from error
+            self._leave_out("folders that cannot be listed", error.strerror or "", name)
             return iter(()), folders
         if why := _why_no_data(name, entries):
             self._leave_out(f"folders of {why}", "", name)
@@ -152,7 +147,7 @@ class _Walk:
         if suffix in UNREAD_SUFFIXES or self._holds_picture(suffix, entry):
             kind = suffix or "without a suffix"
             self._leave_out(
-                f"files {kind}", "they look like pictures, and are not read; convert them", folder + entry.name
+                f"files {kind}", "they look like pictures, but are not read; convert them", folder + entry.name
             )
         return False
 
@@ -166,7 +161,7 @@ class _Walk:
         key = (what, why)
         self.counts[key] = self.counts.get(key, 0) + 1
         examples = self.examples.setdefault(key, [])
-        if len(examples) < EXAMPLES:
+        if len(examples) < MOST_EXAMPLES:
             examples.append(printable(name))
 
 

@@ -49,7 +49,7 @@ def test_a_folder_beside_the_parts_is_left_out_and_never_a_class(opened):
     assert set(dataset.names) == set(PARTS)
     assert test_names(dataset) == {name for name in PARTS if name.startswith("test/")}
     assert account_of(dataset) == {
-        "images in folders that are not a part": (3, "extra, old beside the parts"),
+        "images in folders that are not a part": (3, "extra, old next to the parts"),
     }
 
 
@@ -76,14 +76,14 @@ def test_images_beside_the_parts_are_left_out(opened):
     dataset = opened(*PARTS, "cover.png")
     assert dataset.classes == ("a", "b")
     assert "cover.png" not in dataset.names
-    assert account_of(dataset) == {"images beside the parts": (1, "not in test, train, val")}
+    assert account_of(dataset) == {"images outside the parts": (1, "not in test, train, val")}
 
 
 def test_a_stray_image_beside_class_folders_is_left_out(opened):
     dataset = opened(*images("a", 10), *images("b", 10), "cover.png")
     assert dataset.classes == ("a", "b")
     assert len(dataset) == 20
-    assert account_of(dataset) == {"images beside the class folders": (1, "they have no class")}
+    assert account_of(dataset) == {"images outside the class folders": (1, "they have no class")}
     assert dataset.left_out[0].examples == ("cover.png",)
 
 
@@ -92,7 +92,7 @@ def test_many_images_beside_folders_mean_that_there_are_no_classes(opened):
     assert dataset.labels is None
     assert len(dataset) == 23
     assert dataset.left_out == ()
-    assert "3 of 23 images lie beside the folders a, b" in dataset.unlabelled_because
+    assert "3 of 23 images are outside the folders a, b" in dataset.unlabelled_because
 
 
 def test_one_folder_beside_images_is_no_class(opened):
@@ -104,7 +104,7 @@ def test_one_folder_beside_images_is_no_class(opened):
 def test_strays_in_the_parts_are_left_out(opened):
     dataset = opened(*images("train/a", 10), *images("train/b", 10), "train/x.png", *images("test/a", 20), "test/y.png")
     assert dataset.classes == ("a", "b")
-    assert account_of(dataset)["images beside the class folders"][0] == 2
+    assert account_of(dataset)["images outside the class folders"][0] == 2
 
 
 def test_a_flat_test_part_cannot_be_tested_on_and_is_named(opened):
@@ -167,7 +167,7 @@ def test_our_own_outputs_in_the_folder_are_no_class(opened):
 )
 def test_a_file_in_the_place_of_a_folder_gives_the_address_to_write(tmp_path, name, advice):
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(HptError, match=f"but an? (file|archive); {advice}"):
+    with pytest.raises(HptError, match=f"but there is an? (file|archive); {advice}"):
         open_dataset(str(tmp_path / name))
 
 

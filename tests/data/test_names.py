@@ -74,7 +74,7 @@ def test_files_are_those_of_the_names_in_the_folder():
 
 
 def test_numbered_names_are_made_as_they_are_asked_for():
-    names = NumberedNames("MNIST", 3)
+    names = NumberedNames(3, "MNIST")
     assert names == ["MNIST/0", "MNIST/1", "MNIST/2"]
     assert names[np.int64(2)] == names[-1] == "MNIST/2"
     with pytest.raises(IndexError):

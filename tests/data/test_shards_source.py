@@ -181,8 +181,8 @@ def test_what_is_no_whole_plain_tar_is_refused(tmp_path):
         (whole[: 5 * 1024 + 512 + 100], "members"),
         (whole[:2048] + b"x" * 512 + whole[2560:], "after 2 members, at byte 2048"),
         (whole[: 2048 + 100], "cut off after 2 members"),  # within a header
-        (b"", "no whole .tar"),
-        (b"no tar at all" * 100, "no whole .tar"),
+        (b"", "not a whole .tar"),
+        (b"no tar at all" * 100, "not a whole .tar"),
         (b"\x1f\x8b" + bytes(600), "unpack it"),
     ]:
         file.write_bytes(content)
@@ -326,10 +326,8 @@ def test_the_digest_tells_of_names_labels_sizes_and_not_of_the_place(tmp_path):
 
 def count_headers(monkeypatch):
     gone_through = []
-    real = shards_module._go_through
-    monkeypatch.setattr(
-        shards_module, "_go_through", lambda file, *more: gone_through.append(file) or real(file, *more)
-    )
+    real = shards_module._scan
+    monkeypatch.setattr(shards_module, "_scan", lambda file, *more: gone_through.append(file) or real(file, *more))
     return gone_through
 
 

@@ -309,13 +309,13 @@ def test_a_folder_that_cannot_be_listed_is_left_out_and_named(tree, forbid):
     forbid(folder / "owl")
     dataset = open_dataset(str(folder))
     assert dataset.classes == ("cat", "dog")
-    assert list(map(str, dataset.left_out)) == ["1 folder that cannot be looked into (owl/): Permission denied"]
+    assert list(map(str, dataset.left_out)) == ["1 folder that cannot be listed (owl/): Permission denied"]
 
 
 def test_a_folder_that_cannot_be_listed_at_all_is_refused(tree, forbid):
     folder = tree("1.png")
     forbid(folder)
-    assert_refused(str(folder), "cannot look into", folder, "Permission denied")
+    assert_refused(str(folder), "cannot list", folder, "Permission denied")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may look everywhere")
@@ -327,7 +327,7 @@ def test_without_permission_there_is_nothing(tree, list_file):
         path.chmod(0)
     try:
         assert open_dataset(str(folder)).names == ["cat/1.png", "dog/1.png", "out.png"]
-        assert_refused(str(folder / "dog" / "inner"), "cannot look into")
+        assert_refused(str(folder / "dog" / "inner"), "cannot list")
         assert_refused(str(folder / "dog" / "inner" / "deeper"), "there is no folder")
         assert_refused(f"list:{file}", "cannot read the list", file)
     finally:

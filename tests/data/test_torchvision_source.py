@@ -160,7 +160,7 @@ def test_an_unknown_name_is_refused_with_a_suggestion(name, words):
 
 
 def test_a_missing_root_is_asked_for():
-    with pytest.raises(HptError, match="torchvision:MNIST needs --root") as caught:
+    with pytest.raises(HptError, match="torchvision:MNIST needs a folder .* add --root") as caught:
         open_dataset("torchvision:MNIST")
     assert "\n" not in str(caught.value)
 
