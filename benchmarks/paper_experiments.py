@@ -1,16 +1,15 @@
-"""The paper's five experiments on clipart, noto and twemoji, from two Bases, and the page of what came of them.
+"""The paper's five experiments on clipart, noto and twemoji, from two Bases, and the page of their results.
 
     make results                                                # both of these
-    python benchmarks/paper_experiments.py run --only clipart   # hours on two cores; what is finished is not run again
+    python benchmarks/paper_experiments.py run --only clipart   # hours on two cores; finished studies are not repeated
     python benchmarks/paper_experiments.py page                 # docs/results.md, from the studies' runs in MLflow
 
-What stands on the page above its mark is written by people.
+The page above its mark is written by people.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from itertools import product
 from pathlib import Path
@@ -21,11 +20,12 @@ import mlflow
 from mlflow.entities import Run
 
 from hpt_mlflow import study
-from hpt_mlflow.experiments.claims import HELD, NOT_SHOWN, OPPOSITE, claims, verdict_in
-from hpt_mlflow.experiments.figure import experiment_figure
-from hpt_mlflow.experiments.page import HOW_TO_READ, TITLES, means_table, read_experiment_csv
+from hpt_mlflow.experiments import load_study
+from hpt_mlflow.experiments.claims import HELD, NOT_SHOWN, OPPOSITE
+from hpt_mlflow.experiments.page import HOW_TO_READ, means_table, read_study_csv
 from hpt_mlflow.experiments.results import Results
 from hpt_mlflow.stages.weights import import_weights
+from hpt_mlflow.tracking import tags as tag
 
 PROJECT = Path(__file__).resolve().parents[1]
 DATA = PROJECT.parent / "shared" / "data"
@@ -34,7 +34,7 @@ FIGURES = PROJECT / "docs" / "images" / "results"
 MARK = "<!-- Written by benchmarks/paper_experiments.py from here on. -->"
 IMAGENET = "hpt-imagenet"
 ALIKE: dict[str, Any] = {"target": "twemoji", "compile": "off", "workers": 0}
-# Each in the arithmetic that was fastest where it was run: one for all of its trainings.
+# Each in the arithmetic that was fastest on the machine, the same for all of its trainings.
 BASES: dict[str, dict[str, Any]] = {
     "clipart": {"base": "clipart", "steps": 100, "precision": "bfloat16"},
     "imagenet": {
@@ -43,14 +43,14 @@ BASES: dict[str, dict[str, Any]] = {
         "strengths": "crop_scale=0.5:1,hue=0.1,blur_sigma=0.1:1",
     },
 }
-# What only some studies take. Target needs more steps to come to its best.
+# Settings of single studies. Target needs more steps to come to its best.
 MORE: dict[tuple[str, str], dict[str, Any]] = {
     ("clipart", "separability"): {"steps": 300},
     ("clipart", "semi-supervised"): {"labels": "100,100%", "protocol_steps": 100},
-    # Its evaluations cost more: fewer milestones.
+    # Its evaluations take longer: fewer milestones.
     ("imagenet", "separability"): {"steps": 300, "milestones": "10%,25%,50%,100%"},
     ("imagenet", "semi-supervised"): {"labels": "100,100%", "protocol_steps": 100},
-    # Shorter, and with fewer amounts, only for the hours that it takes.
+    # Shorter, and with fewer amounts, only to save hours.
     ("imagenet", "augmentation"): {"steps": 60},
     ("imagenet", "data-amount"): {"amounts": "1%,10%,100%"},
     **{(base, "sequential"): {"source": "noto"} for base in BASES},
@@ -68,7 +68,7 @@ PAPER = {
 }
 
 
-class Found(NamedTuple):
+class Finished(NamedTuple):
     """A study that has been run."""
 
     base: str
@@ -89,7 +89,7 @@ def main(experiment: str) -> None:
 @click.option("--only", type=click.Choice(list(BASES)), help="From one of the Bases.")
 @click.option("--at-once", default=2, show_default=True, help="Stages side by side.")
 def run(data: str, only: str | None, at_once: int) -> None:
-    """Run the studies that are not there yet."""
+    """Run the studies that are not finished yet."""
     for base in [only] if only else BASES:
         if base == "imagenet":
             prepare_imagenet()
@@ -99,22 +99,21 @@ def run(data: str, only: str | None, at_once: int) -> None:
 
 @main.command()
 def page() -> None:
-    """Write the page from the run of each study that has done the work: the first one with its newest settings."""
+    """Write the page from the run that did the work of each study: the first one with the newest settings."""
     conditions = "tags.`hpt.stage` = 'study' and attributes.status = 'FINISHED'"
-    chosen: dict[tuple[str, str], Run] = {}
-    for made in mlflow.search_runs(filter_string=conditions, order_by=["end_time"], output_format="list"):
-        base = "clipart" if made.data.params["settings/base_model"] == "None" else "imagenet"
-        held = chosen.get((base, made.data.tags["hpt.study"]))
-        if held is None or held.data.tags["hpt.fingerprint"] != made.data.tags["hpt.fingerprint"]:
-            chosen[base, made.data.tags["hpt.study"]] = made
-    found = []
+    runs: dict[tuple[str, str], Run] = {}
+    for newer in mlflow.search_runs(filter_string=conditions, order_by=["end_time"], output_format="list"):
+        tags = newer.data.tags
+        key = ("clipart" if newer.data.params["settings/base_model"] == "None" else "imagenet", tags[tag.STUDY])
+        if key not in runs or runs[key].data.tags[tag.FINGERPRINT] != tags[tag.FINGERPRINT]:
+            runs[key] = newer
+    finished = []
     for base, name in product(BASES, PAPER):
-        if (base, name) in chosen:
-            made = chosen[base, name]
+        if made := runs.get((base, name)):
             table = mlflow.artifacts.load_text(f"runs:/{made.info.run_id}/study.csv")
-            found.append(Found(base, made, read_experiment_csv(table)))
+            finished.append(Finished(base, made, read_study_csv(table)))
     above = PAGE.read_text().partition(MARK)[0]
-    PAGE.write_text(f"{above}{MARK}\n\n{below_the_mark(found)}")
+    PAGE.write_text(f"{above}{MARK}\n\n{below_the_mark(finished)}")
 
 
 def prepare_imagenet() -> None:
@@ -124,57 +123,55 @@ def prepare_imagenet() -> None:
         import_weights("efficientnet-lite0", model_name=IMAGENET, alias="base", image_size=48)
 
 
-def below_the_mark(found: list[Found]) -> str:
-    """Markdown; draws the figures beside it."""
-    parts = ["## Beside the paper", beside_the_paper(found), HOW_TO_READ]
-    for base in dict.fromkeys(one.base for one in found):
+def below_the_mark(finished: list[Finished]) -> str:
+    """Markdown; draws the figures too."""
+    parts = ["## Beside the paper", beside_the_paper(finished), HOW_TO_READ]
+    for base in dict.fromkeys(each.base for each in finished):
         parts.append(f"## {TITLES_OF_BASES[base]}")
-        for one in found:
-            if one.base == base:
-                parts += of_one_study(one)
+        for each in finished:
+            if each.base == base:
+                parts += of_one_study(each)
     return "\n\n".join(parts) + "\n"
 
 
-def beside_the_paper(found: list[Found]) -> str:
-    """A line for each study: what the paper says, and how many of the comparisons behind it held here."""
-    bases = list(dict.fromkeys(one.base for one in found))
+def beside_the_paper(finished: list[Finished]) -> str:
+    """A line per study: what the paper says, and how many of the comparisons behind it held here."""
+    by_study = {(each.base, each.results.study): each.results for each in finished}
+    bases = list(dict.fromkeys(each.base for each in finished))
     lines = [
         f"| study | the paper | {' | '.join(TITLES_OF_BASES[base].lower() for base in bases)} |",
         "|---" * (2 + len(bases)) + "|",
     ]
-    for name, said in PAPER.items():
+    for name, statement in PAPER.items():
+        study_here = load_study(name)
         cells = []
         for base in bases:
-            texts = [
-                text for one in found if (one.base, one.results.study) == (base, name) for text in claims(one.results)
-            ]
-            count = Counter(map(verdict_in, texts))
-            said_here = (f"{count[verdict]} {verdict}" for verdict in (HELD, NOT_SHOWN, OPPOSITE) if count[verdict])
-            cells.append(", ".join(said_here))
-        lines.append(f"| {name} | {said} | {' | '.join(cells)} |")
+            results = by_study.get((base, name))
+            count = Counter(claim.verdict for claim in study_here.claims(results)) if results else Counter()
+            cells.append(", ".join(f"{count[word]} {word}" for word in (HELD, NOT_SHOWN, OPPOSITE) if count[word]))
+        lines.append(f"| {name} | {statement} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def of_one_study(one: Found) -> list[str]:
-    """The figure, the means, the sentences, and where they come from."""
-    name = one.results.study
+def of_one_study(finished: Finished) -> list[str]:
+    """The figure, the means, the claims, and where they come from."""
+    base, run, results = finished
+    study_here = load_study(results.study)
     FIGURES.mkdir(parents=True, exist_ok=True)
-    file = FIGURES / f"{one.base}_{name}.png"
-    experiment_figure(one.results).savefig(file, dpi=90)
-    head, rows = means_table(one.results)
+    file = FIGURES / f"{base}_{study_here.name}.png"
+    study_here.figure(results).savefig(file, dpi=90)
+    head, rows = means_table(study_here, results)
     table = [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
-    tags, metrics = one.run.data.tags, one.run.data.metrics
-    command = re.search(r"```\n(.*?)\n```", tags["mlflow.note.content"], re.DOTALL)
-    assert command is not None
+    tags, metrics, params = run.data.tags, run.data.metrics, run.data.params
     return [
-        f"### {name.capitalize()}: {TITLES[name].lower()}",
-        f"![{name} from {one.base}]({file.relative_to(PAGE.parent).as_posix()})",
+        f"### {study_here.name.capitalize()}: {study_here.title.lower()}",
+        f"![{study_here.name} from {base}]({file.relative_to(PAGE.parent).as_posix()})",
         "\n".join(table),
-        "\n".join(f"- {text}" for text in claims(one.results)),
-        f"```\n{command[1].replace(one.run.data.params['settings/root'], 'DATA')}\n```",
+        "\n".join(f"- {claim}" for claim in study_here.claims(results)),
+        f"```\n{tags[tag.CONTINUE].replace(params['settings/root'], 'DATA')}\n```",
         f"{metrics['study/stages']:.0f} stages, {metrics['study/reused']:.0f} of them there from other studies; "
         f"{metrics['study/hours']:.1f} hours from the start to the end of each, added up (pauses of interrupted ones "
-        f"included); {one.run.data.params['settings/at_once']} at once on {tags['hpt.machine']}.",
+        f"included); {params['settings/at_once']} at once on {tags[tag.MACHINE]}.",
     ]
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import types
 import typing
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,9 +22,12 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
-    choices: tuple[str, ...] | None = None,
+    choices: Collection[str] | None = None,
 ) -> Any:
-    """A field with what the user needs to know: its meaning (with its unit), and the values that it may take."""
+    """A field with what the user needs to know: its meaning (with its unit), and the values that it may take.
+
+    Choices are looked up whenever a value is checked, so they may be a registry that grows.
+    """
     metadata = {"help": help, "minimum": minimum, "maximum": maximum, "above": above, "choices": choices}
     return field(default=default, metadata=metadata)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import click
@@ -19,7 +20,7 @@ class Value(click.ParamType):
     An empty one of a setting without a default means that it is not given: MLproject cannot say so in another way.
     """
 
-    def __init__(self, kind: type, choices: tuple[str, ...] | None, may_be_empty: bool) -> None:
+    def __init__(self, kind: type, choices: Collection[str] | None, may_be_empty: bool) -> None:
         self.kind = kind
         self.choices = choices
         self.may_be_empty = may_be_empty

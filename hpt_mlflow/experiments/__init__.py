@@ -1,1 +1,52 @@
-"""The paper's five experiments: which stages each one takes, and what their results say. Nothing here runs anything."""
+"""The paper's experiments ("studies"), one per file. To add one, write its file and its entry here.
+
+Nothing here runs anything: a study plans its trainings and evaluations, and explains their results.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from hpt_mlflow.experiments.base import Study
+
+
+class Registration(NamedTuple):
+    """Where a study is, and what help texts say about it; known without importing it.
+
+    Attributes:
+        place: `module:class`.
+        about: what it shows, in a few words.
+    """
+
+    place: str
+    about: str
+
+
+STUDIES: dict[str, Registration] = {}
+
+
+def register_study(name: str, place: str, about: str) -> None:
+    """Make a study known by its name.
+
+    Args:
+        place: of its class, a subclass of `hpt_mlflow.experiments.base.Study`, as `module:class`.
+        about: what it shows, in a few words.
+    """
+    STUDIES[name] = Registration(place, about)
+
+
+def load_study(name: str) -> Study:
+    """A registered study."""
+    module, _, attribute = STUDIES[name].place.partition(":")
+    study: Study = getattr(import_module(module), attribute)()
+    return study
+
+
+HERE = "hpt_mlflow.experiments"
+register_study("separability", f"{HERE}.separability:Separability", "accuracy against pretraining steps")
+register_study("semi-supervised", f"{HERE}.semi_supervised:SemiSupervised", "fine-tuning on few labels")
+register_study("sequential", f"{HERE}.sequential:Sequential", "which sequence of stages is best")
+register_study("augmentation", f"{HERE}.augmentation:Augmentation", "what is lost without some augmentations")
+register_study("data-amount", f"{HERE}.data_amount:DataAmount", "how many images of the target are needed")

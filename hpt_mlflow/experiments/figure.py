@@ -1,8 +1,7 @@
-"""The figure of each experiment in the paper's form: means over the seeds, with 95% intervals."""
+"""The forms of the paper's figures: means over the seeds with 95% intervals, in percent."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,66 +10,53 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-from hpt_mlflow.experiments.claims import BASE_AS_IS, losses_by_seed
-from hpt_mlflow.experiments.results import Estimate, Results, estimate
+from hpt_mlflow.experiments.results import METRICS, Results, mean_of
+from hpt_mlflow.interval import Interval
 from hpt_mlflow.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, plain_axes
 
+# The Base without the refresh of its batch-norm statistics on the target that the paper gives it.
+BASE_AS_IS = "Base as it is"
 METHOD_COLOURS = {"Base": GREY, BASE_AS_IS: GREY, "Target": ORANGE, "HPT": BLUE, "HPT-BN": GREEN, "B+S+T": VERMILION}
 OTHER_COLOURS = (GREY, ORANGE, PURPLE, BLUE, GREEN, SKY)
-CONDITIONS = {
-    "semi-supervised": "labels",
-    "augmentation": "augmentations that are left",
-    "data-amount": "images of the target",
-}
-# On the target; and how they are drawn.
+# What does not learn on the target, and how its level is drawn.
 LEARN_NOTHING = {"Base": "--", BASE_AS_IS: "-."}
 MARKERS = "osDv^<>"
 HEIGHT = 4.6
-# More milestones than these have no room for a tick each.
+# With more milestones there is no room for a tick at each.
 MOST_TICKS = 10
-# How far apart the methods stand at one condition.
+# Distance between the methods at one condition.
 APART = 0.08
-# And levels beside the picture, as a share of its width.
+# Distance between the intervals of levels, right of the axes, as a share of their width.
 BESIDE = 0.015
 
 
 class Level(NamedTuple):
-    """A mean that is the same all along."""
+    """A mean that does not depend on the x-axis."""
 
     label: str
-    found: Estimate
+    mean: Interval
     colour: str
     style: str
 
 
-def experiment_figure(results: Results) -> Figure:
-    """What the paper draws of this experiment; figures in percent."""
-    axis = {"accuracy": "test top-1, %", "auroc": "mean test AUROC, %"}[results.metric]
-    if results.study == "separability":
-        return _against_steps(results, axis)
-    if results.study == "sequential":
-        return _side_by_side(results, axis)
-    return _by_condition(results, axis)
-
-
-def _against_steps(results: Results, axis: str) -> Figure:
-    figure, axes = plain_axes("steps of pretraining on the target", axis, HEIGHT)
+def against_steps(results: Results) -> Figure:
+    """Scores against pretraining steps: a curve for each method, a level for what does not learn on the target."""
+    figure, axes = plain_axes("steps of pretraining on the target", f"{METRICS[results.metric]}, %", HEIGHT)
     levels = []
+    milestones: set[int] = set()
     for number, method in enumerate(results.methods):
         curves = list(results.by_seed(method).values())
         steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-        means = [estimate([curve[step] for curve in curves]) for step in steps]
+        means = [mean_of([curve[step] for curve in curves]) for step in steps]
         colour = _colour(method, number)
         if method in LEARN_NOTHING:
             levels.append(Level(method, means[0], colour, LEARN_NOTHING[method]))
             continue
-        middle, low, high = (np.array([100 * getattr(m, name) for m in means]) for name in ("mean", "low", "high"))
+        milestones.update(*curves)
+        middle, low, high = 100 * np.array(means).T
         axes.plot(steps, middle, marker=MARKERS[number % len(MARKERS)], color=colour, label=method)
         axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set_xscale("log")
-    milestones = {
-        step for (method, *_), curve in results.figures.items() if method not in LEARN_NOTHING for step in curve
-    }
     if len(milestones) <= MOST_TICKS:
         axes.set_xticks(sorted(milestones))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -78,59 +64,58 @@ def _against_steps(results: Results, axis: str) -> Figure:
     return _finish(figure, axes, results, levels)
 
 
-def _side_by_side(results: Results, axis: str) -> Figure:
-    figure, axes = plain_axes("stages in a row: Base, Source, Target", axis, HEIGHT)
+def side_by_side(results: Results, label: str) -> Figure:
+    """The last score of each method.
+
+    Args:
+        label: of the x-axis.
+    """
+    figure, axes = plain_axes(label, f"{METRICS[results.metric]}, %", HEIGHT)
     for number, method in enumerate(results.methods):
-        found = results.mean(method)
-        if found:
-            _bar(axes, number, found, _colour(method, number), "o")
+        mean = results.mean(method)
+        if mean:
+            _bar(axes, number, mean, _colour(method, number), "o")
     axes.set_xticks(range(len(results.methods)), results.methods)
     return _finish(figure, axes, results)
 
 
-def _by_condition(results: Results, axis: str) -> Figure:
-    baseline = results.conditions[0] if results.study == "augmentation" else None
-    if baseline:
-        axis = f"points of {axis.removesuffix(', %')} lost"
-    figure, axes = plain_axes(CONDITIONS[results.study], axis, HEIGHT)
+def by_condition(results: Results, label: str, baseline: str | None = None) -> Figure:
+    """The last score of each method under each condition.
+
+    Args:
+        label: of the x-axis.
+        baseline: a condition; the figure then shows how many points are lost under the others.
+    """
+    metric = METRICS[results.metric]
+    figure, axes = plain_axes(label, f"{metric}, %" if baseline is None else f"points of {metric} lost", HEIGHT)
     shown = [condition for condition in results.conditions if condition != baseline]
     for number, method in enumerate(results.methods):
         for place, condition in enumerate(shown):
-            values = (
-                losses_by_seed(results, method, condition, baseline) if baseline else results.last(method, condition)
-            )
-            if values:
+            scores = results.lost(method, condition, baseline) if baseline else results.last(method, condition)
+            if scores:
                 where = place + APART * (number - (len(results.methods) - 1) / 2)
                 marker = MARKERS[number % len(MARKERS)]
-                label = method if method not in axes.get_legend_handles_labels()[1] else None
-                _bar(axes, where, estimate(list(values.values())), _colour(method, number), marker, label)
-    labels = [condition.replace(",", "\n") for condition in shown]
-    axes.set_xticks(range(len(shown)), labels, fontsize=8 if len(shown) < 8 else 5)
+                name = method if method not in axes.get_legend_handles_labels()[1] else None
+                _bar(axes, where, mean_of(list(scores.values())), _colour(method, number), marker, name)
+    ticks = [condition.replace(",", "\n") for condition in shown]
+    axes.set_xticks(range(len(shown)), ticks, fontsize=8 if len(shown) < 8 else 5)
     return _finish(figure, axes, results, with_untrained=baseline is None)
 
 
-def _bar(axes: Axes, place: float, found: Estimate, colour: str, marker: str, label: str | None = None) -> None:
-    """A mean and its interval, in percent; a mean alone where one seed has no interval."""
-    spread = None if math.isnan(found.low) else [[100 * (found.mean - found.low)], [100 * (found.high - found.mean)]]
-    axes.errorbar(
-        [place],
-        [100 * found.mean],
-        yerr=spread,
-        fmt=marker,
-        color=colour,
-        capsize=3,
-        label=label,
-    )
+def _bar(axes: Axes, place: float, mean: Interval, colour: str, marker: str, label: str | None = None) -> None:
+    """A mean and its interval, if there is one, in percent."""
+    spread = [[100 * (mean.value - mean.low)], [100 * (mean.high - mean.value)]] if mean.is_known else None
+    axes.errorbar([place], [100 * mean.value], yerr=spread, fmt=marker, color=colour, capsize=3, label=label)
 
 
 def _finish(
     figure: Figure, axes: Axes, results: Results, levels: Sequence[Level] = (), with_untrained: bool = True
 ) -> Figure:
     if with_untrained and results.untrained:
-        levels = [*levels, Level("untrained network", estimate(list(results.untrained.values())), "black", ":")]
+        levels = [*levels, Level("untrained network", mean_of(list(results.untrained.values())), "black", ":")]
     for level in levels:
         axes.axhline(
-            100 * level.found.mean, color=level.colour, linewidth=1.2, linestyle=level.style, label=level.label
+            100 * level.mean.value, color=level.colour, linewidth=1.2, linestyle=level.style, label=level.label
         )
     is_cut = _look_at_means(axes)
     for number, level in enumerate(levels):
@@ -145,10 +130,10 @@ def _finish(
 
 
 def _interval_beside(axes: Axes, number: int, level: Level) -> None:
-    """The interval of a level, right of the picture, as far as the picture goes."""
-    if math.isnan(level.found.low):
+    """The interval of a level, right of the axes, cut to their range."""
+    if not level.mean.is_known:
         return
-    ends = np.clip([100 * level.found.low, 100 * level.found.high], *axes.get_ylim())
+    ends = np.clip([100 * level.mean.low, 100 * level.mean.high], *axes.get_ylim())
     where = 1 + BESIDE * (number + 1)
     axes.plot(
         [where, where],
@@ -168,7 +153,7 @@ def _look_at_means(axes: Axes) -> bool:
     Returns:
         Whether an interval is cut off.
     """
-    # Caps of intervals are lines, too.
+    # The caps of intervals are lines too.
     lines = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines if line.get_marker() != "_"]
     shown = np.concatenate(lines or [np.zeros(1)])
     low, high = np.nanmin(shown), np.nanmax(shown)

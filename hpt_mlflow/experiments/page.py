@@ -1,10 +1,9 @@
-"""The answer of an experiment as one HTML file that needs nothing else, and as CSV."""
+"""The answer of a study as one HTML file that needs nothing else, as Markdown, and as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,19 +12,13 @@ from html import escape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from hpt_mlflow.experiments.claims import HELD, OPPOSITE, claims, verdict_in, words_for
-from hpt_mlflow.experiments.figure import experiment_figure
-from hpt_mlflow.experiments.results import Estimate, Results, estimate
+from hpt_mlflow.experiments.base import Study
+from hpt_mlflow.experiments.claims import HELD, OPPOSITE
+from hpt_mlflow.experiments.results import METRICS, Results, mean_of
+from hpt_mlflow.interval import Interval
 
-TITLES = {
-    "separability": "How good features become, and how soon",
-    "semi-supervised": "Fine-tuning on few labels",
-    "sequential": "Which stages, in a row, are best",
-    "augmentation": "What is lost without some augmentations",
-    "data-amount": "How many images of the target it takes",
-}
 UNTRAINED_ROW = "untrained"
-AXES = {"accuracy": "test top-1, %", "auroc": "test AUROC, %"}
+LOOKS = {HELD: "held", OPPOSITE: "opposite"}
 HOW_TO_READ = (
     "Differences are taken seed by seed, with a 95% interval by Student's t. Held means that the interval lies on the "
     "claimed side of no difference, the opposite that it lies on the other side, and not shown that it has both, or "
@@ -78,21 +71,24 @@ def figure_as_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def experiment_page(results: Results, origin: Origin) -> str:
+def study_page(study: Study, results: Results, origin: Origin) -> str:
     """The page: the figure, a sentence for each claim, the means, and where they come from."""
-    title = f"{TITLES[results.study]}: {' > '.join(origin.chain)}"
+    title = f"{study.title}: {' > '.join(origin.chain)}"
+    claims = [
+        f'<li class="{LOOKS.get(claim.verdict, "not")}">{escape(str(claim))}</li>' for claim in study.claims(results)
+    ]
     parts = [
         f"<h1>{escape(title)}</h1>",
-        figure_as_svg(experiment_figure(results)),
-        "<h2>What was claimed, and what came of it</h2>",
-        "<ul>" + "".join(f'<li class="{_class(text)}">{escape(text)}</li>' for text in claims(results)) + "</ul>",
+        figure_as_svg(study.figure(results)),
+        "<h2>Claims and results</h2>",
+        f"<ul>{''.join(claims)}</ul>",
         f"<p>{escape(HOW_TO_READ)}</p>",
-        f"<h2>Mean {AXES[results.metric]}, after the last step</h2>",
-        _table(*means_table(results)),
+        f"<h2>Means after the last step: {METRICS[results.metric]}, %</h2>",
+        _table(*means_table(study, results)),
         "<h2>Where this comes from</h2>",
-        f"<p>{len(origin.runs)} stages, {sum(before for *_, before in origin.runs)} of them made before; "
-        f"{origin.hours:.1f} hours from the start to the end of each, added up (pauses of interrupted ones included), "
-        f"on {escape(origin.machine)}.</p><p>Again: <code>{escape(origin.command)}</code></p>",
+        f"<p>{len(origin.runs)} stages, {sum(before for *_, before in origin.runs)} of them reused; "
+        f"{origin.hours:.1f} hours from the start to the end of each, added up (including pauses of interrupted ones), "
+        f"on {escape(origin.machine)}.</p><p>To repeat it: <code>{escape(origin.command)}</code></p>",
         _table(("setting", "value"), sorted(origin.settings.items())),
         "<h2>Runs</h2>",
         _table(("stage", "run", "made"), [(name, run, "before" if old else "here") for name, run, old in origin.runs]),
@@ -101,14 +97,14 @@ def experiment_page(results: Results, origin: Origin) -> str:
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 
-def experiment_markdown(results: Results, origin: Origin) -> str:
-    """The same in short, as the run's description; with links to those runs that are not nested in it."""
-    lines = [f"**Chain** {' > '.join(origin.chain)}", f"**Study** {results.study}: {TITLES[results.study].lower()}"]
-    lines.append("\n".join(f"- {text}" for text in claims(results)))
-    lines.append(f"**Again**\n\n```\n{origin.command}\n```")
-    if found := [(name, run_id) for name, run_id, before in origin.runs if before]:
-        links = [f"- [{_plain(name)}](#/experiments/{origin.experiment_id}/runs/{run_id})" for name, run_id in found]
-        lines.append("**Made before, taken over**\n\n" + "\n".join(links))
+def study_markdown(study: Study, results: Results, origin: Origin) -> str:
+    """The same in short, as the run's description; with links to the runs that are not nested in it."""
+    lines = [f"**Chain** {' > '.join(origin.chain)}", f"**Study** {study.name}: {study.title.lower()}"]
+    lines.append("\n".join(f"- {claim}" for claim in study.claims(results)))
+    lines.append(f"**To repeat it**\n\n```\n{origin.command}\n```")
+    if reused := [(name, run_id) for name, run_id, before in origin.runs if before]:
+        links = [f"- [{_plain(name)}](#/experiments/{origin.experiment_id}/runs/{run_id})" for name, run_id in reused]
+        lines.append("**Reused**\n\n" + "\n".join(links))
     return "\n\n".join(lines)
 
 
@@ -117,8 +113,8 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`*_\[\]<>])", r"\\\1", text)
 
 
-def experiment_csv(results: Results) -> str:
-    """Every figure, one a line."""
+def study_csv(results: Results) -> str:
+    """Every score, one per line."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["study", "method", "condition", "seed", "step", f"test_{results.metric}"])
@@ -128,14 +124,14 @@ def experiment_csv(results: Results) -> str:
     return text.getvalue()
 
 
-def read_experiment_csv(text: str) -> Results:
-    """What `experiment_csv` was written from."""
+def read_study_csv(text: str) -> Results:
+    """What `study_csv` was written from."""
     study, metric = "", ""
     figures: dict[tuple[str, str, int], dict[int, float]] = {}
     untrained: dict[int, float] = {}
     for row in csv.DictReader(io.StringIO(text)):
         study = row["study"]
-        metric, value = next((name, float(row[f"test_{name}"])) for name in AXES if f"test_{name}" in row)
+        metric, value = next((name, float(row[f"test_{name}"])) for name in METRICS if f"test_{name}" in row)
         if row["method"] == UNTRAINED_ROW:
             untrained[int(row["seed"])] = value
         else:
@@ -144,31 +140,24 @@ def read_experiment_csv(text: str) -> Results:
     return Results(study, metric, figures, untrained)
 
 
-def means_table(results: Results) -> tuple[list[str], list[tuple[str, ...]]]:
+def means_table(study: Study, results: Results) -> tuple[list[str], list[tuple[str, ...]]]:
     """The mean of each method under each condition after the last step, with its interval: a head, and rows."""
-    rows: list[tuple[str, ...]] = []
-    for method in results.methods:
-        cells = [results.mean(method, condition) for condition in results.conditions]
-        rows.append((method, *(_percent(cell) for cell in cells)))
+    rows = [(method, *(_percent(results.mean(method, c)) for c in results.conditions)) for method in results.methods]
     if results.untrained:
-        found = _percent(estimate(list(results.untrained.values())))
-        rows.append(("untrained network", *(found for _ in results.conditions)))
-    heads = [words_for(results.study, c).removeprefix("with ") if c else "%" for c in results.conditions]
+        mean = _percent(mean_of(list(results.untrained.values())))
+        rows.append(("untrained network", *(mean for _ in results.conditions)))
+    heads = [study.condition_text(condition) if condition else "%" for condition in results.conditions]
     return ["method", *heads], rows
 
 
-def _percent(found: Estimate | None) -> str:
-    if found is None:
+def _percent(mean: Interval | None) -> str:
+    if mean is None:
         return ""
-    interval = "" if math.isnan(found.low) else f" [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-    return f"{100 * found.mean:.1f}{interval}"
+    value, low, high = (f"{100 * number:.1f}" for number in mean)
+    return f"{value} [{low}, {high}]" if mean.is_known else value
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     first = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     others = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{first}</tr>{others}</table>"
-
-
-def _class(sentence: str) -> str:
-    return {HELD: "held", OPPOSITE: "opposite"}.get(verdict_in(sentence), "not")

@@ -1,4 +1,4 @@
-"""What an experiment runs: stages, each once, whoever needs it; and where its points come from."""
+"""What a study runs: stages, each once, however many need it; and where its points come from."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def job(stage: str, start: Job | None = None, whole_run: bool = False, **setting
 
 @dataclass(frozen=True)
 class Point:
-    """Where a figure of the experiment comes from.
+    """Where a score of the study comes from.
 
     Attributes:
         method: such as HPT, or a sequence such as B+S+T.
-        condition: what the method is tried under, such as a number of labels; empty for nothing.
+        condition: what the method is tried under, such as a number of labels; empty for none.
         seed: which repetition.
-        evaluation: the job whose test figure it is.
+        evaluation: the job whose test score it is.
     """
 
     method: str
@@ -84,10 +84,9 @@ class Point:
 
 
 @dataclass(frozen=True)
-class ExperimentPlan:
-    """An experiment before it is run."""
+class StudyPlan:
+    """Everything that a study evaluates, before it is run."""
 
-    study: str
     points: tuple[Point, ...]
 
     @property

@@ -8,7 +8,7 @@ machine.
 from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, PRESETS
 from hpt_mlflow.settings.evaluate import PROTOCOLS, EvaluateSettings
 from hpt_mlflow.settings.main import MainSettings
-from hpt_mlflow.settings.study import STUDIES, StudySettings
+from hpt_mlflow.settings.study import StudySettings
 from hpt_mlflow.settings.training import COMPILE, PRECISIONS, UPDATES, AdaptSettings, PretrainSettings, TrainingSettings
 from hpt_mlflow.settings.tune import TuneSettings
 
@@ -18,7 +18,6 @@ __all__ = [
     "PRECISIONS",
     "PRESETS",
     "PROTOCOLS",
-    "STUDIES",
     "UPDATES",
     "AdaptSettings",
     "EvaluateSettings",

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpt_mlflow.augment.subset import AUGMENTATIONS, parse_subset
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.experiments import STUDIES, load_study
 from hpt_mlflow.options import option
 from hpt_mlflow.settings.common import parse_count
 from hpt_mlflow.settings.evaluate import PROTOCOLS
 from hpt_mlflow.settings.training import TrainingSettings
-
-STUDIES = ("separability", "semi-supervised", "sequential", "augmentation", "data-amount")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,9 +18,7 @@ class StudySettings(TrainingSettings):
 
     study: str = option(
         "separability",
-        "separability: accuracy against pretraining steps; semi-supervised: fine-tuning on few labels; sequential: "
-        "which stages, in a row, are best; augmentation: what is lost without some augmentations; data-amount: how "
-        "many images of the target it takes.",
+        "; ".join(f"{name}: {study.about}" for name, study in STUDIES.items()) + ".",
         choices=STUDIES,
     )
     base: str = option("builtin:mnist", "Images that the Base learns from.")
@@ -63,30 +59,28 @@ class StudySettings(TrainingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("labels", "amounts"):
-            for text in listed(getattr(self, name)):
+            counts = listed(getattr(self, name))
+            if not counts:
+                raise HptError("it names none", "write for example 10%,100%", setting=name)
+            for text in counts:
                 parse_count(name, text)
-            if not listed(getattr(self, name)):
-                raise HptError(f"{name}: none is named; write for example 10%,100%")
         if self.base_steps is not None and self.base_model is not None:
-            raise HptError(
-                "base_steps: a Base that is registered is not trained; leave it out, or leave base_model out"
-            )
+            raise HptError("a registered Base is not trained", "leave it or base_model out", setting="base_steps")
         if self.source_steps is not None and self.source is None:
-            raise HptError("source_steps: there is no source to train on; name one with source, or leave it out")
-        if self.study == "sequential" and self.source is None:
-            raise HptError("source: sequential compares chains with and without a source; name one")
-        if self.study == "augmentation" and set(parse_subset(self.augment)) != set(AUGMENTATIONS):
-            raise HptError("augment: the study named augmentation chooses them itself; leave it out")
-        if self.study == "data-amount" and self.images is not None:
-            raise HptError("images: the study named data-amount chooses them itself; use amounts")
+            problem, remedy = "there is no source to train on", "name one with source, or leave it out"
+            raise HptError(problem, remedy, setting="source_steps")
         if self.split_seed:
-            raise HptError("split_seed: each seed of a study has a split of its own; use seed")
-        if self.protocol_steps is not None and self.study != "semi-supervised" and self.protocol == "fast":
-            raise HptError("protocol_steps: the probe of protocol fast has none; use it with paper, or semi-supervised")
+            raise HptError("each seed of a study has its own split", "use seed", setting="split_seed")
+        study = load_study(self.study)
+        if self.protocol_steps is not None and (study.protocol or self.protocol) == "fast":
+            problem, remedy = "the probe of protocol fast has none", "use it with paper, or semi-supervised"
+            raise HptError(problem, remedy, setting="protocol_steps")
         if self.alias is not None:
-            raise HptError("alias: a study registers many versions; name one yourself with hpt promote")
+            problem, remedy = "a study registers many versions", "choose one yourself with hpt promote"
+            raise HptError(problem, remedy, setting="alias")
+        study.check(self)
 
 
 def listed(text: str) -> list[str]:
-    """What stands between commas."""
+    """The parts between commas."""
     return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,7 +1,9 @@
-"""Results of experiments that nobody has run."""
+"""Results of studies that nobody has run, and what the studies make of them."""
 
 from __future__ import annotations
 
+from hpt_mlflow.experiments import load_study
+from hpt_mlflow.experiments.page import study_markdown, study_page
 from hpt_mlflow.experiments.results import Results
 
 FOUR = ("Base", "Target", "HPT", "HPT-BN")
@@ -64,3 +66,19 @@ def of_each_study(seeds=3) -> dict[str, Results]:
             untrained,
         ),
     }
+
+
+def claims(results):
+    return [str(claim) for claim in load_study(results.study).claims(results)]
+
+
+def figure(results):
+    return load_study(results.study).figure(results)
+
+
+def page(results, origin):
+    return study_page(load_study(results.study), results, origin)
+
+
+def markdown(results, origin):
+    return study_markdown(load_study(results.study), results, origin)

@@ -3,20 +3,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from imagined import ALL_FIVE, FOUR, SEVEN, imagined, of_each_study
+from imagined import ALL_FIVE, FOUR, SEVEN, claims, imagined, of_each_study
 
-from hpt_mlflow.experiments.claims import (
-    BASE_AS_IS,
-    CLAIMS,
-    HELD,
-    NOT_SHOWN,
-    claims,
-    losses_by_seed,
-    verdict,
-    words_for,
-)
-from hpt_mlflow.experiments.results import Estimate
-from hpt_mlflow.settings import study as study_settings
+from hpt_mlflow.experiments import load_study
+from hpt_mlflow.experiments.claims import HELD, NOT_SHOWN, verdict
+from hpt_mlflow.experiments.figure import BASE_AS_IS
+from hpt_mlflow.interval import Interval
 
 FLAT = [0.5, 0.5, 0.5]
 # 20 points above FLAT: by 1 point either way, which leaves no doubt (4.302653 / sqrt(3) = 2.48), or by 10, which does.
@@ -37,20 +29,16 @@ OUTCOMES = [
 ]
 
 
-def test_there_are_claims_for_each_study():
-    assert tuple(CLAIMS) == study_settings.STUDIES
-
-
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (Estimate(0.2, 0.1, 0.3, 3), "held"),
-        (Estimate(-0.2, -0.3, -0.1, 3), "the opposite"),
-        (Estimate(0.2, -0.1, 0.5, 3), "not shown"),
-        (Estimate(-0.2, -0.5, 0.1, 3), "not shown"),
-        (Estimate(0.2, math.nan, math.nan, 1), "not shown"),
-        (Estimate(0.2, 0.2, 0.2, 3), "not shown"),
-        (Estimate(-0.2, -0.2, -0.2, 3), "not shown"),
+        (Interval(0.2, 0.1, 0.3), "held"),
+        (Interval(-0.2, -0.3, -0.1), "the opposite"),
+        (Interval(0.2, -0.1, 0.5), "not shown"),
+        (Interval(-0.2, -0.5, 0.1), "not shown"),
+        (Interval(0.2, math.nan, math.nan), "not shown"),
+        (Interval(0.2, 0.2, 0.2), "not shown"),
+        (Interval(-0.2, -0.2, -0.2), "not shown"),
     ],
 )
 def test_a_claim_held_where_its_interval_is_above_0(found, expected):
@@ -60,16 +48,15 @@ def test_a_claim_held_where_its_interval_is_above_0(found, expected):
 @pytest.mark.parametrize(
     ("study", "condition", "words"),
     [
-        ("semi-supervised", "1000", "with 1000 labels"),
-        ("semi-supervised", "10%", "with 10% of the labels"),
-        ("data-amount", "30", "with 30 images"),
-        ("data-amount", "10%", "with 10% of the images"),
-        ("augmentation", "crop,blur", "with crop,blur"),
-        ("augmentation", "none", "with none"),
+        ("semi-supervised", "1000", "1000 labels"),
+        ("semi-supervised", "10%", "10% of the labels"),
+        ("data-amount", "30", "30 images"),
+        ("data-amount", "10%", "10% of the images"),
+        ("augmentation", "crop,blur", "crop,blur"),
     ],
 )
 def test_conditions_are_worded(study, condition, words):
-    assert words_for(study, condition) == words
+    assert load_study(study).condition_text(condition) == words
 
 
 # By study, the comparisons of one condition; the paper claims which is better of the first ones, not of the others.
@@ -122,7 +109,7 @@ def test_each_comparison_has_one_sentence(study, seeds):
     fewer = results.conditions[1:] if study == "augmentation" else []
     expected = [(f"With {condition}: HPT loses less than Target: ", True) for condition in fewer]
     for condition in results.conditions:
-        where = words_for(study, condition).replace("with", "With") + ": " if condition else ""
+        where = f"With {load_study(study).condition_text(condition)}: " if condition else ""
         expected += [(f"{where}{one} better than {other}: ", True) for one, other in CLAIMED[study]]
         beside = [(f"{where}{one} less {other}: ", False) for one, other in BESIDE.get(study, [])]
         expected += beside if study != "separability" else []
@@ -268,8 +255,8 @@ def test_what_is_lost_is_the_baseline_less_what_is_left_seed_by_seed():
     results = imagined(
         "augmentation", {("HPT", ALL_FIVE): [0.75, 0.5, None, 0.5], ("HPT", "crop"): [0.25, 0.75, 0.5, None]}
     )
-    assert losses_by_seed(results, "HPT", "crop", ALL_FIVE) == {0: 0.5, 1: -0.25}
-    assert losses_by_seed(results, "Target", "crop", ALL_FIVE) == {}
+    assert results.lost("HPT", "crop", ALL_FIVE) == {0: 0.5, 1: -0.25}
+    assert results.lost("Target", "crop", ALL_FIVE) == {}
 
 
 @pytest.mark.parametrize(

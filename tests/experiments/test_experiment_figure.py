@@ -7,24 +7,24 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from imagined import ALL_FIVE, FOUR, SEVEN, imagined, of_each_study
+from imagined import ALL_FIVE, FOUR, SEVEN, figure, imagined, of_each_study
 from matplotlib.colors import to_hex
 
-from hpt_mlflow.experiments.figure import CONDITIONS, OTHER_COLOURS, experiment_figure
-from hpt_mlflow.experiments.results import estimate
+from hpt_mlflow.experiments import STUDIES
+from hpt_mlflow.experiments.figure import OTHER_COLOURS
+from hpt_mlflow.experiments.results import mean_of
 from hpt_mlflow.report.figures import VERMILION
-from hpt_mlflow.settings import study as study_settings
 
 BY_CONDITION = ("semi-supervised", "augmentation", "data-amount")
 
 
 def axes_of(results):
-    (axes,) = experiment_figure(results).axes
+    (axes,) = figure(results).axes
     return axes
 
 
-def legend(figure):
-    return [text.get_text() for shown in figure.legends for text in shown.get_texts()]
+def legend(drawn):
+    return [text.get_text() for shown in drawn.legends for text in shown.get_texts()]
 
 
 def dots(axes):
@@ -46,8 +46,7 @@ def line_of(axes, label):
 
 
 def percent(values):
-    found = estimate(values)
-    return 100 * found.mean, 100 * found.low, 100 * found.high
+    return tuple(100 * number for number in mean_of(values))
 
 
 def expected_dots(results):
@@ -64,20 +63,20 @@ def expected_dots(results):
     return expected
 
 
-def drawn_without_warnings(figure):
+def drawn_without_warnings(drawn):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        figure.savefig(io.BytesIO(), format="png")
+        drawn.savefig(io.BytesIO(), format="png")
 
 
-def crowded(figure):
+def crowded(drawn):
     """Texts that are outside of the figure, or overlap another one, once drawn."""
-    drawn_without_warnings(figure)
-    (axes,) = figure.axes
+    drawn_without_warnings(drawn)
+    (axes,) = drawn.axes
     texts = [axes.title, axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()]
-    texts += [text for shown in figure.legends for text in shown.get_texts()]
+    texts += [text for shown in drawn.legends for text in shown.get_texts()]
     boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text() and text.get_visible()]
-    width, height = figure.canvas.get_width_height()
+    width, height = drawn.canvas.get_width_height()
     bottom, top = axes.get_window_extent().y0, axes.get_window_extent().y1
     # Labels of ticks beyond the view are there, but not drawn.
     ticks = {text.get_text() for text in axes.get_yticklabels()}
@@ -89,9 +88,9 @@ def crowded(figure):
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-@pytest.mark.parametrize("study", study_settings.STUDIES)
+@pytest.mark.parametrize("study", STUDIES)
 def test_every_text_can_be_read(study, seeds):
-    assert crowded(experiment_figure(of_each_study(seeds)[study])) == []
+    assert crowded(figure(of_each_study(seeds)[study])) == []
 
 
 def test_all_32_subsets_can_be_read():
@@ -107,7 +106,7 @@ def test_all_32_subsets_can_be_read():
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-@pytest.mark.parametrize("study", study_settings.STUDIES)
+@pytest.mark.parametrize("study", STUDIES)
 def test_the_title_names_the_study_and_what_is_shown(study, seeds):
     shown = {1: "no interval, 1 seed", 2: "mean and 95% interval, 2 seeds", 3: "mean and 95% interval, 3 seeds"}
     assert axes_of(of_each_study(seeds)[study]).get_title() == f"{study}: {shown[seeds]}"
@@ -120,7 +119,7 @@ def test_the_title_names_the_study_and_what_is_shown(study, seeds):
         ("auroc", "mean test AUROC, %", "points of mean test AUROC lost"),
     ],
 )
-@pytest.mark.parametrize("study", study_settings.STUDIES)
+@pytest.mark.parametrize("study", STUDIES)
 def test_the_axis_names_the_metric(study, metric, plain, lost):
     results = of_each_study()[study]
     figures = {(m, c): list(results.by_seed(m, c).values()) for m in results.methods for c in results.conditions}
@@ -129,7 +128,7 @@ def test_the_axis_names_the_metric(study, metric, plain, lost):
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-@pytest.mark.parametrize("study", study_settings.STUDIES)
+@pytest.mark.parametrize("study", STUDIES)
 def test_the_legend_names_what_is_drawn_once(study, seeds):
     results = of_each_study(seeds)[study]
     untrained = ["untrained network"]
@@ -140,10 +139,10 @@ def test_the_legend_names_what_is_drawn_once(study, seeds):
         "augmentation": ["Target", "HPT"],
         "data-amount": [*FOUR, *untrained],
     }
-    assert sorted(legend(experiment_figure(results))) == sorted(expected[study])
+    assert sorted(legend(figure(results))) == sorted(expected[study])
 
 
-@pytest.mark.parametrize("study", study_settings.STUDIES)
+@pytest.mark.parametrize("study", STUDIES)
 @pytest.mark.parametrize("seeds", [1, 10])
 def test_no_mean_is_outside_of_the_view(study, seeds):
     results = of_each_study(seeds)[study]
@@ -168,11 +167,10 @@ def test_no_mean_is_outside_of_the_view(study, seeds):
     ],
 )
 def test_the_axis_names_the_conditions(study, label):
-    assert CONDITIONS[study] == label
     assert axes_of(of_each_study()[study]).get_xlabel() == label
 
 
-@pytest.mark.parametrize("study", study_settings.STUDIES)
+@pytest.mark.parametrize("study", STUDIES)
 def test_wide_intervals_do_not_hide_the_means(study):
     # Means lie within 3 points; the intervals of two seeds reach 63 points further.
     apart = [-0.05, 0.05]
@@ -348,7 +346,7 @@ def test_losses_are_taken_seed_by_seed():
 
 def test_a_method_without_a_figure_at_the_first_condition_is_in_the_legend():
     results = imagined("data-amount", {("HPT", "1%"): [0.1], ("HPT", "100%"): [0.5], ("Base", "100%"): [0.4]})
-    assert legend(experiment_figure(results)) == ["HPT", "Base"]
+    assert legend(figure(results)) == ["HPT", "Base"]
     assert list(dict.fromkeys(looks for *_, looks in dots(axes_of(results)))) == looks_of(axes_of(results))
 
 

@@ -7,19 +7,11 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from imagined import FOUR, imagined, of_each_study
+from imagined import FOUR, claims, figure, imagined, markdown, of_each_study, page
 
-from hpt_mlflow.experiments.claims import HELD, NOT_SHOWN, OPPOSITE, claims
-from hpt_mlflow.experiments.figure import experiment_figure
-from hpt_mlflow.experiments.page import (
-    Origin,
-    experiment_csv,
-    experiment_markdown,
-    experiment_page,
-    figure_as_svg,
-    read_experiment_csv,
-)
-from hpt_mlflow.settings import study as study_settings
+from hpt_mlflow.experiments import STUDIES
+from hpt_mlflow.experiments.claims import HELD, NOT_SHOWN, OPPOSITE
+from hpt_mlflow.experiments.page import Origin, figure_as_svg, read_study_csv, study_csv
 
 EVIL = "<b>x</b>&\"'<script>alert(1)</script>"
 VOID = {"meta", "br"}
@@ -75,21 +67,21 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def pages():
-    return {study: experiment_page(results, origin()) for study, results in of_each_study().items()}
+    return {study: page(results, origin()) for study, results in of_each_study().items()}
 
 
-@pytest.mark.parametrize("study", study_settings.STUDIES)
+@pytest.mark.parametrize("study", STUDIES)
 def test_the_page_is_one_document_that_needs_nothing_else(pages, study):
     text = pages[study]
-    page = Page(text)
+    shown = Page(text)
     assert text.startswith("<!doctype html><html")
     assert text.count("<html") == text.count("<body") == text.count("<svg") == text.count("<h1>") == 1
-    assert {"charset": "utf-8"} in [attributes for tag, attributes in page.elements if tag == "meta"]
+    assert {"charset": "utf-8"} in [attributes for tag, attributes in shown.elements if tag == "meta"]
     assert "<?xml" not in text
     assert "<!DOCTYPE" not in text
-    tags = {tag for tag, _ in page.elements}
+    tags = {tag for tag, _ in shown.elements}
     assert not tags & {"script", "link", "img", "image", "iframe", "object", "embed", "base", "foreignobject"}
-    for _, attributes in page.elements:
+    for _, attributes in shown.elements:
         for name, value in attributes.items():
             assert name not in ("src", "srcset", "data", "action", "background")
             assert not name.startswith("on")
@@ -97,15 +89,15 @@ def test_the_page_is_one_document_that_needs_nothing_else(pages, study):
     assert "@import" not in text
     assert all(target.startswith("#") for target in re.findall(r"url\(\s*['\"]?(.)", text))
     # What the figure refers to is in it.
-    ids = {attributes["id"] for _, attributes in page.elements if "id" in attributes}
-    assert {href for _, a in page.elements if (href := a.get("xlink:href"))} <= {f"#{name}" for name in ids}
+    ids = {attributes["id"] for _, attributes in shown.elements if "id" in attributes}
+    assert {href for _, a in shown.elements if (href := a.get("xlink:href"))} <= {f"#{name}" for name in ids}
 
 
-@pytest.mark.parametrize("study", study_settings.STUDIES)
+@pytest.mark.parametrize("study", STUDIES)
 def test_the_page_has_every_claim_with_its_verdict(pages, study):
-    page, expected = Page(pages[study]), claims(of_each_study()[study])
-    assert page.texts["li"] == expected
-    looks = [attributes["class"] for tag, attributes in page.elements if tag == "li"]
+    shown, expected = Page(pages[study]), claims(of_each_study()[study])
+    assert shown.texts["li"] == expected
+    looks = [attributes["class"] for tag, attributes in shown.elements if tag == "li"]
     verdicts = {", held.": "held", ", the opposite.": "opposite"}
     assert looks == [next((v for end, v in verdicts.items() if text.endswith(end)), "not") for text in expected]
     # Where the paper claims nothing there is no verdict.
@@ -115,22 +107,22 @@ def test_the_page_has_every_claim_with_its_verdict(pages, study):
 def test_each_verdict_has_a_look_of_its_own():
     flat = [0.5, 0.5, 0.5]
     figures = {"HPT": flat, "Target": [0.39, 0.4, 0.41], "Base": [0.4, 0.5, 0.6], "HPT-BN": [0.59, 0.6, 0.61]}
-    text = experiment_page(imagined("semi-supervised", {(m, "20"): f for m, f in figures.items()}), origin())
+    text = page(imagined("semi-supervised", {(m, "20"): f for m, f in figures.items()}), origin())
     looks = [attributes["class"] for tag, attributes in Page(text).elements if tag == "li"]
     assert looks == ["held", "not", "opposite"]
     assert all(f".{look} {{ color:" in text for look in looks)
 
 
-@pytest.mark.parametrize("study", study_settings.STUDIES)
+@pytest.mark.parametrize("study", STUDIES)
 def test_verdicts_are_explained(pages, study):
     explained = next(text for text in Page(pages[study]).texts["p"] if text.startswith("Differences"))
     assert all(verdict in explained.lower() for verdict in (HELD, NOT_SHOWN, OPPOSITE))
     assert "95% interval by Student's t" in explained
 
 
-@pytest.mark.parametrize("study", study_settings.STUDIES)
+@pytest.mark.parametrize("study", STUDIES)
 def test_the_same_results_make_the_same_page(pages, study):
-    assert experiment_page(of_each_study()[study], origin()) == pages[study]
+    assert page(of_each_study()[study], origin()) == pages[study]
 
 
 HEADS = {
@@ -142,18 +134,18 @@ HEADS = {
 }
 
 
-def shown(found):
+def percent(found):
     if found is None:
         return ""
-    return f"{100 * found.mean:.1f}" + (f" [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found.count > 1 else "")
+    return f"{100 * found.value:.1f}" + (f" [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found.is_known else "")
 
 
-@pytest.mark.parametrize("study", study_settings.STUDIES)
+@pytest.mark.parametrize("study", STUDIES)
 def test_the_page_has_every_mean(pages, study):
     results = of_each_study()[study]
     (head, *rows), *_ = Page(pages[study]).tables
     assert head == ["method", *HEADS[study]]
-    expected = [[m, *(shown(results.mean(m, c)) for c in results.conditions)] for m in results.methods]
+    expected = [[m, *(percent(results.mean(m, c)) for c in results.conditions)] for m in results.methods]
     if study != "semi-supervised":
         # Of 28, 30 and 32.
         expected.append(["untrained network", *["30.0 [25.0, 35.0]"] * len(results.conditions)])
@@ -162,40 +154,40 @@ def test_the_page_has_every_mean(pages, study):
 
 def test_means_by_hand_and_where_there_is_none():
     figures = {("HPT", "20"): [0.5, 0.52, 0.54], ("HPT", "40"): [0.61234], ("Base", "40"): [0.3]}
-    (_, *rows), *_ = Page(experiment_page(imagined("semi-supervised", figures, metric="auroc"), origin())).tables
+    (_, *rows), *_ = Page(page(imagined("semi-supervised", figures, metric="auroc"), origin())).tables
     assert rows == [["HPT", "52.0 [47.0, 57.0]", "61.2"], ["Base", "", "30.0"]]
 
 
-@pytest.mark.parametrize(("metric", "name"), [("accuracy", "test top-1, %"), ("auroc", "test AUROC, %")])
+@pytest.mark.parametrize(("metric", "name"), [("accuracy", "test top-1, %"), ("auroc", "mean test AUROC, %")])
 def test_the_heading_names_the_metric_and_the_step(metric, name):
-    page = Page(experiment_page(imagined("sequential", {"B": [0.5]}, metric=metric), origin()))
-    assert f"Mean {name}, after the last step" in page.texts["h2"]
+    shown = Page(page(imagined("sequential", {"B": [0.5]}, metric=metric), origin()))
+    assert f"Means after the last step: {name}" in shown.texts["h2"]
 
 
 def test_the_page_says_where_it_comes_from():
-    page = Page(experiment_page(of_each_study()["sequential"], origin()))
-    _, settings, runs = page.tables
+    shown = Page(page(of_each_study()["sequential"], origin()))
+    _, settings, runs = shown.tables
     assert settings == [["setting", "value"], ["seeds", "3"], ["target", "digits"]]
     assert runs == [
         ["stage", "run", "made"],
         ["pretrain digits, seed 0", "0123abcd", "before"],
         ["adapt x, seed 0", "run-digits", "here"],
     ]
-    assert page.texts["code"] == ["hpt study --target 'digits'"]
-    assert page.texts["h1"] == page.texts["title"][:1] == ["Which stages, in a row, are best: mnist > digits"]
-    made = "2 stages, 1 of them made before; 1.3 hours from .*, on a digits processor, 2 cores."
-    assert any(re.fullmatch(made, text) for text in page.texts["p"])
+    assert shown.texts["code"] == ["hpt study --target 'digits'"]
+    assert shown.texts["h1"] == shown.texts["title"][:1] == ["Which stages, in a row, are best: mnist > digits"]
+    made = "2 stages, 1 of them reused; 1.3 hours from .*, on a digits processor, 2 cores."
+    assert any(re.fullmatch(made, text) for text in shown.texts["p"])
 
 
 def test_what_users_name_is_text_and_nothing_else():
-    text = experiment_page(of_each_study()["separability"], origin(EVIL))
-    page = Page(text)
-    assert not {"b", "script"} & {tag for tag, _ in page.elements}
+    text = page(of_each_study()["separability"], origin(EVIL))
+    shown = Page(text)
+    assert not {"b", "script"} & {tag for tag, _ in shown.elements}
     assert "<b>" not in text
     assert "<script" not in text
-    assert page.texts["h1"] == page.texts["title"][:1] == [f"How good features become, and how soon: mnist > {EVIL}"]
-    assert page.texts["code"] == [f"hpt study --target '{EVIL}'"]
-    _, settings, runs = page.tables
+    assert shown.texts["h1"] == shown.texts["title"][:1] == [f"How good features become, and how soon: mnist > {EVIL}"]
+    assert shown.texts["code"] == [f"hpt study --target '{EVIL}'"]
+    _, settings, runs = shown.tables
     assert ["target", EVIL] in settings
     assert [row[:2] for row in runs[1:]] == [
         [f"pretrain {EVIL}, seed 0", "0123abcd"],
@@ -205,22 +197,22 @@ def test_what_users_name_is_text_and_nothing_else():
 
 
 def test_names_of_settings_are_text_as_well():
-    page = Page(experiment_page(of_each_study()["separability"], origin(settings={EVIL: EVIL})))
-    assert page.tables[1] == [["setting", "value"], [EVIL, EVIL]]
+    shown = Page(page(of_each_study()["separability"], origin(settings={EVIL: EVIL})))
+    assert shown.tables[1] == [["setting", "value"], [EVIL, EVIL]]
 
 
 def test_the_figure_is_an_element_alone():
-    text = figure_as_svg(experiment_figure(of_each_study()["sequential"]))
+    text = figure_as_svg(figure(of_each_study()["sequential"]))
     assert text.startswith("<svg")
     assert text.rstrip().endswith("</svg>")
     assert "<dc:date>" not in text
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-@pytest.mark.parametrize("study", study_settings.STUDIES)
+@pytest.mark.parametrize("study", STUDIES)
 def test_the_table_has_every_figure(study, seeds):
     results = of_each_study(seeds)[study]
-    rows = list(csv.DictReader(io.StringIO(experiment_csv(results))))
+    rows = list(csv.DictReader(io.StringIO(study_csv(results))))
     assert {row["study"] for row in rows} == {study}
     figures, untrained = {}, {}
     for row in rows:
@@ -239,7 +231,7 @@ def test_the_table_has_every_figure(study, seeds):
 
 
 def test_the_table_names_the_metric_and_has_steps_in_their_order():
-    text = experiment_csv(imagined("separability", {"HPT": [{20: 0.5, 3: 0.25}]}, [0.125], metric="auroc"))
+    text = study_csv(imagined("separability", {"HPT": [{20: 0.5, 3: 0.25}]}, [0.125], metric="auroc"))
     assert text == (
         "study,method,condition,seed,step,test_auroc\n"
         "separability,HPT,,0,3,0.25\n"
@@ -250,16 +242,16 @@ def test_the_table_names_the_metric_and_has_steps_in_their_order():
 
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("metric", ["accuracy", "auroc"])
-@pytest.mark.parametrize("study", study_settings.STUDIES)
+@pytest.mark.parametrize("study", STUDIES)
 def test_a_table_is_read_as_what_it_was_written_from(study, metric, seeds):
     results = replace(of_each_study(seeds)[study], metric=metric)
-    assert read_experiment_csv(experiment_csv(results)) == results
+    assert read_study_csv(study_csv(results)) == results
 
 
-@pytest.mark.parametrize("study", study_settings.STUDIES)
+@pytest.mark.parametrize("study", STUDIES)
 def test_the_description_has_the_chain_the_claims_and_the_command(study):
     results = of_each_study()[study]
-    text = experiment_markdown(results, origin())
+    text = markdown(results, origin())
     assert "**Chain** mnist > digits" in text
     assert f"**Study** {study}: " in text
     assert [line[2:] for line in text.splitlines() if line.startswith("- ")][:-1] == claims(results)
@@ -268,17 +260,17 @@ def test_the_description_has_the_chain_the_claims_and_the_command(study):
 
 def test_the_description_links_runs_that_were_made_before():
     made = [("pretrain my_[set]*", "0123", True), ("adapt x, seed 0", "4567", False), ("evaluate y", "89ab", True)]
-    text = experiment_markdown(of_each_study()["sequential"], origin(runs=made))
-    _, links = text.split("**Made before, taken over**\n\n")
+    text = markdown(of_each_study()["sequential"], origin(runs=made))
+    _, links = text.split("**Reused**\n\n")
     assert links.splitlines() == [
         r"- [pretrain my\_\[set\]\*](#/experiments/7/runs/0123)",
         "- [evaluate y](#/experiments/7/runs/89ab)",
     ]
-    assert "taken over" not in experiment_markdown(of_each_study()["sequential"], origin(runs=made[1:2]))
+    assert "Reused" not in markdown(of_each_study()["sequential"], origin(runs=made[1:2]))
 
 
 def test_of_one_seed_the_page_has_means_without_intervals():
-    text = experiment_page(imagined("separability", {method: [0.5] for method in FOUR}), origin())
+    text = page(imagined("separability", {method: [0.5] for method in FOUR}), origin())
     (_, *rows), *_ = Page(text).tables
     assert rows == [[method, "50.0"] for method in FOUR]
     assert not re.search(r"\bnan\b", text)

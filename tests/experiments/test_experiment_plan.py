@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpt_mlflow.experiments.plan import ExperimentPlan, Point, job
+from hpt_mlflow.experiments.plan import Point, StudyPlan, job
 
 
 def test_two_jobs_of_the_same_kind_settings_and_start_are_one():
@@ -42,7 +42,7 @@ def test_a_plan_has_each_job_once_and_behind_the_one_that_it_starts_from():
     adapted = [job("adapt", base, data="b", seed=0, update=update) for update in ("all", "bn")]
     looked_at = [job("evaluate", training, data="b", seed=0) for training in (*adapted, base, adapted[0])]
     points = tuple(Point("m", str(i), 0, evaluation) for i, evaluation in enumerate(looked_at))
-    assert ExperimentPlan("separability", points).jobs == [
+    assert StudyPlan(points).jobs == [
         base,
         adapted[0],
         looked_at[0],

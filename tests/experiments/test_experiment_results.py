@@ -8,32 +8,33 @@ from imagined import imagined
 from scipy import stats
 from scipy.stats import binomtest
 
-from hpt_mlflow.experiments.results import Estimate, Sooner, difference, estimate, times_sooner
+from hpt_mlflow.experiments.results import difference, is_sure, mean_of
+from hpt_mlflow.experiments.sooner import Sooner, times_sooner
+from hpt_mlflow.interval import Interval
 
 
 @pytest.mark.parametrize("count", [2, 3, 7, 100])
 def test_an_interval_is_that_of_student_s_t(count):
     values = list(np.random.default_rng(count).normal(0.6, 0.1, count))
-    found = estimate(values)
+    found = mean_of(values)
     low, high = stats.t.interval(0.95, count - 1, loc=np.mean(values), scale=stats.sem(values))
-    assert (found.mean, found.low, found.high) == pytest.approx((np.mean(values), low, high), rel=1e-12)
-    assert found.count == count
+    assert found == pytest.approx((np.mean(values), low, high), rel=1e-12)
 
 
 def test_an_interval_by_hand():
     # Of 1, 2 and 3: a standard deviation of 1, and 4.302653 / sqrt(3) on either side.
-    found = estimate([3, 1, 2])
-    assert (found.mean, found.low, found.high) == pytest.approx((2, 2 - 2.484138, 2 + 2.484138), abs=1e-6)
+    found = mean_of([3, 1, 2])
+    assert found == pytest.approx((2, 2 - 2.484138, 2 + 2.484138), abs=1e-6)
     # Of 0 and 2: a standard deviation of sqrt(2), and 12.706205 on either side.
-    assert estimate([0, 2]).high == pytest.approx(13.706205, abs=1e-6)
+    assert mean_of([0, 2]).high == pytest.approx(13.706205, abs=1e-6)
 
 
 def test_one_value_has_no_interval():
-    found = estimate([0.25])
-    assert (found.mean, found.count) == (0.25, 1)
+    found = mean_of([0.25])
+    assert found.value == 0.25
     assert math.isnan(found.low)
     assert math.isnan(found.high)
-    assert not found.is_sure
+    assert not is_sure(found)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_one_value_has_no_interval():
     [(0.1, 0.3, True), (-0.3, -0.1, True), (-0.1, 0.3, False), (0.0, 0.3, False), (-0.3, 0.0, False)],
 )
 def test_a_difference_is_sure_where_0_lies_outside_of_its_interval(low, high, sure):
-    assert Estimate((low + high) / 2, low, high, 3).is_sure is sure
+    assert is_sure(Interval((low + high) / 2, low, high)) is sure
 
 
 def test_results_are_found_by_method_and_condition_in_their_order():
@@ -59,7 +60,7 @@ def test_results_are_found_by_method_and_condition_in_their_order():
     # After the last step, whatever the order of steps, and whatever is best.
     assert found.last("HPT", "20") == {0: 0.3, 1: 0.5}
     assert found.last("HPT", "10") == {1: 0.7}
-    assert found.mean("HPT", "20") == estimate([0.3, 0.5])
+    assert found.mean("HPT", "20") == mean_of([0.3, 0.5])
     assert found.last("HPT") == found.last("Base", "10") == {}
     assert found.mean("HPT") is found.mean("Target", "20") is None
 
@@ -68,33 +69,32 @@ def test_a_difference_is_paired():
     one, other = {0: 0.9, 1: 0.5, 2: 0.3}, {2: 0.2, 0: 0.8, 1: 0.4}
     found = difference(one, other)
     # Seeds differ far more than methods do, which are 0.1 apart in each seed.
-    assert (found.mean, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
-    assert difference(other, one).mean == pytest.approx(-0.1)
-    near = difference(one | {2: 0.31}, other)
-    assert near.is_sure
-    assert difference(other, one | {2: 0.31}).is_sure
+    assert found == pytest.approx((0.1, 0.1, 0.1))
+    assert difference(other, one).value == pytest.approx(-0.1)
+    assert is_sure(difference(one | {2: 0.31}, other))
+    assert is_sure(difference(other, one | {2: 0.31}))
 
 
 @pytest.mark.parametrize("value", [0.5, -0.25, 0.0])
 def test_seeds_that_agree_to_the_last_image_are_not_sure(value):
-    found = estimate([value] * 4)
-    assert (found.mean, found.low, found.high, found.count) == (value, value, value, 4)
-    assert not found.is_sure
+    found = mean_of([value] * 4)
+    assert found == (value, value, value)
+    assert not is_sure(found)
 
 
 @pytest.mark.parametrize(
     "found",
-    [estimate([0.1] * 3), estimate([-0.1] * 3), difference({0: 0.6, 1: 0.4}, {0: 0.5, 1: 0.3})],
+    [mean_of([0.1] * 3), mean_of([-0.1] * 3), difference({0: 0.6, 1: 0.4}, {0: 0.5, 1: 0.3})],
     ids=["mean", "below", "difference"],
 )
 def test_seeds_that_agree_but_for_rounding_are_not_sure(found):
-    assert not found.is_sure
+    assert not is_sure(found)
 
 
 def test_a_difference_is_of_the_seeds_that_both_have():
     found = difference({0: 0.9, 1: 0.5, 3: 0.7}, {1: 0.4, 2: 0.0, 3: 0.4})
-    assert found == estimate([0.5 - 0.4, 0.7 - 0.4])
-    assert difference({0: 0.9}, {0: 0.5, 1: 1.0}).count == 1
+    assert found == mean_of([0.5 - 0.4, 0.7 - 0.4])
+    assert difference({0: 0.9}, {0: 0.5, 1: 1.0}) == mean_of([0.9 - 0.5])
     assert difference({0: 0.9}, {1: 0.9}) is None
     assert difference({}, {}) is None
 
@@ -108,9 +108,8 @@ def test_how_many_times_sooner_by_hand():
     # The second seed has no milestone before it.
     assert found.at_first == 1
     mean = found.mean
-    assert mean.count == 2
     # 10 and 20 times, on the scale of logarithms.
-    assert mean.mean == pytest.approx(math.sqrt(200))
+    assert mean.value == pytest.approx(math.sqrt(200))
     half = 12.706205 * math.log(2) / 2
     assert (mean.low, mean.high) == pytest.approx((200**0.5 / math.exp(half), 200**0.5 * math.exp(half)), rel=1e-6)
 
@@ -121,7 +120,7 @@ def test_the_best_that_is_to_be_reached_may_come_before_the_last_step():
 
 def test_one_seed_has_a_ratio_without_an_interval():
     mean = times_sooner({0: {10: 0.9}}, {0: {80: 0.9}}).mean
-    assert (mean.mean, mean.count) == (pytest.approx(8), 1)
+    assert mean.value == pytest.approx(8)
     assert math.isnan(mean.low)
     assert math.isnan(mean.high)
 

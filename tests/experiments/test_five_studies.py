@@ -5,19 +5,18 @@ from itertools import combinations
 
 import pytest
 
-from hpt_mlflow.experiments.claims import BASE_AS_IS
+from hpt_mlflow.experiments import STUDIES, load_study
+from hpt_mlflow.experiments.base import METHODS
+from hpt_mlflow.experiments.figure import BASE_AS_IS
 from hpt_mlflow.experiments.plan import FROM
-from hpt_mlflow.experiments.studies import STUDIES, make_experiment
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings, StudySettings, TrainingSettings
-from hpt_mlflow.settings import study as study_settings
 from hpt_mlflow.stages.training.resolve import fit_plan, method_options
 from hpt_mlflow.training.plan import PRESETS
 
 ADDRESSES = {"base": "builtin:mnist", "source": "folder:/x/source", "target": "builtin:digits"}
 LETTERS = {"builtin:mnist": "B", "folder:/x/source": "S", "builtin:digits": "T"}
 KINDS = {"pretrain": PretrainSettings, "adapt": AdaptSettings, "evaluate": EvaluateSettings}
-METHODS = ["Base", "Target", "HPT", "HPT-BN"]
 # What jobs say where the user says nothing.
 TRAINING = {
     "method": "moco",
@@ -47,7 +46,7 @@ def settings(study="separability", with_source=False, **said):
 
 
 def made(study="separability", seen=1000, network=None, **said):
-    return make_experiment(settings(study, **said), seen, network)
+    return load_study(study).plan(settings(study, **said), seen, network)
 
 
 def by_point(plan):
@@ -119,7 +118,6 @@ FORMS = {
 
 
 def test_there_is_a_plan_for_each_study():
-    assert tuple(STUDIES) == study_settings.STUDIES
     assert {FORMS[name].get("study", "separability") for name in FORMS} == set(STUDIES)
 
 
@@ -408,10 +406,8 @@ def test_the_networks_of_all_sequences_are_those_of_the_registered_base():
     network = Architecture("resnet34", 64, True)
     plan = made("sequential", with_source=True, base_model="models:/hpt/7", network=network)
     random = [job for job in plan.jobs if job.stage == "pretrain"]
-    assert [
-        (LETTERS[job.said["data"]], *(job.said[name] for name in ("arch", "image_size", "small_stem")))
-        for job in random
-    ] == [
+    names = ("arch", "image_size", "small_stem")
+    assert [(LETTERS[job.said["data"]], *(job.said[name] for name in names)) for job in random] == [
         ("T", *network),
         ("S", *network),
     ]
@@ -549,10 +545,6 @@ def test_the_stage_refuses_no_size_that_is_cut(nproc, named):
         wanted = replace(plan, batch_size=training.batch_size or plan.batch_size, options=method_options(training))
         plan = fit_plan(wanted, training, "few", int(point.condition), nproc)
         assert plan.batch_size % nproc == plan.options["bn_splits"] % nproc == 0
-
-
-def test_a_study_of_the_plan_is_that_of_the_settings():
-    assert all(made(study, with_source=True).study == study for study in STUDIES)
 
 
 def test_amounts_go_from_few_images_to_many():

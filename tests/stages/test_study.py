@@ -150,7 +150,7 @@ def test_trainings_of_several_processes_do_not_share_gpus(monkeypatch):
 
 
 def test_a_registered_base_without_the_small_stem_is_not_compared_with_networks_that_have_it(past):
-    with pytest.raises(HptError, match="small_stem: models:/hpt/1 was trained without it; leave it off"):
+    with pytest.raises(HptError, match="small_stem: models:/hpt/1 was trained without it; leave it out"):
         study(base_model=past.model, target=str(past.images), small_stem=True)
 
 

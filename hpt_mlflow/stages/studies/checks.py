@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -13,7 +12,8 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.labels import check_labels
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.drawing import draw_labels
-from hpt_mlflow.experiments.plan import FROM, ExperimentPlan, Job
+from hpt_mlflow.experiments.plan import FROM, Job, StudyPlan
+from hpt_mlflow.group import joins_others
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import batch_norms, build_backbone
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings, StudySettings
@@ -29,14 +29,18 @@ from hpt_mlflow.training.plan import PRESETS, Plan
 TO_BE_MADE = "models:/to-be-made/1"
 
 
-def check_jobs(plan: ExperimentPlan, datasets: Mapping[str, Dataset]) -> None:
+def check_jobs(
+    plan: StudyPlan, datasets: Mapping[str, Dataset], network: Architecture, own_names: Mapping[str, str]
+) -> None:
     """Check what can be known of the jobs before any of them is run.
 
     Args:
         datasets: by address.
+        network: of all trainings.
+        own_names: by the name of a stage's setting, the study's setting that decides it.
 
     Raises:
-        HptError: steps, sizes or labels that there are not so many of; or test images among those to learn from.
+        HptError: a stage would refuse steps, sizes, labels or the network; or test images are trained on.
     """
     for job in plan.jobs:
         dataset = datasets[job.said["data"]]
@@ -46,10 +50,10 @@ def check_jobs(plan: ExperimentPlan, datasets: Mapping[str, Dataset]) -> None:
             else:
                 _check_training(training_settings(job), dataset)
         except HptError as error:
-            # Its own name for what the stages call images.
-            said = re.sub("^images:", "amounts:", str(error)) if plan.study == "data-amount" else str(error)
-            raise HptError(said) from error
+            raise (error.about(own_names[error.setting]) if error.setting in own_names else error) from error
     _check_unseen([point.evaluation for point in plan.points], datasets)
+    if any(job.said.get("update", "all") != "all" for job in plan.jobs):
+        _check_batch_norms(network)
 
 
 def training_settings(job: Job) -> PretrainSettings | AdaptSettings:
@@ -77,32 +81,26 @@ def fitted_plan(settings: PretrainSettings | AdaptSettings, dataset: Dataset) ->
 
 
 def check_processes(settings: StudySettings) -> None:
-    """Check that what runs side by side can have its devices.
-
-    Raises:
-        HptError: there are not so many, or none.
-    """
+    """Raise HptError if the processes cannot have their devices, or do not belong to this study alone."""
+    if joins_others():
+        raise HptError(
+            "study starts processes itself",
+            "use --at-once, or --nproc for each training, without torchrun and WORLD_SIZE",
+        )
     device = resolve_device(settings.device)
     if settings.nproc > 1:
         check_devices(settings)
         if device.type == "cuda" and settings.at_once > 1:
-            raise HptError(
-                f"at_once: {settings.at_once} trainings of {settings.nproc} processes would share their GPUs; "
-                "use at_once 1, or nproc 1"
-            )
+            problem = f"{settings.at_once} trainings of {settings.nproc} processes would share their GPUs"
+            raise HptError(problem, "use at_once 1, or nproc 1", setting="at_once")
 
 
-def check_batch_norms(architecture: Architecture) -> None:
-    """Refuse a network without what Base and HPT-BN change on the target.
-
-    Raises:
-        HptError: it has no BatchNorm layers, or cannot be built.
-    """
-    backbone, _ = build_backbone(architecture)
+def _check_batch_norms(network: Architecture) -> None:
+    """Raise HptError if the network has nothing that Base and HPT-BN change on the target, or cannot be built."""
+    backbone, _ = build_backbone(network)
     if not batch_norms(backbone):
-        raise HptError(
-            f"arch: {architecture.name} has no BatchNorm layers, which Base and HPT-BN are about; use another one"
-        )
+        problem = f"{network.name} has no BatchNorm layers, the only ones that Base and HPT-BN change"
+        raise HptError(problem, "use another one", setting="arch")
 
 
 def _check_training(settings: PretrainSettings | AdaptSettings, dataset: Dataset) -> None:
@@ -143,26 +141,27 @@ def _check_dataset(dataset: Dataset, target: Dataset, seed: int, test: np.ndarra
     found = int(np.isin(known, dataset.contents.of(dataset.split(seed).seen)).sum())
     if found > SEEN_LIMIT * len(known):
         raise HptError(
-            f"target: {found} of {len(known)} test images of {target.name} are also among the images "
-            f"of {dataset.name} that training may see; take them out of it"
+            f"{found} of {len(known)} test images of {target.name} are also among the images of {dataset.name} that "
+            "training may see",
+            f"remove them from {dataset.name}",
+            setting="target",
         )
 
 
 def _check_base(base: str, target: Dataset, seed: int, test: np.ndarray) -> None:
     found = overlaps(base, target, test)
     if found.unknown:
-        raise HptError(
-            f"base_model: whether {base} has learned from test images of {target.name} cannot be checked, because "
-            f"{found.unknown}; use another Base, or train this one again"
-        )
+        problem = f"whether {base} has learned from test images of {target.name} cannot be checked, because "
+        raise HptError(problem + found.unknown, "use another Base, or train this one again", setting="base_model")
     for overlap in found.stages:
         if overlap.too_many:
             stage = overlap.stage
-            as_it_did = f"--seed {stage.split_seed} --seeds 1, by which it was split there, or "
+            same_split = f"--seed {stage.split_seed} --seeds 1, by which it was split there, or "
             raise HptError(
-                f"base_model: {overlap} of {target.name} with seed {seed} were trained on by {stage.stage} "
-                f"{stage.dataset_name} (run {stage.run_id}); use {as_it_did if overlap.same_dataset else ''}"
-                "a Base that has not seen them"
+                f"{overlap} of {target.name} with seed {seed} were trained on by {stage.stage} {stage.dataset_name} "
+                f"(run {stage.run_id})",
+                f"use {same_split if overlap.same_dataset else ''}a Base that has not seen them",
+                setting="base_model",
             )
 
 

@@ -81,10 +81,8 @@ def split_for(settings: TrainingSettings, dataset: Dataset) -> Split:
         return split
     count = parse_count("images", settings.images)
     if count > len(split.seen):
-        raise HptError(
-            f"images: {count} is more than the {len(split.seen)} images of {dataset.name} that training may see; lower "
-            "it, or leave it out"
-        )
+        problem = f"{count} is more than the {len(split.seen)} images of {dataset.name} that training may see"
+        raise HptError(problem, "lower it, or leave it out", setting="images")
     return split.reduced(count, settings.split_seed)
 
 

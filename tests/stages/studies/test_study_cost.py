@@ -7,7 +7,7 @@ import torch
 
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.experiments.plan import job
-from hpt_mlflow.experiments.studies import Architecture
+from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.settings import StudySettings
 from hpt_mlflow.stages.studies import cost as study_cost
 from hpt_mlflow.stages.studies.cost import Trials, passes_of, seconds_of
