@@ -13,7 +13,7 @@ TEST_PROCESSES ?= 2
 PYTEST = $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 MLFLOW_RUN = PATH="$(CURDIR)/$(BIN):$$PATH" mlflow run . --env-manager local
 
-.PHONY: setup demo test slow soak bench results lint format ui clean
+.PHONY: setup demo test slow soak bench results lint format generate ui clean
 
 setup: $(INSTALLED)
 
@@ -63,6 +63,10 @@ bench: setup
 results: setup
 	$(BIN)/python benchmarks/paper_experiments.py run
 	$(BIN)/python benchmarks/paper_experiments.py page
+
+# MLproject, conda.yaml and docs/reference.md, from the settings and pyproject.toml.
+generate: setup
+	$(BIN)/python -m hpt_mlflow.project_files
 
 ui: setup
 	$(BIN)/mlflow ui --port $(UI_PORT)

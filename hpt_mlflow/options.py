@@ -1,4 +1,4 @@
-"""How a setting is declared: its type, default, range and meaning, and how a value is checked against them."""
+"""How a setting is declared, once and with all that is true of it, and how a value is checked against that."""
 
 from __future__ import annotations
 
@@ -23,26 +23,56 @@ def option(
     maximum: float | None = None,
     above: float | None = None,
     choices: Collection[str] | None = None,
+    main: bool = False,
+    changes_result: bool = True,
+    changes_trial: bool = True,
+    passed_on: bool = False,
+    logged: bool = True,
 ) -> Any:
-    """A field with what the user needs to know: its meaning (with its unit), and the values that it may take.
+    """A field of a settings class with all that is true of it.
 
-    Choices are looked up whenever a value is checked, so they may be a registry that grows.
+    Args:
+        help: what it means, with its unit.
+        minimum, maximum, above: the range of a number; above excludes its end.
+        choices: the texts that it may be, looked up whenever a value is checked: it may be a registry that grows.
+        main: whether it is what a stage is about, and so comes first in help texts.
+        changes_result: whether another value makes another result. Data and models are identified by their content or
+            version instead.
+        changes_trial: for a search, whether another value makes another trial.
+        passed_on: whether a stage that runs other stages passes its value on to those that have the option too.
+        logged: whether a search logs it; what a resumed search may change is not.
     """
-    metadata = {"help": help, "minimum": minimum, "maximum": maximum, "above": above, "choices": choices}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=dict(locals()))
+
+
+def choices_of(entry: dataclasses.Field[Any]) -> tuple[str, ...] | None:
+    """The texts that an option may be; None for any value."""
+    choices = entry.metadata["choices"]
+    return None if choices is None else tuple(choices)
+
+
+def marked(settings: Settings | type[Settings], mark: str) -> list[str]:
+    """Names of the options for which a mark, such as `passed_on`, is true."""
+    return [entry.name for entry in dataclasses.fields(settings) if entry.metadata[mark]]
+
+
+def passed_on(settings: Settings, stage: type[Settings]) -> dict[str, Any]:
+    """The values that a stage passes on to another one."""
+    taken = marked(stage, "passed_on")
+    return {name: getattr(settings, name) for name in marked(settings, "passed_on") if name in taken}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every stage shares: checking. Paths become texts, numbers of NumPy those of Python, 1 of a float 1.0."""
+    """Checked values of the options of a stage. Paths become str, NumPy scalars become Python numbers."""
 
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
             kind = value_type(self, entry.name)
             value = _plain(getattr(self, entry.name), kind)
             if value is not None or not _may_be_none(type(self), entry.name):
-                _check(entry.name, value, kind, entry.metadata)
-            # As if it had been given so: the same values are the same work.
+                _check(entry.name, value, kind, entry)
+            # Values that mean the same are the same work.
             object.__setattr__(self, entry.name, value)
 
 
@@ -59,10 +89,10 @@ def _may_be_none(settings: type[Settings], name: str) -> bool:
 
 
 def _plain(value: Any, kind: type) -> Any:
-    """The value as one of Python's own types, where it has another one that means the same."""
+    """The value as a Python type, if it is a path or a NumPy scalar."""
     if kind is str and isinstance(value, os.PathLike):
         return os.fspath(value)
-    # NumPy takes a tenth of a second to import, and whoever has a number of it has imported it.
+    # Without importing NumPy, which takes a tenth of a second.
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
         value = value.item()
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -71,19 +101,23 @@ def _plain(value: Any, kind: type) -> Any:
     return value
 
 
-def _check(name: str, value: Any, kind: type, allowed: typing.Mapping[str, Any]) -> None:
+def _check(name: str, value: Any, kind: type, entry: dataclasses.Field[Any]) -> None:
     """Raise HptError unless `value` has the type and lies in the range of its option."""
+    limits, choices = entry.metadata, choices_of(entry)
+    problem, remedy = "", ""
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise HptError(f"{name}: expected {kind.__name__}, got {value!r}")
-    if value == "" and not allowed["choices"]:
-        raise HptError(f"{name}: it is empty, perhaps from a variable that is not set; give a value, or leave it out")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise HptError(f"{name}: {value} is not a finite number")
-    if allowed["choices"] and value not in allowed["choices"]:
-        raise HptError(f"{name}: {value!r} is not one of {', '.join(allowed['choices'])}")
-    if allowed["minimum"] is not None and value < allowed["minimum"]:
-        raise HptError(f"{name}: {value} is too small; the least is {allowed['minimum']}")
-    if allowed["maximum"] is not None and value > allowed["maximum"]:
-        raise HptError(f"{name}: {value} is too large; the most is {allowed['maximum']}")
-    if allowed["above"] is not None and value <= allowed["above"]:
-        raise HptError(f"{name}: {value} must be greater than {allowed['above']}")
+        problem = f"expected {kind.__name__}, got {value!r}"
+    elif value == "" and not choices:
+        problem, remedy = "it is empty, perhaps from a variable that is not set", "give a value, or leave it out"
+    elif isinstance(value, float) and not math.isfinite(value):
+        problem = f"{value} is not a finite number"
+    elif choices and value not in choices:
+        problem = f"{value!r} is not one of {', '.join(choices)}"
+    elif limits["minimum"] is not None and value < limits["minimum"]:
+        problem = f"{value} is too small; the minimum is {limits['minimum']}"
+    elif limits["maximum"] is not None and value > limits["maximum"]:
+        problem = f"{value} is too large; the maximum is {limits['maximum']}"
+    elif limits["above"] is not None and value <= limits["above"]:
+        problem = f"{value} must be greater than {limits['above']}"
+    if problem:
+        raise HptError(problem, remedy, setting=name)

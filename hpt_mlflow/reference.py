@@ -7,8 +7,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from hpt_mlflow.methods import METHODS, options_of
-from hpt_mlflow.options import Settings, value_type
+from hpt_mlflow.methods import METHODS, all_options, options_of
+from hpt_mlflow.options import Settings, choices_of, value_type
 from hpt_mlflow.settings import AdaptSettings, PretrainSettings, TrainingSettings
 from hpt_mlflow.training.plan import PRESETS, Preset
 
@@ -16,16 +16,16 @@ TYPE_NAMES = {int: "whole number", float: "number", bool: "true|false", str: "te
 
 
 def settings_of(settings: type[Settings]) -> list[dataclasses.Field[Any]]:
-    """The settings of a stage, the most important ones first."""
-    first = ("data", "parent", "model", "update", "weights", "base", "source", "target")
+    """The settings of a stage: what it is about first, options of methods last."""
+    own_to_methods = all_options()
     fields = dataclasses.fields(settings)
-    return sorted(fields, key=lambda field: field.name not in first)
+    return sorted(fields, key=lambda field: (not field.metadata["main"], field.name in own_to_methods))
 
 
 def type_text(settings: type[Settings], field: dataclasses.Field[Any]) -> str:
     """The values that a setting takes: `quick|paper`, `whole number, at least 1`."""
-    if field.metadata["choices"]:
-        return "|".join(field.metadata["choices"])
+    if choices := choices_of(field):
+        return "|".join(choices)
     text = TYPE_NAMES[value_type(settings, field.name)]
     limits = [
         f"{word} {field.metadata[key]:g}"
@@ -70,10 +70,11 @@ def meaning(settings: type[Settings], field: dataclasses.Field[Any]) -> str:
 def annotation_of(settings: type[Settings], field: dataclasses.Field[Any]) -> Any:
     """The type that a setting is annotated with, its choices as a `Literal`."""
     hint = typing.get_type_hints(settings)[field.name]
-    if not field.metadata["choices"]:
+    texts = choices_of(field)
+    if not texts:
         return hint
     literal: Any = typing.Literal
-    choices = literal[field.metadata["choices"]]
+    choices = literal[texts]
     return choices | None if type(None) in typing.get_args(hint) else choices
 
 
@@ -86,7 +87,7 @@ def reference_page(stages: Mapping[str, type[Settings]]) -> str:
     lines = [
         "# Reference",
         "",
-        "Made from the settings by `hpt reference`; a test keeps it so. The same names work as",
+        "Written by `make generate` from the settings. The same names work as",
         "`mlflow run . -e STAGE -P name=value`, `hpt STAGE --name value` (with dashes for underscores) and",
         "`hpt_mlflow.STAGE(name=value)`.",
     ]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.options import Settings, value_type
+from hpt_mlflow.options import Settings, choices_of, value_type
 from hpt_mlflow.reference import reference_page
 from hpt_mlflow.settings import (
     AdaptSettings,
@@ -42,23 +42,23 @@ def test_defaults_are_allowed(settings):
 @pytest.mark.parametrize(
     ("settings", "name", "value", "words"),
     [
-        (PretrainSettings, "image_size", 7, "least is 8"),
-        (PretrainSettings, "image_size", 2049, "most is 2048"),
-        (AdaptSettings, "image_size", 7, "least is 8"),
+        (PretrainSettings, "image_size", 7, "minimum is 8"),
+        (PretrainSettings, "image_size", 2049, "maximum is 2048"),
+        (AdaptSettings, "image_size", 7, "minimum is 8"),
         (PretrainSettings, "steps", 0, "name weights"),
-        (PretrainSettings, "batch_size", 1, "least is 2"),
+        (PretrainSettings, "batch_size", 1, "minimum is 2"),
         (PretrainSettings, "learning_rate", 0, "greater than 0"),
         (PretrainSettings, "learning_rate", -0.1, "greater than 0"),
-        (PretrainSettings, "weight_decay", -1e-9, "least is 0"),
-        (PretrainSettings, "key_momentum", 1.001, "most is 1"),
+        (PretrainSettings, "weight_decay", -1e-9, "minimum is 0"),
+        (PretrainSettings, "key_momentum", 1.001, "maximum is 1"),
         (PretrainSettings, "temperature", 0.0, "greater than 0"),
-        (PretrainSettings, "queue_size", 0, "least is 1"),
-        (PretrainSettings, "bn_splits", 0, "least is 1"),
-        (PretrainSettings, "workers", -1, "least is 0"),
-        (PretrainSettings, "seed", -1, "least is 0"),
-        (PretrainSettings, "checkpoint_every", -5, "least is 0"),
-        (EvaluateSettings, "batch_size", 1, "least is 2"),
-        (MainSettings, "base_steps", 0, "least is 1"),
+        (PretrainSettings, "queue_size", 0, "minimum is 1"),
+        (PretrainSettings, "bn_splits", 0, "minimum is 1"),
+        (PretrainSettings, "workers", -1, "minimum is 0"),
+        (PretrainSettings, "seed", -1, "minimum is 0"),
+        (PretrainSettings, "checkpoint_every", -5, "minimum is 0"),
+        (EvaluateSettings, "batch_size", 1, "minimum is 2"),
+        (MainSettings, "base_steps", 0, "minimum is 1"),
     ],
 )
 def test_value_out_of_range_is_refused(settings, name, value, words):
@@ -251,4 +251,4 @@ def test_reference_has_the_defaults_of_both_presets():
 def test_choices_of_presets_are_those_that_exist():
     for settings in (TrainingSettings, MainSettings):
         field = next(field for field in dataclasses.fields(settings) if field.name == "preset")
-        assert set(field.metadata["choices"]) == set(PRESETS)
+        assert set(choices_of(field)) == set(PRESETS)

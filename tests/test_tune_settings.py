@@ -6,6 +6,7 @@ import pytest
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation import objectives
+from hpt_mlflow.options import choices_of
 from hpt_mlflow.settings import AdaptSettings, TuneSettings
 from hpt_mlflow.settings import tune as tune_settings
 from hpt_mlflow.tuning import pruning
@@ -23,12 +24,12 @@ def refusal(name, value):
 
 def test_the_objectives_are_those_that_there_are_and_auto():
     assert ("auto", *objectives.OBJECTIVES) == tune_settings.OBJECTIVES
-    assert OWN["objective"].metadata["choices"] == tune_settings.OBJECTIVES
+    assert choices_of(OWN["objective"]) == tune_settings.OBJECTIVES
 
 
 def test_the_pruners_are_those_that_there_are():
     assert tune_settings.PRUNERS == pruning.PRUNERS
-    assert OWN["pruner"].metadata["choices"] == pruning.PRUNERS
+    assert choices_of(OWN["pruner"]) == pruning.PRUNERS
 
 
 def test_the_defaults():
@@ -67,16 +68,16 @@ def test_any_others_may_be_chosen_from(augment):
         ("objective", "accuracy", "auto, probe, knn, rotation, infonce"),
         ("objective", "", "auto, probe"),
         ("pruner", "median", "halving, hyperband, none"),
-        ("steps", 0, "the least is 1"),
-        ("trial_steps", 0, "the least is 1"),
-        ("first_rung", 0, "the least is 1"),
-        ("reduction", 1, "the least is 2"),
-        ("trials", 0, "the least is 1"),
-        ("budget_steps", 0, "the least is 1"),
+        ("steps", 0, "the minimum is 1"),
+        ("trial_steps", 0, "the minimum is 1"),
+        ("first_rung", 0, "the minimum is 1"),
+        ("reduction", 1, "the minimum is 2"),
+        ("trials", 0, "the minimum is 1"),
+        ("budget_steps", 0, "the minimum is 1"),
         ("minutes", 0, "greater than 0"),
         ("minutes", -1.0, "greater than 0"),
         ("minutes", float("inf"), "finite"),
-        ("workers", 0, "the least is 1"),
+        ("workers", 0, "the minimum is 1"),
         ("trials", 1.5, "expected int"),
         ("tune_strengths", "true", "expected bool"),
         ("adapt_winner", 1, "expected bool"),

@@ -11,7 +11,6 @@ from hpt_mlflow.cli.runs import results, runs, sync
 from hpt_mlflow.cli.stages import stage_command
 from hpt_mlflow.cli.weights import export, import_
 from hpt_mlflow.cores import let_threads_sleep_if_crowded
-from hpt_mlflow.reference import reference_page
 from hpt_mlflow.stages import STAGES
 
 
@@ -24,12 +23,6 @@ def hpt() -> None:
     MLFLOW_TRACKING_URI says (default: mlflow.db in this folder).
     """
     let_threads_sleep_if_crowded()
-
-
-@hpt.command(hidden=True)
-def reference() -> None:
-    """Print docs/reference.md: every setting of every stage."""
-    click.echo(reference_page({name: stage.settings for name, stage in STAGES.items()}), nl=False)
 
 
 for _command in (

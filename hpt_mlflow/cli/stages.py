@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from hpt_mlflow.cli.output import errors, log_to_stderr
-from hpt_mlflow.options import Settings, value_type
+from hpt_mlflow.options import Settings, choices_of, value_type
 from hpt_mlflow.reference import TYPE_NAMES, meaning, settings_of
 from hpt_mlflow.stages import Stage
 
@@ -49,7 +49,7 @@ def _option(settings: type[Settings], field: dataclasses.Field[Any]) -> click.Op
     alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if kind is bool else {}
     return click.Option(
         [f"--{field.name.replace('_', '-')}"],
-        type=Value(kind, field.metadata["choices"], field.default is None),
+        type=Value(kind, choices_of(field), field.default is None),
         help=meaning(settings, field),
         **alone,
     )

@@ -1,4 +1,4 @@
-"""Self-supervised methods, one per file. To add one, write its file and its entry here."""
+"""Self-supervised methods, one per file. To add one, write its file and its entry here; see docs/extending.md."""
 
 from __future__ import annotations
 
@@ -12,21 +12,48 @@ if TYPE_CHECKING:
 DEFAULT_METHOD = "moco"
 
 
+class MethodOption(NamedTuple):
+    """An option of a method: its type, its meaning, and the range of its values; `above` excludes its end."""
+
+    type: type[int] | type[float]
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+
+
 class Registration(NamedTuple):
     """Where a method is, and its options; known without importing torch, for help texts.
 
     Attributes:
         place: `module:class`.
-        presets: value of each option of the method, by preset.
+        options: by name.
+        presets: the value of each option, by preset.
     """
 
     place: str
+    options: Mapping[str, MethodOption]
     presets: Mapping[str, Mapping[str, float]]
 
 
+TEMPERATURE = MethodOption(float, "Temperature of the loss.", above=0)
 METHODS = {
     "moco": Registration(
         "hpt_mlflow.methods.moco:MoCo",
+        {
+            "key_momentum": MethodOption(
+                float, "Share of its weights that the key encoder keeps at each step.", minimum=0, maximum=1
+            ),
+            "temperature": TEMPERATURE,
+            "queue_size": MethodOption(
+                int,
+                "Keys in the queue of negatives; cut to a multiple of the batch that the dataset can fill.",
+                minimum=1,
+            ),
+            "bn_splits": MethodOption(
+                int, "Parts of the key batch with their own batch statistics (instead of ShuffleBN).", minimum=1
+            ),
+        },
         {
             # docs/method.md says how the values of quick were found. paper: section 4.1 and reference code.
             "quick": {"key_momentum": 0.99, "temperature": 0.1, "queue_size": 4096, "bn_splits": 4},
@@ -35,10 +62,20 @@ METHODS = {
     ),
     "simclr": Registration(
         "hpt_mlflow.methods.simclr:SimCLR",
+        {"temperature": TEMPERATURE},
         # SimCLR, section 5.1 (ImageNet) and appendix B.9 (CIFAR-10).
         {"quick": {"temperature": 0.5}, "paper": {"temperature": 0.1}},
     ),
 }
+
+
+def register_method(name: str, registration: Registration) -> None:
+    """Add a method from outside this package.
+
+    Options that no other method has become settings only if this is called before `hpt_mlflow.settings` is imported, as
+    a plugin does (see `hpt_mlflow.plugins`).
+    """
+    METHODS[name] = registration
 
 
 def load_method(name: str) -> type[Method]:
@@ -50,4 +87,18 @@ def load_method(name: str) -> type[Method]:
 
 def options_of(name: str) -> frozenset[str]:
     """Names of the options of a method."""
-    return frozenset(option for preset in METHODS[name].presets.values() for option in preset)
+    return frozenset(METHODS[name].options)
+
+
+def all_options() -> dict[str, MethodOption]:
+    """The options of all methods by name, each with the methods that have it if those are not all."""
+    options = {name: option for method in METHODS.values() for name, option in method.options.items()}
+    owners = {name: [method for method in METHODS if name in options_of(method)] for name in options}
+    return {
+        name: option if len(owners[name]) == len(METHODS) else option._replace(help=_with_owners(option, owners[name]))
+        for name, option in options.items()
+    }
+
+
+def _with_owners(option: MethodOption, owners: list[str]) -> str:
+    return f"{option.help} Only for method {' or '.join(owners)}."

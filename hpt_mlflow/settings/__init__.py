@@ -1,10 +1,15 @@
 """The settings of each stage: every option with its type, default, range, unit and meaning.
 
-The command line, MLproject, the Python API and the reference in docs/ are made from these classes or checked against
-them. A setting of None takes its value from elsewhere: from `preset`, or, as its help says, from the parent or the
-machine.
+The command line, MLproject, the Python API and the reference in docs/ are made from these classes. A setting of None
+takes its value from `preset` or, as its help says, from the parent or the machine.
 """
 
+from hpt_mlflow.plugins import load_plugins
+
+# First, since the options of methods that plugins add become settings.
+load_plugins("hpt_mlflow.plugins")
+
+# ruff: noqa: E402
 from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, PRESETS
 from hpt_mlflow.settings.evaluate import PROTOCOLS, EvaluateSettings
 from hpt_mlflow.settings.main import MainSettings

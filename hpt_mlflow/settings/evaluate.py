@@ -17,15 +17,22 @@ class EvaluateSettings(Settings):
     """How good a model is on a labelled dataset."""
 
     data: str = option(
-        "builtin:digits", "Labelled images: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:."
+        "builtin:digits",
+        "Labelled images: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.",
+        main=True,
+        changes_result=False,
     )
     root: str | None = option(
-        None, "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets."
+        None,
+        "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.",
+        changes_result=False,
+        passed_on=True,
     )
     model: str = option(
         f"models:/{DEFAULT_MODEL_NAME}/latest",
         "Model to evaluate: a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model "
         f"{DEFAULT_MODEL_NAME}. Of a run, runs:/ID, each milestone is evaluated.",
+        main=True,
     )
     protocol: str = option(
         "fast",
@@ -64,18 +71,23 @@ class EvaluateSettings(Settings):
         "Evaluate on test images even though a stage of the chain has trained on them, or though nobody knows whether "
         "it has.",
     )
-    seed: int = option(0, "Seed of the untrained network, of drawn labels and of training.", minimum=0)
+    seed: int = option(0, "Seed of the untrained network, of drawn labels and of training.", minimum=0, passed_on=True)
     split_seed: int = option(
-        0, "Seed of the split into train, validation and test; keep it the same along a chain.", minimum=0
+        0,
+        "Seed of the split into train, validation and test; keep it the same along a chain.",
+        minimum=0,
+        passed_on=True,
     )
-    workers: int | None = option(None, "Threads that decode images. Default: one for each processor.", minimum=0)
-    cache_gib: float = option(4.0, CACHE_HELP, minimum=0)
+    workers: int | None = option(
+        None, "Threads that decode images. Default: one for each processor.", minimum=0, changes_result=False
+    )
+    cache_gib: float = option(4.0, CACHE_HELP, minimum=0, changes_result=False, passed_on=True)
     precision: str = option(
         "auto",
         "Arithmetic of frozen features. auto: the fastest in a short trial whose features are those of float32.",
         choices=("auto", "float32", "bfloat16"),
     )
-    device: str = option("auto", DEVICE_HELP)
+    device: str = option("auto", DEVICE_HELP, changes_result=False, passed_on=True)
     batch_size: int = option(256, "Images in a forward pass of frozen features.", minimum=2)
 
     @property

@@ -12,16 +12,37 @@ from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, DEVICE_HELP, PRESETS,
 class MainSettings(Settings):
     """Pretrain, adapt and evaluate in a row."""
 
-    base: str = option("builtin:mnist", "Images that the base model learns from.")
-    source: str | None = option(None, "Images of a stage between base and target, nearer to the target. Default: none.")
-    target: str = option("builtin:digits", "Images that the model is for; labels, where there are any, only judge it.")
-    root: str | None = option(None, "Folder that relative paths start from, and that holds torchvision: datasets.")
-    preset: str = option("quick", "Values of all training options: quick or paper.", choices=PRESETS)
+    base: str = option("builtin:mnist", "Images that the base model learns from.", main=True, changes_result=False)
+    source: str | None = option(
+        None,
+        "Images of a stage between base and target, nearer to the target. Default: none.",
+        main=True,
+        changes_result=False,
+    )
+    target: str = option(
+        "builtin:digits",
+        "Images that the model is for; labels, where there are any, only judge it.",
+        main=True,
+        changes_result=False,
+    )
+    root: str | None = option(
+        None,
+        "Folder that relative paths start from, and that holds torchvision: datasets.",
+        changes_result=False,
+        passed_on=True,
+    )
+    preset: str = option("quick", "Values of all training options: quick or paper.", choices=PRESETS, passed_on=True)
     base_steps: int | None = option(None, "Optimiser steps on base. Default: the preset's.", minimum=1)
     adapt_steps: int | None = option(None, "Optimiser steps on source and on target. Default: the preset's.", minimum=1)
-    device: str = option("auto", DEVICE_HELP)
-    nproc: int = option(1, "Processes that train together on this machine (see pretrain).", minimum=1)
-    seed: int = option(0, "Seed of the training.", minimum=0)
-    split_seed: int = option(0, "Seed of the split into train, validation and test.", minimum=0)
-    resume: str = option("auto", RESUME_HELP)
-    model_name: str = option(DEFAULT_MODEL_NAME, "Name of the registered model that gets the versions.")
+    device: str = option("auto", DEVICE_HELP, changes_result=False, passed_on=True)
+    nproc: int = option(
+        1,
+        "Processes that train together on this machine (see pretrain).",
+        minimum=1,
+        changes_result=False,
+        passed_on=True,
+    )
+    seed: int = option(0, "Seed of the training.", minimum=0, passed_on=True)
+    split_seed: int = option(0, "Seed of the split into train, validation and test.", minimum=0, passed_on=True)
+    resume: str = option("auto", RESUME_HELP, changes_result=False)
+    model_name: str = option(DEFAULT_MODEL_NAME, "Name of the registered model that gets the versions.", passed_on=True)

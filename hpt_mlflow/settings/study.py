@@ -21,10 +21,15 @@ class StudySettings(TrainingSettings):
         "; ".join(f"{name}: {study.about}" for name, study in STUDIES.items()) + ".",
         choices=STUDIES,
     )
-    base: str = option("builtin:mnist", "Images that the Base learns from.")
+    base: str = option("builtin:mnist", "Images that the Base learns from.", main=True, changes_result=False)
     base_model: str | None = option(None, "Registered model to take for the Base, instead of training one on base.")
-    source: str | None = option(None, "Images of a stage between base and target, nearer to the target. Default: none.")
-    target: str = option("builtin:digits", "Labelled images that the models are for.")
+    source: str | None = option(
+        None,
+        "Images of a stage between base and target, nearer to the target. Default: none.",
+        main=True,
+        changes_result=False,
+    )
+    target: str = option("builtin:digits", "Labelled images that the models are for.", main=True, changes_result=False)
     base_steps: int | None = option(None, "Optimiser steps on base. Default: the preset's.", minimum=1)
     source_steps: int | None = option(None, "Optimiser steps on source. Default: as on the target.", minimum=1)
     steps: int | None = option(
@@ -48,13 +53,22 @@ class StudySettings(TrainingSettings):
     labels: str = option("1000,100%", "Of semi-supervised: numbers or percentages of labels, separated by commas.")
     amounts: str = option("1%,10%,25%,50%,100%", "Of data-amount: numbers or percentages of the target's images.")
     every_subset: bool = option(False, "Of augmentation: all 32 subsets, instead of the paper's five.")
-    at_once: int = option(1, "Stages that run side by side on this machine, each on a share of the cores.", minimum=1)
-    dry_run: bool = option(False, "Only say what would be run, its cost in steps, and about how long it would take.")
+    at_once: int = option(
+        1,
+        "Stages that run side by side on this machine, each on a share of the cores.",
+        minimum=1,
+        changes_result=False,
+    )
+    dry_run: bool = option(
+        False, "Only say what would be run, its cost in steps, and about how long it would take.", changes_result=False
+    )
     milestones: str = option(
         "2%,5%,10%,20%,35%,50%,75%,100%",
         "Of separability: when models on the target are looked at, as comma-separated steps or percentages.",
     )
-    model_name: str = option("hpt-study", "Name of the registered model that gets the results as new versions.")
+    model_name: str = option(
+        "hpt-study", "Name of the registered model that gets the results as new versions.", passed_on=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
+from typing import TYPE_CHECKING, Any
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, parse_strengths, parse_subset
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.methods import DEFAULT_METHOD, METHODS, options_of
+from hpt_mlflow.methods import DEFAULT_METHOD, METHODS, MethodOption, all_options, options_of
 from hpt_mlflow.options import Settings, option
 from hpt_mlflow.settings.common import CACHE_HELP, DEFAULT_MODEL_NAME, DEVICE_HELP, PRESETS, RESUME_HELP, parse_count
 
@@ -14,18 +15,37 @@ UPDATES = ("all", "bn", "bn-stats")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 COMPILE = ("auto", "on", "off")
 
+if TYPE_CHECKING:
+    MethodOptions = Settings
+else:
+
+    def _setting(own: MethodOption) -> Any:
+        """A setting for an option of a method: None until the preset gives its value."""
+        return option(None, own.help, minimum=own.minimum, maximum=own.maximum, above=own.above, passed_on=True)
+
+    MethodOptions = make_dataclass(
+        "MethodOptions",
+        [(name, own.type | None, _setting(own)) for name, own in all_options().items()],
+        bases=(Settings,),
+        frozen=True,
+        kw_only=True,
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(Settings):
+class TrainingSettings(MethodOptions):
     """What the two training stages share."""
 
     root: str | None = option(
-        None, "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets."
+        None,
+        "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.",
+        changes_result=False,
+        passed_on=True,
     )
     images: str | None = option(
         None,
-        "Learn from so many of the images only, a number or a percentage, drawn from split_seed; a smaller choice lies "
-        "in a larger one. Default: all.",
+        "Train on a subset: a count or a percentage, drawn from split_seed. Smaller subsets are nested in larger ones. "
+        "Default: all images.",
     )
     arch: str | None = option(None, "Backbone: a classification network of torchvision, by name, or timm:NAME.")
     image_size: int | None = option(None, "Side of the square views, in pixels.", minimum=8, maximum=2048)
@@ -35,80 +55,104 @@ class TrainingSettings(Settings):
     method: str = option(
         DEFAULT_METHOD,
         "Self-supervised method; its own options take their defaults from preset.",
-        choices=tuple(METHODS),
+        choices=METHODS,
+        passed_on=True,
     )
     preset: str = option(
         "quick",
-        "Values for what is not given. quick: learns something in minutes on two cores; paper: the paper's.",
+        "Defaults for options you do not set. quick: learns something in minutes on two cores; paper: the paper's.",
         choices=PRESETS,
+        passed_on=True,
     )
-    steps: int | None = option(None, "Length of the training, in optimiser steps.", minimum=1)
-    batch_size: int | None = option(None, "Images in a step.", minimum=2)
+    steps: int | None = option(None, "Length of the training, in optimiser steps.", minimum=1, changes_trial=False)
+    batch_size: int | None = option(None, "Images per step.", minimum=2, passed_on=True)
     learning_rate: float | None = option(
-        None, "Peak learning rate of SGD, after the preset's warm-up; falls to 0 along a cosine.", above=0
-    )
-    weight_decay: float | None = option(None, "Weight decay of SGD.", minimum=0)
-    key_momentum: float | None = option(
-        None, "Of moco: share of its weights that the key encoder keeps at each step.", minimum=0, maximum=1
-    )
-    temperature: float | None = option(None, "Temperature of the loss.", above=0)
-    queue_size: int | None = option(
-        None, "Of moco: keys kept as negatives; cut to a multiple of the batch that the dataset can fill.", minimum=1
-    )
-    bn_splits: int | None = option(
         None,
-        "Of moco: parts of the key batch that have their own batch statistics (instead of ShuffleBN).",
-        minimum=1,
+        "Peak learning rate of SGD, after the preset's warm-up; falls to 0 along a cosine.",
+        above=0,
+        passed_on=True,
     )
+    weight_decay: float | None = option(None, "Weight decay of SGD.", minimum=0, passed_on=True)
     augment: str = option(
         ",".join(AUGMENTATIONS),
-        f"Augmentations that make a view: a comma-separated choice of {', '.join(AUGMENTATIONS)}; or none.",
+        f"Augmentations that make a view: a comma-separated subset of {', '.join(AUGMENTATIONS)}; or none.",
     )
     strengths: str | None = option(
         None,
-        "How strong augmentations are, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; what is not "
-        "named stays as in the paper. Default: all as in the paper.",
+        "Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the others stay "
+        "as in the paper. Default: all as in the paper.",
+        passed_on=True,
     )
     precision: str = option(
-        "auto", "Arithmetic of the networks. auto: the fastest in a short trial on this machine.", choices=PRECISIONS
+        "auto",
+        "Arithmetic of the networks. auto: the fastest in a short trial on this machine.",
+        choices=PRECISIONS,
+        changes_trial=False,
+        passed_on=True,
     )
     compile: str = option(
         "auto",
-        "Let torch.compile make the networks faster. auto: where the training is long enough to win the time back.",
+        "Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.",
         choices=COMPILE,
+        changes_trial=False,
+        passed_on=True,
     )
     workers: int | None = option(
         None,
         "Processes that decode images; 0: the training process itself. Default: chosen for the machine.",
         minimum=0,
+        changes_result=False,
+        passed_on=True,
     )
-    cache_gib: float = option(4.0, CACHE_HELP, minimum=0)
-    device: str = option("auto", DEVICE_HELP)
+    cache_gib: float = option(4.0, CACHE_HELP, minimum=0, changes_result=False, passed_on=True)
+    device: str = option("auto", DEVICE_HELP, changes_result=False, passed_on=True)
     nproc: int = option(
         1,
-        "Processes that train together on this machine, each on a GPU or a share of the cores (starts torchrun).",
+        "Processes that train together on this machine, each on a GPU or a share of the cores.",
         minimum=1,
+        changes_result=False,
+        passed_on=True,
     )
     restarts: int = option(
-        0, "With nproc: how often all start again from the newest training state when one has died.", minimum=0
+        0,
+        "With nproc: how often to restart all processes from the newest training state after one has died.",
+        minimum=0,
+        changes_result=False,
+        passed_on=True,
     )
-    seed: int = option(0, "Seed of the weights, the order of the images and the views.", minimum=0)
+    seed: int = option(0, "Seed of the weights, the order of the images and the views.", minimum=0, passed_on=True)
     split_seed: int = option(
-        0, "Seed of the split into train, validation and test; keep it the same along a chain.", minimum=0
+        0,
+        "Seed of the split into train, validation and test; keep it the same along a chain.",
+        minimum=0,
+        passed_on=True,
     )
     milestones: str = option(
         "25%,50%,100%",
-        "When to keep the backbone as a model: comma-separated steps or percentages; the last step always is.",
+        "When to keep the backbone as a model: comma-separated steps or percentages; the last step is always kept.",
+        changes_trial=False,
     )
     checkpoint_every: int = option(
         1000,
-        "Keep the training state as an artifact every so many steps; 0: only when the training is interrupted.",
+        "Steps between two training states kept as artifacts; 0: only when the training is interrupted.",
         minimum=0,
+        changes_result=False,
+        passed_on=True,
     )
-    resume: str = option("auto", RESUME_HELP)
-    model_name: str = option(DEFAULT_MODEL_NAME, "Name of the registered model that gets the result as a new version.")
-    alias: str | None = option(None, "Alias that the new version gets, such as base, source or target.")
-    strict: bool = option(False, "Stop at the first unreadable image, instead of skipping up to 1% of them.")
+    resume: str = option("auto", RESUME_HELP, changes_result=False)
+    model_name: str = option(
+        DEFAULT_MODEL_NAME,
+        "Name of the registered model that gets the result as a new version.",
+        changes_trial=False,
+        passed_on=True,
+    )
+    alias: str | None = option(None, "Alias for the new version, such as base, source or target.", changes_trial=False)
+    strict: bool = option(
+        False,
+        "Stop at the first unreadable image, instead of skipping up to 1% of them.",
+        changes_result=False,
+        passed_on=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,24 +163,30 @@ class TrainingSettings(Settings):
             parse_count("images", self.images)
 
     def _check_options_of_method(self) -> None:
-        for name in sorted(frozenset().union(*map(options_of, METHODS)) - options_of(self.method)):
-            if getattr(self, name) is not None:
-                having = " or ".join(method for method in METHODS if name in options_of(method))
-                raise HptError(f"{name}: {self.method} has no such option; leave it out, or use method {having}")
+        for name in sorted(all_options().keys() - options_of(self.method)):
+            if getattr(self, name, None) is not None:
+                owners = " or ".join(method for method in METHODS if name in options_of(method))
+                raise HptError(
+                    f"{self.method} has no such option", f"leave it out, or use method {owners}", setting=name
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings(TrainingSettings):
-    """Self-supervised training from random weights, or from weights that come from elsewhere."""
+    """Self-supervised training from random or imported weights."""
 
     data: str = option(
         "builtin:mnist",
         "Images to learn from: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.",
+        main=True,
+        changes_result=False,
     )
     weights: str | None = option(
         None,
-        "Weights to start from: a file of MoCo, OpenSelfSup, torchvision, timm or Lightly, of which ResNets are "
-        "recognised and others need arch; torchvision:NAME, such as torchvision:resnet50; or efficientnet-lite0.",
+        "Weights to start from: a file of MoCo, OpenSelfSup, torchvision, timm or Lightly (ResNets are recognised, "
+        "others need arch); torchvision:NAME, such as torchvision:resnet50; or efficientnet-lite0.",
+        main=True,
+        changes_result=False,
     )
     steps: int | None = option(
         None, "Length of the training, in optimiser steps; 0: register the weights as they are.", minimum=0
@@ -145,15 +195,22 @@ class PretrainSettings(TrainingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.steps == 0 and self.weights is None:
-            raise HptError("steps: 0 registers what weights names as it is; name weights, or train 1 step or more")
+            raise HptError(
+                "0 registers the weights as they are, and there are none",
+                "name them with weights, or train for at least 1 step",
+                setting="steps",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptSettings(TrainingSettings):
-    """Self-supervised training that goes on from a registered model."""
+    """Self-supervised training that continues from a registered model."""
 
     data: str = option(
-        "builtin:digits", "Images to adapt to: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:."
+        "builtin:digits",
+        "Images to adapt to: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.",
+        main=True,
+        changes_result=False,
     )
     arch: str | None = option(None, "Backbone. Default: the parent's; another one is refused.")
     image_size: int | None = option(
@@ -162,10 +219,12 @@ class AdaptSettings(TrainingSettings):
     parent: str = option(
         f"models:/{DEFAULT_MODEL_NAME}/latest",
         "Model to start from: a models:/ or runs:/ address, NAME@ALIAS, or an alias of --model-name.",
+        main=True,
     )
     update: str = option(
         "all",
-        "What may change. all: everything (HPT); bn: BatchNorm layers alone (HPT-BN); bn-stats: only their running "
+        "What may change. all: everything (HPT); bn: only BatchNorm layers (HPT-BN); bn-stats: only their running "
         "statistics, without any gradient (the paper's Base).",
         choices=UPDATES,
+        main=True,
     )

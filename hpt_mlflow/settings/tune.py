@@ -32,13 +32,19 @@ class TuneSettings(AdaptSettings):
         choices=OBJECTIVES,
     )
     study: str | None = option(
-        None, "Name of the Optuna study; the same name goes on with it. Default: made from data, parent and settings."
+        None,
+        "Name of the Optuna study; the same name goes on with it. Default: made from data, parent and settings.",
+        changes_trial=False,
     )
     storage: str = option(
         "journal:hpt_studies.journal",
         "Where the study is kept: journal:FILE, or a database such as postgresql://USER:PASSWORD@HOST/DATABASE.",
+        changes_trial=False,
+        logged=False,
     )
-    steps: int | None = option(None, "Length of the winner's adaptation, in optimiser steps.", minimum=1)
+    steps: int | None = option(
+        None, "Length of the winner's adaptation, in optimiser steps.", minimum=1, changes_trial=False
+    )
     trial_steps: int | None = option(
         None, "Length of a whole trial, in optimiser steps. Default: a half of steps.", minimum=1
     )
@@ -55,23 +61,46 @@ class TuneSettings(AdaptSettings):
         4, "One of so many trials goes on at a rung, and the next rung is so many times further.", minimum=2
     )
     trials: int | None = option(
-        None, "Most trials of the study. Default: all subsets; with tune_strengths twice as many.", minimum=1
+        None,
+        "Most trials of the study. Default: all subsets; with tune_strengths twice as many.",
+        minimum=1,
+        changes_trial=False,
+        logged=False,
     )
     budget_steps: int | None = option(
-        None, "Most optimiser steps of all trials together. Default: no limit.", minimum=1
+        None,
+        "Most optimiser steps of all trials together. Default: no limit.",
+        minimum=1,
+        changes_trial=False,
+        logged=False,
     )
-    minutes: float | None = option(None, "Most minutes that this command spends on trials. Default: no limit.", above=0)
+    minutes: float | None = option(
+        None,
+        "Most minutes that this command spends on trials. Default: no limit.",
+        above=0,
+        changes_trial=False,
+        logged=False,
+    )
     workers: int = option(
-        1, "Processes that run trials side by side on this machine, each on a GPU or a share of the cores.", minimum=1
+        1,
+        "Processes that run trials side by side on this machine, each on a GPU or a share of the cores.",
+        minimum=1,
+        changes_result=False,
+        changes_trial=False,
+        logged=False,
     )
     resume: str = option(
         "auto",
         "auto: what this study has adapted in full before is not adapted again; never: it is. The study itself goes on "
         "by its name.",
         choices=("auto", "never"),
+        changes_result=False,
     )
     adapt_winner: bool = option(
-        True, "Adapt with the best subset in full, and with the paper's; evaluate both on test; register the best."
+        True,
+        "Adapt with the best subset in full, and with the paper's; evaluate both on test; register the best.",
+        changes_trial=False,
+        logged=False,
     )
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hpt_mlflow.options import Settings
+from hpt_mlflow.plugins import load_plugins
 from hpt_mlflow.settings import (
     AdaptSettings,
     EvaluateSettings,
@@ -51,7 +52,7 @@ STAGES: dict[str, Stage] = {}
 
 
 def register_stage(name: str, settings: type[Settings], place: str) -> None:
-    """Add a stage to the commands and to the Python API. Other packages call this before they import `hpt_mlflow.cli`.
+    """Add a stage to the commands and to the Python API. Other packages call this from a plugin (see `plugins`).
 
     Args:
         name: of its command.
@@ -67,3 +68,4 @@ register_stage("tune", TuneSettings, "hpt_mlflow.stages.tune:tune")
 register_stage("evaluate", EvaluateSettings, "hpt_mlflow.stages.evaluate:evaluate")
 register_stage("main", MainSettings, "hpt_mlflow.stages.main:main")
 register_stage("study", StudySettings, "hpt_mlflow.stages.study:study")
+load_plugins("hpt_mlflow.stages")

@@ -7,7 +7,8 @@ from dataclasses import asdict
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import joins_others
-from hpt_mlflow.settings import MainSettings
+from hpt_mlflow.options import passed_on
+from hpt_mlflow.settings import EvaluateSettings, MainSettings, PretrainSettings
 from hpt_mlflow.stages.adapt import adapt
 from hpt_mlflow.stages.evaluate import evaluate
 from hpt_mlflow.stages.pretrain import pretrain
@@ -36,8 +37,7 @@ def main(chosen: MainSettings) -> StageResult:
     addresses = [address for address in (chosen.base, chosen.source, chosen.target) if address]
     datasets = [open_dataset(address, chosen.root) for address in addresses]
     connect()
-    shared = {name: getattr(chosen, name) for name in ("root", "device", "split_seed")}
-    training = shared | {name: getattr(chosen, name) for name in ("preset", "seed", "model_name", "nproc")}
+    training = passed_on(chosen, PretrainSettings)
 
     identity = identify("main", chosen, datasets)
     with earlier_run(identity, chosen.resume, current_run_id()) as earlier:
@@ -52,7 +52,7 @@ def main(chosen: MainSettings) -> StageResult:
             for address, alias in zip(addresses[1:], ("source", "target")[-len(addresses) + 1 :], strict=True):
                 result = adapt(data=address, parent=result.model_uri, steps=chosen.adapt_steps, alias=alias, **training)
             if datasets[-1].labels is not None:
-                result = evaluate(data=addresses[-1], model=result.model_uri, seed=chosen.seed, **shared)
+                result = evaluate(data=addresses[-1], model=result.model_uri, **passed_on(chosen, EvaluateSettings))
             run.metrics(result.metrics, 0)
             run.tags({tag.MODEL: result.model_uri})
             return StageResult(run.run_id, result.model_uri, result.chain, result.metrics)

@@ -14,20 +14,11 @@ from hpt_mlflow.data.split import Split
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.methods import METHODS, load_method, options_of
 from hpt_mlflow.models.architecture import Architecture
-from hpt_mlflow.options import Settings, value_type
+from hpt_mlflow.options import Settings, marked, value_type
 from hpt_mlflow.settings import AdaptSettings, TrainingSettings
 from hpt_mlflow.settings.common import parse_count
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.training.plan import PRESETS, Plan
-
-# Settings that say where and how to work, not what comes of it.
-OPERATIONAL = frozenset(
-    [
-        *("data", "root", "base", "source", "target", "weights"),
-        *("workers", "cache_gib", "device", "nproc", "restarts"),
-        *("checkpoint_every", "resume", "strict", "at_once", "dry_run"),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -139,7 +130,7 @@ def identify(stage: str, settings: Settings, datasets: list[Dataset], parent: st
         parent: the address of the parent without `latest` or alias, or name and checksum of the file of weights.
     """
     said = {entry.name: _as_written(settings, entry.name) for entry in fields(settings)}
-    decisive = {name: value for name, value in said.items() if name not in OPERATIONAL}
+    decisive = {name: said[name] for name in marked(settings, "changes_result")}
     data = [[dataset.name, dataset.digest] for dataset in datasets]
     named = {"parent": parent} if parent else {}
     return Identity({"stage": stage, **decisive, **named, "data": data}, _command(stage, settings, said | named))

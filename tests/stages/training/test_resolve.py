@@ -8,8 +8,8 @@ import pytest
 from hpt_mlflow.cli import hpt
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.settings import AdaptSettings, MainSettings, PretrainSettings, StudySettings
-from hpt_mlflow.stages.training.resolve import OPERATIONAL, fit_plan, identify, method_options
+from hpt_mlflow.settings import AdaptSettings, MainSettings, PretrainSettings
+from hpt_mlflow.stages.training.resolve import fit_plan, identify, method_options
 from hpt_mlflow.training.plan import PRESETS
 
 SETTINGS = {"pretrain": PretrainSettings, "adapt": AdaptSettings, "main": MainSettings}
@@ -93,10 +93,6 @@ def read_back(command):
 def test_a_setting_changes_the_fingerprint_where_it_decides_the_result(stage, name):
     same = identity(stage, **{name: OTHER[name]}).fingerprint == identity(stage).fingerprint
     assert same == (name in WHERE_AND_HOW)
-
-
-def test_operational_settings_exist():
-    assert set(OPERATIONAL) <= {name for _, name in EVERY_SETTING} | {f.name for f in dataclasses.fields(StudySettings)}
 
 
 def test_the_same_work_has_the_same_fingerprint():
