@@ -1,33 +1,66 @@
-"""Hierarchical PreTraining as an MLflow Project.
+"""Hierarchical PreTraining on MLflow: self-supervised training on a large dataset, then on ones nearer to yours.
 
-import hpt_mlflow
+    import hpt_mlflow as hpt
 
-base = hpt_mlflow.pretrain(data="photos/", alias="base")
-target = hpt_mlflow.adapt(data="xrays/", parent=base.model_uri)
-print(hpt_mlflow.evaluate(data="xrays/", model=target.model_uri).metrics)
+    base = hpt.pretrain(data="photos/", alias="base")
+    target = hpt.adapt(data="xrays/", parent=base.model_uri)
+    print(hpt.evaluate(data="xrays/", model=target.model_uri).metrics)
+    backbone, transform, _ = target.load()
+
+`help(hpt.pretrain)` explains every option. Importing this package changes nothing in Python, and imports neither torch
+nor MLflow, which take seconds: each name is imported when it is first used. `__init__.pyi` tells editors and mypy the
+types; `make generate` writes it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
-from hpt_mlflow.errors import HptError
+# Where each public name is, besides the stages.
+_PLACES = {
+    "AdaptSettings": "hpt_mlflow.settings",
+    "Dataset": "hpt_mlflow.data.dataset",
+    "EvaluateSettings": "hpt_mlflow.settings",
+    "HptError": "hpt_mlflow.errors",
+    "Interval": "hpt_mlflow.interval",
+    "MainSettings": "hpt_mlflow.settings",
+    "ModelComparison": "hpt_mlflow.stages.models",
+    "PretrainSettings": "hpt_mlflow.settings",
+    "StageResult": "hpt_mlflow.stages.result",
+    "StudySettings": "hpt_mlflow.settings",
+    "TuneSettings": "hpt_mlflow.settings",
+    "compare": "hpt_mlflow.stages.models",
+    "export": "hpt_mlflow.stages.weights",
+    "import_weights": "hpt_mlflow.stages.weights",
+    "lineage": "hpt_mlflow.stages.models",
+    "load_model": "hpt_mlflow.stages.models",
+    "open_dataset": "hpt_mlflow.data.sources",
+    "predict": "hpt_mlflow.stages.predict",
+    "promote": "hpt_mlflow.stages.models",
+    "register_stage": "hpt_mlflow.stages",
+}
 
-if TYPE_CHECKING:
-    from hpt_mlflow.stages.adapt import adapt
-    from hpt_mlflow.stages.evaluate import evaluate
-    from hpt_mlflow.stages.main import main
-    from hpt_mlflow.stages.pretrain import pretrain
-    from hpt_mlflow.stages.study import study
-    from hpt_mlflow.stages.tune import tune
 
-__all__ = ["HptError", "adapt", "evaluate", "main", "pretrain", "study", "tune"]
+
+def _public() -> list[str]:
+    from hpt_mlflow.stages import STAGES
+
+    return sorted([*_PLACES, *STAGES])
 
 
 def __getattr__(name: str) -> Any:
-    """Import a stage when it is first asked for: torch and MLflow take seconds, `hpt --help` must not."""
-    if name in ("adapt", "evaluate", "main", "pretrain", "study", "tune"):
-        from importlib import import_module
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
+    if name == "__all__":
+        return _public()
+    if not name.startswith("_"):
+        from hpt_mlflow.stages import STAGES
 
-        return getattr(import_module(f"hpt_mlflow.stages.{name}"), name)
+        if name in STAGES:
+            return STAGES[name].function
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*_public(), *(name for name in globals() if name.startswith("__"))])

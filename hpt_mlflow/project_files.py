@@ -1,4 +1,4 @@
-"""The files that follow from the settings and from pyproject.toml: MLproject, conda.yaml and docs/reference.md.
+"""The files that follow from the settings and from pyproject.toml: MLproject, conda.yaml, docs/reference.md and the stub.
 
 `make generate`, or `python -m hpt_mlflow.project_files` in the project's folder, writes them; a test compares them.
 """
@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hpt_mlflow import _PLACES
 from hpt_mlflow.options import value_type
 from hpt_mlflow.reference import reference_page, settings_of
 from hpt_mlflow.stages import STAGES, Stage
+from hpt_mlflow.stub import stub_text
 
 MLPROJECT_HEAD = """\
 # Written by `make generate` from hpt_mlflow/settings; docs/reference.md says what parameters mean. An empty default
@@ -69,6 +71,7 @@ def _parameter(stage: Stage, field: dataclasses.Field[Any]) -> str:
 FILES: dict[str, Callable[[Path], str]] = {
     "MLproject": mlproject,
     "conda.yaml": conda_yaml,
+    "hpt_mlflow/__init__.pyi": lambda _: stub_text(STAGES, _PLACES),
     "docs/reference.md": lambda _: reference_page({name: stage.settings for name, stage in STAGES.items()}),
 }
 

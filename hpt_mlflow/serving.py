@@ -80,7 +80,7 @@ class EmbeddingModel:
         embeddings = []
         for start in range(0, len(pictures), BATCH_SIZE):
             chosen = enumerate(pictures[start : start + BATCH_SIZE], start)
-            decoded = [_decode(picture, position, self.smallest_side) for position, picture in chosen]
+            decoded = [decode_image(picture, self.smallest_side, f"image {position}") for position, picture in chosen]
             batch = prepare(decoded, self.card.architecture.image_size, statistics, self.resize_to).to(self.device)
             embeddings.append(self.backbone(batch).flatten(1).float().cpu())
         return torch.cat(embeddings).numpy() if embeddings else np.empty((0, self.card.feature_size), np.float32)
@@ -209,11 +209,20 @@ def _is_encoded(picture: Any) -> bool:
     return view.ndim == 1 and view.itemsize == 1
 
 
-def _decode(picture: Any, position: int, smallest_side: int) -> np.ndarray:
+def decode_image(picture: Any, smallest_side: int, name: str = "the image") -> np.ndarray:
+    """One image as uint8 (height, width, 3), from any form that `EmbeddingModel.predict` takes.
+
+    Args:
+        smallest_side: see `decode`.
+        name: what errors call it.
+
+    Raises:
+        HptError: it cannot be read.
+    """
     try:
         return decode(_encoded(picture), smallest_side)
     except (UnreadableImageError, binascii.Error, ValueError) as error:
-        raise HptError(f"image {position} cannot be read: {error}") from error
+        raise HptError(f"{name} cannot be read: {error}") from error
 
 
 def _encoded(picture: Any) -> Encoded:

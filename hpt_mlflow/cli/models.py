@@ -40,25 +40,16 @@ def compare(model_a: str, model_b: str) -> None:
     Example: hpt compare models:/hpt/3 models:/hpt/4
     """
     with errors():
-        from hpt_mlflow.settings import DEFAULT_MODEL_NAME
-        from hpt_mlflow.tracking.addresses import concrete_uri
-        from hpt_mlflow.tracking.connection import connect, tracking_errors
-        from hpt_mlflow.tracking.models.evaluations import common_evaluations
-        from hpt_mlflow.tracking.models.predictions import compare_evaluations
+        from hpt_mlflow.stages.models import compare as compare_models
 
-        connect()
-        with tracking_errors(f"cannot compare {model_a} and {model_b}"):
-            a = concrete_uri(model_a, "model_a", DEFAULT_MODEL_NAME)
-            b = concrete_uri(model_b, "model_b", DEFAULT_MODEL_NAME)
-            if a == b:
-                raise HptError(f"model_b: both are {a}; name two models")
-            evaluation_a, evaluation_b = common_evaluations(a, b)
-            found = compare_evaluations(evaluation_a, evaluation_b)
+        compared = compare_models(model_a, model_b)
+        evaluation_a, evaluation_b = compared.evaluation_a, compared.evaluation_b
         click.echo(
-            f"{evaluation_b.dataset}, protocol {evaluation_b.protocol}, {found.images:,} test images of both; "
+            f"{evaluation_b.dataset}, protocol {evaluation_b.protocol}, "
+            f"{compared.scores.images:,} test images of both; "
             f"evaluations {evaluation_a.run_id} and {evaluation_b.run_id}\n"
         )
-        _echo_comparison(a, b, found)
+        _echo_comparison(compared.model_a, compared.model_b, compared.scores)
 
 
 @click.command()
@@ -141,14 +132,9 @@ def lineage(model: str) -> None:
     Example: hpt lineage models:/hpt/4
     """
     with errors():
-        from hpt_mlflow.settings import DEFAULT_MODEL_NAME
-        from hpt_mlflow.tracking.addresses import concrete_uri
-        from hpt_mlflow.tracking.connection import connect, tracking_errors
-        from hpt_mlflow.tracking.models.lineage import lineage as nodes_behind
+        from hpt_mlflow.stages.models import lineage as chain_behind
 
-        connect()
-        with tracking_errors(f"cannot read what is behind {model}"):
-            nodes = nodes_behind(concrete_uri(model, "model", DEFAULT_MODEL_NAME))
+        nodes = chain_behind(model)
         for line in _tree(nodes):
             click.echo(line)
 
@@ -161,6 +147,8 @@ def _model_name(address: str) -> str:
 
 def _echo_comparison(a: str, b: str, found: Comparison) -> None:
     """A table of the figures of two models, and what it means in a sentence."""
+    from hpt_mlflow.stages.models import verdict
+
     rows = [
         (
             figure.name.replace("_", " "),
@@ -178,20 +166,7 @@ def _echo_comparison(a: str, b: str, found: Comparison) -> None:
             f"McNemar's test of accuracy: {a} alone is right on {found.only_a:,} images, {b} alone on "
             f"{found.only_b:,}; p = {_p(found.mcnemar_p)}"
         )
-    click.echo(_sentence(a, b, found))
-
-
-def _sentence(a: str, b: str, found: Comparison) -> str:
-    """Which is better, and by how much, in plain words."""
-    value, low, high = (100 * number for number in found.primary.difference)
-    on = f"on {found.images:,} test images"
-    if not found.is_shown:
-        return (
-            f"No difference is shown: {value:+.1f} points of {found.primary.name} (95%: {low:.1f} to {high:.1f}) {on}."
-        )
-    better, sign = (b, 1) if value > 0 else (a, -1)
-    low, high = sorted((sign * low, sign * high))
-    return f"{better} is better by {abs(value):.1f} points of {found.primary.name} (95%: {low:.1f} to {high:.1f}) {on}."
+    click.echo(verdict(a, b, found))
 
 
 def _interval(interval: Interval, sign: str = "") -> str:

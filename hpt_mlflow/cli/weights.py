@@ -56,7 +56,7 @@ def export(model: str, file: str, format: str) -> None:
     """
     log_to_stderr()
     with errors():
-        from hpt_mlflow.stages.weights import export_model
+        from hpt_mlflow.stages.weights import export as write
 
-        written = export_model(model, format, file)
+        written = write(model, format, file)
     click.echo(f"export: {written}")

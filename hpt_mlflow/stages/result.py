@@ -1,18 +1,21 @@
-"""What a stage gives back to its caller."""
+"""The result of a stage."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.runs.resume import Earlier
 
+if TYPE_CHECKING:
+    from hpt_mlflow.stages.models import LoadedModel
+
 
 @dataclass(frozen=True)
 class StageResult:
-    """What came of a stage.
+    """The result of a stage.
 
     Attributes:
         run_id: of its MLflow run.
@@ -27,6 +30,18 @@ class StageResult:
     chain: tuple[str, ...]
     metrics: dict[str, float]
     classifier_uri: str | None = None
+
+    def load(self) -> LoadedModel:
+        """The backbone in evaluation mode, the transform that prepares an image for it, and its card.
+
+        Example:
+            backbone, transform, _ = result.load()
+            features = backbone(transform(image)[None])  # float32 (1, F) or (1, F, 1, 1)
+        """
+        # Not every caller of a stage needs what it takes to read images.
+        from hpt_mlflow.stages.models import load_model
+
+        return load_model(self.model_uri)
 
 
 def read_result(values: Mapping[str, Any]) -> StageResult:

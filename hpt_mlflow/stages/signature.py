@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import textwrap
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from hpt_mlflow.reference import annotation_of, meaning, settings_of
 
 S = TypeVar("S", bound=Settings)
 R = TypeVar("R")
-WIDTH = 116
+WIDTH = 112
 
 
 def takes(settings: type[S]) -> Callable[[Callable[[S], R]], Callable[..., R]]:
@@ -44,11 +45,10 @@ def takes(settings: type[S]) -> Callable[[Callable[[S], R]], Callable[..., R]]:
         returned = inspect.signature(function).return_annotation
         with_keywords.__signature__ = inspect.Signature(parameters, return_annotation=returned)  # type: ignore[attr-defined]
         with_keywords.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        entries = [
-            textwrap.fill(f"{field.name}: {meaning(settings, field)}", WIDTH, subsequent_indent=" " * 8)
-            for field in fields
-        ]
-        with_keywords.__doc__ = "\n    ".join([f"{inspect.getdoc(function)}\n\nArgs:", *entries])
+        wrap = textwrap.TextWrapper(WIDTH, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False)
+        entries = [wrap.fill(f"{field.name}: {meaning(settings, field)}") for field in fields]
+        text, *rest = re.split(r"\n\n(?=Returns:|Raises:)", inspect.getdoc(function) or "", maxsplit=1)
+        with_keywords.__doc__ = "\n\n".join([text, "\n    ".join(["Args:", *entries]), *rest])
         return with_keywords
 
     return decorate

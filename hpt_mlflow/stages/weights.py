@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from hpt_mlflow.errors import HptError, one_line
@@ -95,11 +96,11 @@ def start_from_weights(settings: PretrainSettings) -> Start:
     return _start(weights, preset.pretrain_steps, preset.plan.learning_rate)
 
 
-def export_model(address: str, format: str, file: str) -> Path:
+def export(model: str, format: str, file: str | os.PathLike[str]) -> Path:
     """Write a registered model as another library reads it.
 
     Args:
-        address: of the model; see `tracking.addresses.concrete_uri`.
+        model: its address; see `tracking.addresses.concrete_uri`.
         format: torchvision, timm, detectron2 or onnx; see `models.export.export_backbone`.
         file: is replaced where there is one.
 
@@ -112,7 +113,7 @@ def export_model(address: str, format: str, file: str) -> Path:
     if format not in FORMATS:
         raise HptError(f"format: {format!r} is unknown; use {', '.join(FORMATS)}")
     connect()
-    found = find_model(address, "model", DEFAULT_MODEL_NAME)
+    found = find_model(model, "model", DEFAULT_MODEL_NAME)
     path = Path(file).expanduser()
     export_backbone(found.backbone, found.card, format, path)
     return path

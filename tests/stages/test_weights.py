@@ -12,7 +12,7 @@ import hpt_mlflow
 from hpt_mlflow.cli.weights import export, import_
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import PretrainSettings
-from hpt_mlflow.stages.weights import export_model, import_weights
+from hpt_mlflow.stages.weights import import_weights
 from hpt_mlflow.tracking.models.store import find_model
 
 TINY = {"image_size": 32, "batch_size": 8, "steps": 2, "precision": "float32"}
@@ -162,7 +162,7 @@ def test_what_does_not_fit_is_refused_before_a_run_is_started(store, weights, se
 
 def test_what_was_exported_can_be_imported(store, weights, tmp_path):
     import_weights(str(weights), image_size=32)
-    assert export_model("models:/hpt/1", "torchvision", "out.safetensors").name == "out.safetensors"
+    assert hpt_mlflow.export("models:/hpt/1", "torchvision", "out.safetensors").name == "out.safetensors"
     original = torch.load(weights, weights_only=True)["state_dict"]
     written = safetensors.torch.load_file(tmp_path / "out.safetensors")
     assert all(torch.equal(tensor, original[f"module.encoder_q.{name}"]) for name, tensor in written.items())

@@ -1,0 +1,630 @@
+# Written by `hpt reference --stub`; a test compares it with the settings.
+from os import PathLike
+from typing import Literal, TypeAlias
+
+from hpt_mlflow.data.dataset import Dataset as Dataset
+from hpt_mlflow.data.sources import open_dataset as open_dataset
+from hpt_mlflow.errors import HptError as HptError
+from hpt_mlflow.interval import Interval as Interval
+from hpt_mlflow.settings import AdaptSettings as AdaptSettings
+from hpt_mlflow.settings import EvaluateSettings as EvaluateSettings
+from hpt_mlflow.settings import MainSettings as MainSettings
+from hpt_mlflow.settings import PretrainSettings as PretrainSettings
+from hpt_mlflow.settings import StudySettings as StudySettings
+from hpt_mlflow.settings import TuneSettings as TuneSettings
+from hpt_mlflow.stages import register_stage as register_stage
+from hpt_mlflow.stages.models import ModelComparison as ModelComparison
+from hpt_mlflow.stages.models import compare as compare
+from hpt_mlflow.stages.models import lineage as lineage
+from hpt_mlflow.stages.models import load_model as load_model
+from hpt_mlflow.stages.models import promote as promote
+from hpt_mlflow.stages.predict import predict as predict
+from hpt_mlflow.stages.result import StageResult as StageResult
+from hpt_mlflow.stages.weights import export as export
+from hpt_mlflow.stages.weights import import_weights as import_weights
+
+# Paths become text.
+Text: TypeAlias = str | PathLike[str]
+_PLACES: dict[str, str]
+
+__all__ = [
+    "AdaptSettings",
+    "Dataset",
+    "EvaluateSettings",
+    "HptError",
+    "Interval",
+    "MainSettings",
+    "ModelComparison",
+    "PretrainSettings",
+    "StageResult",
+    "StudySettings",
+    "TuneSettings",
+    "adapt",
+    "compare",
+    "evaluate",
+    "export",
+    "import_weights",
+    "lineage",
+    "load_model",
+    "main",
+    "open_dataset",
+    "predict",
+    "pretrain",
+    "promote",
+    "register_stage",
+    "study",
+    "tune",
+]
+
+def pretrain(
+    *,
+    data: Text = "builtin:mnist",
+    weights: Text | None = None,
+    root: Text | None = None,
+    images: Text | None = None,
+    arch: Text | None = None,
+    image_size: int | None = None,
+    small_stem: bool = False,
+    method: Literal["moco", "simclr"] = "moco",
+    preset: Literal["quick", "paper"] = "quick",
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    key_momentum: float | None = None,
+    temperature: float | None = None,
+    queue_size: int | None = None,
+    bn_splits: int | None = None,
+    augment: Text = "crop,color,gray,blur,flip",
+    strengths: Text | None = None,
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    compile: Literal["auto", "on", "off"] = "auto",
+    workers: int | None = None,
+    cache_gib: float = 4.0,
+    device: Text = "auto",
+    nproc: int = 1,
+    restarts: int = 0,
+    seed: int = 0,
+    split_seed: int = 0,
+    milestones: Text = "25%,50%,100%",
+    checkpoint_every: int = 1000,
+    resume: Text = "auto",
+    model_name: Text = "hpt",
+    alias: Text | None = None,
+    strict: bool = False,
+) -> StageResult:
+    """Train a backbone on a dataset from random weights or from `weights`, log it, and register it.
+
+    With `weights` and `steps=0` the backbone is registered as it is, without a look at the dataset.
+
+    Args:
+        data: Images to learn from: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
+            builtin:mnist]
+        weights: Weights to start from: a file of MoCo, OpenSelfSup, torchvision, timm or Lightly, of which ResNets are
+            recognised and others need arch; torchvision:NAME, such as torchvision:resnet50; or efficientnet-lite0.
+            [default: none]
+        root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
+            [default: none]
+        images: Learn from so many of the images only, a number or a percentage, drawn from split_seed; a smaller choice
+            lies in a larger one. Default: all.
+        arch: Backbone: a classification network of torchvision, by name, or timm:NAME.  [default: resnet18 (quick),
+            resnet50 (paper)]
+        image_size: Side of the square views, in pixels.  [default: 32 (quick), 224 (paper)]
+        small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
+            pixels.  [default: false]
+        method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
+        preset: Values for what is not given. quick: learns something in minutes on two cores; paper: the paper's.
+            [default: quick]
+        steps: Length of the training, in optimiser steps; 0: register the weights as they are.  [default: 600 (quick),
+            200000 (paper)]
+        batch_size: Images in a step.  [default: 256]
+        learning_rate: Peak learning rate of SGD, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.12
+            (quick), 0.03 (paper)]
+        weight_decay: Weight decay of SGD.  [default: 0.0001]
+        key_momentum: Of moco: share of its weights that the key encoder keeps at each step.  [default: 0.99 (quick),
+            0.999 (paper)]
+        temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
+            (paper)]
+        queue_size: Of moco: keys kept as negatives; cut to a multiple of the batch that the dataset can fill.
+            [default: 4096 (quick), 65536 (paper)]
+        bn_splits: Of moco: parts of the key batch that have their own batch statistics (instead of ShuffleBN).
+            [default: 4]
+        augment: Augmentations that make a view: a comma-separated choice of crop, color, gray, blur, flip; or none.
+            [default: crop,color,gray,blur,flip]
+        strengths: How strong augmentations are, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; what
+            is not named stays as in the paper. Default: all as in the paper.
+        precision: Arithmetic of the networks. auto: the fastest in a short trial on this machine.  [default: auto]
+        compile: Let torch.compile make the networks faster. auto: where the training is long enough to win the time
+            back.  [default: auto]
+        workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
+        cache_gib: Keep decoded images on disk for later runs, those used last, up to so many GiB in HPT_CACHE; 0: none.
+            [default: 4.0]
+        device: auto (a GPU where there is one), cpu, cuda, cuda:N or mps.  [default: auto]
+        nproc: Processes that train together on this machine, each on a GPU or a share of the cores.  [default: 1]
+        restarts: With nproc: how often all start again from the newest training state when one has died.  [default: 0]
+        seed: Seed of the weights, the order of the images and the views.  [default: 0]
+        split_seed: Seed of the split into train, validation and test; keep it the same along a chain.  [default: 0]
+        milestones: When to keep the backbone as a model: comma-separated steps or percentages; the last step always is.
+            [default: 25%,50%,100%]
+        checkpoint_every: Keep the training state as an artifact every so many steps; 0: only when the training is
+            interrupted.  [default: 1000]
+        resume: auto: go on with the newest unfinished run of the same settings, data and parent; never: start anew; or
+            the id of the run to go on with.  [default: auto]
+        model_name: Name of the registered model that gets the result as a new version.  [default: hpt]
+        alias: Alias that the new version gets, such as base, source or target.  [default: none]
+        strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
+
+    Raises:
+        HptError: something is wrong that the user can mend; before any long work where that is possible.
+    """
+
+def adapt(
+    *,
+    data: Text = "builtin:digits",
+    parent: Text = "models:/hpt/latest",
+    update: Literal["all", "bn", "bn-stats"] = "all",
+    root: Text | None = None,
+    images: Text | None = None,
+    arch: Text | None = None,
+    image_size: int | None = None,
+    small_stem: bool = False,
+    method: Literal["moco", "simclr"] = "moco",
+    preset: Literal["quick", "paper"] = "quick",
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    key_momentum: float | None = None,
+    temperature: float | None = None,
+    queue_size: int | None = None,
+    bn_splits: int | None = None,
+    augment: Text = "crop,color,gray,blur,flip",
+    strengths: Text | None = None,
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    compile: Literal["auto", "on", "off"] = "auto",
+    workers: int | None = None,
+    cache_gib: float = 4.0,
+    device: Text = "auto",
+    nproc: int = 1,
+    restarts: int = 0,
+    seed: int = 0,
+    split_seed: int = 0,
+    milestones: Text = "25%,50%,100%",
+    checkpoint_every: int = 1000,
+    resume: Text = "auto",
+    model_name: Text = "hpt",
+    alias: Text | None = None,
+    strict: bool = False,
+) -> StageResult:
+    """Go on from the backbone of `parent` on another dataset, log the result, and register it.
+
+    The backbone alone is carried along. The projection head starts anew, as in the paper's reference code: it has
+    learned to tell the images of the last dataset apart, and what is registered is the backbone.
+
+    Args:
+        data: Images to adapt to: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
+            builtin:digits]
+        parent: Model to start from: a models:/ or runs:/ address, NAME@ALIAS, or an alias of --model-name.  [default:
+            models:/hpt/latest]
+        update: What may change. all: everything (HPT); bn: BatchNorm layers alone (HPT-BN); bn-stats: only their
+            running statistics, without any gradient (the paper's Base).  [default: all]
+        root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
+            [default: none]
+        images: Learn from so many of the images only, a number or a percentage, drawn from split_seed; a smaller choice
+            lies in a larger one. Default: all.
+        arch: Backbone. Default: the parent's; another one is refused.
+        image_size: Side of the square views, in pixels. Default: the parent's.
+        small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
+            pixels.  [default: false]
+        method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
+        preset: Values for what is not given. quick: learns something in minutes on two cores; paper: the paper's.
+            [default: quick]
+        steps: Length of the training, in optimiser steps.  [default: 200 (quick), 5000 (paper)]
+        batch_size: Images in a step.  [default: 256]
+        learning_rate: Peak learning rate of SGD, after the preset's warm-up; falls to 0 along a cosine.  [default:
+            0.03]
+        weight_decay: Weight decay of SGD.  [default: 0.0001]
+        key_momentum: Of moco: share of its weights that the key encoder keeps at each step.  [default: 0.99 (quick),
+            0.999 (paper)]
+        temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
+            (paper)]
+        queue_size: Of moco: keys kept as negatives; cut to a multiple of the batch that the dataset can fill.
+            [default: 4096 (quick), 65536 (paper)]
+        bn_splits: Of moco: parts of the key batch that have their own batch statistics (instead of ShuffleBN).
+            [default: 4]
+        augment: Augmentations that make a view: a comma-separated choice of crop, color, gray, blur, flip; or none.
+            [default: crop,color,gray,blur,flip]
+        strengths: How strong augmentations are, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; what
+            is not named stays as in the paper. Default: all as in the paper.
+        precision: Arithmetic of the networks. auto: the fastest in a short trial on this machine.  [default: auto]
+        compile: Let torch.compile make the networks faster. auto: where the training is long enough to win the time
+            back.  [default: auto]
+        workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
+        cache_gib: Keep decoded images on disk for later runs, those used last, up to so many GiB in HPT_CACHE; 0: none.
+            [default: 4.0]
+        device: auto (a GPU where there is one), cpu, cuda, cuda:N or mps.  [default: auto]
+        nproc: Processes that train together on this machine, each on a GPU or a share of the cores.  [default: 1]
+        restarts: With nproc: how often all start again from the newest training state when one has died.  [default: 0]
+        seed: Seed of the weights, the order of the images and the views.  [default: 0]
+        split_seed: Seed of the split into train, validation and test; keep it the same along a chain.  [default: 0]
+        milestones: When to keep the backbone as a model: comma-separated steps or percentages; the last step always is.
+            [default: 25%,50%,100%]
+        checkpoint_every: Keep the training state as an artifact every so many steps; 0: only when the training is
+            interrupted.  [default: 1000]
+        resume: auto: go on with the newest unfinished run of the same settings, data and parent; never: start anew; or
+            the id of the run to go on with.  [default: auto]
+        model_name: Name of the registered model that gets the result as a new version.  [default: hpt]
+        alias: Alias that the new version gets, such as base, source or target.  [default: none]
+        strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
+
+    Raises:
+        HptError: something is wrong that the user can mend; before any long work where that is possible.
+    """
+
+def tune(
+    *,
+    data: Text = "builtin:digits",
+    parent: Text = "models:/hpt/latest",
+    update: Literal["all", "bn", "bn-stats"] = "all",
+    root: Text | None = None,
+    images: Text | None = None,
+    arch: Text | None = None,
+    image_size: int | None = None,
+    small_stem: bool = False,
+    method: Literal["moco", "simclr"] = "moco",
+    preset: Literal["quick", "paper"] = "quick",
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    key_momentum: float | None = None,
+    temperature: float | None = None,
+    queue_size: int | None = None,
+    bn_splits: int | None = None,
+    augment: Text = "crop,color,gray,blur,flip",
+    strengths: Text | None = None,
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    compile: Literal["auto", "on", "off"] = "auto",
+    workers: int = 1,
+    cache_gib: float = 4.0,
+    device: Text = "auto",
+    nproc: int = 1,
+    restarts: int = 0,
+    seed: int = 0,
+    split_seed: int = 0,
+    milestones: Text = "25%,50%,100%",
+    checkpoint_every: int = 1000,
+    resume: Literal["auto", "never"] = "auto",
+    model_name: Text = "hpt",
+    alias: Text | None = None,
+    strict: bool = False,
+    tune_strengths: bool = False,
+    objective: Literal["auto", "probe", "knn", "rotation", "infonce"] = "auto",
+    study: Text | None = None,
+    storage: Text = "journal:hpt_studies.journal",
+    trial_steps: int | None = None,
+    pruner: Literal["halving", "hyperband", "none"] = "halving",
+    first_rung: int | None = None,
+    reduction: int = 4,
+    trials: int | None = None,
+    budget_steps: int | None = None,
+    minutes: float | None = None,
+    adapt_winner: bool = True,
+) -> StageResult:
+    """Search the augmentations with which a parent adapts best; adapt with them in full, evaluate and register that.
+
+    The first process with a study leads it, with a run of its own; every other one with the same study and storage
+    works along until no trial is left. A study that was interrupted goes on where it stopped.
+
+    Args:
+        data: Images to adapt to: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
+            builtin:digits]
+        parent: Model to start from: a models:/ or runs:/ address, NAME@ALIAS, or an alias of --model-name.  [default:
+            models:/hpt/latest]
+        update: What may change. all: everything (HPT); bn: BatchNorm layers alone (HPT-BN); bn-stats: only their
+            running statistics, without any gradient (the paper's Base).  [default: all]
+        root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
+            [default: none]
+        images: Learn from so many of the images only, a number or a percentage, drawn from split_seed; a smaller choice
+            lies in a larger one. Default: all.
+        arch: Backbone. Default: the parent's; another one is refused.
+        image_size: Side of the square views, in pixels. Default: the parent's.
+        small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
+            pixels.  [default: false]
+        method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
+        preset: Values for what is not given. quick: learns something in minutes on two cores; paper: the paper's.
+            [default: quick]
+        steps: Length of the winner's adaptation, in optimiser steps.  [default: 200 (quick), 5000 (paper)]
+        batch_size: Images in a step.  [default: 256]
+        learning_rate: Peak learning rate of SGD, after the preset's warm-up; falls to 0 along a cosine.  [default:
+            0.03]
+        weight_decay: Weight decay of SGD.  [default: 0.0001]
+        key_momentum: Of moco: share of its weights that the key encoder keeps at each step.  [default: 0.99 (quick),
+            0.999 (paper)]
+        temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
+            (paper)]
+        queue_size: Of moco: keys kept as negatives; cut to a multiple of the batch that the dataset can fill.
+            [default: 4096 (quick), 65536 (paper)]
+        bn_splits: Of moco: parts of the key batch that have their own batch statistics (instead of ShuffleBN).
+            [default: 4]
+        augment: Augmentations to choose from: a comma-separated choice of crop, color, gray, blur, flip.  [default:
+            crop,color,gray,blur,flip]
+        strengths: How strong augmentations are, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; what
+            is not named stays as in the paper. Default: all as in the paper.
+        precision: Arithmetic of the networks. auto: the fastest in a short trial on this machine.  [default: auto]
+        compile: Let torch.compile make the networks faster. auto: where the training is long enough to win the time
+            back.  [default: auto]
+        workers: Processes that run trials side by side on this machine, each on a GPU or a share of the cores.
+            [default: 1]
+        cache_gib: Keep decoded images on disk for later runs, those used last, up to so many GiB in HPT_CACHE; 0: none.
+            [default: 4.0]
+        device: auto (a GPU where there is one), cpu, cuda, cuda:N or mps.  [default: auto]
+        nproc: Processes that train together on this machine, each on a GPU or a share of the cores.  [default: 1]
+        restarts: With nproc: how often all start again from the newest training state when one has died.  [default: 0]
+        seed: Seed of the weights, the order of the images and the views.  [default: 0]
+        split_seed: Seed of the split into train, validation and test; keep it the same along a chain.  [default: 0]
+        milestones: When to keep the backbone as a model: comma-separated steps or percentages; the last step always is.
+            [default: 25%,50%,100%]
+        checkpoint_every: Keep the training state as an artifact every so many steps; 0: only when the training is
+            interrupted.  [default: 1000]
+        resume: auto: what this study has adapted in full before is not adapted again; never: it is. The study itself
+            goes on by its name.  [default: auto]
+        model_name: Name of the registered model that gets the result as a new version.  [default: hpt]
+        alias: Alias that the new version gets, such as base, source or target.  [default: none]
+        strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
+        tune_strengths: Search how strong the augmentations are, too, with Optuna's TPE; else the grid of subsets alone.
+            [default: false]
+        objective: What a trial is judged by. probe: linear probe on validation; knn: nearest neighbours on validation;
+            rotation: predicting by how much an image is turned, which needs no labels; infonce: the training loss,
+            for what it is worth. auto: probe where there are labels, else rotation.  [default: auto]
+        study: Name of the Optuna study; the same name goes on with it. Default: made from data, parent and settings.
+        storage: Where the study is kept: journal:FILE, or a database such as postgresql://USER:PASSWORD@HOST/DATABASE.
+            [default: journal:hpt_studies.journal]
+        trial_steps: Length of a whole trial, in optimiser steps. Default: a half of steps.
+        pruner: Who goes on at a rung. halving: the best of all, by successive halving; hyperband: Optuna's, with
+            brackets that begin later; none: every trial is trained in full.  [default: halving]
+        first_rung: Steps of a trial before it is first judged. Default: 1/32 of trial_steps.
+        reduction: One of so many trials goes on at a rung, and the next rung is so many times further.  [default: 4]
+        trials: Most trials of the study. Default: all subsets; with tune_strengths twice as many.
+        budget_steps: Most optimiser steps of all trials together. Default: no limit.
+        minutes: Most minutes that this command spends on trials. Default: no limit.
+        adapt_winner: Adapt with the best subset in full, and with the paper's; evaluate both on test; register the
+            best.  [default: true]
+
+    Raises:
+        HptError: something is wrong that the user can mend; before any long work where that is possible.
+    """
+
+def evaluate(
+    *,
+    data: Text = "builtin:digits",
+    model: Text = "models:/hpt/latest",
+    root: Text | None = None,
+    protocol: Literal["fast", "paper", "finetune"] = "fast",
+    labels: Text | None = None,
+    steps: int | None = None,
+    repeats: int = 1,
+    steps_to: float | None = None,
+    untrained: bool = True,
+    classifier_name: Text | None = None,
+    leave_out: Text | None = None,
+    allow_seen: bool = False,
+    seed: int = 0,
+    split_seed: int = 0,
+    workers: int | None = None,
+    cache_gib: float = 4.0,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    device: Text = "auto",
+    batch_size: int = 256,
+) -> StageResult:
+    """Learn labels from a model, choose on validation, and test once, on images that no stage has trained on.
+
+    The same is done with an untrained network of the same architecture, since random features are a strong baseline on
+    small images. Of a run, each milestone is evaluated, and the last one in full. The classifier is registered.
+
+    Args:
+        data: Labelled images: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
+            builtin:digits]
+        model: Model to evaluate: a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model hpt. Of a run,
+            runs:/ID, each milestone is evaluated.  [default: models:/hpt/latest]
+        root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
+            [default: none]
+        protocol: fast: a linear probe on features that are computed once; paper: a linear probe trained on random
+            views, as the paper does (hours); finetune: all weights learn from --labels (hours).  [default: fast]
+        labels: Labelled images to learn from: a number or a percentage of the train part, at least one of each class.
+            Default: all of them; for finetune 1000.
+        steps: Steps of paper (the paper's: 5000) or of each of finetune's trainings. Default: the paper's.
+        repeats: Repetitions of paper or finetune with other seeds, for a mean and a spread.  [default: 1]
+        steps_to: Of a run: an accuracy (or AUROC); the first milestone that reaches it is logged as test/steps_to.
+            [default: none]
+        untrained: Evaluate an untrained network of the same architecture in the same way, too.  [default: true]
+        classifier_name: Registered model that gets the classifier; none: keep it with the run only. Default:
+            NAME-classifier.
+        leave_out: Classes to leave out, separated by commas (%2C stands for a comma in a name), such as one that test
+            has and train lacks. Default: none.
+        allow_seen: Evaluate on test images even though a stage of the chain has trained on them, or though nobody knows
+            whether it has.  [default: false]
+        seed: Seed of the untrained network, of drawn labels and of training.  [default: 0]
+        split_seed: Seed of the split into train, validation and test; keep it the same along a chain.  [default: 0]
+        workers: Threads that decode images. Default: one for each processor.
+        cache_gib: Keep decoded images on disk for later runs, those used last, up to so many GiB in HPT_CACHE; 0: none.
+            [default: 4.0]
+        precision: Arithmetic of frozen features. auto: the fastest in a short trial whose features are those of
+            float32.  [default: auto]
+        device: auto (a GPU where there is one), cpu, cuda, cuda:N or mps.  [default: auto]
+        batch_size: Images in a forward pass of frozen features.  [default: 256]
+
+    Raises:
+        HptError: something is wrong that the user can mend; before any long work where that is possible.
+    """
+
+def main(
+    *,
+    base: Text = "builtin:mnist",
+    source: Text | None = None,
+    target: Text = "builtin:digits",
+    root: Text | None = None,
+    preset: Literal["quick", "paper"] = "quick",
+    base_steps: int | None = None,
+    adapt_steps: int | None = None,
+    device: Text = "auto",
+    nproc: int = 1,
+    seed: int = 0,
+    split_seed: int = 0,
+    resume: Text = "auto",
+    model_name: Text = "hpt",
+) -> StageResult:
+    """Train on base, then on source where there is one, then on target; evaluate on target where it has labels.
+
+    Args:
+        base: Images that the base model learns from.  [default: builtin:mnist]
+        source: Images of a stage between base and target, nearer to the target. Default: none.
+        target: Images that the model is for; labels, where there are any, only judge it.  [default: builtin:digits]
+        root: Folder that relative paths start from, and that holds torchvision: datasets.  [default: none]
+        preset: Values of all training options: quick or paper.  [default: quick]
+        base_steps: Optimiser steps on base. Default: the preset's.
+        adapt_steps: Optimiser steps on source and on target. Default: the preset's.
+        device: auto (a GPU where there is one), cpu, cuda, cuda:N or mps.  [default: auto]
+        nproc: Processes that train together on this machine (see pretrain).  [default: 1]
+        seed: Seed of the training.  [default: 0]
+        split_seed: Seed of the split into train, validation and test.  [default: 0]
+        resume: auto: go on with the newest unfinished run of the same settings, data and parent; never: start anew; or
+            the id of the run to go on with.  [default: auto]
+        model_name: Name of the registered model that gets the versions.  [default: hpt]
+
+    Raises:
+        HptError: something is wrong that the user can mend; before any long work where that is possible.
+    """
+
+def study(
+    *,
+    base: Text = "builtin:mnist",
+    source: Text | None = None,
+    target: Text = "builtin:digits",
+    root: Text | None = None,
+    images: Text | None = None,
+    arch: Text | None = None,
+    image_size: int | None = None,
+    small_stem: bool = False,
+    method: Literal["moco", "simclr"] = "moco",
+    preset: Literal["quick", "paper"] = "quick",
+    steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    key_momentum: float | None = None,
+    temperature: float | None = None,
+    queue_size: int | None = None,
+    bn_splits: int | None = None,
+    augment: Text = "crop,color,gray,blur,flip",
+    strengths: Text | None = None,
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    compile: Literal["auto", "on", "off"] = "auto",
+    workers: int | None = None,
+    cache_gib: float = 4.0,
+    device: Text = "auto",
+    nproc: int = 1,
+    restarts: int = 0,
+    seed: int = 0,
+    split_seed: int = 0,
+    milestones: Text = "2%,5%,10%,20%,35%,50%,75%,100%",
+    checkpoint_every: int = 1000,
+    resume: Text = "auto",
+    model_name: Text = "hpt-study",
+    alias: Text | None = None,
+    strict: bool = False,
+    study: Literal["separability", "semi-supervised", "sequential", "augmentation", "data-amount"] = "separability",
+    base_model: Text | None = None,
+    base_steps: int | None = None,
+    source_steps: int | None = None,
+    adapt_learning_rate: float | None = None,
+    seeds: int = 3,
+    protocol: Literal["fast", "paper"] = "fast",
+    protocol_steps: int | None = None,
+    labels: Text = "1000,100%",
+    amounts: Text = "1%,10%,25%,50%,100%",
+    every_subset: bool = False,
+    at_once: int = 1,
+    dry_run: bool = False,
+) -> StageResult | None:
+    """Run what an experiment of the paper takes and is not there yet, and answer its claims.
+
+    A finished stage with the same settings, data and parent is taken over, from whatever run. What was interrupted goes
+    on with the same command.
+
+    Args:
+        base: Images that the Base learns from.  [default: builtin:mnist]
+        source: Images of a stage between base and target, nearer to the target. Default: none.
+        target: Labelled images that the models are for.  [default: builtin:digits]
+        root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
+            [default: none]
+        images: Learn from so many of the images only, a number or a percentage, drawn from split_seed; a smaller choice
+            lies in a larger one. Default: all.
+        arch: Backbone: a classification network of torchvision, by name, or timm:NAME.  [default: resnet18 (quick),
+            resnet50 (paper)]
+        image_size: Side of the square views, in pixels.  [default: 32 (quick), 224 (paper)]
+        small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
+            pixels.  [default: false]
+        method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
+        preset: Values for what is not given. quick: learns something in minutes on two cores; paper: the paper's.
+            [default: quick]
+        steps: Optimiser steps on the target, of all methods alike. Default: the preset's of adapt.
+        batch_size: Images in a step.  [default: 256]
+        learning_rate: Peak learning rate of SGD, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.12
+            (quick), 0.03 (paper)]
+        weight_decay: Weight decay of SGD.  [default: 0.0001]
+        key_momentum: Of moco: share of its weights that the key encoder keeps at each step.  [default: 0.99 (quick),
+            0.999 (paper)]
+        temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
+            (paper)]
+        queue_size: Of moco: keys kept as negatives; cut to a multiple of the batch that the dataset can fill.
+            [default: 4096 (quick), 65536 (paper)]
+        bn_splits: Of moco: parts of the key batch that have their own batch statistics (instead of ShuffleBN).
+            [default: 4]
+        augment: Augmentations that make a view: a comma-separated choice of crop, color, gray, blur, flip; or none.
+            [default: crop,color,gray,blur,flip]
+        strengths: How strong augmentations are, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; what
+            is not named stays as in the paper. Default: all as in the paper.
+        precision: Arithmetic of the networks. auto: the fastest in a short trial on this machine.  [default: auto]
+        compile: Let torch.compile make the networks faster. auto: where the training is long enough to win the time
+            back.  [default: auto]
+        workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
+        cache_gib: Keep decoded images on disk for later runs, those used last, up to so many GiB in HPT_CACHE; 0: none.
+            [default: 4.0]
+        device: auto (a GPU where there is one), cpu, cuda, cuda:N or mps.  [default: auto]
+        nproc: Processes that train together on this machine, each on a GPU or a share of the cores.  [default: 1]
+        restarts: With nproc: how often all start again from the newest training state when one has died.  [default: 0]
+        seed: Seed of the weights, the order of the images and the views.  [default: 0]
+        split_seed: Seed of the split into train, validation and test; keep it the same along a chain.  [default: 0]
+        milestones: Of separability: when models on the target are looked at, as comma-separated steps or percentages.
+            [default: 2%,5%,10%,20%,35%,50%,75%,100%]
+        checkpoint_every: Keep the training state as an artifact every so many steps; 0: only when the training is
+            interrupted.  [default: 1000]
+        resume: auto: go on with the newest unfinished run of the same settings, data and parent; never: start anew; or
+            the id of the run to go on with.  [default: auto]
+        model_name: Name of the registered model that gets the results as new versions.  [default: hpt-study]
+        alias: Alias that the new version gets, such as base, source or target.  [default: none]
+        strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
+        study: separability: accuracy against pretraining steps; semi-supervised: fine-tuning on few labels; sequential:
+            which stages, in a row, are best; augmentation: what is lost without some augmentations; data-amount:
+            how many images of the target it takes.  [default: separability]
+        base_model: Registered model to take for the Base, instead of training one on base.  [default: none]
+        base_steps: Optimiser steps on base. Default: the preset's.
+        source_steps: Optimiser steps on source. Default: as on the target.
+        adapt_learning_rate: Peak learning rate of what starts from a model, on source and target. Default:
+            learning_rate, or the preset's for it.
+        seeds: Repetitions, each with weights, views and a split of its own.  [default: 3]
+        protocol: How models are evaluated (see evaluate); semi-supervised is always fine-tuned.  [default: fast]
+        protocol_steps: Steps of the paper's probe, or of each of semi-supervised's fine-tunings. Default: the paper's.
+        labels: Of semi-supervised: numbers or percentages of labels, separated by commas.  [default: 1000,100%]
+        amounts: Of data-amount: numbers or percentages of the target's images.  [default: 1%,10%,25%,50%,100%]
+        every_subset: Of augmentation: all 32 subsets, instead of the paper's five.  [default: false]
+        at_once: Stages that run side by side on this machine, each on a share of the cores.  [default: 1]
+        dry_run: Only say what would be run, its cost in steps, and about how long it would take.  [default: false]
+
+    Returns:
+        None for a dry run.
+
+    Raises:
+        HptError: something is wrong that the user can mend; before any long work where that is possible.
+    """
