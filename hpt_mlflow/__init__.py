@@ -42,7 +42,6 @@ _PLACES = {
 }
 
 
-
 def _public() -> list[str]:
     from hpt_mlflow.stages import STAGES
 

@@ -1,4 +1,4 @@
-# Written by `hpt reference --stub`; a test compares it with the settings.
+# Written by `make generate` from the settings.
 from os import PathLike
 from typing import Literal, TypeAlias
 
@@ -71,10 +71,6 @@ def pretrain(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
-    key_momentum: float | None = None,
-    temperature: float | None = None,
-    queue_size: int | None = None,
-    bn_splits: int | None = None,
     augment: Text = "crop,color,gray,blur,flip",
     strengths: Text | None = None,
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
@@ -92,6 +88,10 @@ def pretrain(
     model_name: Text = "hpt",
     alias: Text | None = None,
     strict: bool = False,
+    key_momentum: float | None = None,
+    temperature: float | None = None,
+    queue_size: int | None = None,
+    bn_splits: int | None = None,
 ) -> StageResult:
     """Train a backbone on a dataset from random weights or from `weights`, log it, and register it.
 
@@ -100,59 +100,60 @@ def pretrain(
     Args:
         data: Images to learn from: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
             builtin:mnist]
-        weights: Weights to start from: a file of MoCo, OpenSelfSup, torchvision, timm or Lightly, of which ResNets are
-            recognised and others need arch; torchvision:NAME, such as torchvision:resnet50; or efficientnet-lite0.
+        weights: Weights to start from: a file of MoCo, OpenSelfSup, torchvision, timm or Lightly (ResNets are
+            recognised, others need arch); torchvision:NAME, such as torchvision:resnet50; or efficientnet-lite0.
             [default: none]
         root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
             [default: none]
-        images: Learn from so many of the images only, a number or a percentage, drawn from split_seed; a smaller choice
-            lies in a larger one. Default: all.
+        images: Train on a subset: a count or a percentage, drawn from split_seed. Smaller subsets are nested in larger
+            ones. Default: all images.
         arch: Backbone: a classification network of torchvision, by name, or timm:NAME.  [default: resnet18 (quick),
             resnet50 (paper)]
         image_size: Side of the square views, in pixels.  [default: 32 (quick), 224 (paper)]
         small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
             pixels.  [default: false]
         method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
-        preset: Values for what is not given. quick: learns something in minutes on two cores; paper: the paper's.
-            [default: quick]
+        preset: Defaults for options you do not set. quick: learns something in minutes on two cores; paper: the
+            paper's.  [default: quick]
         steps: Length of the training, in optimiser steps; 0: register the weights as they are.  [default: 600 (quick),
             200000 (paper)]
-        batch_size: Images in a step.  [default: 256]
+        batch_size: Images per step.  [default: 256]
         learning_rate: Peak learning rate of SGD, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.12
             (quick), 0.03 (paper)]
         weight_decay: Weight decay of SGD.  [default: 0.0001]
-        key_momentum: Of moco: share of its weights that the key encoder keeps at each step.  [default: 0.99 (quick),
-            0.999 (paper)]
-        temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
-            (paper)]
-        queue_size: Of moco: keys kept as negatives; cut to a multiple of the batch that the dataset can fill.
-            [default: 4096 (quick), 65536 (paper)]
-        bn_splits: Of moco: parts of the key batch that have their own batch statistics (instead of ShuffleBN).
-            [default: 4]
-        augment: Augmentations that make a view: a comma-separated choice of crop, color, gray, blur, flip; or none.
+        augment: Augmentations that make a view: a comma-separated subset of crop, color, gray, blur, flip; or none.
             [default: crop,color,gray,blur,flip]
-        strengths: How strong augmentations are, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; what
-            is not named stays as in the paper. Default: all as in the paper.
+        strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
+            others stay as in the paper. Default: all as in the paper.
         precision: Arithmetic of the networks. auto: the fastest in a short trial on this machine.  [default: auto]
-        compile: Let torch.compile make the networks faster. auto: where the training is long enough to win the time
-            back.  [default: auto]
+        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
+            [default: auto]
         workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
-        cache_gib: Keep decoded images on disk for later runs, those used last, up to so many GiB in HPT_CACHE; 0: none.
-            [default: 4.0]
-        device: auto (a GPU where there is one), cpu, cuda, cuda:N or mps.  [default: auto]
+        cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
+            none.  [default: 4.0]
+        device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.  [default: auto]
         nproc: Processes that train together on this machine, each on a GPU or a share of the cores.  [default: 1]
-        restarts: With nproc: how often all start again from the newest training state when one has died.  [default: 0]
+        restarts: With nproc: how often to restart all processes from the newest training state after one has died.
+            [default: 0]
         seed: Seed of the weights, the order of the images and the views.  [default: 0]
         split_seed: Seed of the split into train, validation and test; keep it the same along a chain.  [default: 0]
-        milestones: When to keep the backbone as a model: comma-separated steps or percentages; the last step always is.
-            [default: 25%,50%,100%]
-        checkpoint_every: Keep the training state as an artifact every so many steps; 0: only when the training is
-            interrupted.  [default: 1000]
-        resume: auto: go on with the newest unfinished run of the same settings, data and parent; never: start anew; or
-            the id of the run to go on with.  [default: auto]
+        milestones: When to keep the backbone as a model: comma-separated steps or percentages; the last step is always
+            kept.  [default: 25%,50%,100%]
+        checkpoint_every: Steps between two training states kept as artifacts; 0: only when the training is interrupted.
+            [default: 1000]
+        resume: auto: resume the newest unfinished run with the same settings, data and parent; never: start anew; or
+            the id of the run to resume.  [default: auto]
         model_name: Name of the registered model that gets the result as a new version.  [default: hpt]
-        alias: Alias that the new version gets, such as base, source or target.  [default: none]
+        alias: Alias for the new version, such as base, source or target.  [default: none]
         strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
+        key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
+            0.99 (quick), 0.999 (paper)]
+        temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
+            (paper)]
+        queue_size: Keys in the queue of negatives; cut to a multiple of the batch that the dataset can fill. Only for
+            method moco.  [default: 4096 (quick), 65536 (paper)]
+        bn_splits: Parts of the key batch with their own batch statistics (instead of ShuffleBN). Only for method moco.
+            [default: 4]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
@@ -174,10 +175,6 @@ def adapt(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
-    key_momentum: float | None = None,
-    temperature: float | None = None,
-    queue_size: int | None = None,
-    bn_splits: int | None = None,
     augment: Text = "crop,color,gray,blur,flip",
     strengths: Text | None = None,
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
@@ -195,6 +192,10 @@ def adapt(
     model_name: Text = "hpt",
     alias: Text | None = None,
     strict: bool = False,
+    key_momentum: float | None = None,
+    temperature: float | None = None,
+    queue_size: int | None = None,
+    bn_splits: int | None = None,
 ) -> StageResult:
     """Go on from the backbone of `parent` on another dataset, log the result, and register it.
 
@@ -206,56 +207,57 @@ def adapt(
             builtin:digits]
         parent: Model to start from: a models:/ or runs:/ address, NAME@ALIAS, or an alias of --model-name.  [default:
             models:/hpt/latest]
-        update: What may change. all: everything (HPT); bn: BatchNorm layers alone (HPT-BN); bn-stats: only their
-            running statistics, without any gradient (the paper's Base).  [default: all]
+        update: What may change. all: everything (HPT); bn: only BatchNorm layers (HPT-BN); bn-stats: only their running
+            statistics, without any gradient (the paper's Base).  [default: all]
         root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
             [default: none]
-        images: Learn from so many of the images only, a number or a percentage, drawn from split_seed; a smaller choice
-            lies in a larger one. Default: all.
+        images: Train on a subset: a count or a percentage, drawn from split_seed. Smaller subsets are nested in larger
+            ones. Default: all images.
         arch: Backbone. Default: the parent's; another one is refused.
         image_size: Side of the square views, in pixels. Default: the parent's.
         small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
             pixels.  [default: false]
         method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
-        preset: Values for what is not given. quick: learns something in minutes on two cores; paper: the paper's.
-            [default: quick]
+        preset: Defaults for options you do not set. quick: learns something in minutes on two cores; paper: the
+            paper's.  [default: quick]
         steps: Length of the training, in optimiser steps.  [default: 200 (quick), 5000 (paper)]
-        batch_size: Images in a step.  [default: 256]
+        batch_size: Images per step.  [default: 256]
         learning_rate: Peak learning rate of SGD, after the preset's warm-up; falls to 0 along a cosine.  [default:
             0.03]
         weight_decay: Weight decay of SGD.  [default: 0.0001]
-        key_momentum: Of moco: share of its weights that the key encoder keeps at each step.  [default: 0.99 (quick),
-            0.999 (paper)]
-        temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
-            (paper)]
-        queue_size: Of moco: keys kept as negatives; cut to a multiple of the batch that the dataset can fill.
-            [default: 4096 (quick), 65536 (paper)]
-        bn_splits: Of moco: parts of the key batch that have their own batch statistics (instead of ShuffleBN).
-            [default: 4]
-        augment: Augmentations that make a view: a comma-separated choice of crop, color, gray, blur, flip; or none.
+        augment: Augmentations that make a view: a comma-separated subset of crop, color, gray, blur, flip; or none.
             [default: crop,color,gray,blur,flip]
-        strengths: How strong augmentations are, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; what
-            is not named stays as in the paper. Default: all as in the paper.
+        strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
+            others stay as in the paper. Default: all as in the paper.
         precision: Arithmetic of the networks. auto: the fastest in a short trial on this machine.  [default: auto]
-        compile: Let torch.compile make the networks faster. auto: where the training is long enough to win the time
-            back.  [default: auto]
+        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
+            [default: auto]
         workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
-        cache_gib: Keep decoded images on disk for later runs, those used last, up to so many GiB in HPT_CACHE; 0: none.
-            [default: 4.0]
-        device: auto (a GPU where there is one), cpu, cuda, cuda:N or mps.  [default: auto]
+        cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
+            none.  [default: 4.0]
+        device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.  [default: auto]
         nproc: Processes that train together on this machine, each on a GPU or a share of the cores.  [default: 1]
-        restarts: With nproc: how often all start again from the newest training state when one has died.  [default: 0]
+        restarts: With nproc: how often to restart all processes from the newest training state after one has died.
+            [default: 0]
         seed: Seed of the weights, the order of the images and the views.  [default: 0]
         split_seed: Seed of the split into train, validation and test; keep it the same along a chain.  [default: 0]
-        milestones: When to keep the backbone as a model: comma-separated steps or percentages; the last step always is.
-            [default: 25%,50%,100%]
-        checkpoint_every: Keep the training state as an artifact every so many steps; 0: only when the training is
-            interrupted.  [default: 1000]
-        resume: auto: go on with the newest unfinished run of the same settings, data and parent; never: start anew; or
-            the id of the run to go on with.  [default: auto]
+        milestones: When to keep the backbone as a model: comma-separated steps or percentages; the last step is always
+            kept.  [default: 25%,50%,100%]
+        checkpoint_every: Steps between two training states kept as artifacts; 0: only when the training is interrupted.
+            [default: 1000]
+        resume: auto: resume the newest unfinished run with the same settings, data and parent; never: start anew; or
+            the id of the run to resume.  [default: auto]
         model_name: Name of the registered model that gets the result as a new version.  [default: hpt]
-        alias: Alias that the new version gets, such as base, source or target.  [default: none]
+        alias: Alias for the new version, such as base, source or target.  [default: none]
         strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
+        key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
+            0.99 (quick), 0.999 (paper)]
+        temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
+            (paper)]
+        queue_size: Keys in the queue of negatives; cut to a multiple of the batch that the dataset can fill. Only for
+            method moco.  [default: 4096 (quick), 65536 (paper)]
+        bn_splits: Parts of the key batch with their own batch statistics (instead of ShuffleBN). Only for method moco.
+            [default: 4]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
@@ -277,10 +279,6 @@ def tune(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
-    key_momentum: float | None = None,
-    temperature: float | None = None,
-    queue_size: int | None = None,
-    bn_splits: int | None = None,
     augment: Text = "crop,color,gray,blur,flip",
     strengths: Text | None = None,
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
@@ -310,6 +308,10 @@ def tune(
     budget_steps: int | None = None,
     minutes: float | None = None,
     adapt_winner: bool = True,
+    key_momentum: float | None = None,
+    temperature: float | None = None,
+    queue_size: int | None = None,
+    bn_splits: int | None = None,
 ) -> StageResult:
     """Search the augmentations with which a parent adapts best; adapt with them in full, evaluate and register that.
 
@@ -321,56 +323,49 @@ def tune(
             builtin:digits]
         parent: Model to start from: a models:/ or runs:/ address, NAME@ALIAS, or an alias of --model-name.  [default:
             models:/hpt/latest]
-        update: What may change. all: everything (HPT); bn: BatchNorm layers alone (HPT-BN); bn-stats: only their
-            running statistics, without any gradient (the paper's Base).  [default: all]
+        update: What may change. all: everything (HPT); bn: only BatchNorm layers (HPT-BN); bn-stats: only their running
+            statistics, without any gradient (the paper's Base).  [default: all]
         root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
             [default: none]
-        images: Learn from so many of the images only, a number or a percentage, drawn from split_seed; a smaller choice
-            lies in a larger one. Default: all.
+        images: Train on a subset: a count or a percentage, drawn from split_seed. Smaller subsets are nested in larger
+            ones. Default: all images.
         arch: Backbone. Default: the parent's; another one is refused.
         image_size: Side of the square views, in pixels. Default: the parent's.
         small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
             pixels.  [default: false]
         method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
-        preset: Values for what is not given. quick: learns something in minutes on two cores; paper: the paper's.
-            [default: quick]
+        preset: Defaults for options you do not set. quick: learns something in minutes on two cores; paper: the
+            paper's.  [default: quick]
         steps: Length of the winner's adaptation, in optimiser steps.  [default: 200 (quick), 5000 (paper)]
-        batch_size: Images in a step.  [default: 256]
+        batch_size: Images per step.  [default: 256]
         learning_rate: Peak learning rate of SGD, after the preset's warm-up; falls to 0 along a cosine.  [default:
             0.03]
         weight_decay: Weight decay of SGD.  [default: 0.0001]
-        key_momentum: Of moco: share of its weights that the key encoder keeps at each step.  [default: 0.99 (quick),
-            0.999 (paper)]
-        temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
-            (paper)]
-        queue_size: Of moco: keys kept as negatives; cut to a multiple of the batch that the dataset can fill.
-            [default: 4096 (quick), 65536 (paper)]
-        bn_splits: Of moco: parts of the key batch that have their own batch statistics (instead of ShuffleBN).
-            [default: 4]
         augment: Augmentations to choose from: a comma-separated choice of crop, color, gray, blur, flip.  [default:
             crop,color,gray,blur,flip]
-        strengths: How strong augmentations are, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; what
-            is not named stays as in the paper. Default: all as in the paper.
+        strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
+            others stay as in the paper. Default: all as in the paper.
         precision: Arithmetic of the networks. auto: the fastest in a short trial on this machine.  [default: auto]
-        compile: Let torch.compile make the networks faster. auto: where the training is long enough to win the time
-            back.  [default: auto]
+        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
+            [default: auto]
         workers: Processes that run trials side by side on this machine, each on a GPU or a share of the cores.
             [default: 1]
-        cache_gib: Keep decoded images on disk for later runs, those used last, up to so many GiB in HPT_CACHE; 0: none.
-            [default: 4.0]
-        device: auto (a GPU where there is one), cpu, cuda, cuda:N or mps.  [default: auto]
+        cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
+            none.  [default: 4.0]
+        device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.  [default: auto]
         nproc: Processes that train together on this machine, each on a GPU or a share of the cores.  [default: 1]
-        restarts: With nproc: how often all start again from the newest training state when one has died.  [default: 0]
+        restarts: With nproc: how often to restart all processes from the newest training state after one has died.
+            [default: 0]
         seed: Seed of the weights, the order of the images and the views.  [default: 0]
         split_seed: Seed of the split into train, validation and test; keep it the same along a chain.  [default: 0]
-        milestones: When to keep the backbone as a model: comma-separated steps or percentages; the last step always is.
-            [default: 25%,50%,100%]
-        checkpoint_every: Keep the training state as an artifact every so many steps; 0: only when the training is
-            interrupted.  [default: 1000]
+        milestones: When to keep the backbone as a model: comma-separated steps or percentages; the last step is always
+            kept.  [default: 25%,50%,100%]
+        checkpoint_every: Steps between two training states kept as artifacts; 0: only when the training is interrupted.
+            [default: 1000]
         resume: auto: what this study has adapted in full before is not adapted again; never: it is. The study itself
             goes on by its name.  [default: auto]
         model_name: Name of the registered model that gets the result as a new version.  [default: hpt]
-        alias: Alias that the new version gets, such as base, source or target.  [default: none]
+        alias: Alias for the new version, such as base, source or target.  [default: none]
         strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
         tune_strengths: Search how strong the augmentations are, too, with Optuna's TPE; else the grid of subsets alone.
             [default: false]
@@ -390,6 +385,14 @@ def tune(
         minutes: Most minutes that this command spends on trials. Default: no limit.
         adapt_winner: Adapt with the best subset in full, and with the paper's; evaluate both on test; register the
             best.  [default: true]
+        key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
+            0.99 (quick), 0.999 (paper)]
+        temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
+            (paper)]
+        queue_size: Keys in the queue of negatives; cut to a multiple of the batch that the dataset can fill. Only for
+            method moco.  [default: 4096 (quick), 65536 (paper)]
+        bn_splits: Parts of the key batch with their own batch statistics (instead of ShuffleBN). Only for method moco.
+            [default: 4]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
@@ -447,11 +450,11 @@ def evaluate(
         seed: Seed of the untrained network, of drawn labels and of training.  [default: 0]
         split_seed: Seed of the split into train, validation and test; keep it the same along a chain.  [default: 0]
         workers: Threads that decode images. Default: one for each processor.
-        cache_gib: Keep decoded images on disk for later runs, those used last, up to so many GiB in HPT_CACHE; 0: none.
-            [default: 4.0]
+        cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
+            none.  [default: 4.0]
         precision: Arithmetic of frozen features. auto: the fastest in a short trial whose features are those of
             float32.  [default: auto]
-        device: auto (a GPU where there is one), cpu, cuda, cuda:N or mps.  [default: auto]
+        device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.  [default: auto]
         batch_size: Images in a forward pass of frozen features.  [default: 256]
 
     Raises:
@@ -484,12 +487,12 @@ def main(
         preset: Values of all training options: quick or paper.  [default: quick]
         base_steps: Optimiser steps on base. Default: the preset's.
         adapt_steps: Optimiser steps on source and on target. Default: the preset's.
-        device: auto (a GPU where there is one), cpu, cuda, cuda:N or mps.  [default: auto]
+        device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.  [default: auto]
         nproc: Processes that train together on this machine (see pretrain).  [default: 1]
         seed: Seed of the training.  [default: 0]
         split_seed: Seed of the split into train, validation and test.  [default: 0]
-        resume: auto: go on with the newest unfinished run of the same settings, data and parent; never: start anew; or
-            the id of the run to go on with.  [default: auto]
+        resume: auto: resume the newest unfinished run with the same settings, data and parent; never: start anew; or
+            the id of the run to resume.  [default: auto]
         model_name: Name of the registered model that gets the versions.  [default: hpt]
 
     Raises:
@@ -512,10 +515,6 @@ def study(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
-    key_momentum: float | None = None,
-    temperature: float | None = None,
-    queue_size: int | None = None,
-    bn_splits: int | None = None,
     augment: Text = "crop,color,gray,blur,flip",
     strengths: Text | None = None,
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
@@ -546,11 +545,15 @@ def study(
     every_subset: bool = False,
     at_once: int = 1,
     dry_run: bool = False,
+    key_momentum: float | None = None,
+    temperature: float | None = None,
+    queue_size: int | None = None,
+    bn_splits: int | None = None,
 ) -> StageResult | None:
-    """Run what an experiment of the paper takes and is not there yet, and answer its claims.
+    """Run the trainings and evaluations of one of the paper's experiments, and answer its claims.
 
-    A finished stage with the same settings, data and parent is taken over, from whatever run. What was interrupted goes
-    on with the same command.
+    Finished stages with the same settings, data and parent are reused, from any run. The same command resumes what was
+    interrupted.
 
     Args:
         base: Images that the Base learns from.  [default: builtin:mnist]
@@ -558,56 +561,49 @@ def study(
         target: Labelled images that the models are for.  [default: builtin:digits]
         root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
             [default: none]
-        images: Learn from so many of the images only, a number or a percentage, drawn from split_seed; a smaller choice
-            lies in a larger one. Default: all.
+        images: Train on a subset: a count or a percentage, drawn from split_seed. Smaller subsets are nested in larger
+            ones. Default: all images.
         arch: Backbone: a classification network of torchvision, by name, or timm:NAME.  [default: resnet18 (quick),
             resnet50 (paper)]
         image_size: Side of the square views, in pixels.  [default: 32 (quick), 224 (paper)]
         small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
             pixels.  [default: false]
         method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
-        preset: Values for what is not given. quick: learns something in minutes on two cores; paper: the paper's.
-            [default: quick]
+        preset: Defaults for options you do not set. quick: learns something in minutes on two cores; paper: the
+            paper's.  [default: quick]
         steps: Optimiser steps on the target, of all methods alike. Default: the preset's of adapt.
-        batch_size: Images in a step.  [default: 256]
+        batch_size: Images per step.  [default: 256]
         learning_rate: Peak learning rate of SGD, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.12
             (quick), 0.03 (paper)]
         weight_decay: Weight decay of SGD.  [default: 0.0001]
-        key_momentum: Of moco: share of its weights that the key encoder keeps at each step.  [default: 0.99 (quick),
-            0.999 (paper)]
-        temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
-            (paper)]
-        queue_size: Of moco: keys kept as negatives; cut to a multiple of the batch that the dataset can fill.
-            [default: 4096 (quick), 65536 (paper)]
-        bn_splits: Of moco: parts of the key batch that have their own batch statistics (instead of ShuffleBN).
-            [default: 4]
-        augment: Augmentations that make a view: a comma-separated choice of crop, color, gray, blur, flip; or none.
+        augment: Augmentations that make a view: a comma-separated subset of crop, color, gray, blur, flip; or none.
             [default: crop,color,gray,blur,flip]
-        strengths: How strong augmentations are, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; what
-            is not named stays as in the paper. Default: all as in the paper.
+        strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
+            others stay as in the paper. Default: all as in the paper.
         precision: Arithmetic of the networks. auto: the fastest in a short trial on this machine.  [default: auto]
-        compile: Let torch.compile make the networks faster. auto: where the training is long enough to win the time
-            back.  [default: auto]
+        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
+            [default: auto]
         workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
-        cache_gib: Keep decoded images on disk for later runs, those used last, up to so many GiB in HPT_CACHE; 0: none.
-            [default: 4.0]
-        device: auto (a GPU where there is one), cpu, cuda, cuda:N or mps.  [default: auto]
+        cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
+            none.  [default: 4.0]
+        device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.  [default: auto]
         nproc: Processes that train together on this machine, each on a GPU or a share of the cores.  [default: 1]
-        restarts: With nproc: how often all start again from the newest training state when one has died.  [default: 0]
+        restarts: With nproc: how often to restart all processes from the newest training state after one has died.
+            [default: 0]
         seed: Seed of the weights, the order of the images and the views.  [default: 0]
         split_seed: Seed of the split into train, validation and test; keep it the same along a chain.  [default: 0]
         milestones: Of separability: when models on the target are looked at, as comma-separated steps or percentages.
             [default: 2%,5%,10%,20%,35%,50%,75%,100%]
-        checkpoint_every: Keep the training state as an artifact every so many steps; 0: only when the training is
-            interrupted.  [default: 1000]
-        resume: auto: go on with the newest unfinished run of the same settings, data and parent; never: start anew; or
-            the id of the run to go on with.  [default: auto]
+        checkpoint_every: Steps between two training states kept as artifacts; 0: only when the training is interrupted.
+            [default: 1000]
+        resume: auto: resume the newest unfinished run with the same settings, data and parent; never: start anew; or
+            the id of the run to resume.  [default: auto]
         model_name: Name of the registered model that gets the results as new versions.  [default: hpt-study]
-        alias: Alias that the new version gets, such as base, source or target.  [default: none]
+        alias: Alias for the new version, such as base, source or target.  [default: none]
         strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
         study: separability: accuracy against pretraining steps; semi-supervised: fine-tuning on few labels; sequential:
-            which stages, in a row, are best; augmentation: what is lost without some augmentations; data-amount:
-            how many images of the target it takes.  [default: separability]
+            which sequence of stages is best; augmentation: what is lost without some augmentations; data-amount:
+            how many images of the target are needed.  [default: separability]
         base_model: Registered model to take for the Base, instead of training one on base.  [default: none]
         base_steps: Optimiser steps on base. Default: the preset's.
         source_steps: Optimiser steps on source. Default: as on the target.
@@ -621,10 +617,18 @@ def study(
         every_subset: Of augmentation: all 32 subsets, instead of the paper's five.  [default: false]
         at_once: Stages that run side by side on this machine, each on a share of the cores.  [default: 1]
         dry_run: Only say what would be run, its cost in steps, and about how long it would take.  [default: false]
+        key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
+            0.99 (quick), 0.999 (paper)]
+        temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
+            (paper)]
+        queue_size: Keys in the queue of negatives; cut to a multiple of the batch that the dataset can fill. Only for
+            method moco.  [default: 4096 (quick), 65536 (paper)]
+        bn_splits: Parts of the key batch with their own batch statistics (instead of ShuffleBN). Only for method moco.
+            [default: 4]
 
     Returns:
         None for a dry run.
 
     Raises:
-        HptError: something is wrong that the user can mend; before any long work where that is possible.
+        HptError: something that the user can mend is wrong; before any long work if possible.
     """

@@ -1,4 +1,4 @@
-"""The files that follow from the settings and from pyproject.toml: MLproject, conda.yaml, docs/reference.md and the stub.
+"""The files that follow from settings and pyproject.toml: MLproject, conda.yaml, docs/reference.md, the stub.
 
 `make generate`, or `python -m hpt_mlflow.project_files` in the project's folder, writes them; a test compares them.
 """
