@@ -18,9 +18,9 @@ import torch
 
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.evaluation.certainty import paired
-from hpt_mlflow.evaluation.kept_features import kept_features
-from hpt_mlflow.evaluation.paper_probe import PaperProbeSettings
-from hpt_mlflow.evaluation.protocols import learn_labels, probe_by_paper
+from hpt_mlflow.evaluation.feature_cache import kept_features
+from hpt_mlflow.evaluation.protocols.paper import PaperProbeSettings
+from hpt_mlflow.evaluation.task import learn_labels, probe_by_paper
 from hpt_mlflow.machine import processor
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, EvaluateSettings
 from hpt_mlflow.stages.evaluation.task import prepare_task

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from hpt_mlflow.data.cache import cache_folder, keep_json, read_json
 from hpt_mlflow.data.dataset import evenly_spaced
+from hpt_mlflow.evaluation.feature_cache import update_with_network
 from hpt_mlflow.evaluation.features import FeatureReader, FrozenNetwork
-from hpt_mlflow.evaluation.kept_features import update_with_network
 from hpt_mlflow.models.bfloat16 import has_native_bfloat16
 
 TRIAL_IMAGES = 256

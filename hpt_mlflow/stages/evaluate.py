@@ -15,8 +15,8 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.statistics import kept_channel_statistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.feature_precision import FeaturePrecision, choose_feature_precision
-from hpt_mlflow.evaluation.protocols import Outcome, Task, learn_labels, with_refreshed_batch_norm
 from hpt_mlflow.evaluation.scores import primary_name
+from hpt_mlflow.evaluation.task import Outcome, Task, learn_labels, with_refreshed_batch_norm
 from hpt_mlflow.group import joins_others
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard

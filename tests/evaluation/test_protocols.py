@@ -15,7 +15,7 @@ from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
-from hpt_mlflow.evaluation.protocols import TRIAL_COLUMNS, Task, learn_labels, with_refreshed_batch_norm
+from hpt_mlflow.evaluation.task import TRIAL_COLUMNS, Task, learn_labels, with_refreshed_batch_norm
 from hpt_mlflow.models.backbone import batch_norms
 
 CPU = torch.device("cpu")

@@ -10,8 +10,8 @@ import numpy as np
 from hpt_mlflow.evaluation.calibration import expected_calibration_error
 from hpt_mlflow.evaluation.certainty import paired, test_intervals
 from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
-from hpt_mlflow.evaluation.protocols import Outcome
 from hpt_mlflow.evaluation.scores import balanced_accuracy, is_multilabel, primary_name
+from hpt_mlflow.evaluation.task import Outcome
 
 # MLflow's limit on the whole name of a metric is 250.
 LONGEST_NAME = 200

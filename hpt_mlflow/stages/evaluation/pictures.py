@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from hpt_mlflow.data.decode import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.errors import printable
-from hpt_mlflow.evaluation.protocols import Outcome
 from hpt_mlflow.evaluation.scores import is_multilabel, primary_name
+from hpt_mlflow.evaluation.task import Outcome
 from hpt_mlflow.report.embedding_map import embedding_map
 from hpt_mlflow.report.evaluation_figures import confusion_matrix, probe_curve, reliability_diagram, roc_curves
 from hpt_mlflow.report.image_grids import confused_pairs, neighbour_grid

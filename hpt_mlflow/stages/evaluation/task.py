@@ -16,7 +16,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.labelled_views import CROP_SCALE
-from hpt_mlflow.evaluation.protocols import Task
+from hpt_mlflow.evaluation.task import Task
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.settings import EvaluateSettings
 from hpt_mlflow.settings.common import parse_count

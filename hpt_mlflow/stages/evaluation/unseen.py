@@ -9,7 +9,7 @@ import numpy as np
 from hpt_mlflow.data.contents import UNKNOWN
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.protocols import Task
+from hpt_mlflow.evaluation.task import Task
 from hpt_mlflow.settings import EvaluateSettings
 from hpt_mlflow.tracking.models.lineage import Node, stages_behind, what_is_unknown
 from hpt_mlflow.tracking.models.seen_images import NotKeptError, SeenImages, seen_images

@@ -14,8 +14,8 @@ import torch
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.evaluation.drawing import wanted_labels
-from hpt_mlflow.evaluation.finetune import count_views, schedule_for
-from hpt_mlflow.evaluation.paper_probe import PaperProbeSettings
+from hpt_mlflow.evaluation.protocols.finetune import count_views, schedule_for
+from hpt_mlflow.evaluation.protocols.paper import PaperProbeSettings
 from hpt_mlflow.experiments.plan import Job
 from hpt_mlflow.group import Group
 from hpt_mlflow.methods import load_method

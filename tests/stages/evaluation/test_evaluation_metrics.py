@@ -14,8 +14,8 @@ from torch import nn
 
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.evaluation.head import plain_head
-from hpt_mlflow.evaluation.protocols import Outcome, Parts, Task
 from hpt_mlflow.evaluation.supervised import CurvePoint
+from hpt_mlflow.evaluation.task import Outcome, Parts, Task
 from hpt_mlflow.stages.evaluation.metrics import (
     certain_figures,
     compared_with_untrained,

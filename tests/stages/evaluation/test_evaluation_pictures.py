@@ -14,7 +14,7 @@ from torch import nn
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.evaluation.features import FeatureReader
-from hpt_mlflow.evaluation.protocols import Task, learn_labels
+from hpt_mlflow.evaluation.task import Task, learn_labels
 from hpt_mlflow.stages.evaluation.pictures import log_curve, log_pictures, log_predictions
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 

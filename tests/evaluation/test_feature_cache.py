@@ -12,8 +12,8 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.feature_cache import kept_features
 from hpt_mlflow.evaluation.features import FeatureReader
-from hpt_mlflow.evaluation.kept_features import kept_features
 
 STATISTICS = ChannelStatistics((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.head import plain_head
 from hpt_mlflow.evaluation.labelled_views import TrainingViews
-from hpt_mlflow.evaluation.paper_probe import PaperProbeSettings, fit_paper_probe
+from hpt_mlflow.evaluation.protocols.paper import PaperProbeSettings, fit_paper_probe
 from hpt_mlflow.evaluation.supervised import (
     as_linear_head,
     chance,

@@ -10,8 +10,8 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.drawing import draw_labels
 from hpt_mlflow.evaluation.features import FeatureReader
-from hpt_mlflow.evaluation.finetune import FineTuneSettings, _train, count_views, fine_tune, schedule_for
 from hpt_mlflow.evaluation.labelled_views import TrainingViews
+from hpt_mlflow.evaluation.protocols.finetune import FineTuneSettings, _train, count_views, fine_tune, schedule_for
 from hpt_mlflow.evaluation.supervised import new_head
 
 CPU = torch.device("cpu")

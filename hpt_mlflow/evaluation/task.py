@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from hpt_mlflow.data.split import Split
+from hpt_mlflow.evaluation.feature_cache import kept_features
 from hpt_mlflow.evaluation.features import FeatureReader
-from hpt_mlflow.evaluation.finetune import draw_labels, fine_tune, schedule_for
 from hpt_mlflow.evaluation.head import LinearHead
-from hpt_mlflow.evaluation.kept_features import kept_features
-from hpt_mlflow.evaluation.paper_probe import PaperProbe, PaperProbeSettings, fit_paper_probe
 from hpt_mlflow.evaluation.probe import fit_probe
+from hpt_mlflow.evaluation.protocols.finetune import draw_labels, fine_tune, schedule_for
+from hpt_mlflow.evaluation.protocols.paper import PaperProbe, PaperProbeSettings, fit_paper_probe
 from hpt_mlflow.evaluation.scores import primary_score
 from hpt_mlflow.evaluation.supervised import CurvePoint
 from hpt_mlflow.models.backbone import batch_norms
