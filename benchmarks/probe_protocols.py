@@ -18,9 +18,8 @@ import torch
 
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.evaluation.certainty import paired
-from hpt_mlflow.evaluation.feature_cache import kept_features
-from hpt_mlflow.evaluation.protocols.paper import PaperProbeSettings
-from hpt_mlflow.evaluation.task import learn_labels, probe_by_paper
+from hpt_mlflow.evaluation.protocols.base import learn_labels
+from hpt_mlflow.evaluation.protocols.paper import PaperProbeSettings, fit_paper_probe
 from hpt_mlflow.machine import processor
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, EvaluateSettings
 from hpt_mlflow.stages.evaluation.task import prepare_task
@@ -52,19 +51,18 @@ def main(model: str, data: str, steps: int, learning_rate: float, split_seed: in
         fast = learn_labels("fast", found.backbone, tasks["fast"], 0)
         fast_seconds = time.monotonic() - start
         start = time.monotonic()
-        task = tasks["paper"]
-        features = task.part_features(kept_features(task.reader, found.backbone, task.content))
         settings = PaperProbeSettings(steps, learning_rate=learning_rate)
-        paper = probe_by_paper(found.backbone, features, task, settings, 0, show_steps("paper"))
+        backbone = found.backbone.to(tasks["paper"].reader.device)
+        paper = fit_paper_probe(backbone, tasks["paper"], settings, 0, show_steps("paper"))
         paper_seconds = time.monotonic() - start
     truth = fast.task.part_labels.test
-    difference = paired(truth, paper.head.probabilities(features.test), fast.probabilities).primary.difference
+    difference = paired(truth, paper.probabilities, fast.probabilities).primary.difference
     print(f"\n{processor()}, {torch.get_num_threads()} threads")
     print(f"{found.card.architecture.name} at {found.card.architecture.image_size} px, {data}")
-    print(f"mean length of the features: {np.linalg.norm(features.train, axis=1).mean():.1f}")
+    print(f"mean length of the features: {np.linalg.norm(paper.features.train, axis=1).mean():.1f}")
     scores = "{:6} validation {:.4f}  test {:.4f}  {:8.1f} s  {}"
-    print(scores.format("fast", fast.validation_score, fast.test_score, fast_seconds, fast.reason))
-    chosen = f"step {paper.step} of {steps} at learning rate {learning_rate:g}  {paper.reason}"
+    print(scores.format("fast", fast.validation_score, fast.test_score, fast_seconds, fast.warning))
+    chosen = f"step {paper.step} of {steps} at learning rate {learning_rate:g}  {paper.warning}"
     print(scores.format("paper", paper.validation_score, paper.test_score, paper_seconds, chosen))
     print(
         f"fast - paper on {len(truth)} test images: {100 * difference.value:+.2f} points "

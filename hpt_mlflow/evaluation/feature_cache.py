@@ -1,4 +1,4 @@
-"""Features kept between evaluations: of the same weights on the same images at the same size they are the same."""
+"""Features cached between evaluations, by the weights, the images and their size."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from hpt_mlflow.evaluation.features import FeatureReader
 DEFAULT_GIB = 4.0
 
 
-def kept_features(reader: FeatureReader, backbone: nn.Module, content: np.ndarray) -> np.ndarray:
+def cached_features(reader: FeatureReader, backbone: nn.Module, content: np.ndarray) -> np.ndarray:
     """Features of all readable images of the reader, in the order of `reader.images.indices`.
 
-    They are taken from the cache where it has them, and kept there else. The cache holds HPT_CACHE_GIB (default: 4),
-    those that were used last.
+    They are read from the cache, or computed and written to it. It holds HPT_CACHE_GIB (default: 4), the most recently
+    used ones.
 
     Args:
         backbone: on the reader's device.
@@ -35,13 +35,11 @@ def kept_features(reader: FeatureReader, backbone: nn.Module, content: np.ndarra
     images = reader.images
     folder, most_bytes = cache_folder() / "features", _limit_gib() * 2**30
     file = folder / f"{_key(reader, backbone, content)}.safetensors"
-    try:
+    with suppress(OSError, KeyError, safetensors.SafetensorError):
         features: np.ndarray = safetensors.numpy.load_file(file)["features"]
         if len(features) == len(images.indices):
             os.utime(file)
             return features
-    except (OSError, KeyError, safetensors.SafetensorError):
-        pass
     unreadable = len(images.unreadable)
     features = reader.features(backbone, images.indices)
     if len(images.unreadable) == unreadable and features.nbytes <= most_bytes:
@@ -56,25 +54,21 @@ def _limit_gib() -> float:
         size = float(text) if text else DEFAULT_GIB
         if size >= 0:
             return size
-    raise HptError(f"HPT_CACHE_GIB: {text!r} is not a number of 0 or more; write for example 4 or 0.5")
+    raise HptError(f"{text!r} is not a number of 0 or more", "write for example 4 or 0.5", setting="HPT_CACHE_GIB")
 
 
 def _key(reader: FeatureReader, backbone: nn.Module, content: np.ndarray) -> str:
     digest = hashlib.sha256()
     images, statistics = reader.images, reader.statistics
     sizes = f"{conversion()} {images.smallest_side} {reader.image_size} {reader.resize_to}"
-    # GPUs compute a little differently, bfloat16 more so.
+    # GPUs compute slightly different values, and bfloat16 even more so.
     arithmetic = f"{reader.device.type} {reader.precision}"
     digest.update(f"{sizes} {statistics.mean} {statistics.std} {arithmetic}\n".encode())
-    update_with_network(digest, backbone)
+    # The layers too, since some have no weights.
+    digest.update(f"{backbone}\n".encode())
+    for name, tensor in backbone.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     digest.update(images.indices.tobytes())
     digest.update(content.tobytes())
     return digest.hexdigest()[:32]
-
-
-def update_with_network(digest: hashlib._Hash, network: nn.Module) -> None:
-    """Let a digest tell networks apart, by their layers, since some have no weights, and by their weights."""
-    digest.update(f"{network}\n".encode())
-    for name, tensor in network.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

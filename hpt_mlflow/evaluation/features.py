@@ -19,17 +19,18 @@ from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import batch_norms
+from hpt_mlflow.models.bfloat16 import has_native_bfloat16
 from hpt_mlflow.models.randomness import seeded
 
 
 def prepare(
     images: list[np.ndarray], image_size: int, statistics: ChannelStatistics, resize_to: int | None = None
 ) -> Tensor:
-    """Centre crops as a network wants them.
+    """Centre crops as input of a network.
 
     Args:
         images: N decoded images, uint8 (height, width, 3), of any sizes.
-        resize_to: pixels of the shorter side from which the crop is cut; None for image_size, so that all of it shows.
+        resize_to: pixels of the shorter side from which the crop is cut; None for image_size, which shows all of it.
 
     Returns:
         float32 (N, 3, image_size, image_size), normalised.
@@ -39,8 +40,15 @@ def prepare(
     return normalise(batch, torch.tensor(statistics.mean), torch.tensor(statistics.std))
 
 
+def feature_precision(precision: str, device: torch.device) -> str:
+    """Precision of frozen features: for `auto`, bfloat16 on a GPU that has it in hardware, and else float32."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device.type == "cuda" and has_native_bfloat16(device) else "float32"
+
+
 class FrozenNetwork:
-    """A copy of a backbone in evaluation mode, whose channels stand last.
+    """A copy of a backbone in evaluation mode, in channels-last memory format.
 
     Args:
         backbone: float32 (N, 3, H, W) to (N, ...); left exactly as it is.
@@ -54,8 +62,8 @@ class FrozenNetwork:
         """Features of images on the device, float32 (N, feature size).
 
         Args:
-            precision: float32 or bfloat16. With bfloat16, what is sensitive to rounding is still done in float32
-                (torch.autocast).
+            precision: float32 or bfloat16. With bfloat16, operations that are sensitive to rounding are still done in
+                float32 (torch.autocast).
         """
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             return self._network(batch).flatten(1).float()
@@ -67,11 +75,11 @@ class FeatureReader:
 
     Attributes:
         image_size: side of the centre crops in pixels.
-        statistics: what they are normalised with.
-        batch_size: images in a forward pass.
-        threads: that decode images; None for one a processor.
+        statistics: to normalise the images with.
+        batch_size: images per forward pass.
+        threads: that decode images; None for one per processor.
         resize_to: see `prepare`.
-        precision: of frozen features, float32 or bfloat16; `choose_feature_precision` finds the fastest that is safe.
+        precision: of frozen features, float32 or bfloat16.
     """
 
     images: Images
@@ -84,57 +92,69 @@ class FeatureReader:
     precision: str = "float32"
 
     def features(self, backbone: nn.Module, indices: np.ndarray) -> np.ndarray:
-        """Features of the images at `indices` by a backbone on the device, as it is in evaluation mode.
+        """Features of the images at `indices` by a backbone on the device, in evaluation mode.
 
-        A copy computes them; the backbone itself is left exactly as it is. Images that cannot be read any more are
+        A copy computes them; the backbone itself is left exactly as it is. Images that have become unreadable are
         reported to `images`.
 
         Returns:
-            float32 (N, feature size); zero for an image that cannot be read, which is then nobody's neighbour.
+            float32 (N, feature size); zero for an unreadable image, which is then nobody's neighbour.
 
         Raises:
-            HptError: too many images cannot be read any more.
+            HptError: too many images have become unreadable.
         """
-        network, features, read = FrozenNetwork(backbone), [], []
+        network, computed, readable = FrozenNetwork(backbone), [], []
         for batch, positions in self.batches(indices):
-            features.append(network.features(batch, self.precision).cpu())
-            read += positions
-        if not features:
-            raise HptError(f"data: none of {len(indices)} images of {self.images.dataset.name} can be read any more")
-        found = torch.cat(features)
-        return torch.zeros(len(indices), found.shape[1]).index_copy_(0, torch.tensor(read), found).numpy()
+            computed.append(network.features(batch, self.precision).cpu())
+            readable += positions
+        if not computed:
+            raise HptError(
+                f"none of {len(indices)} images of {self.images.dataset.name} can be read any more", setting="data"
+            )
+        features = torch.cat(computed)
+        return torch.zeros(len(indices), features.shape[1]).index_copy_(0, torch.tensor(readable), features).numpy()
 
     @torch.no_grad()
-    def refresh_batch_norm(self, backbone: nn.Module, indices: np.ndarray) -> None:
-        """Set BatchNorm's running statistics to their mean over the images at `indices`; in place."""
-        layers = batch_norms(backbone)
+    def with_refreshed_batch_norm(self, backbone: nn.Module, indices: np.ndarray) -> nn.Module:
+        """A copy of a backbone on the device, with BatchNorm's statistics averaged over the images at `indices`."""
+        network = copy.deepcopy(backbone).to(self.device)
+        layers = batch_norms(network)
+        momentum = [layer.momentum for layer in layers]
         for layer in layers:
             layer.reset_running_stats()
             layer.momentum = None
-        backbone.train()
+        network.train()
         for batch, _ in self.batches(indices):
-            # One image alone may have no variance that BatchNorm could measure.
+            # BatchNorm may not be able to measure the variance of a single image.
             if len(batch) > 1:
-                # Dropout draws where a network is in training mode.
+                # Dropout is random in training mode.
                 with seeded(0, self.device):
-                    backbone(batch)
+                    network(batch)
+        # A training that starts from here forgets these images, as that of any other network does.
+        for layer, before in zip(layers, momentum, strict=True):
+            layer.momentum = before
+        return network
 
     def batches(self, indices: np.ndarray) -> Iterator[tuple[Tensor, list[int]]]:
-        """The images that can be read, as a network wants them on the device, and their positions in `indices`."""
-        with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) if self.threads is None else self.threads)) as pool:
+        """The readable images as input of a network, on the device, and their positions in `indices`."""
+        with self.pool() as pool:
             for start in range(0, len(indices), self.batch_size):
-                chosen = indices[start : start + self.batch_size].tolist()
-                results = list(pool.map(self._read, chosen))
+                batch_indices = indices[start : start + self.batch_size].tolist()
+                images = list(pool.map(self.read, batch_indices))
                 self.images.report_unreadable(
-                    (i, r) for i, r in zip(chosen, results, strict=True) if isinstance(r, str)
+                    (index, image) for index, image in zip(batch_indices, images, strict=True) if isinstance(image, str)
                 )
-                decoded = {start + i: r for i, r in enumerate(results) if not isinstance(r, str)}
-                if decoded:
-                    batch = prepare(list(decoded.values()), self.image_size, self.statistics, self.resize_to)
-                    yield batch.to(self.device, memory_format=torch.channels_last), list(decoded)
+                readable = {start + i: image for i, image in enumerate(images) if not isinstance(image, str)}
+                if readable:
+                    batch = prepare(list(readable.values()), self.image_size, self.statistics, self.resize_to)
+                    yield batch.to(self.device, memory_format=torch.channels_last), list(readable)
 
-    def _read(self, index: int) -> np.ndarray | str:
-        """The image, or why there is none any more."""
+    def pool(self) -> ThreadPoolExecutor:
+        """The threads that decode images."""
+        return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) if self.threads is None else self.threads))
+
+    def read(self, index: int) -> np.ndarray | str:
+        """An image, uint8 (height, width, 3), or why it cannot be read any more."""
         try:
             return self.images[index]
         except UnreadableImageError as error:

@@ -1,4 +1,4 @@
-"""A linear classifier on features: what every protocol of evaluation ends in, and what is served."""
+"""A linear classifier on features: what every protocol of evaluation returns, and what is served."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class LinearHead(NamedTuple):
     """A linear classifier on standardised features.
 
     Attributes:
-        mean, std: that features are standardised with, float32 (F,); 0 and 1 where they are taken as they are.
+        mean, std: to standardise features with, float32 (F,); 0 and 1 to leave them as they are.
         weight: float32 (F, C).
         bias: float32 (C,).
-        multilabel: whether each of the C labels is decided on its own (sigmoid) or one of C classes is (softmax).
+        multilabel: whether there are C independent labels (sigmoid), or one of C classes (softmax).
     """
 
     mean: Tensor
@@ -27,7 +27,7 @@ class LinearHead(NamedTuple):
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What it is kept by."""
+        """What is stored of it."""
         return {"mean": self.mean, "std": self.std, "weight": self.weight, "bias": self.bias}
 
     def logits(self, features: Tensor) -> Tensor:
@@ -35,9 +35,9 @@ class LinearHead(NamedTuple):
         return ((features - self.mean) / self.std) @ self.weight + self.bias
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """float32 (N, F) to float64 (N, C): of classes, rows add up to 1; of labels, each on its own.
+        """float32 (N, F) to float64 (N, C); rows of classes add up to 1.
 
-        In float32 a sigmoid is 1 from a logit of 17 on, and the AUROC would lose the order of what is surely there.
+        In float32 a sigmoid is 1 from a logit of 17 on, which would lose the order that AUROC is about.
         """
         logits = self.logits(torch.from_numpy(features)).double()
         return (logits.sigmoid() if self.multilabel else logits.softmax(dim=1)).numpy()

@@ -1,11 +1,9 @@
-"""Training views of labelled images, made on the fly: random resized crop and flip, as linear evaluation uses them."""
+"""Training views of labelled images, made on the fly: random resized crop and flip, as in linear evaluation."""
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import repeat
@@ -17,15 +15,13 @@ from torch import Tensor
 
 from hpt_mlflow.augment.crop import random_crop
 from hpt_mlflow.augment.views import normalise
-from hpt_mlflow.data.decode import UnreadableImageError
-from hpt_mlflow.data.images import Images
-from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.features import FeatureReader
 
-# The default of torchvision's RandomResizedCrop, which the paper's reference code leaves as it is.
+# The default of torchvision's RandomResizedCrop, which the paper's reference code does not change.
 CROP_SCALE = (0.08, 1.0)
 FLIP_P = 0.5
-# Batches that threads prepare while the one before is computed on.
+# Batches that threads prepare while an earlier one is computed on.
 AHEAD = 2
 
 
@@ -43,38 +39,32 @@ class LabelledBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingViews:
-    """Batches of augmented images for training with labels: a function of seed and step, whatever the threads.
+    """Batches of augmented images for training with labels: a function of seed and step, for any number of threads.
 
-    Images come in the order of reshuffled epochs, one after another without a gap: each is seen equally often, but for
-    one, and a batch may be larger than the dataset.
+    Images come in reshuffled epochs without a gap between them: all are seen equally often, give or take one, and a
+    batch may be larger than the dataset.
 
     Attributes:
-        images: keeps images of at least `smallest_useful_side(image_size, CROP_SCALE)` pixels, or crops get enlarged.
-        indices: int64 (N,), which of them are trained on.
-        image_size: side of the views in pixels.
-        statistics: what they are normalised with.
-        batch_size: views a step.
-        threads: that decode and crop; None for one a processor.
+        reader: its images keep `smallest_useful_side(image_size, CROP_SCALE)` pixels or more, or crops get enlarged.
+        indices: int64 (N,), which of its images are trained on.
+        batch_size: views per step.
     """
 
-    images: Images
+    reader: FeatureReader
     indices: np.ndarray
-    image_size: int
-    statistics: ChannelStatistics
-    device: torch.device
     batch_size: int
     seed: int
-    threads: int | None = None
 
     def batches(self, steps: int) -> Iterator[LabelledBatch]:
-        """The batches of the first `steps` steps; an image that cannot be read any more is left out and reported.
+        """The batches of the first `steps` steps; images that have become unreadable are left out and reported.
 
         Raises:
-            HptError: too many images cannot be read any more, or all of a batch.
+            HptError: too many images have become unreadable, or all of a batch.
         """
-        mean, std = (torch.tensor(s, device=self.device) for s in (self.statistics.mean, self.statistics.std))
+        device, statistics = self.reader.device, self.reader.statistics
+        mean, std = (torch.tensor(values, device=device) for values in (statistics.mean, statistics.std))
         epoch_order = lru_cache(maxsize=2)(self._epoch_order)
-        pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) if self.threads is None else self.threads))
+        pool = self.reader.pool()
         try:
             waiting: deque[tuple[np.ndarray, Iterator[np.ndarray | str]]] = deque()
             for step in range(steps + AHEAD):
@@ -86,7 +76,7 @@ class TrainingViews:
                     waiting.append((positions, pool.map(self._view, repeat(step), places, positions.tolist())))
                 if step >= AHEAD:
                     crops, positions = self._readable(*waiting.popleft())
-                    batch = torch.from_numpy(crops).to(self.device).permute(0, 3, 1, 2)
+                    batch = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2)
                     batch = batch.contiguous(memory_format=torch.channels_last)
                     yield LabelledBatch(normalise(batch.float() / 255, mean, std), positions)
         finally:
@@ -97,28 +87,28 @@ class TrainingViews:
 
     def _view(self, step: int, place: int, position: int) -> np.ndarray | str:
         """The view at a place of a step's batch, uint8 (size, size, 3), or why its image cannot be read."""
-        try:
-            image = self.images[int(self.indices[position])]
-        except UnreadableImageError as error:
-            return str(error)
-        # Threads finish in any order, so each view draws from a generator of its own.
+        image = self.reader.read(int(self.indices[position]))
+        if isinstance(image, str):
+            return image
+        # Threads finish in any order, so each view has its own generator.
         rng = np.random.default_rng((self.seed, step, place, 2))
-        view = random_crop(image, self.image_size, rng, CROP_SCALE)
+        view = random_crop(image, self.reader.image_size, rng, CROP_SCALE)
         return view[:, ::-1] if rng.random() < FLIP_P else view
 
     def _readable(self, positions: np.ndarray, views: Iterator[np.ndarray | str]) -> tuple[np.ndarray, np.ndarray]:
-        """What could be read of a batch, uint8 (N, size, size, 3), and its positions."""
-        found, kept, unreadable = [], [], []
-        for position, view in zip(positions, views, strict=True):
-            if isinstance(view, str):
-                unreadable.append((int(self.indices[position]), view))
-            else:
-                found.append(view)
-                kept.append(position)
-        self.images.report_unreadable(unreadable)
-        if not found:
+        """The readable views of a batch, uint8 (N, size, size, 3), and their positions."""
+        made = list(views)
+        images = self.reader.images
+        images.report_unreadable(
+            (int(self.indices[position]), view)
+            for position, view in zip(positions, made, strict=True)
+            if isinstance(view, str)
+        )
+        readable = {place: view for place, view in enumerate(made) if not isinstance(view, str)}
+        if not readable:
             raise HptError(
-                f"data: none of {len(positions)} images of {self.images.dataset.name} in a batch can be read any more; "
-                f"the first: {unreadable[0][1]}"
+                f"none of {len(positions)} images of {images.dataset.name} in a batch can be read any more, the first "
+                f"because {made[0]}",
+                setting="data",
             )
-        return np.stack(found), np.array(kept, dtype=np.int64)
+        return np.stack(list(readable.values())), positions[list(readable)]

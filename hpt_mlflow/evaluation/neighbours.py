@@ -1,4 +1,4 @@
-"""Classification by nearest neighbours: what the features say without any training."""
+"""Classification by nearest neighbours, which needs no training."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ CHUNK = 1024
 
 
 def nearest_neighbour_classes(
-    known: np.ndarray, known_labels: np.ndarray, asked: np.ndarray, neighbours: int = NEIGHBOURS
+    known: np.ndarray, known_labels: np.ndarray, queries: np.ndarray, neighbours: int = NEIGHBOURS
 ) -> np.ndarray:
     """Classes by the weighted vote of the nearest known features; int64 (M,). See `nearest_neighbour_votes`."""
-    votes = nearest_neighbour_votes(known, known_labels, asked, neighbours)
+    votes = nearest_neighbour_votes(known, known_labels, queries, neighbours)
     return votes.argmax(axis=1)
 
 
 def nearest_neighbour_votes(
-    known: np.ndarray, known_labels: np.ndarray, asked: np.ndarray, neighbours: int = NEIGHBOURS
+    known: np.ndarray, known_labels: np.ndarray, queries: np.ndarray, neighbours: int = NEIGHBOURS
 ) -> np.ndarray:
     """The weighted vote of the nearest known features (Wu et al., CVPR 2018, section 3.4).
 
@@ -31,8 +31,8 @@ def nearest_neighbour_votes(
 
     Args:
         known: float32 (N, F).
-        known_labels: int64 (N,), or uint8 (N, C) where each neighbour votes for all its labels.
-        asked: float32 (M, F).
+        known_labels: int64 (N,), or uint8 (N, C), of which each neighbour votes for all its labels.
+        queries: float32 (M, F).
 
     Returns:
         float32 (M, C): the weight of the votes for a class or label as a share of that of all neighbours, so that
@@ -42,7 +42,7 @@ def nearest_neighbour_votes(
     labels = torch.from_numpy(known_labels)
     count = min(neighbours, len(bank))
     votes = []
-    for chunk in torch.from_numpy(asked).split(CHUNK):
+    for chunk in torch.from_numpy(queries).split(CHUNK):
         similarity, nearest = (F.normalize(chunk, dim=1) @ bank.T).topk(count, dim=1)  # M x k
         weights = (similarity / TEMPERATURE).softmax(dim=1)
         if is_multilabel(known_labels):

@@ -1,4 +1,4 @@
-"""The linear probe on kept features: the `fast` protocol. Its regularisation is chosen on validation."""
+"""Logistic regression on features, with its regularisation chosen on validation."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from hpt_mlflow.evaluation.scores import is_multilabel, primary_score
 
 # Inverse strengths of the L2 penalty, strongest penalty first; each fit starts from the one before.
 REGULARISATIONS = tuple(10.0**exponent for exponent in (-5, -4, -3, -2, -1, 0))
-# After how many iterations of L-BFGS, in each fit, the classifier is looked at.
+# Iterations of L-BFGS in each fit after which the classifier is recorded.
 LOOKS = (1, 2, 5, 10, 20, 35, 50, 75, 100)
-# A fit has converged where its objective falls by less than this share from one look to the next.
+# A fit has converged if its objective falls by less than this share between two looks, and ends below the second.
 SETTLED = 1e-3
-# Below this share there is nothing left to gain.
 ENDED = 1e-6
 
 
@@ -30,8 +29,8 @@ class Probe(NamedTuple):
     Attributes:
         regularisation: the C that was best on validation.
         validation_score: top-1, or mean AUROC of labels, on validation, in [0, 1].
-        trace: the head after so many iterations of its own fit.
-        converged: whether that fit had come to its end; where it had not, stopping early has regularised too.
+        trace: iterations of its fit, and the head after them.
+        converged: whether that fit had converged; if not, stopping early has regularised too.
     """
 
     head: LinearHead
@@ -48,21 +47,21 @@ def fit_probe(
     validation_labels: np.ndarray,
     classes: int,
     device: torch.device | None = None,
-    regularisations: Sequence[float] | None = None,
+    regularisations: Sequence[float] = REGULARISATIONS,
     iterations: int = 100,
 ) -> Probe:
-    """Logistic regression for each of `regularisations`; the one that is best on validation is kept.
+    """Logistic regression for each of `regularisations`; returns the one that is best on validation.
 
     For a given C it minimises the sum of the cross-entropies plus |weight|^2 / (2 C), as scikit-learn's
-    LogisticRegression does for three or more classes, with at most so many iterations of L-BFGS: stopping early
-    regularises too, and validation judges. Labels that stand each on its own get a binary cross-entropy each.
+    LogisticRegression does for three or more classes, in a limited number of iterations of L-BFGS: stopping early
+    regularises too, and validation judges. Multi-label truth takes a binary cross-entropy per label.
 
     Args:
         train_features, validation_features: float32 (N, F) and (M, F).
         train_labels, validation_labels: int64 (N,) and (M,), or uint8 (N, classes) and (M, classes).
-        device: where to compute; the probe itself comes back on the CPU.
-        regularisations: values of C, ascending, as each fit starts from the one before; None for `REGULARISATIONS`.
-        iterations: of each fit, at most.
+        device: where to compute; the probe itself is returned on the CPU.
+        regularisations: values of C, ascending, as each fit starts from the one before.
+        iterations: most per fit.
     """
     features = torch.from_numpy(train_features)
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
@@ -73,7 +72,7 @@ def fit_probe(
     weight = torch.zeros(features.shape[1], classes, device=device)
     bias = torch.zeros(classes, device=device)
     probes = []
-    for regularisation in regularisations or REGULARISATIONS:
+    for regularisation in regularisations:
         with _flushed_denormals():
             fit = _fit(standardised, labels, weight, bias, regularisation, iterations)
         trace = tuple((n, LinearHead(mean, std, w.cpu(), b.cpu(), multilabel)) for n, w, b in fit.looks)
@@ -81,17 +80,19 @@ def fit_probe(
         score = primary_score(validation_labels, head.probabilities(validation_features))
         probes.append(Probe(head, regularisation, score, trace, fit.converged))
         weight, bias = fit.looks[-1][1:]
-    asked, answers = torch.from_numpy(validation_features), torch.from_numpy(validation_labels)
-    # Of probes that rank alike, or that cannot be ranked, the one whose probabilities are the best.
-    return max(
-        probes,
-        key=lambda probe: (np.nan_to_num(probe.validation_score), -_cross_entropy(probe.head.logits(asked), answers)),
-    )
+    queries, truth = torch.from_numpy(validation_features), torch.from_numpy(validation_labels)
+
+    # Of probes with equal scores, or none, the one with the best probabilities.
+    def rank(probe: Probe) -> tuple[float, float]:
+        cross_entropy = float(_cross_entropy(probe.head.logits(queries), truth))
+        return float(np.nan_to_num(probe.validation_score)), -cross_entropy
+
+    return max(probes, key=rank)
 
 
 @contextmanager
 def _flushed_denormals() -> Iterator[None]:
-    """Take numbers below 1e-38 for 0: a confident softmax is full of them, and they are many times slower."""
+    """Treat numbers below 1e-38 as 0: a confident softmax is full of them, and they are many times slower."""
     torch.set_flush_denormal(True)
     try:
         yield
@@ -136,7 +137,7 @@ def _fit(
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the images; of labels that stand each on its own, the sum of their binary ones."""
+    """Mean over the images; of multi-label truth, each image has the sum over its labels."""
     if labels.ndim == 2:
         return F.binary_cross_entropy_with_logits(logits, labels.float(), reduction="sum") / len(labels)
     return F.cross_entropy(logits, labels)

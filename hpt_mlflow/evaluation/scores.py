@@ -1,4 +1,4 @@
-"""How good probabilities are: accuracy for classes, AUROC for labels that stand each on its own."""
+"""How good probabilities are: accuracy for classes, AUROC for multi-label truth."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_sco
 
 
 def is_multilabel(truth: np.ndarray) -> bool:
-    """Whether truth is uint8 (N, C), one column a label, and not int64 (N,), one class an image."""
+    """Whether truth is uint8 (N, C), one column per label, rather than int64 (N,), one class per image."""
     return truth.ndim == 2
 
 
 def primary_name(truth: np.ndarray) -> str:
-    """The figure that models are chosen by: `accuracy` (top-1), or `auroc` (the mean over the labels)."""
+    """The score that models are chosen by: `accuracy` (top-1), or `auroc` (the mean over the labels)."""
     return "auroc" if is_multilabel(truth) else "accuracy"
 
 
 def primary_score(truth: np.ndarray, probabilities: np.ndarray) -> float:
-    """The figure that `primary_name` names, in [0, 1].
+    """The score that `primary_name` names, in [0, 1].
 
     Args:
         truth: int64 (N,) classes, or uint8 (N, C) labels.
         probabilities: float32 (N, C).
 
     Returns:
-        NaN where each of the labels is one that all images have, or none.
+        NaN if every label is one that all images have, or none.
     """
     if is_multilabel(truth):
         aurocs = label_aurocs(truth, probabilities)
@@ -33,7 +33,7 @@ def primary_score(truth: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def balanced_accuracy(truth: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean over the classes of the share of each that is found."""
+    """Mean recall over the classes."""
     return float(balanced_accuracy_score(truth, probabilities.argmax(axis=1)))
 
 

@@ -1,4 +1,4 @@
-"""What training with labels has in common, whether of a head alone or of a whole network: loss, schedule, head."""
+"""What all trainings with labels share, of a head or of a whole network: loss, schedule, head."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INITIAL_STD = 0.01
 
 
 class CurvePoint(NamedTuple):
-    """A validation after so many steps, and what the same weights reach on test, by the primary score."""
+    """Primary scores on validation and test after a number of steps; NaN if unknown."""
 
     step: int
     validation_score: float
@@ -25,7 +25,7 @@ class CurvePoint(NamedTuple):
 
 
 def new_head(feature_size: int, classes: int, seed: int) -> nn.Linear:
-    """A linear layer as the reference code starts it: weights normal with deviation 0.01, no bias."""
+    """A linear layer initialised as in the reference code: weights normal with deviation 0.01, bias 0."""
     head: nn.Linear = nn.utils.skip_init(nn.Linear, feature_size, classes)
     generator = torch.Generator().manual_seed(seed)
     nn.init.normal_(head.weight, std=INITIAL_STD, generator=generator)
@@ -34,7 +34,7 @@ def new_head(feature_size: int, classes: int, seed: int) -> nn.Linear:
 
 
 def as_linear_head(layer: nn.Linear, multilabel: bool) -> LinearHead:
-    """A copy of a trained layer on the CPU, as it is served."""
+    """A copy of a trained layer on the CPU, as a classifier."""
     weight, bias = (parameter.detach().float().cpu().clone() for parameter in (layer.weight, layer.bias))
     return plain_head(weight.T.contiguous(), bias, multilabel)
 
@@ -46,11 +46,11 @@ def targets(truth: np.ndarray, device: torch.device) -> Tensor:
 
 
 def supervised_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """Mean cross-entropy of classes, or mean binary cross-entropy of labels that stand each on its own.
+    """Mean cross-entropy of classes, or mean binary cross-entropy of multi-label truth.
 
     Args:
         logits: float32 (N, C).
-        truth: as `targets` gives it.
+        truth: see `targets`.
     """
     if truth.ndim == 2:
         return F.binary_cross_entropy_with_logits(logits, truth)
@@ -63,9 +63,9 @@ def learning_rate_at(learning_rate: float, step: int, steps: int) -> float:
 
 
 def score_of(head: LinearHead, features: np.ndarray, truth: np.ndarray) -> float:
-    """The primary score; NaN where logits are not finite.
+    """The primary score; NaN if logits are not finite.
 
-    Ranks are those of the logits: of float32 probabilities, many would round to the same 1.
+    Logits are ranked, since many float32 probabilities would round to the same 1.
 
     Args:
         features: float32 (N, F).
@@ -76,24 +76,23 @@ def score_of(head: LinearHead, features: np.ndarray, truth: np.ndarray) -> float
 
 
 def chance(truth: np.ndarray) -> float:
-    """The primary score of one answer for all: the largest class's share, or an AUROC of 0.5."""
+    """The primary score of the same answer for all: the share of the largest class, or an AUROC of 0.5."""
     return 0.5 if is_multilabel(truth) else float(np.bincount(truth).max() / len(truth))
 
 
 def why_not_converged(score: float, step: int, truth: np.ndarray, lost_at: int | None, learning_rate: float) -> str:
-    """In words, why a training did not come to anything; empty where it did.
+    """Why a training did not converge, in words; empty if it did.
 
     Args:
         score: the best on validation.
-        step: after which it was reached; 0 for that of the head before training.
+        step: at which it was reached; 0 for before training.
         truth: labels of validation.
-        lost_at: the step by which the loss was no longer finite, or None.
-        learning_rate: to be named.
+        lost_at: the step at which the loss was found not to be finite, or None.
     """
     reasons = []
     if lost_at is not None:
         reasons.append(f"the loss was no longer a finite number by step {lost_at}; lower learning_rate {learning_rate}")
-    floor, reached_by = chance(truth), "one answer for all"
+    floor, reached_by = chance(truth), "the same answer for all"
     if step == 0 and score > floor:
         floor, reached_by = score, "the head before training"
     if not score > floor:

@@ -77,7 +77,7 @@ class Chains:
         own = {
             **{name: getattr(settings, name) for name in ("root", "device", "cache_gib", "protocol")},
             **{"data": settings.target, "seed": self.seed, "split_seed": self.seed, "classifier_name": "none"},
-            "steps": settings.protocol_steps if settings.protocol == "paper" else None,
+            "steps": settings.protocol_steps,
             # Untrained features are the same for all methods of a seed.
             "untrained": training is not None and training.stage == "pretrain",
         }

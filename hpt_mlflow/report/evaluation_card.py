@@ -7,12 +7,7 @@ from collections.abc import Mapping, Sequence
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
 
-METHODS = {
-    "fast": "a linear probe on features that are computed once, its regularisation chosen on validation",
-    "paper": "a linear probe by SGD on random crops and flips, as the paper trains it",
-    "finetune": "all weights fine-tuned from these labels, schedule and learning rate chosen on validation",
-}
-# Columns of the table: of which metric each row takes its figure.
+# Columns of the table: the metric of each row.
 COLUMNS = {
     "accuracy": {"model": "test/accuracy", "untrained": "random/accuracy", "chance": "chance/accuracy"},
     "balanced": {"model": "test/balanced_accuracy", "untrained": "random/balanced_accuracy", "chance": ""},
@@ -28,17 +23,18 @@ def evaluation_card(
     chain: Sequence[str],
     dataset: Dataset,
     split: Split,
-    protocol: str,
+    method: str,
     result: Mapping[str, float],
     note: str = "",
 ) -> str:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Args:
-        model, classifier: addresses of what was evaluated, and of what came of it.
-        split: its train part is what labels were learned from.
+        model, classifier: addresses of the evaluated model, and of the classifier.
+        split: its train part holds the images whose labels were learned from.
+        method: the protocol, in words.
         result: metrics by name.
-        note: what else the reader should know.
+        note: a warning, or nothing.
     """
     name, title = ("auroc", "mean AUROC") if dataset.multilabel else ("accuracy", "accuracy")
     value, low, high = (result[f"test/{name}{end}"] for end in ("", "_low", "_high"))
@@ -50,19 +46,19 @@ def evaluation_card(
         f"**Data** `{dataset.uri}`: {len(dataset.classes)} {'labels' if dataset.multilabel else 'classes'}; learned "
         f"from {len(split.train):,} images, chosen on {len(split.validation):,}, tested once on {len(split.test):,}",
         "",
-        f"**Method** {METHODS[protocol]}",
+        f"**Method** {method}",
         "",
         *_table(result),
     ]
     if f"gain/{name}" in result:
         gain, low, high = (result[f"gain/{name}{end}"] for end in ("", "_low", "_high"))
-        sure = "" if low > 0 or high < 0 else ", so it may be chance"
-        lines += ["", f"Gain over the untrained network: {gain:+.3f} (95%: {low:+.3f} to {high:+.3f}{sure})."]
+        caveat = "" if low > 0 or high < 0 else ", so it may be chance"
+        lines += ["", f"Gain over the untrained network: {gain:+.3f} (95%: {low:+.3f} to {high:+.3f}{caveat})."]
     if note:
         lines += ["", f"**Note** {note}."]
     lines += [
         "",
-        "**Go on**",
+        "**Next**",
         "",
         "```",
         f"hpt predict {classifier} FOLDER",
@@ -74,7 +70,7 @@ def evaluation_card(
 
 
 def _table(result: Mapping[str, float]) -> list[str]:
-    """Figures of the model and of what it is compared with; columns without any figure are left out."""
+    """Scores of the model and its baselines; columns without any score are left out."""
     columns = {title: by_row for title, by_row in COLUMNS.items() if by_row["model"] in result}
     lines = ["| | " + " | ".join(columns) + " |", "|---" * (1 + len(columns)) + "|"]
     for row, title in ROWS.items():

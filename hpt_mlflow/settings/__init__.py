@@ -11,7 +11,7 @@ load_plugins("hpt_mlflow.plugins")
 
 # ruff: noqa: E402
 from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, PRESETS
-from hpt_mlflow.settings.evaluate import PROTOCOLS, EvaluateSettings
+from hpt_mlflow.settings.evaluate import EvaluateSettings
 from hpt_mlflow.settings.main import MainSettings
 from hpt_mlflow.settings.study import StudySettings
 from hpt_mlflow.settings.training import COMPILE, PRECISIONS, UPDATES, AdaptSettings, PretrainSettings, TrainingSettings
@@ -22,7 +22,6 @@ __all__ = [
     "DEFAULT_MODEL_NAME",
     "PRECISIONS",
     "PRESETS",
-    "PROTOCOLS",
     "UPDATES",
     "AdaptSettings",
     "EvaluateSettings",

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from hpt_mlflow.options import Settings, option
 from hpt_mlflow.settings.common import CACHE_HELP, DEFAULT_MODEL_NAME, DEVICE_HELP
-
-PROTOCOLS = ("fast", "paper", "finetune")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,19 +30,20 @@ class EvaluateSettings(Settings):
     model: str = option(
         f"models:/{DEFAULT_MODEL_NAME}/latest",
         "Model to evaluate: a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model "
-        f"{DEFAULT_MODEL_NAME}. Of a run, runs:/ID, each milestone is evaluated.",
+        f"{DEFAULT_MODEL_NAME}. Of a run, runs:/ID, every milestone is evaluated.",
         main=True,
     )
     protocol: str = option(
-        "fast",
-        "fast: a linear probe on features that are computed once; paper: a linear probe trained on random views, as "
-        "the paper does (hours); finetune: all weights learn from --labels (hours).",
+        DEFAULT_PROTOCOL,
+        "How labels are learned. " + "; ".join(f"{name}: {entry.title}" for name, entry in PROTOCOLS.items()) + ".",
         choices=PROTOCOLS,
     )
     labels: str | None = option(
         None,
-        "Labelled images to learn from: a number or a percentage of the train part, at least one of each class. "
-        "Default: all of them; for finetune 1000.",
+        "Labelled images to learn from: a number or a percentage of the train part, at least one per class. "
+        "Default: all of them"
+        + "".join(f"; for {name} {entry.default_labels}" for name, entry in PROTOCOLS.items() if entry.default_labels)
+        + ".",
     )
     steps: int | None = option(
         None, "Steps of paper (the paper's: 5000) or of each of finetune's trainings. Default: the paper's.", minimum=1
@@ -53,23 +53,22 @@ class EvaluateSettings(Settings):
     )
     steps_to: float | None = option(
         None,
-        "Of a run: an accuracy (or AUROC); the first milestone that reaches it is logged as test/steps_to.",
+        "For a run: an accuracy (or AUROC); the first milestone that reaches it is logged as test/steps_to.",
         minimum=0,
         maximum=1,
     )
-    untrained: bool = option(True, "Evaluate an untrained network of the same architecture in the same way, too.")
+    untrained: bool = option(True, "Also evaluate an untrained network of the same architecture in the same way.")
     classifier_name: str | None = option(
         None, "Registered model that gets the classifier; none: keep it with the run only. Default: NAME-classifier."
     )
     leave_out: str | None = option(
         None,
-        "Classes to leave out, separated by commas (%2C stands for a comma in a name), such as one that test has and "
-        "train lacks. Default: none.",
+        "Classes to leave out, separated by commas (%2C for a comma in a name), such as one that only test has. "
+        "Default: none.",
     )
     allow_seen: bool = option(
         False,
-        "Evaluate on test images even though a stage of the chain has trained on them, or though nobody knows whether "
-        "it has.",
+        "Evaluate even if a stage of the chain has trained on test images, or if this cannot be checked.",
     )
     seed: int = option(0, "Seed of the untrained network, of drawn labels and of training.", minimum=0, passed_on=True)
     split_seed: int = option(
@@ -84,7 +83,7 @@ class EvaluateSettings(Settings):
     cache_gib: float = option(4.0, CACHE_HELP, minimum=0, changes_result=False, passed_on=True)
     precision: str = option(
         "auto",
-        "Arithmetic of frozen features. auto: the fastest in a short trial whose features are those of float32.",
+        "Arithmetic of frozen features. auto: bfloat16 on a GPU that has it in hardware, else float32.",
         choices=("auto", "float32", "bfloat16"),
     )
     device: str = option("auto", DEVICE_HELP, changes_result=False, passed_on=True)
@@ -97,6 +96,7 @@ class EvaluateSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.protocol == "fast" and (self.steps or self.repeats > 1):
-            name = "steps" if self.steps else "repeats"
-            raise HptError(f"{name}: only for --protocol paper or finetune; fast has no steps, and nothing random")
+        if (self.steps or self.repeats > 1) and not PROTOCOLS[self.protocol].takes_steps:
+            able = " or ".join(name for name, entry in PROTOCOLS.items() if entry.takes_steps)
+            problem = f"protocol {self.protocol} has no steps, and nothing random"
+            raise HptError(problem, f"use it with --protocol {able}", setting="steps" if self.steps else "repeats")

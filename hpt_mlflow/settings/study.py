@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.protocols import PROTOCOLS, probe_names
 from hpt_mlflow.experiments import STUDIES, load_study
 from hpt_mlflow.options import option
 from hpt_mlflow.settings.common import parse_count
-from hpt_mlflow.settings.evaluate import PROTOCOLS
 from hpt_mlflow.settings.training import TrainingSettings
 
 
@@ -43,7 +43,7 @@ class StudySettings(TrainingSettings):
     )
     seeds: int = option(3, "Repetitions, each with weights, views and a split of its own.", minimum=1, maximum=100)
     protocol: str = option(
-        "fast", "How models are evaluated (see evaluate); semi-supervised is always fine-tuned.", choices=PROTOCOLS[:2]
+        "fast", "How models are evaluated (see evaluate); semi-supervised is always fine-tuned.", choices=PROTOCOLS
     )
     protocol_steps: int | None = option(
         None,
@@ -85,9 +85,14 @@ class StudySettings(TrainingSettings):
             raise HptError(problem, remedy, setting="source_steps")
         if self.split_seed:
             raise HptError("each seed of a study has its own split", "use seed", setting="split_seed")
+        if PROTOCOLS[self.protocol].trains_backbone:
+            problem = f"{self.protocol} trains the backbone"
+            remedy = f"use one of {', '.join(probe_names())}, or the study semi-supervised"
+            raise HptError(problem, remedy, setting="protocol")
         study = load_study(self.study)
-        if self.protocol_steps is not None and (study.protocol or self.protocol) == "fast":
-            problem, remedy = "the probe of protocol fast has none", "use it with paper, or semi-supervised"
+        protocol = study.protocol or self.protocol
+        if self.protocol_steps is not None and not PROTOCOLS[protocol].takes_steps:
+            problem, remedy = f"protocol {protocol} has no steps", "use it with paper, or semi-supervised"
             raise HptError(problem, remedy, setting="protocol_steps")
         if self.alias is not None:
             problem, remedy = "a study registers many versions", "choose one yourself with hpt promote"

@@ -12,7 +12,7 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.feature_cache import kept_features
+from hpt_mlflow.evaluation.feature_cache import cached_features
 from hpt_mlflow.evaluation.features import FeatureReader
 
 STATISTICS = ChannelStatistics((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
@@ -52,7 +52,7 @@ def ask(arrays, backbone, image_size=16, statistics=STATISTICS, smallest_side=64
     dataset = Dataset("arrays", "test:arrays", arrays, [str(i) for i in range(len(arrays))], None, ())
     images = Images(dataset, np.arange(len(arrays)) if indices is None else np.array(indices), smallest_side)
     reader = FeatureReader(images, image_size, statistics, CPU, threads=1, **more)
-    return reader, kept_features(reader, backbone, dataset.contents.of(images.indices))
+    return reader, cached_features(reader, backbone, dataset.contents.of(images.indices))
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_features_of_images_that_vanished_on_the_way_are_not_kept(cache):
     images = Images(dataset, np.arange(150), 16, memory_limit_bytes=0)
     reader, content = FeatureReader(images, 16, STATISTICS, CPU, threads=1), dataset.contents.of(np.arange(150))
     arrays.gone = True
-    assert not kept_features(reader, Counting(), content)[7].any()
+    assert not cached_features(reader, Counting(), content)[7].any()
     assert list(images.unreadable) == [7]
     assert not cache.exists() or not list(cache.iterdir())
 

@@ -13,7 +13,7 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.features import FeatureReader, FrozenNetwork, prepare
+from hpt_mlflow.evaluation.features import FeatureReader, FrozenNetwork, feature_precision, prepare
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 
@@ -110,6 +110,15 @@ def test_features_in_bfloat16_are_rounded_and_come_as_float32(open_images):
     assert 1e-5 < np.linalg.norm(rounded - plain) / np.linalg.norm(plain) < 2e-2
 
 
+@pytest.mark.parametrize(("native", "on_cuda"), [(True, "bfloat16"), (False, "float32")])
+def test_the_precision_follows_the_device_unless_it_is_given(monkeypatch, native, on_cuda):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert feature_precision("auto", CPU) == "float32"
+    assert feature_precision("auto", torch.device("cuda")) == on_cuda
+    for given in ("float32", "bfloat16"):
+        assert feature_precision(given, CPU) == feature_precision(given, torch.device("cuda")) == given
+
+
 def test_maps_are_flattened(open_images):
     backbone = nn.Conv2d(3, 2, kernel_size=8, stride=8)
     features = reader_of(open_images(pictures((16, 16)))).features(backbone, np.array([0]))
@@ -121,30 +130,42 @@ def test_refreshed_statistics_are_the_mean_over_the_batches(open_images, count):
     arrays = pictures(*[(16, 16)] * count)
     backbone = convolutions()
     backbone[1].running_mean.fill_(100)
-    reader_of(open_images(arrays)).refresh_batch_norm(backbone, np.arange(count))
+    refreshed = reader_of(open_images(arrays)).with_refreshed_batch_norm(backbone, np.arange(count))
     with torch.no_grad():
         maps = backbone[0](by_torchvision(arrays, 16))
     # An image that is left over alone is left out.
     batches = [maps[:2], maps[2:4]]
     mean = torch.stack([batch.mean(dim=(0, 2, 3)) for batch in batches]).mean(dim=0)
     variance = torch.stack([batch.var(dim=(0, 2, 3)) for batch in batches]).mean(dim=0)
-    torch.testing.assert_close(backbone[1].running_mean, mean, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(backbone[1].running_var, variance, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(refreshed[1].running_mean, mean, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(refreshed[1].running_var, variance, atol=1e-5, rtol=1e-4)
 
 
 def test_refreshing_works_where_one_image_has_no_variance(open_images):
     backbone = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(3))
     arrays = pictures(*[(16, 16)] * 3)
-    reader_of(open_images(arrays)).refresh_batch_norm(backbone, np.arange(3))
+    refreshed = reader_of(open_images(arrays)).with_refreshed_batch_norm(backbone, np.arange(3))
     expected = by_torchvision(arrays[:2], 16).mean(dim=(0, 2, 3))
-    torch.testing.assert_close(backbone[2].running_mean, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(refreshed[2].running_mean, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_refreshing_changes_no_weight(open_images):
+def test_refreshing_changes_no_weight_and_nothing_of_the_given_backbone(open_images):
     backbone = convolutions()
-    before = [parameter.detach().clone() for parameter in backbone.parameters()]
-    reader_of(open_images(pictures(*[(16, 16)] * 4))).refresh_batch_norm(backbone, np.arange(4))
-    assert all(torch.equal(a, b) for a, b in zip(before, backbone.parameters(), strict=True))
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    refreshed = reader_of(open_images(pictures(*[(16, 16)] * 4))).with_refreshed_batch_norm(backbone, np.arange(4))
+    assert all(torch.equal(a, b) for a, b in zip(refreshed.parameters(), backbone.parameters(), strict=True))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
+def test_a_refreshed_copy_trains_like_any_other(open_images):
+    """Its BatchNorm follows what it sees from then on, instead of averaging over all that it has ever seen."""
+    reader = reader_of(open_images(pictures(*[(16, 16)] * 4)))
+    refreshed = reader.with_refreshed_batch_norm(convolutions(), np.arange(4)).train()
+    before = refreshed[1].running_mean.clone()
+    for _ in range(60):
+        refreshed(torch.full((4, 3, 8, 8), 9.0))
+    expected = refreshed[0](torch.full((4, 3, 8, 8), 9.0)).mean(dim=(0, 2, 3))
+    assert (refreshed[1].running_mean - expected).abs().max() < 0.01 * (before - expected).abs().max()
 
 
 @pytest.fixture
@@ -176,8 +197,8 @@ def test_images_that_vanished_do_not_refresh_statistics(vanishing):
     files, images = vanishing
     once, again = convolutions(), convolutions()
     files[0].unlink()
-    reader_of(images, batch_size=3).refresh_batch_norm(once, np.arange(3))
-    reader_of(images, batch_size=3).refresh_batch_norm(again, np.arange(1, 3))
+    once = reader_of(images, batch_size=3).with_refreshed_batch_norm(once, np.arange(3))
+    again = reader_of(images, batch_size=3).with_refreshed_batch_norm(again, np.arange(1, 3))
     torch.testing.assert_close(once[1].running_var, again[1].running_var)
 
 

@@ -11,6 +11,7 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.labelled_views import TrainingViews
 
 CPU = torch.device("cpu")
@@ -23,7 +24,8 @@ def grey(count, size=(12, 10)):
 
 
 def views_of(images, indices, batch_size=4, seed=0, threads=1):
-    return TrainingViews(images, np.asarray(indices), 8, STATISTICS, CPU, batch_size, seed, threads)
+    reader = FeatureReader(images, 8, STATISTICS, CPU, threads=threads)
+    return TrainingViews(reader, np.asarray(indices), batch_size, seed)
 
 
 def levels(batch):

@@ -176,9 +176,8 @@ def test_trace_is_the_fit_that_was_kept_and_ends_in_its_head():
 )
 def test_converged_is_said_of_a_fit_that_came_to_its_end_and_of_no_other(looks, converged, monkeypatch):
     monkeypatch.setattr(probe_module, "LOOKS", looks)
-    monkeypatch.setattr(probe_module, "REGULARISATIONS", (1.0,))
     train, validation = clusters(300, 2.0, 1, dimensions=40), clusters(200, 2.0, 2, dimensions=40)
-    probe = fit_probe(*train, *validation, 4)
+    probe = fit_probe(*train, *validation, 4, regularisations=(1.0,))
     pipeline = by_sklearn(1.0, *train)
     weight = pipeline[1].coef_
     best = log_loss(train[1], pipeline.predict_proba(train[0]), normalize=False) + (weight**2).sum() / 2

@@ -7,6 +7,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
+from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.head import plain_head
@@ -22,12 +23,13 @@ from hpt_mlflow.evaluation.supervised import (
     targets,
     why_not_converged,
 )
+from hpt_mlflow.evaluation.task import Task
 
 CPU = torch.device("cpu")
 STATISTICS = ChannelStatistics((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 CLASSES = np.array([0, 1, 2] * 20)
 LABELS = np.stack([CLASSES > 0, CLASSES == 1], axis=1).astype(np.uint8)
-PARTS = np.arange(30), np.arange(30, 45), np.arange(45, 60)
+SPLIT = Split(np.arange(30), np.arange(30, 45), np.arange(45, 60))
 
 
 def pictures():
@@ -45,27 +47,18 @@ def small_network():
     return layers
 
 
-def fit(open_images, truth, seed=0, backbone=None, on_step=None, **settings):
-    backbone = backbone or small_network()
-    reader = FeatureReader(open_images(pictures()), 8, STATISTICS, CPU, threads=1)
-    train, validation, test = PARTS
-    features = [reader.features(backbone, part) for part in (validation, test)]
-    settings = PaperProbeSettings(**({"steps": 30, "batch_size": 16, "validate_every": 10} | settings))
-    probe = fit_paper_probe(
-        backbone,
-        reader,
-        train,
-        truth[train],
-        features[0],
-        truth[validation],
-        features[1],
-        truth[test],
-        3 if truth.ndim == 1 else truth.shape[1],
-        settings,
-        seed,
-        on_step,
-    )
-    return probe, reader, backbone, features
+@pytest.fixture
+def fit(open_images):
+    """Trains a probe with few and short steps."""
+
+    def fitted(truth=CLASSES, seed=0, backbone=None, on_step=None, **settings):
+        reader = FeatureReader(open_images(pictures()), 8, STATISTICS, CPU, threads=1)
+        names = ("red", "green", "blue") if truth.ndim == 1 else ("not red", "green")
+        task = Task(reader, SPLIT, truth, names, np.arange(60))
+        settings = PaperProbeSettings(**({"steps": 30, "batch_size": 16, "validate_every": 10} | settings))
+        return fit_paper_probe(backbone or small_network(), task, settings, seed, on_step)
+
+    return fitted
 
 
 def test_the_defaults_are_the_papers():
@@ -81,9 +74,9 @@ def test_the_rate_drops_by_ten_at_each_third(steps, first, second):
 
 
 @pytest.mark.parametrize("truth", [CLASSES, LABELS], ids=["classes", "labels"])
-def test_the_head_takes_the_steps_of_sgd_with_momentum_written_out(open_images, truth):
-    probe, reader, backbone, _ = fit(open_images, truth, learning_rate=2.0, steps=6, validate_every=6)
-    views = TrainingViews(reader.images, PARTS[0], 8, STATISTICS, CPU, 16, 0, 1)
+def test_the_head_takes_the_steps_of_sgd_with_momentum_written_out(fit, truth):
+    probe = fit(truth, learning_rate=2.0, steps=6, validate_every=6)
+    views, backbone = TrainingViews(probe.task.reader, SPLIT.train, 16, 0), small_network()
     start = new_head(6, 3 if truth.ndim == 1 else 2, 0)
     weight, bias = start.weight.detach().T.clone(), start.bias.detach().clone()  # F x C, C
     velocities = torch.zeros_like(weight), torch.zeros_like(bias)
@@ -91,7 +84,7 @@ def test_the_head_takes_the_steps_of_sgd_with_momentum_written_out(open_images, 
     for step, batch in enumerate(views.batches(6)):
         with torch.no_grad():
             features = backbone(batch.views).flatten(1)
-        y = torch.from_numpy(truth[PARTS[0]][batch.positions])
+        y = torch.from_numpy(truth[SPLIT.train][batch.positions])
         logits = features @ weight + bias
         # The gradient by the logits: predicted minus true, over the images, and over the labels where there are two.
         true = F.one_hot(y, 3) if truth.ndim == 1 else y
@@ -110,78 +103,68 @@ def test_the_head_takes_the_steps_of_sgd_with_momentum_written_out(open_images, 
     torch.testing.assert_close(probe.head.bias, expected.bias, atol=1e-5, rtol=1e-4)
 
 
-def test_colours_are_learned(open_images):
-    probe, *_ = fit(open_images, CLASSES)
-    assert probe.converged
-    assert probe.reason == ""
+def test_colours_are_learned(fit):
+    probe = fit()
+    assert probe.warning == ""
     assert probe.test_score > 0.8
 
 
-def test_the_best_by_validation_is_kept_with_its_test_figure(open_images):
-    probe, _, _, (validation, test) = fit(open_images, CLASSES, steps=35, validate_every=10)
+def test_the_best_by_validation_is_kept_with_its_test_score(fit):
+    probe = fit(steps=35, validate_every=10)
     assert [point.step for point in probe.curve] == [10, 20, 30, 35]
     best = max(probe.curve, key=lambda point: point.validation_score)
     assert (probe.step, probe.validation_score, probe.test_score) == best
-    for features, part, score in ((validation, PARTS[1], probe.validation_score), (test, PARTS[2], probe.test_score)):
-        assert (probe.head.probabilities(features).argmax(axis=1) == CLASSES[part]).mean() == pytest.approx(score)
+    found = probe.head.probabilities(probe.features.validation).argmax(axis=1)
+    assert (found == CLASSES[SPLIT.validation]).mean() == pytest.approx(probe.validation_score)
 
 
-def test_labels_are_learned_each_on_its_own(open_images):
-    probe, _, _, (_, test) = fit(open_images, LABELS)
+def test_multilabel_truth_is_learned(fit):
+    probe = fit(LABELS)
     assert probe.head.multilabel
-    expected = roc_auc_score(LABELS[PARTS[2]], probe.head.logits(torch.from_numpy(test)).numpy())
+    expected = roc_auc_score(LABELS[SPLIT.test], probe.head.logits(torch.from_numpy(probe.features.test)).numpy())
     assert probe.test_score == pytest.approx(expected)
     assert probe.test_score > 0.8
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_backbone_stays_as_it_is(open_images, training):
+def test_the_backbone_stays_as_it_is(fit, training):
     backbone = small_network().train(training)
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    fit(open_images, CLASSES, backbone=backbone, steps=3)
+    fit(backbone=backbone, steps=3)
     assert all(layer.training is training for layer in backbone.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
     assert all(parameter.grad is None for parameter in backbone.parameters())
 
 
-def test_the_same_seed_gives_the_same_head_and_another_another(open_images):
-    heads = [fit(open_images, CLASSES, seed=seed)[0].head for seed in (0, 0, 1)]
+def test_the_same_seed_gives_the_same_head_and_another_another(fit):
+    heads = [fit(seed=seed).head for seed in (0, 0, 1)]
     assert torch.equal(heads[0].weight, heads[1].weight)
     assert not torch.equal(heads[0].weight, heads[2].weight)
 
 
-def test_steps_are_told(open_images):
-    told = []
-    fit(open_images, CLASSES, steps=4, on_step=lambda step, of: told.append((step, of)))
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-
-
-def test_a_batch_may_be_larger_than_train(open_images):
-    probe, *_ = fit(open_images, CLASSES, batch_size=100, steps=3)
+def test_a_batch_may_be_larger_than_train(fit):
+    probe = fit(batch_size=100, steps=3)
     assert len(probe.curve) == 1
 
 
-def test_a_loss_that_is_not_finite_ends_the_training_and_is_said(open_images):
-    probe, *_ = fit(open_images, CLASSES, learning_rate=float("inf"), steps=30)
-    assert not probe.converged
-    assert "finite" in probe.reason
-    assert "learning_rate inf" in probe.reason
-    assert "\n" not in probe.reason
+def test_a_loss_that_is_not_finite_ends_the_training_with_a_warning(fit):
+    probe = fit(learning_rate=float("inf"), steps=30)
+    assert "finite" in probe.warning
+    assert "learning_rate inf" in probe.warning
+    assert "\n" not in probe.warning
     assert probe.curve == []
     assert probe.head.weight.isfinite().all()
 
 
-def test_features_that_say_nothing_do_not_converge(open_images):
+def test_features_without_information_do_not_converge(fit):
     class Blind(nn.Module):
         def forward(self, images):
             return images.new_ones(len(images), 2)
 
-    probe, *_ = fit(open_images, CLASSES, backbone=Blind())
-    assert not probe.converged
-    assert "accuracy on validation never rose above 0.333" in probe.reason
+    assert "accuracy on validation never rose above 0.333" in fit(backbone=Blind()).warning
 
 
-def test_chance_is_one_answer_for_all():
+def test_chance_is_the_same_answer_for_all():
     assert chance(np.array([0, 0, 0, 1])) == 0.75
     assert chance(LABELS) == 0.5
 
@@ -189,8 +172,8 @@ def test_chance_is_one_answer_for_all():
 def test_reasons_in_words():
     assert why_not_converged(0.5, 100, CLASSES, None, 30.0) == ""
     assert "by step 300" in why_not_converged(0.5, 200, CLASSES, 300, 30.0)
-    assert "never rose above 0.333, which one answer" in why_not_converged(float("nan"), 0, CLASSES, None, 30.0)
-    assert "never rose above 0.333, which one answer" in why_not_converged(0.3, 100, CLASSES, None, 30.0)
+    assert "never rose above 0.333, which the same answer" in why_not_converged(float("nan"), 0, CLASSES, None, 30.0)
+    assert "never rose above 0.333, which the same answer" in why_not_converged(0.3, 100, CLASSES, None, 30.0)
     assert "never rose above 0.400, which the head before" in why_not_converged(0.4, 0, CLASSES, None, 30.0)
 
 

@@ -22,7 +22,7 @@ from hpt_mlflow.data.dataset import content_digest
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import EvaluateSettings
-from hpt_mlflow.stages.evaluate import _classifier_name
+from hpt_mlflow.stages.evaluation.work import classifier_name
 from hpt_mlflow.stages.predict import predict
 from hpt_mlflow.tracking.models.store import find_model
 
@@ -296,7 +296,7 @@ def test_a_run_that_fails_is_failed_and_registers_nothing(world, monkeypatch):
         ({"classifier_name": "a/b"}, "'a/b'"),
         ({"split_seed": 1}, "were trained on by pretrain images"),
         ({"data": "nowhere"}, "data: there is no folder"),
-        ({"repeats": 3}, "repeats: only for --protocol"),
+        ({"repeats": 3}, "repeats: protocol fast has no steps, and nothing random; use it with --protocol paper or"),
     ],
 )
 def test_what_can_be_refused_is_refused_before_a_run_is_started(world, settings, words):
@@ -321,4 +321,4 @@ def test_what_can_be_refused_is_refused_before_a_run_is_started(world, settings,
     ],
 )
 def test_the_classifier_is_named_after_its_backbone(said, uri, name):
-    assert _classifier_name(EvaluateSettings(classifier_name=said), uri) == name
+    assert classifier_name(EvaluateSettings(classifier_name=said), uri) == name

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, by the names that runs line up by."""
+"""The metrics of an evaluation, under the names by which runs are compared."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ import numpy as np
 from hpt_mlflow.evaluation.calibration import expected_calibration_error
 from hpt_mlflow.evaluation.certainty import paired, test_intervals
 from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
+from hpt_mlflow.evaluation.protocols import PROTOCOLS
+from hpt_mlflow.evaluation.protocols.base import Outcome
 from hpt_mlflow.evaluation.scores import balanced_accuracy, is_multilabel, primary_name
-from hpt_mlflow.evaluation.task import Outcome
+from hpt_mlflow.interval import Interval
 
 # MLflow's limit on the whole name of a metric is 250.
 LONGEST_NAME = 200
 
 
-def certain_figures(protocol: str, outcome: Outcome) -> dict[str, float]:
-    """What a classifier reaches: on validation, and on test with the ends of each 95% interval."""
+def outcome_metrics(protocol: str, outcome: Outcome) -> dict[str, float]:
+    """Scores of a classifier on validation, and on test with the ends of each 95% interval."""
     labels = outcome.task.part_labels
     name = primary_name(labels.test)
-    trained = "finetune" if protocol == "finetune" else "probe"
-    figures = {f"{trained}/val_{name}": outcome.validation_score}
-    figures[f"{trained}/step"] = outcome.step
-    figures |= {f"{trained}/{key}": value for key, value in outcome.chosen.items()}
-    figures[f"{trained}/converged"] = float(not outcome.reason)
+    prefix = PROTOCOLS[protocol].metric_prefix
+    metrics = {f"{prefix}/val_{name}": outcome.validation_score}
+    metrics[f"{prefix}/step"] = outcome.step
+    metrics |= {f"{prefix}/{key}": value for key, value in outcome.hyperparameters.items()}
+    metrics[f"{prefix}/converged"] = float(not outcome.warning)
     names = metric_names(outcome.task.classes)
     for key, interval in test_intervals(labels.test, outcome.probabilities, outcome.task.classes).items():
-        figure, slash, label = key.partition("/")
-        metric = f"test/{figure}{slash}{names[label] if slash else ''}"
-        figures |= {metric: interval.value, f"{metric}_low": interval.low, f"{metric}_high": interval.high}
-    figures["test/calibration_error"] = expected_calibration_error(labels.test, outcome.probabilities)
-    return figures | _neighbour_figures(outcome)
+        score, slash, label = key.partition("/")
+        metrics |= with_ends(f"test/{score}{slash}{names[label] if slash else ''}", interval)
+    metrics["test/calibration_error"] = expected_calibration_error(labels.test, outcome.probabilities)
+    return metrics | _neighbour_metrics(outcome)
 
 
-def repeat_figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Mean and standard deviation on test over repetitions with other seeds; nothing of one alone."""
+def repeat_metrics(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Mean and standard deviation on test over repetitions with other seeds; nothing for a single one."""
     if len(outcomes) < 2:
         return {}
     name = primary_name(outcomes[0].task.part_labels.test)
@@ -48,35 +49,35 @@ def repeat_figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
     }
 
 
-def compared_with_untrained(learned: Outcome, untrained: Outcome | None) -> dict[str, float]:
-    """What one gets without any pretraining, and how much the model is better, with its 95% interval."""
+def baseline_metrics(learned: Outcome, untrained: Outcome | None) -> dict[str, float]:
+    """Scores without any pretraining, and the gain of the model over them with its 95% interval."""
     labels = learned.task.part_labels
     name = primary_name(labels.test)
     if is_multilabel(labels.test):
-        figures = {f"chance/{name}": 0.5}
+        metrics = {f"chance/{name}": 0.5}
     else:
         largest_class = np.bincount(labels.train).argmax()
-        figures = {f"chance/{name}": float((labels.test == largest_class).mean())}
+        metrics = {f"chance/{name}": float((labels.test == largest_class).mean())}
     if untrained is None:
-        return figures
-    figures[f"random/{name}"] = untrained.test_score
+        return metrics
+    metrics[f"random/{name}"] = untrained.test_score
     gain = paired(labels.test, untrained.probabilities, learned.probabilities).primary.difference
-    figures |= {f"gain/{name}": gain.value, f"gain/{name}_low": gain.low, f"gain/{name}_high": gain.high}
+    metrics |= with_ends(f"gain/{name}", gain)
     if not is_multilabel(labels.test):
-        figures["random/balanced_accuracy"] = balanced_accuracy(labels.test, untrained.probabilities)
-        figures["random/knn_accuracy"] = _neighbour_figures(untrained)["knn/test_accuracy"]
-    return figures
+        metrics["random/balanced_accuracy"] = balanced_accuracy(labels.test, untrained.probabilities)
+        metrics["random/knn_accuracy"] = _neighbour_metrics(untrained)["knn/test_accuracy"]
+    return metrics
 
 
 def first_step_to(score: float | None, steps: Sequence[int], scores: Sequence[float]) -> int | None:
-    """The first of `steps`, in ascending order, whose score is at least `score`; None where there is none."""
+    """The first of `steps`, in ascending order, whose score is at least `score`; None if there is none."""
     if score is None:
         return None
     return next((step for step, reached in zip(steps, scores, strict=True) if reached >= score), None)
 
 
 def metric_names(labels: Sequence[str]) -> dict[str, str]:
-    """What each label is called in the name of a metric: in characters that MLflow takes, and no two alike."""
+    """How each label is spelled in the name of a metric: in characters that MLflow accepts, and all different."""
     names: dict[str, str] = {}
     for label in labels:
         name = "".join(character if character.isalnum() or character in "_- " else "_" for character in label)
@@ -87,18 +88,19 @@ def metric_names(labels: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _neighbour_figures(outcome: Outcome) -> dict[str, float]:
-    """20-NN by train, on validation, and on test with its interval; nothing where labels stand each on its own."""
+def with_ends(name: str, interval: Interval) -> dict[str, float]:
+    """The three metrics of a score with its interval."""
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _neighbour_metrics(outcome: Outcome) -> dict[str, float]:
+    """20-NN by train, on validation, and on test with its interval; nothing for multi-label truth."""
     labels, features, classes = outcome.task.part_labels, outcome.features, outcome.task.classes
     if is_multilabel(labels.test):
         return {}
     validation, test = (
-        nearest_neighbour_classes(features.train, labels.train, asked) for asked in (features.validation, features.test)
+        nearest_neighbour_classes(features.train, labels.train, part) for part in (features.validation, features.test)
     )
-    certain = test_intervals(labels.test, np.eye(len(classes))[test], classes)["accuracy"]
-    return {
-        "knn/val_accuracy": float((validation == labels.validation).mean()),
-        "knn/test_accuracy": certain.value,
-        "knn/test_accuracy_low": certain.low,
-        "knn/test_accuracy_high": certain.high,
-    }
+    interval = test_intervals(labels.test, np.eye(len(classes))[test], classes)["accuracy"]
+    on_validation = float((validation == labels.validation).mean())
+    return {"knn/val_accuracy": on_validation} | with_ends("knn/test_accuracy", interval)

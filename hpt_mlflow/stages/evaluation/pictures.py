@@ -1,4 +1,4 @@
-"""The pictures and tables of an evaluation, logged with its run."""
+"""The figures and tables of an evaluation, logged with its run."""
 
 from __future__ import annotations
 
@@ -14,21 +14,27 @@ from torch.nn import functional as F
 from hpt_mlflow.data.decode import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.errors import printable
+from hpt_mlflow.evaluation.protocols.base import Outcome
 from hpt_mlflow.evaluation.scores import is_multilabel, primary_name
-from hpt_mlflow.evaluation.task import Outcome
 from hpt_mlflow.report.embedding_map import embedding_map
-from hpt_mlflow.report.evaluation_figures import confusion_matrix, probe_curve, reliability_diagram, roc_curves
+from hpt_mlflow.report.evaluation_figures import (
+    confusion_matrix,
+    milestone_curve,
+    probe_curve,
+    reliability_diagram,
+    roc_curves,
+)
 from hpt_mlflow.report.image_grids import confused_pairs, neighbour_grid
+from hpt_mlflow.stages.evaluation.metrics import first_step_to
 from hpt_mlflow.tracking.runs.stage_run import StageRun
 from hpt_mlflow.tracking.tags import PREDICTIONS_FILE
 
 QUERIES = 8
 NEIGHBOURS_SHOWN = 7
-AXES = {"fast": "iterations of L-BFGS", "paper": "steps of SGD", "finetune": "iterations"}
 
 
 class _Pictures(Sequence[np.ndarray]):
-    """Images of some indices, decoded when asked for; grey where one cannot be read any more."""
+    """Images of some indices, decoded on demand; grey in place of one that has become unreadable."""
 
     def __init__(self, images: Images, indices: np.ndarray) -> None:
         self._images = images
@@ -44,8 +50,12 @@ class _Pictures(Sequence[np.ndarray]):
             return np.full((8, 8, 3), 128, dtype=np.uint8)
 
 
-def log_pictures(run: StageRun, protocol: str, outcome: Outcome) -> None:
-    """Log what shows a person where a classifier is right, and where it is wrong."""
+def log_pictures(run: StageRun, steps: str, outcome: Outcome) -> None:
+    """Log figures that show where a classifier is right, and where it is wrong.
+
+    Args:
+        steps: what the steps of its learning curve are.
+    """
     task, truth = outcome.task, outcome.task.part_labels.test
     shown = _Pictures(task.reader.images, task.split.test)
     if is_multilabel(truth):
@@ -59,12 +69,12 @@ def log_pictures(run: StageRun, protocol: str, outcome: Outcome) -> None:
             run.picture(confused, "most_confused.png")
     run.picture(reliability_diagram(truth, outcome.probabilities), "reliability.png")
     run.picture(embedding_map(outcome.features.test, truth, task.classes), "embedding_map.png")
-    run.picture(probe_curve(outcome.curve, primary_name(truth), AXES[protocol], outcome.step), "probe_curve.png")
+    run.picture(probe_curve(outcome.curve, primary_name(truth), steps, outcome.step), "probe_curve.png")
     _log_neighbours(run, outcome)
 
 
 def log_predictions(run: StageRun, outcome: Outcome, names: Sequence[str]) -> None:
-    """Log the answers on test: exactly, for comparisons, and as a table for people.
+    """Log the predictions on test: exactly, for comparisons, and as a table for people.
 
     Args:
         names: of the test images.
@@ -92,23 +102,51 @@ def log_predictions(run: StageRun, outcome: Outcome, names: Sequence[str]) -> No
 
 
 def log_curve(run: StageRun, outcome: Outcome) -> None:
-    """Log validation and test against the steps of the probe, as metrics with steps of their own."""
+    """Log scores on validation and test as metrics at the steps of the learning curve."""
     name = primary_name(outcome.task.part_labels.test)
     for step, validation, test in outcome.curve:
         values = {f"probe_curve/val_{name}": validation, f"probe_curve/test_{name}": test}
         run.metrics({key: value for key, value in values.items() if not math.isnan(value)}, step)
 
 
+def log_milestones(
+    run: StageRun,
+    by_step: dict[int, dict[str, float]],
+    name: str,
+    steps_to: float | None,
+    untrained: Outcome | None,
+) -> dict[str, float]:
+    """Draw the score of each milestone against pretraining steps.
+
+    Args:
+        by_step: metrics of each milestone, by its step.
+        name: of the primary score.
+        steps_to: a score whose first milestone is looked for.
+
+    Returns:
+        The metric `test/steps_to`, if a milestone reaches that score.
+    """
+    steps = sorted(by_step)
+    scores, lows, highs = ([by_step[step][f"test/{name}{end}"] for step in steps] for end in ("", "_low", "_high"))
+    first = first_step_to(steps_to, steps, scores)
+    reached = (steps_to, first) if steps_to is not None and first is not None else None
+    baseline = untrained.test_score if untrained else None
+    run.picture(milestone_curve(steps, scores, lows, highs, name, baseline, reached), "milestones.png")
+    if steps_to is not None and first is None:
+        run.warn(f"no milestone reaches {name} {steps_to:g}; the best has {max(scores):.3f}")
+    return {"test/steps_to": float(first)} if first is not None else {}
+
+
 def _log_neighbours(run: StageRun, outcome: Outcome) -> None:
-    """A few test images, spread over the split, with those of train that are nearest to them."""
+    """Log a few test images, spread over the split, with the nearest train images."""
     task, labels, features = outcome.task, outcome.task.part_labels, outcome.features
-    asked = np.unique(np.linspace(0, len(features.test) - 1, QUERIES).astype(np.int64))
+    shown = np.unique(np.linspace(0, len(features.test) - 1, QUERIES).astype(np.int64))
     bank = F.normalize(torch.from_numpy(features.train), dim=1)
-    queries = F.normalize(torch.from_numpy(features.test[asked]), dim=1)
+    queries = F.normalize(torch.from_numpy(features.test[shown]), dim=1)
     nearest = (queries @ bank.T).topk(min(NEIGHBOURS_SHOWN, len(bank)), dim=1).indices.numpy()
     figure = neighbour_grid(
-        _Pictures(task.reader.images, task.split.test[asked]),
-        labels.test[asked],
+        _Pictures(task.reader.images, task.split.test[shown]),
+        labels.test[shown],
         _Pictures(task.reader.images, task.split.train),
         nearest,
         labels.train[nearest],

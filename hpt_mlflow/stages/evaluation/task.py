@@ -14,51 +14,56 @@ from hpt_mlflow.data.labels import check_labels
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.features import FeatureReader
+from hpt_mlflow.evaluation.features import FeatureReader, feature_precision
 from hpt_mlflow.evaluation.labelled_views import CROP_SCALE
+from hpt_mlflow.evaluation.protocols import PROTOCOLS
 from hpt_mlflow.evaluation.task import Task
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.settings import EvaluateSettings
 from hpt_mlflow.settings.common import parse_count
 from hpt_mlflow.stages.processes.device import resolve_device
 
-# HPT, section 4.2.
-LABELS_FOR_FINETUNE = 1000
 # Networks trained on crops are tested on the centre of images resized by this factor (HPT, section 4.1: 256 for 224).
 TEST_RESIZE = 256 / 224
 
 
 def prepare_task(settings: EvaluateSettings, dataset: Dataset, card: BackboneCard) -> Task:
-    """Check the labels, decode what fits into memory, and split what can be read.
+    """Check the labels, decode as many images as fit into memory, and split the readable ones.
 
     Raises:
         HptError: the labels cannot be learned from, chosen by or tested on; too many images are unreadable.
     """
-    device = resolve_device(settings.device)
+    device, protocol, size = resolve_device(settings.device), PROTOCOLS[settings.protocol], card.architecture.image_size
     split = dataset.split(settings.split_seed)
-    cropped = settings.protocol != "fast"
-    side = smallest_useful_side(card.architecture.image_size, CROP_SCALE) if cropped else card.architecture.image_size
+    side = smallest_useful_side(size, CROP_SCALE) if protocol.random_crops else size
     images = Images(dataset, split.labelled, side, cache_gib=settings.cache_gib)
     readable = split.restricted(images.indices)
     labels = check_labels(dataset, readable)
-    # What is evaluated is what is served: images are normalised as the model was trained, whatever the dataset.
-    statistics = ChannelStatistics(card.mean, card.std)
-    resize_to = round(card.architecture.image_size * TEST_RESIZE) if cropped else None
+    # A network that is trained on changes, so that its validation has the precision of its training.
+    automatic = "float32" if protocol.trains_backbone else feature_precision("auto", device)
     reader = FeatureReader(
-        images, card.architecture.image_size, statistics, device, settings.batch_size, settings.workers, resize_to
+        images,
+        size,
+        # As served: images are normalised as for the training of the model, whatever the dataset.
+        ChannelStatistics(card.mean, card.std),
+        device,
+        settings.batch_size,
+        threads=settings.workers,
+        resize_to=round(size * TEST_RESIZE) if protocol.random_crops else None,
+        precision=automatic if settings.precision == "auto" else settings.precision,
     )
     content = dataset.contents.of(images.indices)
     readable = _without_test_images(readable, content[np.searchsorted(images.indices, readable.test)], dataset)
     count = label_count(settings, len(readable.train))
     task = Task(reader, readable, labels, dataset.classes, content, count)
-    task.with_drawn_labels(settings.seed)  # What cannot be drawn is refused here, before any run is started.
+    task.with_drawn_labels(settings.seed)  # Refuses what cannot be drawn before any run is started.
     return task
 
 
 def _without_test_images(split: Split, tested: np.ndarray, dataset: Dataset) -> Split:
-    """The split without images to learn from or choose by that are also in test.
+    """The split without train and validation images that are also in test.
 
-    There are none but in a dataset so large that its split compares a sample only.
+    Only a dataset so large that its split compares a sample has any.
 
     Args:
         tested: contents of the test images, int64 (N,).
@@ -72,13 +77,13 @@ def label_count(settings: EvaluateSettings, train_images: int) -> int | float | 
     """How many labels may be learned from: a number, a fraction of train, or None for all of train.
 
     Raises:
-        HptError: what the user says is no such number, or there are not so many.
+        HptError: the setting is not such a number, or larger than train.
     """
-    text = settings.labels
-    if text is None:
-        few = settings.protocol == "finetune" and train_images > LABELS_FOR_FINETUNE
-        return LABELS_FOR_FINETUNE if few else None
-    count = parse_count("labels", text)
+    if settings.labels is None:
+        default = PROTOCOLS[settings.protocol].default_labels
+        return default if default is not None and default < train_images else None
+    count = parse_count("labels", settings.labels)
     if isinstance(count, int) and count > train_images:
-        raise HptError(f"labels: {count} is more than the {train_images} images of train; lower it, or leave it out")
+        problem = f"{count} is more than the {train_images} images of train"
+        raise HptError(problem, "lower it, or leave it out", setting="labels")
     return count

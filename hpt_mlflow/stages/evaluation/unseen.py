@@ -19,11 +19,11 @@ SEEN_LIMIT = 0.01
 
 
 class Overlap(NamedTuple):
-    """What a stage has trained on of the test images.
+    """The test images that a stage has trained on.
 
     Attributes:
         stage: of the chain behind the model.
-        seen: how many of the test images; an estimate where the stage kept a sample of what it saw.
+        seen: how many of the test images; an estimate if the stage kept a sample of what it saw.
         of: how many test images are known.
         too_many: whether these are more than `SEEN_LIMIT` of them.
         same_dataset: whether the stage learned from the dataset itself, split otherwise.
@@ -43,11 +43,11 @@ class Overlap(NamedTuple):
 
 
 class Overlaps(NamedTuple):
-    """What is known of the test images that the chain behind a model has trained on.
+    """The test images that the chain behind a model has trained on, as far as known.
 
     Attributes:
         stages: the stages that can be checked, newest first.
-        unknown: why the rest of the chain cannot be checked; empty where all of it can.
+        unknown: why the rest of the chain cannot be checked; empty if all of it can.
     """
 
     stages: tuple[Overlap, ...]
@@ -55,7 +55,7 @@ class Overlaps(NamedTuple):
 
     @property
     def seen(self) -> int | None:
-        """The most that a stage has seen; None where some stage cannot be checked."""
+        """The most that a stage has seen; None if some stage cannot be checked."""
         return None if self.unknown else max((overlap.seen for overlap in self.stages), default=0)
 
 
@@ -81,10 +81,9 @@ def overlaps(model: str, dataset: Dataset, test_content: np.ndarray) -> Overlaps
 
 
 def _overlap(stage: Node, kept: SeenImages, known: np.ndarray, same_dataset: bool) -> Overlap:
-    """Of a dataset too large to look at every image, a sample is known.
+    """Compare with the known images of a stage, which are a sample if its dataset is too large to look at all.
 
-    Then the number is estimated, and has to be above the limit by more than chance (two standard deviations) before it
-    is too many.
+    Then the number is estimated, and has to be above the limit by two standard deviations before it is too many.
     """
     found, share = int(np.isin(known, kept.contents).sum()), kept.share
     limit = SEEN_LIMIT * share * len(known)
@@ -97,7 +96,7 @@ def check_unseen(settings: EvaluateSettings, model: str, dataset: Dataset, task:
     """How many test images the chain behind a model has trained on.
 
     Raises:
-        HptError: more than `SEEN_LIMIT` of them, or nobody knows; and the settings do not allow it.
+        HptError: more than `SEEN_LIMIT` of them, or an unknown number, and the settings do not allow it.
     """
     found = overlaps(model, dataset, task.part_content(task.split.test))
     if settings.allow_seen:
@@ -105,18 +104,20 @@ def check_unseen(settings: EvaluateSettings, model: str, dataset: Dataset, task:
     overlap = next((overlap for overlap in found.stages if overlap.too_many), None)
     if overlap is not None:
         stage = overlap.stage
-        cure = (
+        remedy = (
             f"use --split-seed {stage.split_seed}, as it did"
             if overlap.same_dataset
             else "keep test images out of training: give the stage the labelled address, and the same --split-seed"
         )
         raise HptError(
-            f"data: {overlap} of {dataset.name} were trained on by {stage.stage} "
-            f"{stage.dataset_name} (run {stage.run_id}); {cure}; or --allow-seen to have the figure all the same"
+            f"{overlap} of {dataset.name} were trained on by {stage.stage} {stage.dataset_name} (run {stage.run_id})",
+            f"{remedy}; or --allow-seen to evaluate all the same",
+            setting="data",
         )
     if found.unknown:
         raise HptError(
-            f"data: whether test images of {dataset.name} were trained on cannot be checked, because {found.unknown}; "
-            "train the missing stage again, or use --allow-seen if you know that they were not"
+            f"whether test images of {dataset.name} were trained on cannot be checked, because {found.unknown}",
+            "train the missing stage again, or use --allow-seen if you know that they were not",
+            setting="data",
         )
     return found

@@ -14,8 +14,7 @@ import torch
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.evaluation.drawing import wanted_labels
-from hpt_mlflow.evaluation.protocols.finetune import count_views, schedule_for
-from hpt_mlflow.evaluation.protocols.paper import PaperProbeSettings
+from hpt_mlflow.evaluation.protocols import load_protocol
 from hpt_mlflow.experiments.plan import Job
 from hpt_mlflow.group import Group
 from hpt_mlflow.methods import load_method
@@ -33,8 +32,6 @@ from hpt_mlflow.training.plan import PRESETS
 WARM_UP_STEPS, TRIED_STEPS = 1, 3
 # Longer than any trial, so that precisions are tried as for a long training.
 LONG = 10**6
-# How often an image passes through the network in a step of fine-tuning: forward, and backward counted as two.
-FINETUNE_PASSES = 3
 
 
 class Kind(NamedTuple):
@@ -141,15 +138,9 @@ def passes_of(job: Job, dataset: Dataset) -> float:
     """How often an image passes through the network in an evaluation, for all milestones that it looks at."""
     settings = evaluation_settings(job)
     train = len(dataset.split(settings.split_seed).train)
-    if settings.protocol == "finetune":
-        count = label_count(settings, train)
-        labels = train if count is None else wanted_labels(train, count)
-        learning = FINETUNE_PASSES * count_views(schedule_for(settings.steps), labels)
-    elif settings.protocol == "paper":
-        paper = PaperProbeSettings()
-        learning = (settings.steps or paper.steps) * paper.batch_size
-    else:
-        learning = 0
+    count = label_count(settings, train)
+    labels = train if count is None else wanted_labels(train, count)
+    learning = load_protocol(settings.protocol).passes(labels, settings.steps)
     features = len(dataset) * (1 + settings.untrained)
     looked_at = job.start.said["milestones"] if job.start and job.whole_run else "100%"
     return (learning + features) * len(parse_milestones(looked_at, job.start.steps if job.start else 1))

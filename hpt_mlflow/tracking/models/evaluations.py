@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.data.contents import VERSION
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.protocols import DEFAULT_PROTOCOL
 from hpt_mlflow.interval import Interval
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import tracking_errors
@@ -35,7 +36,7 @@ class Evaluation:
         test_digest: names exactly the set of test images; empty for evaluations that say nothing of it, and for those
             of earlier versions, which could take the kept features of other images for theirs.
         metric: name of the primary figure: `test/accuracy`, or `test/auroc` for labels.
-        protocol: `fast`, `paper` or `finetune`.
+        protocol: see `evaluation.protocols`.
         classifier: address of the classifier that it registered, or empty.
         started: milliseconds since 1970.
         metrics: the last value of each.
@@ -74,7 +75,7 @@ class Evaluation:
         words = ["hpt", "evaluate", "--model", model, "--data", self.params.get(tag.setting_param("data"), "FOLDER")]
         if (seed := self.params.get(tag.setting_param("split_seed"), "0")) != "0":
             words += ["--split-seed", seed]
-        if self.protocol not in ("", "fast"):
+        if self.protocol not in ("", DEFAULT_PROTOCOL):
             words += ["--protocol", self.protocol]
         return shlex.join(words)
 

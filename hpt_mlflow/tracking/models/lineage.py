@@ -11,6 +11,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from hpt_mlflow.evaluation.protocols import trains_backbone
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.models.evaluations import (
@@ -71,7 +72,7 @@ class Node:
         """Whether the model has learned from images here: an evaluation has where it fine-tuned more than a head."""
         if self.copied_from or self.stage == "import":
             return False
-        return self.stage != "evaluate" or self.method.get("protocol", "finetune") == "finetune"
+        return self.stage != "evaluate" or trains_backbone(self.method.get("protocol", ""))
 
 
 def lineage(address: str) -> list[Node]:

@@ -14,14 +14,15 @@ from torch import nn
 
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.evaluation.head import plain_head
+from hpt_mlflow.evaluation.protocols.base import Outcome
 from hpt_mlflow.evaluation.supervised import CurvePoint
-from hpt_mlflow.evaluation.task import Outcome, Parts, Task
+from hpt_mlflow.evaluation.task import Parts, Task
 from hpt_mlflow.stages.evaluation.metrics import (
-    certain_figures,
-    compared_with_untrained,
+    baseline_metrics,
     first_step_to,
     metric_names,
-    repeat_figures,
+    outcome_metrics,
+    repeat_metrics,
 )
 
 CLASSES = np.random.default_rng(3).choice(4, size=300, p=[0.55, 0.15, 0.15, 0.15])
@@ -35,16 +36,15 @@ def outcome(truth=CLASSES, skill=1.0, seed=0, names=("a", "b", "c", "d")):
     multilabel = truth.ndim == 2
     wanted = truth if multilabel else np.eye(4)[truth]
     scores = skill * wanted + rng.normal(size=wanted.shape)
-    probabilities = 1 / (1 + np.exp(-scores))
-    if not multilabel:
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
-    features = (wanted @ rng.normal(size=(wanted.shape[1], 6)) + rng.normal(size=(300, 6))).astype(np.float32)
+    # The last features are the scores, which the head passes on.
+    features = np.hstack([wanted @ rng.normal(size=(wanted.shape[1], 6)) + rng.normal(size=(300, 6)), scores])
+    features = features.astype(np.float32)
     parts = Parts(*(features[part] for part in (SPLIT.train, SPLIT.validation, SPLIT.test)))
     task = Task(SimpleNamespace(), SPLIT, truth, names[: wanted.shape[1]], np.arange(300))
-    head = plain_head(torch.zeros(6, wanted.shape[1]), torch.zeros(wanted.shape[1]), multilabel)
+    classes = wanted.shape[1]
+    head = plain_head(torch.eye(6 + classes)[:, 6:], torch.zeros(classes), multilabel)
     curve = [CurvePoint(10, 0.5, 0.4), CurvePoint(20, 0.6, 0.5)]
-    chosen = {"regularisation": 0.1}
-    return Outcome(nn.Identity(), head, parts, task, 0.625, probabilities[SPLIT.test], curve, 20, chosen, "")
+    return Outcome(nn.Identity(), head, parts, task, 0.625, curve, 20, {"regularisation": 0.1})
 
 
 def right(one):
@@ -53,7 +53,7 @@ def right(one):
 
 def test_figures_of_classes_have_intervals_around_them():
     one = outcome()
-    figures = certain_figures("fast", one)
+    figures = outcome_metrics("fast", one)
     assert figures["test/accuracy"] == pytest.approx(right(one).mean())
     balanced = balanced_accuracy_score(CLASSES[SPLIT.test], one.probabilities.argmax(axis=1))
     assert figures["test/balanced_accuracy"] == pytest.approx(balanced)
@@ -66,12 +66,12 @@ def test_figures_of_classes_have_intervals_around_them():
     assert (figures["probe/val_accuracy"], figures["probe/step"]) == (0.625, 20)
     assert (figures["probe/regularisation"], figures["probe/converged"]) == (0.1, 1)
     assert 0 <= figures["test/calibration_error"] <= 1
-    assert certain_figures("fast", replace(one, reason="it was still learning"))["probe/converged"] == 0
+    assert outcome_metrics("fast", replace(one, warning="it was still learning"))["probe/converged"] == 0
 
 
 def test_neighbours_vote_by_cosine_on_both_parts():
     one = outcome()
-    figures = certain_figures("fast", one)
+    figures = outcome_metrics("fast", one)
     voters = KNeighborsClassifier(20, metric="cosine").fit(one.features.train, CLASSES[SPLIT.train])
     for part, asked, indices in (
         ("val", one.features.validation, SPLIT.validation),
@@ -84,14 +84,14 @@ def test_neighbours_vote_by_cosine_on_both_parts():
 
 
 def test_what_was_fine_tuned_is_not_called_a_probe():
-    figures = certain_figures("finetune", outcome())
+    figures = outcome_metrics("finetune", outcome())
     assert figures["finetune/val_accuracy"] == 0.625
     assert not [name for name in figures if name.startswith("probe/")]
 
 
 def test_figures_of_labels_are_areas_under_curves():
     one = outcome(LABELS, names=("Edema", "No Finding", "A+B"))
-    figures = certain_figures("fast", one)
+    figures = outcome_metrics("fast", one)
     truth = LABELS[SPLIT.test]
     areas = roc_auc_score(truth, one.probabilities, average=None)
     assert figures["test/auroc"] == pytest.approx(areas.mean())
@@ -105,7 +105,7 @@ def test_figures_of_labels_are_areas_under_curves():
 def test_a_label_that_no_test_image_has_is_left_out():
     truth = LABELS.copy()
     truth[SPLIT.test, 1] = 0
-    figures = certain_figures("fast", outcome(truth))
+    figures = outcome_metrics("fast", outcome(truth))
     assert "test/auroc/b" not in figures
     assert all(np.isfinite(value) for value in figures.values())
 
@@ -113,27 +113,27 @@ def test_a_label_that_no_test_image_has_is_left_out():
 def test_repetitions_have_a_mean_and_a_spread():
     outcomes = [outcome(skill=skill, seed=seed) for seed, skill in enumerate((0.5, 1.0, 2.0))]
     scores = [right(one).mean() for one in outcomes]
-    figures = repeat_figures(outcomes)
+    figures = repeat_metrics(outcomes)
     assert figures["repeats/accuracy_mean"] == pytest.approx(np.mean(scores))
     assert figures["repeats/accuracy_std"] == pytest.approx(np.std(scores, ddof=1))
     assert figures["repeats/count"] == 3
-    assert repeat_figures(outcomes[:1]) == {}
-    assert set(repeat_figures([outcome(LABELS), outcome(LABELS)])) >= {"repeats/auroc_mean", "repeats/auroc_std"}
+    assert repeat_metrics(outcomes[:1]) == {}
+    assert set(repeat_metrics([outcome(LABELS), outcome(LABELS)])) >= {"repeats/auroc_mean", "repeats/auroc_std"}
 
 
 def test_the_gain_is_the_difference_to_the_untrained_network():
     learned, untrained = outcome(skill=2.0), outcome(skill=0.5, seed=1)
-    figures = compared_with_untrained(learned, untrained)
+    figures = baseline_metrics(learned, untrained)
     assert figures["random/accuracy"] == pytest.approx(right(untrained).mean())
     assert figures["gain/accuracy"] == pytest.approx(right(learned).mean() - right(untrained).mean())
     assert figures["gain/accuracy_low"] < figures["gain/accuracy"] < figures["gain/accuracy_high"]
     balanced = balanced_accuracy_score(CLASSES[SPLIT.test], untrained.probabilities.argmax(axis=1))
     assert figures["random/balanced_accuracy"] == pytest.approx(balanced)
-    assert figures["random/knn_accuracy"] == certain_figures("fast", untrained)["knn/test_accuracy"]
+    assert figures["random/knn_accuracy"] == outcome_metrics("fast", untrained)["knn/test_accuracy"]
 
 
 def test_of_no_difference_the_gain_is_nothing():
-    figures = compared_with_untrained(outcome(), outcome())
+    figures = baseline_metrics(outcome(), outcome())
     assert (figures["gain/accuracy"], figures["gain/accuracy_low"], figures["gain/accuracy_high"]) == (0, 0, 0)
 
 
@@ -142,12 +142,12 @@ def test_chance_is_the_class_that_is_largest_in_train():
     truth[SPLIT.train] = np.arange(120) % 2  # 0 and 1 alike: the first
     truth[:1] = 1
     one = outcome(truth)
-    assert compared_with_untrained(one, None) == {"chance/accuracy": (truth[SPLIT.test] == 1).mean()}
+    assert baseline_metrics(one, None) == {"chance/accuracy": (truth[SPLIT.test] == 1).mean()}
 
 
 def test_labels_are_compared_by_the_area_under_the_curve():
     learned, untrained = outcome(LABELS, 2.0), outcome(LABELS, 0.5, seed=1)
-    figures = compared_with_untrained(learned, untrained)
+    figures = baseline_metrics(learned, untrained)
     truth = LABELS[SPLIT.test]
     difference = roc_auc_score(truth, learned.probabilities) - roc_auc_score(truth, untrained.probabilities)
     assert figures["gain/auroc"] == pytest.approx(difference)
@@ -177,7 +177,7 @@ def test_mlflow_takes_every_label_in_the_name_of_a_metric_and_keeps_them_apart(s
 
 def test_labels_that_differ_only_in_what_mlflow_does_not_take_have_their_own_figures():
     one = outcome(LABELS, names=("A+B", "A&B", "A_B"))
-    figures = certain_figures("fast", one)
+    figures = outcome_metrics("fast", one)
     areas = roc_auc_score(LABELS[SPLIT.test], one.probabilities, average=None)
     for name, area in zip(metric_names(("A+B", "A&B", "A_B")).values(), areas, strict=True):
         assert figures[f"test/auroc/{name}"] == pytest.approx(area)

@@ -14,7 +14,10 @@ from torch import nn
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.evaluation.features import FeatureReader
-from hpt_mlflow.evaluation.task import Task, learn_labels
+from hpt_mlflow.evaluation.head import plain_head
+from hpt_mlflow.evaluation.protocols import PROTOCOLS
+from hpt_mlflow.evaluation.protocols.base import learn_labels
+from hpt_mlflow.evaluation.task import Parts, Task
 from hpt_mlflow.stages.evaluation.pictures import log_curve, log_pictures, log_predictions
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 
@@ -54,7 +57,7 @@ def logged(outcome, protocol="fast", names=None, pictures=False):
         log_curve(run, outcome)
         log_predictions(run, outcome, names or [f"{i}.png" for i in outcome.task.split.test])
         if pictures:
-            log_pictures(run, protocol, outcome)
+            log_pictures(run, PROTOCOLS[protocol].steps, outcome)
     return run.run_id
 
 
@@ -75,9 +78,9 @@ def test_classes_are_shown_by_what_is_taken_for_what(store, task, tmp_path):
 
 
 def test_without_a_mistake_nothing_is_confused(store, task):
-    outcome = learn(task)
-    right = np.eye(3)[CLASSES[SPLIT.test]]
-    assert "most_confused.png" not in files_of(logged(replace(outcome, probabilities=right), pictures=True))
+    features = Parts(*(np.eye(3, dtype=np.float32)[part] for part in task.part_labels))
+    right = replace(learn(task), features=features, head=plain_head(torch.eye(3), torch.zeros(3)))
+    assert "most_confused.png" not in files_of(logged(right, pictures=True))
 
 
 def test_labels_are_shown_by_their_curves(store, task):
