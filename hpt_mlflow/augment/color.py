@@ -1,4 +1,4 @@
-"""Colour and blur on whole batches, with parameters of their own for each image.
+"""Colour and blur on whole batches, with separate parameters per image.
 
 All functions take and give float32 images (N, 3, height, width) in [0, 1] and float32 parameters of shape (N,), and do
 per image what `torchvision.transforms.v2.functional` does. On a GPU, images of 64 pixels take less time than the calls
@@ -34,14 +34,14 @@ def blend(images: Tensor, factor: Tensor, grayness: Tensor, mean_grayness: Tenso
 
 def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
     """Turn the hue by `factor` of the full circle, -0.5 to 0.5."""
-    # The hue lies in that sixth of the circle that the largest channel says
+    # The largest channel decides in which third of the circle the hue lies
     # (https://en.wikipedia.org/wiki/HSL_and_HSV, "From RGB").
     value, largest = images.max(dim=1, keepdim=True)  # N x 1 x H x W each
     chroma = value - images.amin(dim=1, keepdim=True)
     difference = (images.roll(-1, dims=1) - images.roll(-2, dims=1)).gather(1, largest)
     hue = difference.div_(chroma.clamp_min(1e-12)).add_(largest, alpha=2)  # in sixths
     # Back to RGB with one formula for the three channels (same page, "HSV to RGB alternative"). 5, 3 and 1 are not made
-    # of a list, which would be sent to the device, which waits for what it is doing.
+    # from a list: sending it would wait for the device.
     turn = torch.arange(5, 0, -2, device=images.device) + 6 * factor[:, None]  # N x 3
     share = (hue + turn[:, :, None, None]).remainder_(6).sub_(2).abs_().sub_(2).neg_().clamp_(0, 1)
     return torch.addcmul(value, chroma, share, value=-1)
@@ -50,7 +50,7 @@ def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
 def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     """Gaussian blur of standard deviation `sigma` pixels, cut off at `radius` pixels, borders reflected.
 
-    Rows and columns are multiplied by one band matrix an image: exact, and fast on every device.
+    Rows and columns are multiplied by one band matrix per image: exact, and fast on every device.
     """
     height, width = images.shape[-2:]
     along_rows = _blur_matrix(width, sigma, radius)

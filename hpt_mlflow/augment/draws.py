@@ -32,7 +32,7 @@ class CropDraws(NamedTuple):
     places: np.ndarray
 
     def part(self, which: slice | np.ndarray) -> CropDraws:
-        """Those of some of the images."""
+        """The draws of some of the images."""
         return CropDraws(self.shapes[:, which], self.places[:, which])
 
 
@@ -41,7 +41,7 @@ class FinishDraws(NamedTuple):
 
     Attributes:
         color: bool (N,), whether colours are jittered.
-        order: int64 (N, 4), which operation comes when: 0 brightness, 1 contrast, 2 saturation, 3 hue.
+        order: int64 (N, 4), the operations in their order: 0 brightness, 1 contrast, 2 saturation, 3 hue.
         factors: float32 (N, 4), by operation; a factor that changes nothing where the strength is 0.
         gray: bool (N,).
         sigma: float32 (N,), of the blur in pixels; 0 for none.
@@ -56,8 +56,8 @@ class FinishDraws(NamedTuple):
     flip: np.ndarray
 
     def part(self, which: slice | np.ndarray) -> FinishDraws:
-        """Those of some of the images, in the order that is asked for."""
-        # Contiguous, since the kernels would be compiled anew for another layout.
+        """The draws of some of the images, in the given order."""
+        # Contiguous, since the kernels would be compiled again for another layout.
         return FinishDraws(*(np.ascontiguousarray(values[which]) for values in self))
 
 
@@ -69,9 +69,9 @@ def draw_crops(rng: np.random.Generator, count: int, views: int = 2) -> CropDraw
 def draw_finish(rng: np.random.Generator, count: int, subset: Sequence[str], strengths: Strengths) -> FinishDraws:
     """Draw for one view of each of `count` images what ColorJitter, RandomGrayscale, GaussianBlur and flip would do.
 
-    The same numbers are drawn whatever the subset, so that subsets are compared on the same ones.
+    The same numbers are drawn for every subset, so that subsets are compared on equal draws.
     """
-    chosen = rng.random((4, count)) < np.array(
+    changed = rng.random((4, count)) < np.array(
         [
             [strengths.color_p * ("color" in subset)],
             [strengths.gray_p * ("gray" in subset)],
@@ -79,7 +79,7 @@ def draw_finish(rng: np.random.Generator, count: int, subset: Sequence[str], str
             [strengths.flip_p * ("flip" in subset)],
         ]
     )
-    color, gray, blur, flip = chosen
+    color, gray, blur, flip = changed
     order = rng.random((count, COLOR_OPERATIONS)).argsort(axis=1)
     spread = np.array([strengths.brightness, strengths.contrast, strengths.saturation, strengths.hue])
     factors = np.array([1, 1, 1, 0]) + spread * rng.uniform(-1, 1, (count, COLOR_OPERATIONS))

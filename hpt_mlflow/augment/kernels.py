@@ -1,8 +1,8 @@
 """Views on a processor: what `views` does in torch for other devices, one image after another in compiled loops.
 
-Channels are taken out of an image by index: unpacked, they are no longer known to be lines, and no loop is vectorised.
-An image of 64 pixels fits into the innermost cache, where a batch does not: five to ten times as fast as whole batches
-in torch (benchmarks/views_speed.py). The loops leave Python's lock, so that threads share a batch.
+Channels are taken out of an image by index: unpacked, numba no longer knows that they are contiguous, and does not
+vectorise. An image of 64 pixels fits into the L1 cache, and a batch does not: five to ten times as fast as whole
+batches in torch (benchmarks/views_speed.py). The loops release Python's lock, so that threads share a batch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Array = np.ndarray
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function at its first call, and keep the result for other processes where there is a place for it."""
+    """Compile a function at its first call, and cache the result for other processes if a folder is writable."""
     try:
         return njit(nogil=True, fastmath=True, cache=True)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written to
@@ -96,7 +96,7 @@ def resize_box(image: Array, left: int, top: int, width: int, height: int, out: 
                 line[i] += weight * row[i]
         for i in range(width * 3):
             lines[i, y] = line[i]
-    # Columns now lie in memory as lines, so that this pass, too, goes through whole lines.
+    # Columns are now contiguous in memory, so this pass, too, runs along whole lines.
     first, count, weights = triangle_weights(width, size)
     column = np.empty(size, np.float32)
     for x in range(size):
@@ -214,7 +214,7 @@ def turn_hue(planes: Array, factor: np.float32) -> None:
 
 @kernel
 def share(position: np.float32) -> np.float32:
-    """How much of the chroma a channel lacks at a position on the circle."""
+    """The share of the chroma that a channel lacks at a position on the circle."""
     place = (position - np.float32(math.floor(position))) * SIX
     return min(max(TWO - abs(place - TWO), ZERO), ONE)
 
@@ -248,7 +248,7 @@ def blur(plane: Array, weights: Array) -> None:
     radius = min(len(weights), width, height) - 1
     if radius < len(weights) - 1:
         weights = weights[: radius + 1] / (TWO * weights[: radius + 1].sum() - weights[0])
-    # With a border of its own, the whole plane is one line for either direction.
+    # With a border, the whole plane is one line for either direction.
     wide, high = width + 2 * radius, height + 2 * radius
     padded, half = np.empty((wide, high), np.float32), np.empty((wide, high), np.float32)
     padded[radius : radius + width, radius : radius + height] = plane
@@ -266,7 +266,7 @@ def blur(plane: Array, weights: Array) -> None:
 
 @kernel
 def add_neighbours(line: Array, out: Array, weights: Array, stride: int) -> None:
-    """The weighted sum of each pixel and its neighbours at multiples of a stride, but for the ends of the line."""
+    """The weighted sum of each pixel and its neighbours at multiples of a stride, except at the ends of the line."""
     edge = (len(weights) - 1) * stride
     length = len(line) - 2 * edge
     inner, target = line[edge : edge + length], out[edge : edge + length]

@@ -1,4 +1,4 @@
-"""Which augmentations make a view, and how strong each one is."""
+"""Which augmentations make a view, and how strong they are."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def parse_subset(text: str) -> tuple[str, ...]:
         return ()
     unknown = [name for name in names if name not in AUGMENTATIONS]
     if unknown or not names:
-        given = unknown[0] if unknown else text
-        raise HptError(f"augment: unknown augmentation {given!r}; choose from {', '.join(AUGMENTATIONS)}, or none")
+        problem = f"unknown augmentation {unknown[0] if unknown else text!r}"
+        raise HptError(problem, f"choose from {', '.join(AUGMENTATIONS)}, or none", setting="augment")
     return tuple(name for name in AUGMENTATIONS if name in names)
 
 
 def parse_strengths(text: str) -> Strengths:
-    """Read strengths such as `crop_scale=0.3:1,hue=0.1,blur_p=0.2`; what is not named keeps its default.
+    """Read strengths such as `crop_scale=0.3:1,hue=0.1,blur_p=0.2`; other strengths keep their defaults.
 
     A range is written `LOW:HIGH`, or as a range's free end alone: `crop_scale=0.3` is `0.3:1`, `blur_sigma=1.5` is
-    `0.1:1.5`. `jitter=X` stands for brightness, contrast, saturation and hue together, hue at most 0.5.
+    `0.1:1.5`. `jitter=X` sets brightness, contrast, saturation and hue together, hue at most 0.5.
 
     Raises:
         HptError: a name is unknown, or a value is not a number in its range.
@@ -78,13 +78,14 @@ def parse_strengths(text: str) -> Strengths:
         elif name in NAMES and len(numbers) == 1:
             strengths = _replace(strengths, name, numbers[0])
         else:
-            raise HptError(f"strengths: cannot read {part!r}; write NAME=NUMBER with one of {', '.join(NAMES)}, jitter")
+            remedy = f"write NAME=NUMBER with one of {', '.join(NAMES)}, jitter"
+            raise HptError(f"cannot read {part!r}", remedy, setting="strengths")
     _check(strengths)
     return strengths
 
 
 def format_strengths(strengths: Strengths) -> str:
-    """What `parse_strengths` reads back: all that differs from the defaults, or nothing."""
+    """The strengths that differ from the defaults, as `parse_strengths` reads them."""
     parts = []
     for name in NAMES:
         value = getattr(strengths, name)
@@ -94,7 +95,7 @@ def format_strengths(strengths: Strengths) -> str:
 
 
 def with_jitter(strengths: Strengths, jitter: float) -> Strengths:
-    """Strengths with one number for brightness, contrast, saturation and hue, which ends at `LARGEST_HUE`."""
+    """Strengths with one number for brightness, contrast, saturation and hue (at most `LARGEST_HUE`)."""
     return replace(strengths, brightness=jitter, contrast=jitter, saturation=jitter, hue=min(jitter, LARGEST_HUE))
 
 
@@ -109,7 +110,8 @@ def _numbers(part: str, value: str) -> tuple[float, ...]:
     except ValueError:
         numbers = ()
     if len(numbers) not in (1, 2):
-        raise HptError(f"strengths: {part!r} has no number; write for example crop_scale=0.3 or blur_sigma=0.1:1.5")
+        remedy = "write for example crop_scale=0.3 or blur_sigma=0.1:1.5"
+        raise HptError(f"{part!r} has no number", remedy, setting="strengths")
     return numbers
 
 
@@ -122,4 +124,6 @@ def _check(strengths: Strengths) -> None:
         least = {"crop_scale": 0.001, "blur_sigma": 0.001}.get(name, 0.0)
         if not least <= low <= high <= most:
             shown = f"{low:.15g}:{high:.15g}" if name in RANGES else f"{low:.15g}"
-            raise HptError(f"strengths: {name}={shown} is not between {least:g} and {most:g}, the lower end first")
+            raise HptError(
+                f"{name}={shown} is not between {least:g} and {most:g}, the lower end first", setting="strengths"
+            )

@@ -1,9 +1,9 @@
 """Views: the random augmentations of an image that a method compares.
 
-The crop works on images of any size, where they are decoded (`crop_views`). The rest works on whole batches of equal
-size on the training device (`finish_views`): compiled loops on a processor (`kernels`), torch elsewhere (`color`).
+The crop takes images of any size, in the process that decodes them (`crop_views`). The rest takes whole batches of
+equal size on the training device (`finish_views`): compiled loops on a CPU (`kernels`), torch elsewhere (`color`).
 Together they are the paper's chain RandomResizedCrop, ColorJitter, RandomGrayscale, GaussianBlur,
-RandomHorizontalFlip, and normalise. What is random comes from `draws`, so that both do the same.
+RandomHorizontalFlip, and normalise. All random numbers come from `draws`, so that both do the same.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from hpt_mlflow.augment.subset import Strengths
 
 # As `draws.FinishDraws` counts the operations; 0, brightness, blends with black.
 CONTRAST, SATURATION, HUE = 1, 2, 3
-# Fewer are not worth a thread.
+# Images per thread; fewer are not worth a thread.
 SMALLEST_PART = 8
 
 
 def crop_views(
     images: Sequence[np.ndarray], size: int, subset: Sequence[str], strengths: Strengths, draws: CropDraws
 ) -> Tensor:
-    """Cut V squares out of each image: random crops, or the same centre crop V times where the subset has no `crop`.
+    """Cut V squares out of each image: random crops, or the same centre crop V times if the subset has no `crop`.
 
     Args:
         images: N decoded images, uint8 (height, width, 3), of any sizes.
@@ -71,35 +71,24 @@ def finish_views(crops: Tensor, draws: FinishDraws, strengths: Strengths, mean: 
 
 
 def finish_image_by_image(crops: Tensor, draws: FinishDraws, radius: int, mean: Tensor, std: Tensor) -> Tensor:
-    """What `finish_views` does on a processor."""
+    """`finish_views` on a CPU."""
     planes = crops.transpose(2, 3).contiguous().numpy()
     n, _, width, height = planes.shape
     views = np.empty((n, height, width, 3), dtype=np.float32)
 
     def finish(part: slice) -> None:
         d = draws.part(part)
-        kernels.finish(
-            planes[part],
-            d.color,
-            d.order,
-            d.factors,
-            d.gray,
-            d.sigma,
-            radius,
-            d.flip,
-            mean.contiguous().numpy(),
-            std.contiguous().numpy(),
-            views[part],
-        )
+        statistics = mean.contiguous().numpy(), std.contiguous().numpy()
+        kernels.finish(planes[part], *d[:5], radius, d.flip, *statistics, views[part])
 
     _in_parts(n, finish)
     return torch.from_numpy(views).permute(0, 3, 1, 2)
 
 
 def finish_in_batches(crops: Tensor, draws: FinishDraws, radius: int, mean: Tensor, std: Tensor) -> Tensor:
-    """What `finish_views` does on other devices: an operation at a time on all images that it is for."""
+    """`finish_views` on other devices: one operation at a time, on all images that it applies to."""
     images = crops.float().div_(255)
-    # Operation and factor of each image in each of four turns; hue, which no blend gives, is done beside the blends.
+    # Operation and factor of each image in each of four turns; hue is not a blend, and is done separately.
     turns = np.where(draws.color, draws.order.T, -1)  # 4 x N
     factors = np.take_along_axis(draws.factors.T, draws.order.T, axis=0)
     blends = np.stack([np.where((turns < 0) | (turns == HUE), 1, factors), turns == SATURATION, turns == CONTRAST])
@@ -124,14 +113,14 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def _read_only(image: np.ndarray) -> np.ndarray:
-    """The image as the one kind of array that the kernels are compiled for: a mapped file cannot be written to."""
+    """The image as a read-only array, as mapped files are, so that the kernels are compiled only once."""
     view = np.ascontiguousarray(image).view()
     view.flags.writeable = False
     return view
 
 
 def _in_parts(count: int, work: Callable[[slice], None]) -> None:
-    """Do the work on parts of a batch, one for each of torch's threads."""
+    """Do the work on parts of a batch, one per thread of torch."""
     threads = max(1, min(torch.get_num_threads(), count // SMALLEST_PART))
     if threads == 1:
         work(slice(0, count))
@@ -146,14 +135,14 @@ def _in_parts(count: int, work: Callable[[slice], None]) -> None:
 
 @lru_cache(maxsize=1)
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads that stay from step to step. A process that was forked has none of those that its parent had."""
+    """Threads that are kept from step to step. A forked process does not have those of its parent."""
     return ThreadPoolExecutor(threads, "hpt-views")
 
 
 def _indices(masks: Sequence[np.ndarray], device: torch.device) -> Sequence[Tensor]:
-    """Where each mask is true, int64, sent to the device at once."""
-    found = [np.flatnonzero(mask) for mask in masks]
-    return _send(np.concatenate(found), device).split([len(indices) for indices in found])
+    """Where each mask is true, int64, sent to the device together."""
+    indices = [np.flatnonzero(mask) for mask in masks]
+    return _send(np.concatenate(indices), device).split(list(map(len, indices)))
 
 
 def _send(values: np.ndarray, device: torch.device) -> Tensor:

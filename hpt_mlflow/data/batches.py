@@ -1,4 +1,4 @@
-"""The batches of a training: a pure function of seed and step, whatever the number of processes."""
+"""The batches of a training run: a pure function of seed and step, whatever the number of processes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from hpt_mlflow.augment.draws import draw_crops
 from hpt_mlflow.augment.subset import Strengths
 from hpt_mlflow.augment.views import crop_views
 from hpt_mlflow.data.decode import UnreadableImageError
+from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.signals import WARNING
 
 
 class Batch(NamedTuple):
-    """Crops of each image, uint8 (views, n, 3, size, size), and what could not be read: index and reason."""
+    """Crops of each image, uint8 (views, n, 3, size, size), and the unreadable images: index and reason."""
 
     crops: Tensor
     unreadable: list[tuple[int, str]]
 
 
 class ViewBatches(Dataset[Batch]):
-    """Batches by step, or this process's share of each where several train together.
+    """Batches by step, or this process's share of each batch if several processes train together.
 
-    Images are shuffled anew in each epoch, and an epoch's last, incomplete batch is left out.
+    Images are shuffled again in each epoch, and an epoch's last, incomplete batch is dropped.
     """
 
     def __init__(
@@ -47,10 +48,10 @@ class ViewBatches(Dataset[Batch]):
     ) -> None:
         """
         Args:
-            batch_size: images in a batch, of all processes together.
+            batch_size: images per batch, over all processes.
             image_size: side of the crops in pixels.
-            part: the share of this process; None for all of a batch.
-            views: crops of each image.
+            part: the share of this process; None for the whole batch.
+            views: crops per image.
         """
         self.images = images
         self.batch_size = batch_size
@@ -65,8 +66,8 @@ class ViewBatches(Dataset[Batch]):
         """The crops of a step.
 
         Args:
-            task: the step, and which images (see `tasks`). The process that trains shuffles: that each worker did would
-                take as many copies of the order.
+            task: the step, and which images (see `tasks`). The training process shuffles: otherwise each worker would
+                hold a copy of the order.
         """
         step, indices = task
         decoded, unreadable = [], []
@@ -78,13 +79,12 @@ class ViewBatches(Dataset[Batch]):
                 except UnreadableImageError as error:
                     unreadable.append((int(index), str(error)))
                     if tries > self.batch_size:
-                        raise HptError(
-                            f"data: no image of {self.images.dataset.name} can be read any more: {error}"
-                        ) from error
+                        name = self.images.dataset.name
+                        raise data_error(f"no image of {name} can be read any more: {error}") from error
                     tries += 1
                     index = np.random.default_rng((self.seed, step, place, tries)).choice(self.images.indices)
             decoded.append(image)
-        # Drawn for the whole batch, so that it does not matter how many processes share it.
+        # Drawn for the whole batch, so that the number of processes makes no difference.
         draws = draw_crops(np.random.default_rng((self.seed, step)), self.batch_size, self.views).part(self.part)
         return Batch(crop_views(decoded, self.image_size, self.subset, self.strengths, draws), unreadable)
 
@@ -112,7 +112,7 @@ class _Tasks(Sampler[tuple[int, np.ndarray]]):
 
 
 def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.device) -> Iterator[Batch]:
-    """The batches of these steps in order, loaded by `workers` processes, or by this one where `workers` is 0."""
+    """The batches of these steps in order, loaded by `workers` processes, or by this one if `workers` is 0."""
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -122,21 +122,21 @@ def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.devi
         worker_init_fn=_start_worker,
         persistent_workers=False,
         prefetch_factor=4 if workers else None,
-        # Or else it draws a number of the process's own.
+        # Otherwise it draws from the generator of the process.
         generator=torch.Generator(),
     )
     try:
         yield from loader
     except HptError as error:
-        # A worker's error comes with its traceback; what it says stands at the end.
-        raise HptError(str(error).rstrip().rpartition("HptError: ")[2]) from None
+        # A worker's error comes with its traceback; its message is at the end.
+        raise data_error(str(error).rstrip().rpartition("HptError: ")[2].removeprefix("data: ")) from None
 
 
 def default_workers(images: Images, device: torch.device, processes: int) -> int:
-    """Worker processes that suit the machine: none where images need no decoding and the CPU is busy training.
+    """Worker processes that suit the machine: none if images are decoded already and the CPU is busy training.
 
     Args:
-        processes: that train on this machine, each with workers of its own.
+        processes: that train on this machine, each with its own workers.
     """
     if images.in_memory and device.type == "cpu":
         return 0
@@ -144,7 +144,7 @@ def default_workers(images: Images, device: torch.device, processes: int) -> int
 
 
 def _start_worker(worker: int) -> None:
-    """Leave signals to the training process, which ends its workers itself."""
+    """Leave signals to the training process, which stops its workers itself."""
     for number in (signal.SIGINT, WARNING):
         if number:
             signal.signal(number, signal.SIG_IGN)

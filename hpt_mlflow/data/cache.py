@@ -1,4 +1,4 @@
-"""Results kept between runs, by a key that names what they were computed from."""
+"""Results that are cached between runs, by a key of what they were computed from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from hpt_mlflow.files import make_cache_folder, replacing
 
-# A file that `replacing` has not finished is not written any more if nothing was added for so long.
+# An unfinished file of `replacing` is abandoned if nothing was added to it for this long.
 WRITING_SECONDS = 3600.0
 
 log = logging.getLogger("hpt_mlflow")
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def cache_folder() -> Path:
-    """Where results are kept between runs: HPT_CACHE, or the user's folder for applications."""
+    """The folder of cached results: HPT_CACHE, or the user's folder for applications."""
     return Path(os.environ.get("HPT_CACHE") or click.get_app_dir("hpt_mlflow")).expanduser()
 
 
@@ -36,9 +36,9 @@ def keep(file: Path, write: Callable[[Path], object]) -> None:
     """Write a file in one step, so that nobody reads half of it. A cache that cannot be written is not an error.
 
     Args:
-        write: writes the file at the path that it is given.
+        write: writes the file at the given path.
     """
-    # safetensors has an error of its own for a full disk.
+    # safetensors has its own error for a full disk.
     with suppress(Exception):
         _make_parent(file)
         with replacing(file) as temporary:
@@ -65,10 +65,10 @@ def _make_parent(file: Path) -> None:
 
 
 def limit(folder: Path, most_bytes: float) -> None:
-    """Remove the files that were used longest ago, until the rest take no more than `most_bytes`.
+    """Remove the least recently used files until the rest take at most `most_bytes`.
 
-    What somebody writes at the moment is counted, but stays; what a process left that was killed while it wrote goes
-    like any other file.
+    Files that are being written count, but stay; what a process left that was killed while writing is removed like any
+    other file.
     """
     files = []
     for file in folder.glob("*"):
@@ -82,21 +82,21 @@ def limit(folder: Path, most_bytes: float) -> None:
             break
         if file.name.startswith(".") and time.time() - used < WRITING_SECONDS:
             continue
-        # Windows removes no file that is open or mapped somewhere. Elsewhere, who has it open keeps it.
+        # Windows does not remove a file that is open or mapped. Elsewhere, processes that have it open keep it.
         with suppress(OSError):
             file.unlink(missing_ok=True)
             total -= size
 
 
 def check_room(folder: Path, size: float) -> None:
-    """Raise OSError where so many bytes more would leave too little of the disk: 1 GiB, or 5 % of a small one."""
+    """Raise OSError if `size` more bytes would leave too little of the disk: 1 GiB, or 5% of a small one."""
     disk = shutil.disk_usage(folder)
     if disk.free - size < min(disk.total // 20, 1 << 30):
         raise OSError(errno.ENOSPC, "too little of the disk is free")
 
 
 def locked(file: Path) -> FileLock | None:
-    """Hold a lock that no other process holds, and wait for it; None where files cannot be locked there.
+    """Wait for a lock and hold it alone; None if files cannot be locked there.
 
     It is free again when it is released, or when its process dies.
     """

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hpt_mlflow.errors import HptError
+from hpt_mlflow.data.errors import data_error
 
 Channels = tuple[float, float, float]
 
@@ -86,4 +86,4 @@ def catalogue_entry(name: str) -> CatalogueEntry:
         return BY_KEY[name]
     close = difflib.get_close_matches(name, BY_KEY, n=2)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    raise HptError(f"the paper has no dataset {name!r}", f"{hint}there are {', '.join(BY_KEY)}", setting="data")
+    raise data_error(f"the paper has no dataset {name!r}", f"{hint}there are {', '.join(BY_KEY)}")

@@ -1,8 +1,8 @@
-"""What a picture holds: 64 bits of all its bytes, the one answer to whether two pictures are the same.
+"""The content of a picture: a 64-bit hash of all its bytes, which decides whether two pictures are the same.
 
-All bytes count, since uncompressed pictures with like margins differ in the middle alone. A file that was read once is
-known by its size, times and inode number until one of them changes, which is how git's index knows files. Caches,
-digests, splits and the guard against test images that were trained on all ask here.
+All bytes count, since uncompressed pictures with similar margins differ only in the middle. A file that was read once
+is recognised by its size, times and inode number until one of them changes, as git's index does. Caches, digests,
+splits and the guard against testing on training images all use it.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from hpt_mlflow.data.decode import MOST_BYTES, Encoded
 from hpt_mlflow.data.names import Files, Names
 from hpt_mlflow.data.shards import Members
 
-# What an image has that cannot be read.
+# The content of an image that cannot be read.
 UNKNOWN = 0
-# Raise it when bytes are turned into numbers in another way.
+# Raise it when the hash changes.
 VERSION = 2
 READ_BYTES = 1 << 20
 THREADS = 16
 AT_ONCE = 10_000
 # Of all datasets together; a million files take 48 MB.
 KEPT_BYTES = 1 << 30
-# A file may change again within the same tick of its clock: what is younger is read again the next time ("racy git").
+# A file may change twice within one tick of its clock: younger files are read again the next time ("racy git").
 RACY_NS = 2_000_000_000
-# Reading that takes longer is shown.
+# Reading that takes longer shows a progress bar.
 QUIET_SECONDS = 5.0
 NO_STAMP = (-1, 0, 0, 0)
 
 
 class Contents:
-    """The contents of pictures, read when they are first asked for."""
+    """The contents of pictures, read when they are first needed."""
 
     def __init__(self, pictures: Sequence[Encoded]) -> None:
         self._pictures = pictures
@@ -53,8 +53,8 @@ class Contents:
     def of(self, indices: np.ndarray) -> np.ndarray:
         """64 bits of the content of each picture, int64 (n,); `UNKNOWN` where it cannot be read.
 
-        Two pictures have the same number where their files, bytes or pixels are the same. By chance two of 14 million
-        different ones do with a probability of 1 in 190,000.
+        Two pictures have the same number if their files, bytes or pixels are the same. The probability that any two of
+        14 million different pictures have the same number is 1 in 190,000.
 
         Args:
             indices: int64 (n,), positions in any order.
@@ -70,7 +70,7 @@ class Contents:
 
 
 def _read(pictures: Sequence[Encoded], indices: np.ndarray) -> np.ndarray:
-    """The contents of these pictures, from the index of an earlier time where their stamps are still the same."""
+    """The contents of these pictures, from the cached index if their stamps are still the same."""
     started = time.time_ns()
     index = _Index(pictures)
     with ThreadPoolExecutor(THREADS) as pool:
@@ -83,14 +83,14 @@ def _read(pictures: Sequence[Encoded], indices: np.ndarray) -> np.ndarray:
                 values[some] = list(pool.map(lambda i: _content(pictures, i), indices[some].tolist()))
                 bar.update(len(some))
     settled = unread[stamps[unread, 1:3].max(axis=1, initial=0) < started - RACY_NS]
-    # What could not be read may be readable the next time.
+    # Unreadable pictures may be readable the next time.
     settled = settled[(stamps[settled, 0] >= 0) & (values[settled] != UNKNOWN)]
     index.add(indices[settled], stamps[settled], values[settled])
     return values
 
 
 def _chunks(positions: np.ndarray) -> Iterator[np.ndarray]:
-    """All at once, a million waiting tasks would take a gigabyte."""
+    """Parts of the positions: a million tasks waiting at once would take a gigabyte."""
     for start in range(0, len(positions), AT_ONCE):
         yield positions[start : start + AT_ONCE]
 
@@ -107,7 +107,7 @@ def _content(pictures: Sequence[Encoded], index: int) -> int:
             pixels = np.ascontiguousarray(picture)
             digest.update(f"{pixels.dtype}{pixels.shape}".encode())
             digest.update(pixels.tobytes())
-    # As in `decode`, damaged data may raise almost anything.
+    # Damaged data may raise almost anything.
     except Exception:
         return UNKNOWN
     return int.from_bytes(digest.digest(), "little", signed=True) or 1
@@ -115,7 +115,7 @@ def _content(pictures: Sequence[Encoded], index: int) -> int:
 
 def _add_file(digest: hashlib.blake2b, file: Path) -> None:
     """Add a regular file that is not too large to be decoded."""
-    # Opening a FIFO would wait for somebody to write.
+    # Opening a FIFO would wait for a writer.
     status = os.stat(file)
     if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
         raise OSError("not a file of an image")
@@ -125,7 +125,7 @@ def _add_file(digest: hashlib.blake2b, file: Path) -> None:
 
 
 def _stamps(pictures: Sequence[Encoded], indices: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
-    """What changes when a file does, int64 (n, 4): size, times of content and status, and inode number or place."""
+    """What changes when a file does, int64 (n, 4): size, times of content and status, and inode number or offset."""
     if isinstance(pictures, Members):
         return pictures.stamps(indices)
     stamps = [np.empty((0, 4), np.int64)]
@@ -141,13 +141,13 @@ def _stamp(pictures: Sequence[Encoded], index: int) -> tuple[int, int, int, int]
         if not isinstance(path, str | Path):
             return NO_STAMP
         status = os.stat(path)
-    except Exception:  # it is not there, no file can have this name, or it is damaged
+    except Exception:  # it is missing, its name is impossible, or it is damaged
         return NO_STAMP
     return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino & (2**63 - 1))
 
 
 class _Index:
-    """What was read of these pictures before, in a file of the cache."""
+    """What was read of these pictures before, in a cached file."""
 
     def __init__(self, pictures: Sequence[Encoded]) -> None:
         self._file = cache_folder() / "contents" / f"{_key(pictures)}.safetensors"
@@ -156,7 +156,7 @@ class _Index:
             "stamps": np.empty((0, 4), np.int64),
             "contents": np.array([], np.int64),
         }
-        # What is damaged is read anew.
+        # If it is damaged, pictures are read again.
         with suppress(OSError, KeyError, ValueError, safetensors.SafetensorError):
             tables = safetensors.numpy.load_file(self._file)
             shapes = [tables[name].shape for name in ("at", "stamps", "contents")]
@@ -176,7 +176,7 @@ class _Index:
         return values, known
 
     def add(self, indices: np.ndarray, stamps: np.ndarray, contents: np.ndarray) -> None:
-        """Keep what was read, in place of what was known of these pictures."""
+        """Cache what was read, in place of earlier contents of these pictures."""
         if not len(indices):
             return
         others = ~np.isin(self._tables["at"], indices)
@@ -189,7 +189,7 @@ class _Index:
 
 
 def _key(pictures: Sequence[Encoded]) -> str:
-    """Names the files of these pictures, 32 hexadecimal digits."""
+    """A key of the files of these pictures, 32 hexadecimal digits."""
     digest = hashlib.sha256(f"{VERSION}\n".encode())
     if isinstance(pictures, Members):
         digest.update("\0".join(pictures.shards).encode(errors="surrogateescape"))
@@ -203,7 +203,7 @@ def _key(pictures: Sequence[Encoded]) -> str:
 
 
 def add_names(digest: hashlib._Hash, names: Sequence[str]) -> None:
-    """Add all names and where each ends. Into how many chunks they are packed makes no difference."""
+    """Add all names and where each ends. The number of chunks that they are packed into makes no difference."""
     ends = hashlib.sha256()
     before = 0
     for prefix, data, chunk_ends in Names.of(names).buffers():

@@ -1,4 +1,4 @@
-"""What a dataset is: pictures, labels where there are any, and a digest that names its content."""
+"""What a dataset is: pictures, labels if there are any, and a digest of its content."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from hpt_mlflow.data.contents import UNKNOWN, VERSION, Contents, add_names
 from hpt_mlflow.data.decode import Encoded
 from hpt_mlflow.data.split import NO_LABEL, Split, grouped_split, join_identical, stratified_split, unlabelled_split
 
-# Up to this many images, the content of every one counts when a dataset is opened; reading more takes hours.
+# Up to this many images, the content of every image counts; reading more takes hours.
 MOST = 1_000_000
 # How the address of a dataset starts that was passed as an object, and cannot be opened again.
 IN_MEMORY = "memory:"
-# Above it, the contents of this many, evenly spaced, count beside all names and labels.
+# Above it, the contents of this many, evenly spaced, count in addition to all names and labels.
 SAMPLED = 10_000
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures opened from one address.
+    """Pictures opened from an address or object.
 
     Attributes:
         name: short, for people: `twemoji`.
@@ -34,13 +34,13 @@ class Dataset:
         labels: int64 (N,) indices into `classes`, `NO_LABEL` for images without a class; or, of a multi-label dataset,
             uint8 (N, L) with a column for each of `classes`, 1 where the image has that label; or None.
         classes: names of the classes in the order of their labels, or of the labels in the order of their columns.
-        test: indices of the test part where the dataset comes with its own.
+        test: indices of the official test part, or None if the dataset has none.
         groups: int64 (N,), which images belong together, such as those of one patient, and are never in two parts of a
-            split; None where each stands alone.
-        unlabelled_because: why there are no labels, for the user; empty where nothing is to be said.
-        left_out: what lies there and is not among the pictures.
-        divided_by: int64 (N,), the labels that the split is made from, where some classes were left out of `labels`
-            since; so that the split stays what it was.
+            split; None if each image is its own group.
+        unlabelled_because: why there are no labels, for the user; empty if that needs no explanation.
+        left_out: what was found but is not among the pictures.
+        divided_by: int64 (N,), the labels that the split is made from if some classes were later left out of `labels`,
+            so that the split stays the same.
     """
 
     name: str
@@ -70,12 +70,12 @@ class Dataset:
 
     @cached_property
     def contents(self) -> Contents:
-        """What each picture holds, read when it is asked for."""
+        """The content of each picture, read when it is needed."""
         return Contents(self.pictures)
 
     @cached_property
     def compared(self) -> np.ndarray:
-        """The images whose contents decide on the digest and on the split, int64: all, or a sample of very many."""
+        """The images whose contents decide the digest and the split, int64: all, or a sample of very many."""
         return evenly_spaced(np.arange(len(self)), len(self) if len(self) <= MOST else SAMPLED)
 
     @cached_property
@@ -91,23 +91,23 @@ class Dataset:
 
     @cached_property
     def identical(self) -> np.ndarray:
-        """Images that hold the same as an earlier one, int64, ascending."""
+        """Images with the same content as an earlier one, int64, ascending."""
         contents = self.contents.of(self.compared)
         first = np.unique(contents, return_index=True)[1]
-        others = np.setdiff1d(np.arange(len(contents)), first)
-        return self.compared[others[contents[others] != UNKNOWN]]
+        later = np.setdiff1d(np.arange(len(contents)), first)
+        return self.compared[later[contents[later] != UNKNOWN]]
 
     @cached_property
     def together(self) -> np.ndarray | None:
-        """As `groups`, with those joined that share an identical image; None where each image stands alone."""
+        """`groups`, with groups joined that share an identical image; None if each image is its own group."""
         if not len(self.identical):
             return self.groups
         return join_identical(len(self), self.groups, self.compared, self.contents.of(self.compared))
 
     def split(self, seed: int) -> Split:
-        """The split into train, validation and test that every stage with this seed keeps to.
+        """The split into train, validation and test of every stage with this seed.
 
-        Identical images, and those of one group, are never in two parts. Where the dataset comes with a test part,
+        Identical images, and those of one group, are never in two parts. If the dataset has an official test part,
         copies of its images elsewhere are in no part.
         """
         groups = self.together
@@ -116,15 +116,15 @@ class Dataset:
         if self.multilabel:
             return grouped_split(self.labels, seed, self.test, groups)
         labels = self.labels if self.divided_by is None else self.divided_by
-        labelled, others = np.flatnonzero(labels != NO_LABEL), np.flatnonzero(labels == NO_LABEL)
+        labelled, unlabelled = np.flatnonzero(labels != NO_LABEL), np.flatnonzero(labels == NO_LABEL)
         parts = self._split_by_class(seed, labels, labelled, groups)
         if groups is not None:
-            others = others[~np.isin(groups[others], groups[parts.test])]
-        split = replace(parts, unlabelled=others)
+            unlabelled = unlabelled[~np.isin(groups[unlabelled], groups[parts.test])]
+        split = replace(parts, unlabelled=unlabelled)
         return split if self.divided_by is None else split.restricted(np.flatnonzero(self.labels != NO_LABEL))
 
     def _split_by_class(self, seed: int, labels: np.ndarray, labelled: np.ndarray, groups: np.ndarray | None) -> Split:
-        """The split of the images with a label, int64 (n,); the others are for self-supervised training alone."""
+        """The split of the images with a label, int64 (n,); others are only for self-supervised training."""
         labels = labels[labelled]
         test = None if self.test is None else np.flatnonzero(np.isin(labelled, self.test))
         groups = None if groups is None else groups[labelled]

@@ -1,4 +1,4 @@
-"""Decoded images of a dataset: decoded once and kept where they fit, decoded again where they do not."""
+"""Decoded images of a dataset: decoded once and kept if they fit, or else decoded each time they are needed."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ import numpy as np
 from hpt_mlflow.data.dataset import Dataset, evenly_spaced
 from hpt_mlflow.data.decode import UnreadableImageError, decode
 from hpt_mlflow.data.decoded import DecodedCache, Measured
+from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.packed import DecodedFile, Packed, pack
-from hpt_mlflow.errors import HptError
 
 MEMORY_LIMIT_BYTES = 1 << 30
 SAMPLE_SIZE = 2048
-# Enough to know how much memory images take, where nobody asks which are unreadable.
+# Enough to know how much memory images take, if another process knows which are unreadable.
 SIZE_SAMPLE = 128
 UNREADABLE_LIMIT = 0.01
-# Images that are decoded before they are asked for, for each thread.
+# Images per thread that are decoded in advance.
 AHEAD = 4
-# Reasons that lie in the system and not in the image, which may be readable the next time.
+# Reasons that come from the system and not from the image, which may be readable the next time.
 MENDABLE = re.compile(r"\[(Errno|WinError) |MemoryError")
 
 
 class Images:
     """The images of a dataset that a stage uses, as read-only uint8 (height, width, 3).
 
-    Opening them decodes all that fit into the cache on the disk, from which the next one maps them, or else into
-    `MEMORY_LIMIT_BYTES`, or else an evenly spaced sample, so that unreadable images are known before any long work.
-    Worker processes share what is kept. Where many images do not fit, no list of them is made.
+    Opening decodes all images if they fit into the cache on disk, from which the next process maps them, or else into
+    `MEMORY_LIMIT_BYTES`; otherwise an evenly spaced sample, so that unreadable images are known before any long work.
+    Worker processes share what is kept.
 
     Attributes:
-        indices: int64, the readable ones of the indices asked for (of a sample: all that were not found unreadable;
-            by another's word: all that it did not find unreadable).
+        indices: int64, the given indices without those known to be unreadable.
         unreadable: reason by index.
     """
 
@@ -55,12 +54,12 @@ class Images:
         """
         Args:
             indices: which images of the dataset.
-            smallest_side: images are kept reduced so that their shorter side has at most so many pixels.
+            smallest_side: images are kept reduced so that their shorter side has at most this many pixels.
             strict: refuse any unreadable image instead of up to `UNREADABLE_LIMIT` of them.
-            memory_limit_bytes: how much may be kept decoded in memory; `MEMORY_LIMIT_BYTES` where it is None.
-            cache_gib: how much all decoded images on the disk may take, these and those of other datasets.
-            known_unreadable: reason by index, from a process that has opened the same images. Its word is taken, so
-                that all who train together have the same `indices`.
+            memory_limit_bytes: how much may be kept decoded in memory; `MEMORY_LIMIT_BYTES` if None.
+            cache_gib: how much the decoded images of all datasets may take on disk.
+            known_unreadable: reason by index, from a process that has opened the same images. It is trusted, so that
+                all processes that train together have the same `indices`.
 
         Raises:
             HptError: too many images are unreadable.
@@ -70,7 +69,7 @@ class Images:
         self.strict = strict
         self.unreadable: dict[int, str] = dict(known_unreadable or {})
         self.indices = np.asarray(indices, dtype=np.int64)
-        self._asked = len(indices)
+        self._count = len(indices)
         ordered = self.indices
         if not (ordered[1:] > ordered[:-1]).all():
             ordered = np.unique(ordered)
@@ -87,17 +86,17 @@ class Images:
 
     @property
     def in_memory(self) -> bool:
-        """Whether no image needs decoding when it is asked for: all are in memory, or in a file that is mapped."""
+        """Whether all images are decoded, in memory or in a mapped file."""
         return self._packed is not None
 
     @property
     def sample_indices(self) -> np.ndarray:
-        """The indices that `sample` is of, int64, ascending; those of unreadable images may be among them."""
+        """The indices of `sample`, int64, ascending; unreadable images may be among them."""
         return self._sampled if self._packed is None else np.sort(self.indices)
 
     @property
     def sample(self) -> Sequence[np.ndarray]:
-        """Decoded images that stand for all, in the order of their indices: all of them, or the sample."""
+        """Decoded images that represent all, in the order of their indices: all of them, or the sample."""
         if self._packed is not None:
             return self._packed
         if self._sample is None:
@@ -119,46 +118,46 @@ class Images:
         return decode(self.dataset.pictures[index], self.smallest_side)
 
     def report_unreadable(self, found: Iterable[tuple[int, str]]) -> None:
-        """Take note of images that turned out unreadable later on, and check that they are not too many."""
+        """Record images that turned out unreadable later, and check that they are not too many."""
         self.unreadable.update(found)
         self.check_unreadable()
 
     def check_unreadable(self) -> None:
-        """Raise HptError where more images are unreadable than is allowed."""
+        """Raise HptError if more images are unreadable than allowed."""
         count = len(self.unreadable)
-        if count > (0 if self.strict else UNREADABLE_LIMIT * self._asked):
+        if count > (0 if self.strict else UNREADABLE_LIMIT * self._count):
             index, reason = next(iter(self.unreadable.items()))
             allowed = "none is allowed with --strict" if self.strict else f"at most {UNREADABLE_LIMIT:.0%} may be"
-            raise HptError(
-                f"data: {count} of {self._asked} images of {self.dataset.name} are unreadable ({allowed}); the first "
-                f"is {self.dataset.names[index]!r}: {reason}"
+            raise data_error(
+                f"{count} of {self._count} images of {self.dataset.name} are unreadable ({allowed})",
+                f"the first is {self.dataset.names[index]!r}: {reason}",
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What another process is sent: the address of a mapped file instead of its pixels, and no sample."""
+        """What another process receives: the path of a mapped file instead of its pixels, and no sample."""
         packed = self._packed
         kept = packed.file if packed is not None and packed.file is not None else packed
         return self.__dict__ | {"_packed": kept, "_sample": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        # Others may have removed the file. Then this process decodes the images that it is asked for.
+        # If another process has removed the file, this one decodes the images that it needs.
         if isinstance(state["_packed"], DecodedFile):
             self._packed = state["_packed"].map()
 
     def _open(self, ordered: np.ndarray, cache: DecodedCache, memory_limit: float, check: bool) -> None:
-        """Find the images in the cache, or keep them there or in memory, or else leave it at a sample.
+        """Find the images in the cache, or keep them there or in memory, or else decode a sample only.
 
         Args:
-            ordered: the indices asked for, ascending.
-            check: see for oneself which images of the sample are unreadable.
+            ordered: the indices, ascending.
+            check: find out which images of the sample are unreadable.
         """
         sample: dict[int, np.ndarray] = {}
-        packed = self._found(cache, check)
+        packed = self._cached(cache, check)
         measured = self._remembered(cache, check) if packed is None else None
         if packed is None and measured is None:
             with cache.alone():
-                packed = self._found(cache, check)
+                packed = self._cached(cache, check)
                 if packed is None:
                     sample, size = self._measure(ordered, check)
                     written = cache.write(self._all(ordered, sample), size)
@@ -175,8 +174,8 @@ class Images:
             self.unreadable = packed.unreadable | self.unreadable
         self._packed = packed
 
-    def _found(self, cache: DecodedCache, check: bool) -> Packed | None:
-        """The images in the cache, unless one that could not be read can be now."""
+    def _cached(self, cache: DecodedCache, check: bool) -> Packed | None:
+        """The images in the cache, unless one that was unreadable is readable now."""
         packed = cache.read()
         return None if packed is None or (check and self._is_mended(packed.unreadable)) else packed
 
@@ -189,7 +188,7 @@ class Images:
         return any(not isinstance(self._attempt(index), str) for index in suspects)
 
     def _measure(self, ordered: np.ndarray, check: bool) -> tuple[dict[int, np.ndarray], float]:
-        """The sample by index, and about how many bytes all images take; unreadable ones are noted."""
+        """The sample by index, and about how many bytes all images take; unreadable ones are recorded."""
         sampled = self._sampled if check else evenly_spaced(ordered, SIZE_SAMPLE)
         sample = {}
         for index, image in self._decoded(sampled):
@@ -198,18 +197,18 @@ class Images:
             else:
                 sample[index] = image
         if not sample and len(sampled) < len(ordered):
-            return sample, np.inf  # nothing is known of the size of the others
+            return sample, np.inf  # the size of the others is unknown
         return sample, sum(image.nbytes for image in sample.values()) / max(1, len(sample)) * len(ordered)
 
     def _all(self, ordered: np.ndarray, sample: Mapping[int, np.ndarray]) -> Iterator[tuple[int, np.ndarray | str]]:
-        """Index and image, or why there is none, in order; those of the sample are not decoded again."""
+        """Index and image, or why it is unreadable, in order; those of the sample are not decoded again."""
         missing = ordered[~np.isin(ordered, np.fromiter(sample, np.int64))]
         with closing(self._decoded(missing)) as others:
             for index in map(int, ordered):
                 yield (index, sample[index]) if index in sample else next(others)
 
     def _decoded(self, indices: np.ndarray) -> Generator[tuple[int, np.ndarray | str], None, None]:
-        """Index and image, or why there is none, in order; only a few at a time, however slowly they are taken."""
+        """Index and image, or why it is unreadable, in order; only a few in advance, however slow the consumer is."""
         threads = os.cpu_count() or 1
         pool = ThreadPoolExecutor(threads)
         waiting: deque[tuple[int, Future[np.ndarray | str]]] = deque()
