@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torchvision.transforms import ColorJitter, GaussianBlur, RandomResizedCrop
+from torchvision.transforms import ColorJitter, GaussianBlur
 
-from hpt_mlflow.augment import kernels
-from hpt_mlflow.augment.crop import ASPECT_RATIO
 from hpt_mlflow.augment.draws import blur_radius, draw_crops, draw_finish
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
 
@@ -29,34 +27,6 @@ def assert_same_distribution(ours, theirs, name=""):
 
 def assert_share(chosen, probability):
     assert stats.binomtest(int(chosen.sum()), len(chosen), probability).pvalue > UNLIKELY
-
-
-def described(left, top, width, height, across, down):
-    """Share of the area, aspect and place of boxes in an image of across x down pixels."""
-    movable_x, movable_y = width < across, height < down
-    return {
-        "area": width * height / (across * down),
-        "aspect": np.log(width / height),
-        "left": left[movable_x] / (across - width)[movable_x],
-        "top": top[movable_y] / (down - height)[movable_y],
-    }
-
-
-@pytest.mark.parametrize("side", [0, 1])
-@pytest.mark.parametrize(
-    ("across", "down", "scale"), [(200, 200, (0.2, 1.0)), (300, 180, (0.2, 1.0)), (97, 160, (0.08, 0.5))]
-)
-def test_boxes_are_distributed_as_those_of_torchvision(across, down, scale, side):
-    draws = draw_crops(np.random.default_rng(1), N)
-    pairs = zip(draws.shapes[side], draws.places[side], strict=True)
-    ours = np.array([kernels.crop_box(*numbers, across, down, *scale) for numbers in pairs])
-    torch.manual_seed(1)
-    image = torch.empty(1, 1, 1).expand(1, down, across)
-    drawn = [RandomResizedCrop.get_params(image, list(scale), list(ASPECT_RATIO)) for _ in range(N)]
-    top, left, height, width = np.array(drawn).T
-    theirs = described(left, top, width, height, across, down)
-    for name, values in described(*ours.T, across, down).items():
-        assert_same_distribution(values, theirs[name], name)
 
 
 def test_the_two_crops_of_an_image_and_those_of_others_have_nothing_in_common():

@@ -1,11 +1,10 @@
 """What the tests of the readers of the paper's layouts ask of a dataset."""
 
 import numpy as np
-import pytest
+import refusals
 
 from hpt_mlflow.data.decode import decode
 from hpt_mlflow.data.sources import open_dataset
-from hpt_mlflow.errors import HptError
 
 
 def opened(key, root):
@@ -37,9 +36,4 @@ def together(dataset):
 
 
 def assert_refused(key, root, *words):
-    with pytest.raises(HptError) as caught:
-        open_dataset(f"paper:{key}?root={root}")
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in words:
-        assert str(word) in message
+    refusals.assert_refused(f"paper:{key}?root={root}", *words)

@@ -1,11 +1,19 @@
-"""Picture files written by hand, byte by byte, so that no library decides what is in them."""
+"""Picture files most written by hand, byte by byte, so that no library decides what is in them."""
 
+import io
 import struct
 import zlib
 
 import numpy as np
 
 SAMPLE_FORMATS = {"u": 1, "i": 2, "f": 3}
+
+
+def encode(image, kind="PNG", **options):
+    """The bytes of a Pillow image in a format."""
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
 
 
 def plain_tiff(values, photometric=1):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
-from hpt_mlflow.data.cache import cache_folder, keep, limit, locked
+from hpt_mlflow.data.cache import cache_folder, keep, keep_json, limit, locked, read_json
 
 
 @pytest.fixture
@@ -93,6 +93,16 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path):
     keep(folder / "kept.txt", text_writer("one"))
     assert [entry.name for entry in folder.iterdir()] == ["kept.txt"]
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_json_is_read_back_and_damaged_json_is_nothing(file):
+    assert read_json(file, dict) is None
+    keep_json(file, {"rate": 1.5})
+    assert read_json(file, lambda values: values["rate"]) == 1.5
+    assert read_json(file, lambda values: values["other"]) is None
+    for damaged in ('{"rate": 1.', "[]", "", "\0"):
+        file.write_text(damaged)
+        assert read_json(file, lambda values: values["rate"]) is None
 
 
 @pytest.fixture

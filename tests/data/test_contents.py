@@ -1,14 +1,13 @@
 import os
 import shutil
-import struct
 import threading
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
 import pytest
+from picture_files import chunk
 from PIL import Image
 
 from hpt_mlflow.data import contents as contents_module
@@ -127,10 +126,6 @@ def test_of_bytes_all_count(dataset_of):
     changed[8192] ^= 1
     one, same, other = contents_of(dataset_of, [bytes(content), bytes(content), bytes(changed)])
     assert one == same != other
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def test_a_pillow_image_whose_data_is_damaged_is_unknown(dataset_of):

@@ -43,29 +43,10 @@ def test_every_row_needs_the_class_that_is_asked_for(table):
         open_dataset(table("path,kind\n1.png,a\n2.png,\n") + "?label_column=kind")
 
 
-@pytest.mark.parametrize(
-    "column",
-    [
-        "fold",
-        "Fold",
-        "index",
-        "Unnamed: 0",
-        "id",
-        "width",
-        "x",
-        "y",
-        "w",
-        "h",
-        "xmin",
-        "score",
-        "is_valid",
-        "truncated",
-        "fold_2",
-        "cv",
-        "bbox_x",
-        "img_id",
-    ],
-)
+COUNTING = "fold Fold index id width x y w h xmin score is_valid truncated fold_2 cv bbox_x img_id".split()
+
+
+@pytest.mark.parametrize("column", [*COUNTING, "Unnamed: 0"])
 def test_what_keeps_count_of_images_is_not_a_label(table, column):
     dataset = open_dataset(table(rows_of(f"path,{column}", "0 1 1 0")))
     assert dataset.labels is None

@@ -3,24 +3,16 @@ import time
 
 import numpy as np
 import pytest
+from refusals import assert_refused
 
 from hpt_mlflow.data.decode import decode
 from hpt_mlflow.data.sources import open_dataset
-from hpt_mlflow.errors import HptError
 
 CHEXPERT = """Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Edema,Pleural Effusion
 CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg,Female,68,Frontal,AP,1.0,,-1.0
 CheXpert-v1.0-small/train/patient00002/study1/view1_frontal.jpg,Male,1,Lateral,,,0.0,1.0
 CheXpert-v1.0-small/train/patient00002/study2/view1_frontal.jpg,Male,0,Frontal,PA,,1.0,1.0
 """
-
-
-def assert_refused(uri, *words, root=None):
-    with pytest.raises(HptError) as caught:
-        open_dataset(uri, root)
-    assert "\n" not in str(caught.value)
-    for word in words:
-        assert word in str(caught.value)
 
 
 @pytest.fixture

@@ -1,17 +1,9 @@
 import pytest
+from refusals import assert_refused
 
 from hpt_mlflow.data.sources import open_dataset
-from hpt_mlflow.errors import HptError
 
 PLAIN = "path{s}label{s}note\n1.png{s}dog{s}x\n2.png{s}cat{s}y\n"
-
-
-def assert_refused(uri, *words):
-    with pytest.raises(HptError) as caught:
-        open_dataset(uri)
-    assert "\n" not in str(caught.value)
-    for word in words:
-        assert word in str(caught.value)
 
 
 def assert_dog_and_cat(dataset):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from picture_files import bmp, chunk, deep_png, plain_tiff, tga
+from picture_files import bmp, chunk, deep_png, encode, plain_tiff, tga
 from PIL import Image
 
 from hpt_mlflow.data import decode as decode_module
@@ -13,12 +13,6 @@ from hpt_mlflow.data.decode import UnreadableImageError, decode, deep_values, to
 
 WHITE = [255, 255, 255]
 COLOURS = np.array([[[255, 0, 0], [0, 160, 40]], [[20, 30, 200], [128, 128, 128]]], dtype=np.uint8)
-
-
-def encode(image, kind="PNG", **options):
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
 
 
 def deep_grey(values):
@@ -35,10 +29,106 @@ def big_endian_tiff(values):
     return b"MM\0*" + struct.pack(">I", 8 + len(data)) + data + struct.pack(">H", 9) + entries + bytes(4)
 
 
-def test_rgb_is_kept_as_it_is():
-    decoded = decode(encode(Image.fromarray(COLOURS)))
-    np.testing.assert_array_equal(decoded, COLOURS)
+def palette(colours, entries):
+    """A row of the first entries of a palette."""
+    image = Image.frombytes("P", (entries, 1), bytes(range(entries)))
+    image.putpalette(colours)
+    return image
+
+
+def grey(values):
+    return Image.fromarray(np.array([values], dtype=np.uint8))
+
+
+def palette_tga(alphas):
+    """A TGA of a palette with alpha, of colours 30, 20, 10 and 60, 50, 40."""
+    header = struct.pack("<BBBHHBHHHHBB", 0, 1, 1, 0, len(alphas), 32, 0, 0, len(alphas), 1, 8, 0x20)
+    colours = b"".join(bytes([10 + 30 * i, 20 + 30 * i, 30 + 30 * i, alpha]) for i, alpha in enumerate(alphas))
+    return header + colours + bytes(range(len(alphas)))
+
+
+RED, PALETTE = [200, 0, 0], [9, 8, 7, 200, 0, 0, 0, 0, 250]
+CLEAR_RED = np.array([[[255, 0, 0, 0], [255, 0, 0, 128], [255, 0, 0, 255]]], dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("picture", "shown"),
+    [
+        (encode(Image.fromarray(COLOURS)), COLOURS),
+        (encode(grey([0, 255]).convert("1")), [[0, 255]]),
+        (encode(grey([0, 77, 255])), [[0, 77, 255]]),
+        (encode(grey([5, 9]), transparency=9), [[5, 255]]),
+        (encode(palette(PALETTE, 3)), [[[9, 8, 7], RED, [0, 0, 250]]]),
+        (encode(palette(PALETTE, 3), transparency=1), [[[9, 8, 7], WHITE, [0, 0, 250]]]),
+        (encode(palette(PALETTE, 3), "GIF", transparency=1), [[[9, 8, 7], WHITE, [0, 0, 250]]]),
+        (encode(palette([0, 0, 0, *RED], 2), transparency=bytes([128, 255])), [[[127] * 3, RED]]),
+        (encode(Image.fromarray(COLOURS), transparency=(255, 0, 0)), [[WHITE, COLOURS[0, 1]], COLOURS[1]]),
+        (encode(Image.fromarray(CLEAR_RED)), [[WHITE, [255, 127, 127], [255, 0, 0]]]),
+        (encode(Image.frombytes("LA", (3, 1), bytes([0, 0, 0, 128, 0, 255]))), [[255, 127, 0]]),
+        (encode(Image.new("RGBA", (2, 1), (30, 20, 10, 0))), [[255, 255]]),
+        (encode(Image.new("RGBA", (2, 1), (30, 20, 10, 0)), "TIFF"), [[255, 255]]),
+        (palette_tga([0]), [[[30, 20, 10]]]),
+        (palette_tga([0, 255]), [[WHITE, [60, 50, 40]]]),
+        (deep_png(np.array([[[0, 25_700, 65_535]]], np.uint16)), [[[0, 100, 255]]]),
+        (plain_tiff(np.array([[[0, 25_700, 65_535]]], np.uint16), photometric=2), [[[0, 100, 255]]]),
+    ],
+)
+def test_what_a_picture_shows(picture, shown):
+    decoded, shown = decode(picture), np.array(shown)
     assert decoded.dtype == np.uint8
+    expected = shown if shown.ndim == 3 else np.repeat(shown[..., None], 3, axis=2)
+    np.testing.assert_allclose(decoded.astype(int), expected, atol=1)
+
+
+# Values of 16 bits and more, and what is shown of them.
+DEEP = [0, 257, 128 * 257, 65535]
+
+
+@pytest.mark.parametrize(
+    ("picture", "shown"),
+    [
+        (encode(deep_grey([DEEP])), [0, 1, 128, 255]),
+        (encode(deep_grey([DEEP]), "TIFF"), [0, 1, 128, 255]),
+        (encode(deep_grey([DEEP]), transparency=5), [0, 1, 128, 255]),
+        (big_endian_tiff(np.array([DEEP])), [0, 1, 128, 255]),
+        (encode(deep_grey([[0, 100, 200, 255]])), [0, 0, 1, 1]),
+        (big_endian_tiff(np.array([[0, 100, 200, 255]])), [0, 0, 1, 1]),
+        (b"P5 3 1 65535\n" + struct.pack(">3H", 0, 120, 250), [0, 0, 1]),
+        (b"P5 3 1 1000\n" + struct.pack(">3H", 0, 120, 250), [0, 31, 64]),
+        *[
+            (encode(Image.fromarray(np.array([values], dtype=np.int32)), "TIFF"), shown)
+            for values, shown in [
+                ([0, 128, 255], [0, 128, 255]),
+                ([0, 128 * 257, 65535], [0, 128, 255]),
+                ([0, 50_000, 100_000], [0, 128, 255]),
+                ([-100, 0, 155], [0, 100, 255]),
+                ([7, 7, 7], [7, 7, 7]),
+                ([-7, -7, -7], [0, 0, 0]),
+            ]
+        ],
+        *[
+            (encode(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF"), shown)
+            for values, shown in [
+                ([0.0, 0.5, 1.0], [0, 128, 255]),
+                ([0.0, 100.0, 255.0], [0, 100, 255]),
+                ([0.0, 128 * 257.0, 65535.0], [0, 128, 255]),
+                ([-1.0, 0.0, 1.0], [0, 128, 255]),
+            ]
+        ],
+        (plain_tiff(np.array([[0, (2**32 - 1) // 255 * 100, 2**32 - 1]], np.uint32)), [0, 100, 255]),
+        (plain_tiff(np.array([[-1000, -200, 1000]], np.int32)), [0, 102, 255]),
+        (plain_tiff(np.array([[-1000, -200, 1000]], np.int16)), [0, 102, 255]),
+        (plain_tiff(np.array([[-100, -20, 100]], np.int8)), [0, 102, 255]),
+        *[
+            (np.array([[-largest, 0, largest]], dtype), [0, 128, 255])
+            for dtype, largest in [("f2", 60_000), ("f4", 3e38), ("f8", 1e300), ("f2", 1e-5), ("f4", 1e-38)]
+        ],
+    ],
+)
+def test_numbers_are_scaled_by_the_range_that_they_are_meant_in(picture, shown):
+    decoded = decode(picture)
+    assert decoded[0, :, 0].tolist() == shown
+    assert (decoded == decoded[:, :, :1]).all()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "RGBX", "RGBa", "YCbCr", "HSV", "LAB", "CMYK"])
@@ -57,125 +147,9 @@ def test_files_of_other_colour_modes_show_the_same_colours(mode, kind):
     np.testing.assert_allclose(decode(file)[4::16, 4::16].astype(int), COLOURS, atol=12)
 
 
-def test_one_bit_is_black_and_white():
-    image = Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).convert("1")
-    assert decode(encode(image)).tolist() == [[[0, 0, 0], WHITE]]
-
-
-def test_grey_is_the_same_in_all_channels():
-    image = Image.fromarray(np.array([[0, 77, 255]], dtype=np.uint8))
-    assert decode(encode(image)).tolist() == [[[0, 0, 0], [77, 77, 77], WHITE]]
-
-
-def test_a_palette_is_looked_up():
-    image = Image.frombytes("P", (3, 1), bytes([0, 1, 2]))
-    image.putpalette([9, 8, 7, 200, 0, 0, 0, 0, 250])
-    assert decode(encode(image)).tolist() == [[[9, 8, 7], [200, 0, 0], [0, 0, 250]]]
-
-
-@pytest.mark.parametrize("kind", ["PNG", "GIF"])
-def test_the_transparent_colour_of_a_palette_is_white(kind):
-    image = Image.frombytes("P", (3, 1), bytes([0, 1, 2]))
-    image.putpalette([9, 8, 7, 200, 0, 0, 0, 0, 250])
-    decoded = decode(encode(image, kind, transparency=1))
-    assert decoded.tolist() == [[[9, 8, 7], WHITE, [0, 0, 250]]]
-
-
-def test_a_palette_with_alpha_for_each_colour_is_blended_with_white():
-    image = Image.frombytes("P", (2, 1), bytes([0, 1]))
-    image.putpalette([0, 0, 0, 200, 0, 0])
-    decoded = decode(encode(image, transparency=bytes([128, 255])))
-    np.testing.assert_allclose(decoded[0].astype(int), [[127, 127, 127], [200, 0, 0]], atol=1)
-
-
-def test_the_transparent_colour_of_rgb_is_white():
-    decoded = decode(encode(Image.fromarray(COLOURS), transparency=(255, 0, 0)))
-    assert decoded[0, 0].tolist() == WHITE
-    np.testing.assert_array_equal(decoded[1], COLOURS[1])
-
-
-def test_the_transparent_value_of_grey_is_white():
-    image = Image.fromarray(np.array([[5, 9]], dtype=np.uint8))
-    assert decode(encode(image, transparency=9)).tolist() == [[[5, 5, 5], WHITE]]
-
-
-def test_alpha_is_blended_with_white():
-    image = Image.fromarray(np.array([[[255, 0, 0, 0], [255, 0, 0, 128], [255, 0, 0, 255]]], dtype=np.uint8))
-    np.testing.assert_allclose(decode(encode(image))[0].astype(int), [WHITE, [255, 127, 127], [255, 0, 0]], atol=1)
-
-
-def test_grey_with_alpha_is_blended_with_white():
-    image = Image.frombytes("LA", (3, 1), bytes([0, 0, 0, 128, 0, 255]))
-    np.testing.assert_allclose(decode(encode(image))[0].astype(int), [WHITE, [127, 127, 127], [0, 0, 0]], atol=1)
-
-
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bits_are_scaled_to_eight(kind):
-    decoded = decode(encode(deep_grey([[0, 257, 128 * 257, 65535]]), kind))
-    assert decoded[0, :, 0].tolist() == [0, 1, 128, 255]
-    assert (decoded == decoded[:, :, :1]).all()
-
-
 def test_all_rows_of_a_high_picture_of_sixteen_bits_are_scaled():
     values = np.arange(200).reshape(200, 1)
     np.testing.assert_array_equal(decode(encode(deep_grey(values * 257)))[:, :, 0], values)
-
-
-def test_a_dark_image_of_sixteen_bits_stays_dark():
-    assert decode(encode(deep_grey([[0, 100, 200, 255]]))).max() == 1
-
-
-def test_a_dark_image_of_sixteen_bits_stays_dark_in_the_other_byte_order():
-    values = np.array([[0, 100], [200, 255]])
-    np.testing.assert_array_equal(decode(big_endian_tiff(values)), decode(encode(deep_grey(values))))
-
-
-@pytest.mark.parametrize(("most", "shown"), [(65535, [0, 0, 1]), (1000, [0, 31, 64])])
-def test_a_pgm_of_sixteen_bits_is_scaled_by_what_its_header_calls_white(most, shown):
-    file = b"P5 3 1 %d\n" % most + struct.pack(">3H", 0, 120, 250)
-    assert decode(file)[0, :, 0].tolist() == shown
-
-
-def test_sixteen_bits_in_the_other_byte_order_are_scaled_to_eight():
-    assert decode(big_endian_tiff(np.array([[0, 257], [128 * 257, 65535]])))[:, :, 0].tolist() == [[0, 1], [128, 255]]
-
-
-def test_sixteen_bits_with_a_transparent_value_are_scaled_to_eight():
-    decoded = decode(encode(deep_grey([[0, 64 * 257, 128 * 257, 65535]]), transparency=5))
-    assert decoded[0, :, 0].tolist() == [0, 64, 128, 255]
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0, 128, 255], [0, 128, 255]),
-        ([0, 128 * 257, 65535], [0, 128, 255]),
-        ([0, 50_000, 100_000], [0, 128, 255]),
-        ([-100, 0, 155], [0, 100, 255]),
-        ([0, 0, 0], [0, 0, 0]),
-        ([7, 7, 7], [7, 7, 7]),
-        ([-7, -7, -7], [0, 0, 0]),
-    ],
-)
-def test_whole_numbers_of_thirty_two_bits_are_scaled_by_their_range(values, expected):
-    image = Image.fromarray(np.array([values], dtype=np.int32))
-    assert image.mode == "I"
-    assert decode(encode(image, "TIFF"))[0, :, 0].tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        ([0.0, 0.5, 1.0], [0, 128, 255]),
-        ([0.0, 100.0, 255.0], [0, 100, 255]),
-        ([0.0, 128 * 257.0, 65535.0], [0, 128, 255]),
-        ([-1.0, 0.0, 1.0], [0, 128, 255]),
-    ],
-)
-def test_fractions_are_scaled_by_their_range(values, expected):
-    image = Image.fromarray(np.array([values], dtype=np.float32))
-    assert image.mode == "F"
-    assert decode(encode(image, "TIFF"))[0, :, 0].tolist() == expected
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -364,33 +338,6 @@ def test_where_zero_is_white_the_picture_is_turned(values, shown):
     assert decode(plain_tiff(values, photometric=1))[0, :, 0].tolist() == [255 - value for value in shown]
 
 
-def test_thirty_two_bits_without_a_sign_do_not_wrap():
-    top = 2**32 - 1
-    assert decode(plain_tiff(np.array([[0, top // 255 * 100, top]], np.uint32)))[0, :, 0].tolist() == [0, 100, 255]
-
-
-def test_thirty_two_bits_with_a_sign_are_scaled_by_their_range():
-    assert decode(plain_tiff(np.array([[-1000, -200, 1000]], np.int32)))[0, :, 0].tolist() == [0, 102, 255]
-
-
-def test_sixteen_bits_with_a_sign_are_scaled_by_their_range():
-    assert decode(plain_tiff(np.array([[-1000, -200, 1000]], np.int16)))[0, :, 0].tolist() == [0, 102, 255]
-
-
-def test_eight_bits_with_a_sign_do_not_wrap():
-    assert decode(plain_tiff(np.array([[-100, -20, 100]], np.int8)))[0, :, 0].tolist() == [0, 102, 255]
-
-
-@pytest.mark.parametrize(("dtype", "largest"), [(np.float16, 60_000), (np.float32, 3e38), (np.float64, 1e300)])
-def test_numbers_far_apart_are_scaled_by_their_range(dtype, largest):
-    assert decode(np.array([[-largest, 0, largest]], dtype))[0, :, 0].tolist() == [0, 128, 255]
-
-
-def test_numbers_close_together_are_scaled_by_their_range():
-    assert decode(np.array([[-1e-5, 0, 1e-5]], np.float16))[0, :, 0].tolist() == [0, 128, 255]
-    assert decode(np.array([[-1e-38, 0, 1e-38]], np.float32))[0, :, 0].tolist() == [0, 128, 255]
-
-
 SHOWN = [30, 20, 10]
 HALF = [142, 137, 132]
 
@@ -421,35 +368,11 @@ def test_a_fourth_channel_that_a_tiff_does_not_explain_is_alpha_where_it_is_fill
     np.testing.assert_allclose(decode(plain_tiff(values, photometric=2))[0].astype(int), shown, atol=1)
 
 
-def test_a_tiff_that_says_that_it_is_transparent_throughout_is_white():
-    assert decode(encode(Image.new("RGBA", (2, 1), (30, 20, 10, 0)), "TIFF")).min() == 255
-
-
-def test_a_palette_whose_alpha_is_not_filled_shows_its_colours_in_a_tga():
-    header = struct.pack("<BBBHHBHHHHBB", 0, 1, 1, 0, 1, 32, 0, 0, 2, 1, 8, 0x20)
-    assert decode(header + bytes([10, 20, 30, 0]) + bytes([0, 0])).tolist() == [[[30, 20, 10]] * 2]
-
-
-def test_the_transparent_colours_of_a_palette_are_white_in_a_tga_too():
-    header = struct.pack("<BBBHHBHHHHBB", 0, 1, 1, 0, 2, 32, 0, 0, 2, 1, 8, 0x20)
-    file = header + bytes([10, 20, 30, 0, 40, 50, 60, 255]) + bytes([0, 1])
-    assert decode(file).tolist() == [[[255, 255, 255], [60, 50, 40]]]
-
-
 def test_of_a_photograph_with_a_second_one_for_depth_the_first_is_shown():
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
     file = encode(frames[0], "MPO", save_all=True, append_images=frames[1:])
     assert Image.open(io.BytesIO(file)).format == "MPO"
     np.testing.assert_allclose(decode(file)[16, 16].astype(int), [255, 0, 0], atol=4)
-
-
-@pytest.mark.parametrize("file", [deep_png, lambda values: plain_tiff(values, photometric=2)])
-def test_colours_of_sixteen_bits_are_scaled_to_eight(file):
-    assert decode(file(np.array([[[0, 25_700, 65_535]]], np.uint16))).tolist() == [[[0, 100, 255]]]
-
-
-def test_a_png_that_is_transparent_throughout_is_white():
-    assert decode(encode(Image.new("RGBA", (2, 1), (30, 20, 10, 0)))).min() == 255
 
 
 @pytest.mark.parametrize(

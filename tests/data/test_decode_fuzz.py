@@ -6,7 +6,7 @@ import time
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picture_files import bmp, deep_png, plain_tiff, tga
+from picture_files import bmp, deep_png, encode, plain_tiff, tga
 from PIL import Image
 
 from hpt_mlflow.data.decode import FORMATS, MOST_PIXELS, UnreadableImageError, decode, deep_values
@@ -17,16 +17,10 @@ PICTURE = RNG.integers(0, 256, (9, 7, 3), dtype=np.uint8)
 MOST_SECONDS = 10
 
 
-def encoded(kind, image, **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-WHOLE = [encoded(kind, Image.fromarray(PICTURE)) for kind in FORMATS]
-WHOLE.append(encoded("MPO", Image.fromarray(PICTURE), save_all=True, append_images=[Image.fromarray(PICTURE)]))
-WHOLE += [encoded(kind, Image.fromarray(PICTURE).convert(mode)) for kind, mode in (("PNG", "P"), ("TIFF", "CMYK"))]
-WHOLE += [encoded(kind, Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 257)) for kind in ("PNG", "TIFF")]
+WHOLE = [encode(Image.fromarray(PICTURE), kind) for kind in FORMATS]
+WHOLE.append(encode(Image.fromarray(PICTURE), "MPO", save_all=True, append_images=[Image.fromarray(PICTURE)]))
+WHOLE += [encode(Image.fromarray(PICTURE).convert(mode), kind) for kind, mode in (("PNG", "P"), ("TIFF", "CMYK"))]
+WHOLE += [encode(Image.fromarray(PICTURE[..., 0].astype(np.uint16) * 257), kind) for kind in ("PNG", "TIFF")]
 WHOLE += [plain_tiff(PICTURE[..., 0].astype(dtype)) for dtype in ("i1", "i2", "u4", "f4")]
 WHOLE += [plain_tiff(PICTURE[..., 0].astype(dtype), photometric=0) for dtype in ("u2", "f4")]
 WHOLE += [plain_tiff(PICTURE.astype("u2"), 2), deep_png(PICTURE.astype("u2"))]

@@ -12,22 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from picture_files import chunk, encode
 from PIL import EpsImagePlugin, Image
 
 from hpt_mlflow.data import decode as decode_module
 from hpt_mlflow.data.decode import UnreadableImageError, decode, to_rgb
 
 COLOURS = np.array([[[255, 0, 0], [0, 160, 40]], [[20, 30, 200], [128, 128, 128]]], dtype=np.uint8)
-
-
-def encode(image, kind="PNG", **options):
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def in_time(picture):
@@ -169,6 +160,19 @@ print(decode({encode(Image.new("RGB", (5, 6)), exif=b"Exif" + bytes(2) + b"damag
 """
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("(6, 5, 3)\n(6, 5, 3)\n", "")
+
+
+def test_importing_leaves_pillow_and_warnings_as_they_are():
+    code = """
+import warnings
+from PIL import Image
+before = list(warnings.filters), Image.core.get_block_size()
+from hpt_mlflow.data.decode import decode
+assert (list(warnings.filters), Image.core.get_block_size()) == before
+decode(Image.new("RGB", (1, 1)))
+assert Image.core.get_block_size() == 1 << 26
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(("side", "together"), [(10, True), (50, False)])

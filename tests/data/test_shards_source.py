@@ -8,12 +8,12 @@ import threading
 import numpy as np
 import pytest
 from PIL import Image
+from refusals import assert_refused
 
 from hpt_mlflow.data import shards as shards_module
 from hpt_mlflow.data.decode import UnreadableImageError, decode
 from hpt_mlflow.data.shards_source import MOST_SHARDS, _expand
 from hpt_mlflow.data.sources import open_dataset
-from hpt_mlflow.errors import HptError
 
 
 @pytest.fixture(autouse=True)
@@ -56,15 +56,6 @@ def samples(*values, folder=""):
 
 def values_of(dataset):
     return [int(decode(picture)[0, 0, 0]) for picture in dataset.pictures]
-
-
-def assert_refused(uri, *words, root=None):
-    with pytest.raises(HptError) as caught:
-        open_dataset(uri, root)
-    message = str(caught.value)
-    assert message.isprintable()
-    for word in words:
-        assert str(word) in message
 
 
 def test_a_folder_of_shards_is_all_its_pictures_with_their_labels(tmp_path):
