@@ -27,12 +27,15 @@ def training_card(
     plan: Plan,
     architecture: Architecture,
     parent: str | None,
+    parent_method: str,
     result: Mapping[str, float] | None = None,
     registered: str | None = None,
 ) -> str:
     """What a training stage is and, once there is one, what came of it."""
     method = load_method(plan.method)
-    how = "random weights, all of them learn" if parent is None else f"starts from `{parent}`, {UPDATES[plan.update]}"
+    differs = parent_method not in ("", plan.method)
+    source = f"`{parent}`" + (f" (trained by {parent_method}; only its backbone is used)" if differs else "")
+    how = "random weights, all of them learn" if parent is None else f"starts from {source}, {UPDATES[plan.update]}"
     lines = [f"**Chain** {' > '.join(chain)}", ""]
     if result is not None and registered is not None:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in result.items())

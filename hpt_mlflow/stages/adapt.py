@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from hpt_mlflow.data.sources import open_dataset
-from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import own_device, training_group
-from hpt_mlflow.models.backbone import batch_norms, try_image_size
 from hpt_mlflow.settings import AdaptSettings
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.processes.launch import is_launched_here, launch
 from hpt_mlflow.stages.result import StageResult
 from hpt_mlflow.stages.signature import takes
 from hpt_mlflow.stages.training.learn import learn
-from hpt_mlflow.stages.training.resolve import Start
+from hpt_mlflow.stages.training.start import start_from_parent
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.models.store import FoundModel, find_model
-from hpt_mlflow.training.plan import PRESETS
+from hpt_mlflow.tracking.models.store import find_model
 
 
 @takes(AdaptSettings)
@@ -37,22 +34,4 @@ def adapt(chosen: AdaptSettings) -> StageResult:
         found = find_model(chosen.parent, "parent", chosen.model_name) if group.first else None
         uri = group.share(found.uri if found else None)
         parent = found or find_model(uri, "parent", chosen.model_name)
-        return learn("adapt", chosen, from_parent(chosen, parent), dataset, group)
-
-
-def from_parent(chosen: AdaptSettings, parent: FoundModel) -> Start:
-    """What an adaptation with some settings starts from, at a model that was found."""
-    preset, card = PRESETS[chosen.preset], parent.card
-    architecture = card.architecture.requested(chosen.parent, chosen.arch, chosen.image_size, chosen.small_stem)
-    if chosen.update != "all" and not batch_norms(parent.backbone):
-        raise HptError(f"{architecture.name} has no BatchNorm layers to update", "use all", setting="update")
-    try_image_size(parent.backbone, architecture)
-    return Start(
-        parent.backbone,
-        card.feature_size,
-        architecture,
-        steps=preset.adapt_steps,
-        learning_rate=preset.adapt_learning_rate,
-        chain=card.chain,
-        parent=parent.uri,
-    )
+        return learn("adapt", chosen, start_from_parent(chosen, parent), dataset, group)

@@ -11,10 +11,10 @@ from hpt_mlflow.options import passed_on
 from hpt_mlflow.settings import EvaluateSettings, MainSettings, PretrainSettings
 from hpt_mlflow.stages.adapt import adapt
 from hpt_mlflow.stages.evaluate import evaluate
+from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.stages.pretrain import pretrain
 from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.stages.signature import takes
-from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.runs.nesting import current_run_id

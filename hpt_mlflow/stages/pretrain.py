@@ -5,16 +5,14 @@ from __future__ import annotations
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import joins_others, own_device, training_group
-from hpt_mlflow.models.architecture import Architecture
-from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.settings import PretrainSettings
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.processes.launch import is_launched_here, launch
 from hpt_mlflow.stages.result import StageResult
 from hpt_mlflow.stages.signature import takes
 from hpt_mlflow.stages.training.learn import learn
-from hpt_mlflow.stages.training.resolve import Start
-from hpt_mlflow.stages.weights import import_weights, start_from_weights
+from hpt_mlflow.stages.training.start import Start, find_weights, start_from_random_weights, start_from_weights
+from hpt_mlflow.stages.weights import import_weights
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.training.plan import PRESETS
 
@@ -37,21 +35,15 @@ def pretrain(chosen: PretrainSettings) -> StageResult:
         )
     if is_launched_here(chosen):
         return launch("pretrain", chosen)
-    start = start_from_weights(chosen) if chosen.weights else _from_random_weights(chosen)
+    start = _start(chosen)
     dataset = open_dataset(chosen.data, chosen.root)
     connect()
     with training_group(own_device(resolve_device(chosen.device))) as group:
         return learn("pretrain", chosen, start, dataset, group)
 
 
-def _from_random_weights(chosen: PretrainSettings) -> Start:
-    preset = PRESETS[chosen.preset]
-    architecture = Architecture(chosen.arch or preset.arch, chosen.image_size or preset.image_size, chosen.small_stem)
-    backbone, feature_size = build_backbone(architecture, chosen.seed)
-    return Start(
-        backbone,
-        feature_size,
-        architecture,
-        steps=preset.pretrain_steps,
-        learning_rate=preset.plan.learning_rate,
-    )
+def _start(settings: PretrainSettings) -> Start:
+    if settings.weights is None:
+        return start_from_random_weights(settings)
+    image_size = settings.image_size or PRESETS[settings.preset].image_size
+    return start_from_weights(find_weights(settings.weights, settings.arch, image_size, settings.small_stem))

@@ -19,13 +19,13 @@ from hpt_mlflow.experiments.results import Results
 from hpt_mlflow.machine import machine
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.settings import StudySettings
+from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.stages.signature import takes
 from hpt_mlflow.stages.studies.checks import check_jobs, check_processes
 from hpt_mlflow.stages.studies.cost import seconds_of
 from hpt_mlflow.stages.studies.jobs import Done, Workplace, done_before, run_jobs
-from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.models.store import FoundModel, check_names, find_model

@@ -22,13 +22,13 @@ from hpt_mlflow.stages.adapt import adapt
 from hpt_mlflow.stages.evaluate import evaluate
 from hpt_mlflow.stages.evaluation.task import prepare_task
 from hpt_mlflow.stages.evaluation.unseen import check_unseen
+from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.stages.search.report import TuneReport
 from hpt_mlflow.stages.search.setup import TrialSetup, search_name, set_up_trials
 from hpt_mlflow.stages.search.trials import Job, open_search
 from hpt_mlflow.stages.search.workers import work_off
 from hpt_mlflow.stages.signature import takes
-from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.identity import Identity

@@ -5,24 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from hpt_mlflow.errors import HptError, one_line
-from hpt_mlflow.models.backbone import build_backbone
+from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.checkpoint import BackboneCard
-from hpt_mlflow.models.efficientnet_lite import ARCH, SOURCE, read_efficientnet_lite0
 from hpt_mlflow.models.export import FORMATS, export_backbone
-from hpt_mlflow.models.foreign import ForeignWeights, read_weights
-from hpt_mlflow.models.torchvision_weights import PREFIX, read_torchvision_weights
 from hpt_mlflow.report.card import weights_card
-from hpt_mlflow.settings import DEFAULT_MODEL_NAME, PretrainSettings
+from hpt_mlflow.settings import DEFAULT_MODEL_NAME
 from hpt_mlflow.stages.result import StageResult
-from hpt_mlflow.stages.training.resolve import Start
+from hpt_mlflow.stages.training.start import find_weights, start_from_weights
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.delivery.entries import VERSION_PLACEHOLDER
 from hpt_mlflow.tracking.models.store import check_names, find_model, log_backbone
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 from hpt_mlflow.tracking.tags import milestone_name
-from hpt_mlflow.training.plan import PRESETS
 
 STAGE = "import"
 
@@ -50,8 +45,8 @@ def import_weights(
         HptError: they cannot be read safely, or do not fit; says which tensor.
     """
     check_names(model_name, alias)
-    weights = _read(source, arch, image_size, small_stem)
-    start = _start(weights, steps=0, learning_rate=0.0)
+    weights = find_weights(source, arch, image_size, small_stem)
+    start = start_from_weights(weights)
     card = BackboneCard(
         weights.architecture,
         start.feature_size,
@@ -83,19 +78,6 @@ def import_weights(
     return StageResult(run.run_id, version, card.chain, {})
 
 
-def start_from_weights(settings: PretrainSettings) -> Start:
-    """What a pretrain with `--weights` starts from.
-
-    Raises:
-        HptError: the weights cannot be read safely, or do not fit; says which tensor.
-    """
-    assert settings.weights is not None
-    preset = PRESETS[settings.preset]
-    image_size = settings.image_size or preset.image_size
-    weights = _read(settings.weights, settings.arch, image_size, settings.small_stem)
-    return _start(weights, preset.pretrain_steps, preset.plan.learning_rate)
-
-
 def export(model: str, format: str, file: str | os.PathLike[str]) -> Path:
     """Write a registered model as another library reads it.
 
@@ -117,40 +99,3 @@ def export(model: str, format: str, file: str | os.PathLike[str]) -> Path:
     path = Path(file).expanduser()
     export_backbone(found.backbone, found.card, format, path)
     return path
-
-
-def _read(source: str, arch: str | None, image_size: int | None, small_stem: bool) -> ForeignWeights:
-    if source == SOURCE:
-        if arch not in (None, ARCH):
-            raise HptError(f"arch: {SOURCE} is a {ARCH}, not a {arch}; leave arch out")
-        weights = read_efficientnet_lite0(image_size)
-    elif source.startswith(PREFIX):
-        weights = read_torchvision_weights(source, arch, image_size)
-    else:
-        try:
-            file = Path(source).expanduser()
-        except RuntimeError as error:
-            raise HptError(f"weights: {source} cannot be read ({one_line(error)})") from error
-        weights = read_weights(file, arch, image_size)
-    if small_stem and not weights.architecture.small_stem:
-        raise HptError(f"small_stem: {source} has no stem for small images; leave it off")
-    return weights
-
-
-def _start(weights: ForeignWeights, steps: int, learning_rate: float) -> Start:
-    backbone, feature_size = build_backbone(weights.architecture)
-    backbone.load_state_dict(dict(weights.state))
-    return Start(
-        backbone,
-        feature_size,
-        weights.architecture,
-        steps=steps,
-        learning_rate=learning_rate,
-        chain=weights.chain,
-        parent=f"{weights.file} (sha256 {weights.sha256})",
-        weights={
-            tag.WEIGHTS: weights.file,
-            tag.WEIGHTS_SHA256: weights.sha256,
-            tag.WEIGHTS_FORMAT: weights.format,
-        },
-    )

@@ -13,6 +13,8 @@ STAGE = "hpt.stage"
 CHAIN = "hpt.chain"
 # Address of the model that the stage started from or evaluated; absent if it started from random or imported weights.
 PARENT_MODEL = "hpt.parent_model"
+# The self-supervised method of the stage that made that model, if it is known.
+PARENT_METHOD = "hpt.parent_method"
 # Address of the registered version that the run made.
 MODEL = "hpt.model"
 # Digest of the dataset that the run learned from or evaluated on.

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import combinations
 
 import pytest
@@ -11,8 +11,7 @@ from hpt_mlflow.experiments.figure import BASE_AS_IS
 from hpt_mlflow.experiments.plan import FROM
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings, StudySettings, TrainingSettings
-from hpt_mlflow.stages.training.resolve import fit_plan, method_options
-from hpt_mlflow.training.plan import PRESETS
+from hpt_mlflow.stages.training.resolve import resolve_training
 
 ADDRESSES = {"base": "builtin:mnist", "source": "folder:/x/source", "target": "builtin:digits"}
 LETTERS = {"builtin:mnist": "B", "folder:/x/source": "S", "builtin:digits": "T"}
@@ -541,9 +540,7 @@ def test_the_stage_refuses_no_size_that_is_cut(nproc, named):
     points = made("data-amount", amounts=",".join(amounts), nproc=nproc, **said).points
     for point in (point for point in points if point.method == "Target"):
         training = PretrainSettings(**point.evaluation.start.said)
-        plan = PRESETS["quick"].plan
-        wanted = replace(plan, batch_size=training.batch_size or plan.batch_size, options=method_options(training))
-        plan = fit_plan(wanted, training, "few", int(point.condition), nproc)
+        plan = resolve_training(training, "few", int(point.condition), nproc)
         assert plan.batch_size % nproc == plan.options["bn_splits"] % nproc == 0
 
 

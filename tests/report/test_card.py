@@ -26,7 +26,9 @@ SPLIT = Split(np.arange(1200), np.arange(1200, 1600), np.arange(1600, 2000))
 
 
 def card(plan: Plan = PLAN, parent: str | None = None, **outcome) -> str:
-    return training_card(("mnist", "birds"), DATASET, SPLIT, plan, Architecture("resnet18", 32), parent, **outcome)
+    return training_card(
+        ("mnist", "birds"), DATASET, SPLIT, plan, Architecture("resnet18", 32), parent, "moco", **outcome
+    )
 
 
 def test_training_card_says_what_is_done():

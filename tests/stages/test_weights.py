@@ -122,7 +122,7 @@ def test_steps_0_registers_the_weights_as_they_are(store, weights):
 
 
 def test_no_steps_without_weights_is_refused():
-    with pytest.raises(HptError, match="steps: 0 registers what weights names"):
+    with pytest.raises(HptError, match="steps: 0 registers the weights as they are, and there are none"):
         PretrainSettings(steps=0)
     with pytest.raises(HptError, match="steps: -1 is too small; the minimum is 0"):
         PretrainSettings(steps=-1, weights="a.pth")

@@ -12,7 +12,7 @@ from hpt_mlflow.evaluation.task import Task
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, EvaluateSettings
 from hpt_mlflow.stages.evaluation.task import prepare_task
 from hpt_mlflow.stages.evaluation.unseen import Overlaps, check_unseen
-from hpt_mlflow.stages.training.resolve import identify
+from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.addresses import milestones_of, registered_as
 from hpt_mlflow.tracking.connection import connect

@@ -20,9 +20,10 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.objectives import NEED_LABELS, Judge, make_judge
 from hpt_mlflow.settings import TuneSettings
-from hpt_mlflow.stages.adapt import from_parent
+from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.stages.processes.device import resolve_device
-from hpt_mlflow.stages.training.resolve import Start, fit_plan, identify, make_plan, split_for
+from hpt_mlflow.stages.training.resolve import length_of, resolve_training, split_for
+from hpt_mlflow.stages.training.start import Start, start_from_parent
 from hpt_mlflow.tracking.models.store import FoundModel
 from hpt_mlflow.training.arithmetic import choose_arithmetic
 from hpt_mlflow.training.plan import Plan
@@ -77,7 +78,7 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
     """
     device = resolve_device(settings.device)
     split = split_for(settings, dataset)
-    start = from_parent(settings, parent)
+    start = start_from_parent(settings, parent)
     space = Space(parse_subset(settings.augment), settings.tune_strengths, parse_strengths(settings.strengths or ""))
     fewest = len(space.paper_subsets)
     if settings.trials is not None and settings.trials < fewest:
@@ -86,15 +87,14 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
             f"use {fewest} or more"
         )
     objective = _objective(settings, dataset, split)
-    whole = make_plan(settings, start)
-    steps = settings.trial_steps or max(1, whole.steps // 2)
+    steps = settings.trial_steps or max(1, length_of(settings) // 2)
     first = settings.first_rung or max(1, round(FIRST_RUNG * steps))
     if first > steps:
         raise HptError(f"first_rung: {first} is beyond the {steps} steps of a trial; lower it, or raise trial_steps")
     side = smallest_useful_side(start.architecture.image_size, space.smallest_crop_scale)
     images = Images(dataset, split.seen, side, settings.strict, cache_gib=settings.cache_gib)
     # Warm-up and cosine are those of a trial of this length.
-    plan = fit_plan(replace(whole, steps=steps), settings, dataset.name, len(images.indices))
+    plan = resolve_training(replace(settings, steps=steps), dataset.name, len(images.indices))
     arithmetic = choose_arithmetic(
         settings.precision,
         settings.compile,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -22,8 +21,8 @@ from hpt_mlflow.stages.evaluation.unseen import SEEN_LIMIT, overlaps
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.processes.launch import check_devices
 from hpt_mlflow.stages.training.milestones import parse_milestones
-from hpt_mlflow.stages.training.resolve import fit_plan, method_options, split_for
-from hpt_mlflow.training.plan import PRESETS, Plan
+from hpt_mlflow.stages.training.resolve import resolve_training, split_for
+from hpt_mlflow.training.plan import Plan
 
 # Stands for what a job starts from, which is not there yet.
 TO_BE_MADE = "models:/to-be-made/1"
@@ -74,10 +73,7 @@ def fitted_plan(settings: PretrainSettings | AdaptSettings, dataset: Dataset) ->
     Raises:
         HptError: the dataset has too few images for what the user named.
     """
-    plan = PRESETS[settings.preset].plan
-    batch_size = settings.batch_size or plan.batch_size
-    plan = replace(plan, batch_size=batch_size, method=settings.method, options=method_options(settings))
-    return fit_plan(plan, settings, dataset.name, len(split_for(settings, dataset).seen), settings.nproc)
+    return resolve_training(settings, dataset.name, len(split_for(settings, dataset).seen), settings.nproc)
 
 
 def check_processes(settings: StudySettings) -> None:

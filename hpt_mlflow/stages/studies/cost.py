@@ -26,8 +26,8 @@ from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.studies.checks import evaluation_settings, fitted_plan, training_settings
 from hpt_mlflow.stages.training.milestones import parse_milestones
 from hpt_mlflow.stages.training.prepare import prepare
-from hpt_mlflow.stages.training.resolve import Start, split_for
-from hpt_mlflow.training.plan import PRESETS
+from hpt_mlflow.stages.training.resolve import split_for
+from hpt_mlflow.stages.training.start import Start
 
 WARM_UP_STEPS, TRIED_STEPS = 1, 3
 # Longer than any trial, so that precisions are tried as for a long training.
@@ -115,10 +115,7 @@ def _try(stage: str, settings: PretrainSettings | AdaptSettings, dataset: Datase
     assert settings.batch_size is not None
     few = min(len(split_for(settings, dataset).seen), (WARM_UP_STEPS + TRIED_STEPS) * settings.batch_size)
     tried = replace(settings, images=str(few), steps=LONG, milestones="100%", compile="off", workers=0)
-    start = Start(
-        backbone, feature_size, network, steps=LONG, learning_rate=PRESETS[settings.preset].plan.learning_rate
-    )
-    work = prepare(stage, tried, start, dataset, Group(), None)
+    work = prepare(stage, tried, Start(backbone, feature_size, network), dataset, Group(), None)
     for progress in work.trainer.train(work.batches, 0, report_every=LONG):
         if progress.step == WARM_UP_STEPS:
             _wait_for(work.trainer.device)

@@ -13,9 +13,9 @@ from hpt_mlflow.experiments.plan import FROM, Job
 from hpt_mlflow.settings import EvaluateSettings
 from hpt_mlflow.stages import STAGES
 from hpt_mlflow.stages.evaluation.work import addresses_of, evaluation_identity
+from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.stages.processes.children import STAGE_PROCESS, Ended, children
 from hpt_mlflow.stages.processes.device import device_in_turn
-from hpt_mlflow.stages.training.resolve import identify
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.runs.reuse import finished_run

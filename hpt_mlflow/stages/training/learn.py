@@ -20,10 +20,11 @@ from hpt_mlflow.report.figures import GRID_IMAGES, learning_curves, views_grid
 from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.signals import Requests, signals_as_requests
 from hpt_mlflow.stages.data_report import report_data, report_unreadable
+from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.stages.result import StageResult, read_result, result_of
 from hpt_mlflow.stages.training.prepare import Work, prepare
-from hpt_mlflow.stages.training.resolve import Start, identify
+from hpt_mlflow.stages.training.start import Start
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.delivery.entries import VERSION_PLACEHOLDER
 from hpt_mlflow.tracking.models.seen_images import log_seen_images

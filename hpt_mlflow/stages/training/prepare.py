@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from hpt_mlflow.augment.crop import smallest_useful_side
-from hpt_mlflow.augment.subset import format_strengths
+from hpt_mlflow.augment.subset import format_strengths, parse_strengths
 from hpt_mlflow.data.batches import ViewBatches, default_workers
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
@@ -21,7 +21,8 @@ from hpt_mlflow.report.card import training_card
 from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.training.milestones import parse_milestones
-from hpt_mlflow.stages.training.resolve import Start, fit_plan, make_plan, split_for
+from hpt_mlflow.stages.training.resolve import resolve_training, split_for
+from hpt_mlflow.stages.training.start import Start
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.runs.resume import Earlier
 from hpt_mlflow.tracking.runs.states import newest_state
@@ -74,11 +75,9 @@ def prepare(
     """
     device = own_device(resolve_device(settings.device))
     split = split_for(settings, dataset)
-    plan = make_plan(settings, start)
+    images = _open_images(dataset, split, start.architecture.image_size, settings, group)
+    plan = resolve_training(settings, dataset.name, len(images.indices), group.size)
     milestones = parse_milestones(settings.milestones, plan.steps)
-    smallest_side = smallest_useful_side(start.architecture.image_size, plan.strengths.crop_scale)
-    images = _open_images(dataset, split, smallest_side, settings, group)
-    plan = fit_plan(plan, settings, dataset.name, len(images.indices), group.size)
     arithmetic = _choose_arithmetic(settings, plan, start, device, group, earlier)
     plan = replace(plan, precision=arithmetic.precision, compile=arithmetic.compile)
     statistics = _channel_statistics(images, group)
@@ -116,15 +115,16 @@ def prepare(
         ),
         card=BackboneCard(start.architecture, start.feature_size, statistics.mean, statistics.std, chain),
         tags=_tags(stage, chain, plan, start, dataset),
-        describe=partial(training_card, chain, dataset, split, plan, start.architecture, start.parent),
+        describe=partial(
+            training_card, chain, dataset, split, plan, start.architecture, start.parent, start.parent_method
+        ),
     )
 
 
-def _open_images(
-    dataset: Dataset, split: Split, smallest_side: int, settings: TrainingSettings, group: Group
-) -> Images:
+def _open_images(dataset: Dataset, split: Split, image_size: int, settings: TrainingSettings, group: Group) -> Images:
     """The first process decodes and keeps what the others then find, and they take its word for what is unreadable."""
-    opened = partial(Images, dataset, split.seen, smallest_side, settings.strict, cache_gib=settings.cache_gib)
+    side = smallest_useful_side(image_size, parse_strengths(settings.strengths or "").crop_scale)
+    opened = partial(Images, dataset, split.seen, side, settings.strict, cache_gib=settings.cache_gib)
     images = opened() if group.first else None
     unreadable = group.share(list(images.unreadable.items()) if images else None)
     return images or opened(known_unreadable=dict(unreadable))
@@ -166,6 +166,8 @@ def _tags(stage: str, chain: tuple[str, ...], plan: Plan, start: Start, dataset:
         tags[tag.STRENGTHS] = changed
     if start.weights:
         return tags | start.weights
+    if start.parent_method:
+        tags[tag.PARENT_METHOD] = start.parent_method
     return tags | ({tag.PARENT_MODEL: start.parent} if start.parent else {})
 
 

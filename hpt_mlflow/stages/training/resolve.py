@@ -1,58 +1,50 @@
-"""From what the user says, the preset, the parent and the dataset to the plan of a training."""
+"""How a training goes, from its settings and the size of its dataset: the one place where that is decided."""
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from typing import Any
-
-from torch import nn
 
 from hpt_mlflow.augment.subset import parse_strengths, parse_subset
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.methods import METHODS, load_method, options_of
-from hpt_mlflow.models.architecture import Architecture
-from hpt_mlflow.options import Settings, marked, value_type
 from hpt_mlflow.settings import AdaptSettings, TrainingSettings
 from hpt_mlflow.settings.common import parse_count
-from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.training.plan import PRESETS, Plan
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a stage starts from.
+def resolve_training(settings: TrainingSettings, name: str, images: int, processes: int = 1) -> Plan:
+    """The preset's plan with the user's settings in place, cut to what the dataset has in equal parts per process.
 
-    Attributes:
-        steps, learning_rate: length and peak learning rate of the stage where the user does not say.
-        chain: names of the datasets behind the backbone, oldest first.
-        parent: address of the model that it came from, or name and checksum of the file; None for random weights.
-        weights: tags that say where weights from elsewhere came from.
+    What the user set is refused rather than cut. Precision and compile stay as the user set them; the trial of
+    arithmetic decides later.
+
+    Args:
+        name: of the dataset.
+        images: number of images to learn from.
+        processes: that train together.
+
+    Raises:
+        HptError: there are too few images, or they cannot be shared equally.
     """
-
-    backbone: nn.Module
-    feature_size: int
-    architecture: Architecture
-    steps: int
-    learning_rate: float
-    chain: tuple[str, ...] = ()
-    parent: str | None = None
-    weights: dict[str, str] = field(default_factory=dict)
-
-
-def make_plan(settings: TrainingSettings, start: Start) -> Plan:
-    """The preset's plan with what the user says put in its place."""
-    plan = PRESETS[settings.preset].plan
-    given = {name: getattr(settings, name) for name in ("batch_size", "weight_decay")}
+    preset = PRESETS[settings.preset]
+    adapts = isinstance(settings, AdaptSettings)
+    steps = length_of(settings)
+    batch_size = _batch_size(settings, name, images, processes)
+    given = {option: getattr(settings, option) for option in options_of(settings.method)}
+    given = {option: value for option, value in given.items() if value is not None}
+    options: dict[str, Any] = {**METHODS[settings.method].presets[settings.preset], **given}
     return replace(
-        plan,
-        **{name: value for name, value in given.items() if value is not None},
+        preset.plan,
         method=settings.method,
-        options=method_options(settings),
-        steps=settings.steps or start.steps,
-        learning_rate=settings.learning_rate or start.learning_rate,
+        options=load_method(settings.method).fit_options(options, given, batch_size, images, processes),
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=settings.learning_rate or (preset.adapt_learning_rate if adapts else preset.plan.learning_rate),
+        warmup_steps=min(preset.plan.warmup_steps, steps // 10),
+        weight_decay=preset.plan.weight_decay if settings.weight_decay is None else settings.weight_decay,
         subset=parse_subset(settings.augment),
         strengths=parse_strengths(settings.strengths or ""),
         update=settings.update if isinstance(settings, AdaptSettings) else "all",
@@ -61,93 +53,51 @@ def make_plan(settings: TrainingSettings, start: Start) -> Plan:
     )
 
 
+def length_of(settings: TrainingSettings) -> int:
+    """The optimiser steps of a training."""
+    preset = PRESETS[settings.preset]
+    return settings.steps or (preset.adapt_steps if isinstance(settings, AdaptSettings) else preset.pretrain_steps)
+
+
 def split_for(settings: TrainingSettings, dataset: Dataset) -> Split:
-    """The dataset's split, with as many images to learn from as `images` says.
+    """The dataset's split, with as many images to learn from as the setting `images` says.
 
     Raises:
-        HptError: there are not so many.
+        HptError: the dataset has fewer.
     """
     split = dataset.split(settings.split_seed)
     if settings.images is None:
         return split
     count = parse_count("images", settings.images)
     if count > len(split.seen):
-        problem = f"{count} is more than the {len(split.seen)} images of {dataset.name} that training may see"
-        raise HptError(problem, "lower it, or leave it out", setting="images")
+        raise HptError(
+            f"{count} is more than the {len(split.seen)} images of {dataset.name} that training may see",
+            "lower it, or leave it out",
+            setting="images",
+        )
     return split.reduced(count, settings.split_seed)
 
 
-def fit_plan(plan: Plan, settings: TrainingSettings, name: str, count: int, processes: int = 1) -> Plan:
-    """The plan cut to what the dataset has, in equal parts for all processes. What the user named is refused, not cut.
-
-    Args:
-        name: of the dataset.
-        count: images that training may see.
-
-    Raises:
-        HptError: there are too few images, or they cannot be shared equally.
-    """
-    if count < 2:
-        raise HptError(f"data: {name} leaves {count} images to learn from; at least 2 are needed")
-    if settings.batch_size is not None and settings.batch_size > count:
+def _batch_size(settings: TrainingSettings, name: str, images: int, processes: int) -> int:
+    """The images per step that the dataset allows, a multiple of the number of processes."""
+    given = settings.batch_size
+    wanted = given or PRESETS[settings.preset].plan.batch_size
+    if images < 2:
+        raise HptError(f"{name} leaves {images} images to learn from; at least 2 are needed", setting="data")
+    if given is not None and given > images:
         raise HptError(
-            f"batch_size: {settings.batch_size} is more than the {count} images of {name} that training may see; lower "
-            f"it to {count} or less"
+            f"{given} is more than the {images} images of {name} that training may see",
+            f"lower it to {images} or less",
+            setting="batch_size",
         )
-    if settings.batch_size is not None and settings.batch_size % processes:
-        raise HptError(
-            f"batch_size: {settings.batch_size} images cannot be shared equally by {processes} processes; use a "
-            f"multiple of {processes}"
-        )
-    if count < 2 * processes:
-        raise HptError(f"nproc: {count} images are too few for {processes} processes of at least 2 each; lower it")
-    batch_size = min(plan.batch_size, count) // processes * processes
+    if given is not None and given % processes:
+        problem = f"{given} images cannot be shared equally by {processes} processes"
+        raise HptError(problem, f"use a multiple of {processes}", setting="batch_size")
+    if images < 2 * processes:
+        problem = f"{images} images are too few for {processes} processes of at least 2 each"
+        raise HptError(problem, "lower it", setting="nproc")
+    batch_size = min(wanted, images) // processes * processes
     if processes > 1 and batch_size < 2 * processes:
-        raise HptError(
-            f"batch_size: {plan.batch_size} images are fewer than 2 for each of {processes} processes; use "
-            f"{2 * processes} or more"
-        )
-    options = load_method(plan.method).fit_options(plan.options, given_options(settings), batch_size, count, processes)
-    warmup_steps = min(plan.warmup_steps, plan.steps // 10)
-    return replace(plan, batch_size=batch_size, options=options, warmup_steps=warmup_steps)
-
-
-def method_options(settings: TrainingSettings) -> dict[str, Any]:
-    """The preset's options of the method, with what the user says put in their place."""
-    return {**METHODS[settings.method].presets[settings.preset], **given_options(settings)}
-
-
-def given_options(settings: TrainingSettings) -> dict[str, Any]:
-    """Those options of the method that the user has set."""
-    given = {name: getattr(settings, name) for name in options_of(settings.method)}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def identify(stage: str, settings: Settings, datasets: list[Dataset], parent: str | None = None) -> Identity:
-    """What makes another run the same work: all settings that decide what comes of it, the data, and the parent.
-
-    Args:
-        parent: the address of the parent without `latest` or alias, or name and checksum of the file of weights.
-    """
-    said = {entry.name: _as_written(settings, entry.name) for entry in fields(settings)}
-    decisive = {name: said[name] for name in marked(settings, "changes_result")}
-    data = [[dataset.name, dataset.digest] for dataset in datasets]
-    named = {"parent": parent} if parent else {}
-    return Identity({"stage": stage, **decisive, **named, "data": data}, _command(stage, settings, said | named))
-
-
-def _as_written(settings: Settings, name: str) -> Any:
-    """The value of a setting in the one form that a command line reads back."""
-    value = getattr(settings, name)
-    return float(value) if value is not None and value_type(settings, name) is float else value
-
-
-def _command(stage: str, settings: Settings, values: dict[str, Any]) -> str:
-    """The command that does this work, without what is said by default."""
-    words = ["hpt", stage]
-    for entry in fields(settings):
-        value = values[entry.name]
-        if value != entry.default and entry.name != "resume":
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            words += [f"--{entry.name.replace('_', '-')}", text]
-    return shlex.join(words)
+        problem = f"{wanted} images are fewer than 2 for each of {processes} processes"
+        raise HptError(problem, f"use {2 * processes} or more", setting="batch_size")
+    return batch_size

@@ -6,7 +6,8 @@ import importlib.metadata
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlflow
@@ -38,13 +39,15 @@ class FoundModel:
     Attributes:
         uri: the address without `latest` or alias: `models:/hpt/3`.
         backbone: on the CPU, in training mode.
-        model_id: of the LoggedModel behind it, where MLflow tells.
+        model_id: of the LoggedModel behind it, if MLflow knows it.
+        tags: of that LoggedModel.
     """
 
     uri: str
     backbone: nn.Module
     card: BackboneCard
     model_id: str | None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def log_backbone(run: StageRun, backbone: nn.Module, card: BackboneCard, tags: dict[str, str]) -> Future[str]:
@@ -171,7 +174,15 @@ def find_model(address: str, option: str, model_name: str) -> FoundModel:
     uri = concrete_uri(address, option, model_name)
     folder = download_model(uri, address, option)
     backbone, card = load_backbone(folder, f"{option}: {address}")
-    return FoundModel(uri, backbone, card, model_id_of(uri))
+    model_id = model_id_of(uri)
+    return FoundModel(uri, backbone, card, model_id, _tags_of(model_id))
+
+
+def _tags_of(model_id: str | None) -> dict[str, str]:
+    """The tags of a LoggedModel; none if it is gone, as a version outlives it, or is on another server."""
+    with suppress(MlflowException):
+        return dict(MlflowClient().get_logged_model(model_id).tags) if model_id else {}
+    return {}
 
 
 def download_model(uri: str, address: str, option: str) -> Path:

@@ -35,9 +35,12 @@ def test_a_chain_is_trained_and_searched_by_a_method(store, method, tmp_path):
         assert f"**Method** {load_method(method).title}, shufflenet" in run.data.tags["mlflow.note.content"]
 
 
-def test_a_parent_may_come_from_another_method(store):
+def test_a_parent_may_come_from_another_method_and_the_run_says_so(store):
     hpt_mlflow.pretrain(method="simclr", **PRETRAIN)
-    assert hpt_mlflow.adapt(method="moco", **TINY).model_uri == "models:/hpt/2"
+    adapted = hpt_mlflow.adapt(method="moco", **TINY)
+    tags = mlflow.get_run(adapted.run_id).data.tags
+    assert (tags["hpt.method"], tags["hpt.parent_method"]) == ("moco", "simclr")
+    assert "(trained by simclr; only its backbone is used)" in tags["mlflow.note.content"]
 
 
 def test_an_unknown_method_is_refused():

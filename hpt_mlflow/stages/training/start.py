@@ -1,0 +1,105 @@
+"""What a training starts from: random weights, weights from elsewhere, or a registered model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.models.architecture import Architecture
+from hpt_mlflow.models.backbone import batch_norms, build_backbone, try_image_size
+from hpt_mlflow.models.efficientnet_lite import ARCH, SOURCE, read_efficientnet_lite0
+from hpt_mlflow.models.foreign import ForeignWeights, read_weights
+from hpt_mlflow.models.torchvision_weights import PREFIX, read_torchvision_weights
+from hpt_mlflow.settings import AdaptSettings, PretrainSettings
+from hpt_mlflow.tracking import tags as tag
+from hpt_mlflow.tracking.models.store import FoundModel
+from hpt_mlflow.training.plan import PRESETS
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training starts from.
+
+    Attributes:
+        chain: names of the datasets behind the backbone, oldest first.
+        parent: address of the model that it comes from, or name and checksum of the file; None for random weights.
+        parent_method: the self-supervised method of the stage that made the parent; empty if unknown or none.
+        weights: tags that say where weights from elsewhere come from.
+    """
+
+    backbone: nn.Module
+    feature_size: int
+    architecture: Architecture
+    chain: tuple[str, ...] = ()
+    parent: str | None = None
+    parent_method: str = ""
+    weights: dict[str, str] = field(default_factory=dict)
+
+
+def start_from_random_weights(settings: PretrainSettings) -> Start:
+    """A new network, seeded."""
+    preset = PRESETS[settings.preset]
+    architecture = Architecture(
+        settings.arch or preset.arch, settings.image_size or preset.image_size, settings.small_stem
+    )
+    return Start(*build_backbone(architecture, settings.seed), architecture)
+
+
+def start_from_parent(settings: AdaptSettings, parent: FoundModel) -> Start:
+    """The backbone of a registered model.
+
+    Raises:
+        HptError: the settings ask for another network, or for an update that it cannot have.
+    """
+    card = parent.card
+    architecture = card.architecture.requested(settings.parent, settings.arch, settings.image_size, settings.small_stem)
+    if settings.update != "all" and not batch_norms(parent.backbone):
+        raise HptError(f"{architecture.name} has no BatchNorm layers to update", "use all", setting="update")
+    try_image_size(parent.backbone, architecture)
+    return Start(
+        parent.backbone, card.feature_size, architecture, card.chain, parent.uri, parent.tags.get(tag.METHOD, "")
+    )
+
+
+def start_from_weights(weights: ForeignWeights) -> Start:
+    """A backbone with weights from elsewhere."""
+    backbone, feature_size = build_backbone(weights.architecture)
+    backbone.load_state_dict(dict(weights.state))
+    return Start(
+        backbone,
+        feature_size,
+        weights.architecture,
+        chain=weights.chain,
+        parent=f"{weights.file} (sha256 {weights.sha256})",
+        weights={
+            tag.WEIGHTS: weights.file,
+            tag.WEIGHTS_SHA256: weights.sha256,
+            tag.WEIGHTS_FORMAT: weights.format,
+        },
+    )
+
+
+def find_weights(source: str, arch: str | None, image_size: int | None, small_stem: bool) -> ForeignWeights:
+    """Read weights from a file, from torchvision, or from the package of EfficientNet-Lite0.
+
+    Raises:
+        HptError: they cannot be read safely, or do not fit; says which tensor.
+    """
+    if source == SOURCE:
+        if arch not in (None, ARCH):
+            raise HptError(f"{SOURCE} is a {ARCH}, not a {arch}", "leave arch out", setting="arch")
+        weights = read_efficientnet_lite0(image_size)
+    elif source.startswith(PREFIX):
+        weights = read_torchvision_weights(source, arch, image_size)
+    else:
+        try:
+            file = Path(source).expanduser()
+        except RuntimeError as error:
+            raise HptError(f"{source} cannot be read ({one_line(error)})", setting="weights") from error
+        weights = read_weights(file, arch, image_size)
+    if small_stem and not weights.architecture.small_stem:
+        raise HptError(f"{source} has no stem for small images", "leave it out", setting="small_stem")
+    return weights
