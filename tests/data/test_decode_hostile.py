@@ -165,6 +165,7 @@ print(decode({encode(Image.new("RGB", (5, 6)), exif=b"Exif" + bytes(2) + b"damag
 def test_importing_leaves_pillow_and_warnings_as_they_are():
     code = """
 import warnings
+import numpy  # has filters, too
 from PIL import Image
 before = list(warnings.filters), Image.core.get_block_size()
 from hpt_mlflow.data.decode import decode
