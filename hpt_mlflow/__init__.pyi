@@ -313,10 +313,10 @@ def tune(
     queue_size: int | None = None,
     bn_splits: int | None = None,
 ) -> StageResult:
-    """Search the augmentations with which a parent adapts best; adapt with them in full, evaluate and register that.
+    """Search the augmentations with which a parent adapts best; adapt with them in full, evaluate and register.
 
-    The first process with a study leads it, with a run of its own; every other one with the same study and storage
-    works along until no trial is left. A study that was interrupted goes on where it stopped.
+    The first process with a study leads the search, with a run of its own; every other one with the same study and
+    storage joins until no trial is left. The same command resumes an interrupted search.
 
     Args:
         data: Images to adapt to: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
@@ -348,8 +348,8 @@ def tune(
         precision: Arithmetic of the networks. auto: the fastest in a short trial on this machine.  [default: auto]
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
-        workers: Processes that run trials side by side on this machine, each on a GPU or a share of the cores.
-            [default: 1]
+        workers: Search workers: processes that run trials in parallel on this machine, each on a GPU or a share of the
+            cores.  [default: 1]
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
             none.  [default: 4.0]
         device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.  [default: auto]
@@ -362,29 +362,32 @@ def tune(
             kept.  [default: 25%,50%,100%]
         checkpoint_every: Steps between two training states kept as artifacts; 0: only when the training is interrupted.
             [default: 1000]
-        resume: auto: what this study has adapted in full before is not adapted again; never: it is. The study itself
-            goes on by its name.  [default: auto]
+        resume: auto: reuse the full adaptations that this search has already made; never: repeat them. The search
+            itself is resumed by its name.  [default: auto]
         model_name: Name of the registered model that gets the result as a new version.  [default: hpt]
         alias: Alias for the new version, such as base, source or target.  [default: none]
         strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
-        tune_strengths: Search how strong the augmentations are, too, with Optuna's TPE; else the grid of subsets alone.
-            [default: false]
-        objective: What a trial is judged by. probe: linear probe on validation; knn: nearest neighbours on validation;
-            rotation: predicting by how much an image is turned, which needs no labels; infonce: the training loss,
-            for what it is worth. auto: probe where there are labels, else rotation.  [default: auto]
-        study: Name of the Optuna study; the same name goes on with it. Default: made from data, parent and settings.
-        storage: Where the study is kept: journal:FILE, or a database such as postgresql://USER:PASSWORD@HOST/DATABASE.
-            [default: journal:hpt_studies.journal]
-        trial_steps: Length of a whole trial, in optimiser steps. Default: a half of steps.
-        pruner: Who goes on at a rung. halving: the best of all, by successive halving; hyperband: Optuna's, with
-            brackets that begin later; none: every trial is trained in full.  [default: halving]
-        first_rung: Steps of a trial before it is first judged. Default: 1/32 of trial_steps.
-        reduction: One of so many trials goes on at a rung, and the next rung is so many times further.  [default: 4]
-        trials: Most trials of the study. Default: all subsets; with tune_strengths twice as many.
-        budget_steps: Most optimiser steps of all trials together. Default: no limit.
-        minutes: Most minutes that this command spends on trials. Default: no limit.
-        adapt_winner: Adapt with the best subset in full, and with the paper's; evaluate both on test; register the
-            best.  [default: true]
+        tune_strengths: Also search the strengths of the augmentations, with Optuna's TPE. Default: only the grid of
+            subsets.  [default: false]
+        objective: The score of a trial. probe: linear probe on validation; knn: nearest neighbours on validation;
+            rotation: predicting the rotation of images, which needs no labels; infonce: the training loss, a weak
+            indicator. auto: probe if there are labels, else rotation.  [default: auto]
+        study: Name of the search in the storage (an Optuna study); the same name resumes it. Default: made from data,
+            parent and settings.
+        storage: Where the search is stored: journal:FILE, or a database such as
+            postgresql://USER:PASSWORD@HOST/DATABASE, which needs the extra postgresql.  [default:
+            journal:hpt_studies.journal]
+        trial_steps: Length of a whole trial, in optimiser steps. Default: half of steps.
+        pruner: Which trials continue after a rung. halving: the best of all, by successive halving; hyperband:
+            Optuna's, with brackets that begin at later rungs; none: every trial is trained in full.  [default:
+            halving]
+        first_rung: Steps of a trial before it is first scored. Default: 1/32 of trial_steps.
+        reduction: One trial in N continues after a rung, and the next rung is N times as far.  [default: 4]
+        trials: Maximum number of trials. Default: all subsets; with tune_strengths twice as many.
+        budget_steps: Maximum number of optimiser steps of all trials together. Default: no limit.
+        minutes: Maximum minutes that this command spends on trials. Default: no limit.
+        adapt_winner: Adapt in full with the best subset and with the paper's; evaluate both on test; register the best.
+            [default: true]
         key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
             0.99 (quick), 0.999 (paper)]
         temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
@@ -395,7 +398,7 @@ def tune(
             [default: 4]
 
     Raises:
-        HptError: something is wrong that the user can mend; before any long work where that is possible.
+        HptError: something is wrong that the user can mend; before any long work if possible.
     """
 
 def evaluate(
@@ -429,36 +432,38 @@ def evaluate(
         data: Labelled images: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
             builtin:digits]
         model: Model to evaluate: a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model hpt. Of a run,
-            runs:/ID, each milestone is evaluated.  [default: models:/hpt/latest]
+            runs:/ID, every milestone is evaluated.  [default: models:/hpt/latest]
         root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
             [default: none]
-        protocol: fast: a linear probe on features that are computed once; paper: a linear probe trained on random
-            views, as the paper does (hours); finetune: all weights learn from --labels (hours).  [default: fast]
-        labels: Labelled images to learn from: a number or a percentage of the train part, at least one of each class.
+        protocol: How labels are learned. fast: a linear probe on features that are computed once, its regularisation
+            chosen on validation; paper: a linear probe by SGD on random crops and flips, as the paper trains it;
+            finetune: all weights fine-tuned from these labels, schedule and learning rate chosen on validation.
+            [default: fast]
+        labels: Labelled images to learn from: a number or a percentage of the train part, at least one per class.
             Default: all of them; for finetune 1000.
         steps: Steps of paper (the paper's: 5000) or of each of finetune's trainings. Default: the paper's.
         repeats: Repetitions of paper or finetune with other seeds, for a mean and a spread.  [default: 1]
-        steps_to: Of a run: an accuracy (or AUROC); the first milestone that reaches it is logged as test/steps_to.
+        steps_to: For a run: an accuracy (or AUROC); the first milestone that reaches it is logged as test/steps_to.
             [default: none]
-        untrained: Evaluate an untrained network of the same architecture in the same way, too.  [default: true]
+        untrained: Also evaluate an untrained network of the same architecture in the same way.  [default: true]
         classifier_name: Registered model that gets the classifier; none: keep it with the run only. Default:
             NAME-classifier.
-        leave_out: Classes to leave out, separated by commas (%2C stands for a comma in a name), such as one that test
-            has and train lacks. Default: none.
-        allow_seen: Evaluate on test images even though a stage of the chain has trained on them, or though nobody knows
-            whether it has.  [default: false]
+        leave_out: Classes to leave out, separated by commas (%2C for a comma in a name), such as one that only test
+            has. Default: none.
+        allow_seen: Evaluate even if a stage of the chain has trained on test images, or if this cannot be checked.
+            [default: false]
         seed: Seed of the untrained network, of drawn labels and of training.  [default: 0]
         split_seed: Seed of the split into train, validation and test; keep it the same along a chain.  [default: 0]
         workers: Threads that decode images. Default: one for each processor.
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
             none.  [default: 4.0]
-        precision: Arithmetic of frozen features. auto: the fastest in a short trial whose features are those of
-            float32.  [default: auto]
+        precision: Arithmetic of frozen features. auto: bfloat16 on a GPU that has it in hardware, else float32.
+            [default: auto]
         device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.  [default: auto]
         batch_size: Images in a forward pass of frozen features.  [default: 256]
 
     Raises:
-        HptError: something is wrong that the user can mend; before any long work where that is possible.
+        HptError: the user has to change something; before any long work if possible.
     """
 
 def main(
@@ -538,7 +543,7 @@ def study(
     source_steps: int | None = None,
     adapt_learning_rate: float | None = None,
     seeds: int = 3,
-    protocol: Literal["fast", "paper"] = "fast",
+    protocol: Literal["fast", "paper", "finetune"] = "fast",
     protocol_steps: int | None = None,
     labels: Text = "1000,100%",
     amounts: Text = "1%,10%,25%,50%,100%",

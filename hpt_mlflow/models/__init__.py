@@ -1,1 +1,1 @@
-"""Backbones, MoCo, and the checkpoint format of a backbone."""
+"""Backbones, their files, and weights from and for other programs."""

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.randomness import seeded
 
-# torchvision's default number of classes; it marks the layer that is the classifier.
+# torchvision's default number of classes, by which the classifier is recognised.
 IMAGENET_CLASSES = 1000
-# What stands before the name of a network of timm.
+# The prefix of the name of a network of timm.
 TIMM = "timm:"
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 
 
 def architectures() -> list[str]:
@@ -28,13 +28,14 @@ def architectures() -> list[str]:
 
 
 def import_timm() -> ModuleType:
-    """The package timm, which is an optional extra; raises HptError where it is not installed."""
+    """The package timm, an optional extra; raises HptError if it is not installed."""
     try:
         return importlib.import_module("timm")
     except ImportError as error:
         raise HptError(
-            f"arch: networks of timm need the package timm ({one_line(error)}); "
-            'install it with: pip install "hpt_mlflow[timm]"'
+            f"networks of timm need the package timm ({one_line(error)})",
+            'install it with: pip install "hpt_mlflow[timm]"',
+            setting="arch",
         ) from error
 
 
@@ -46,9 +47,9 @@ def check_architecture(architecture: Architecture) -> None:
     elif arch not in architectures():
         close = difflib.get_close_matches(arch, architectures(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "try resnet18, resnet50 or shufflenet_v2_x0_5"
-        raise HptError(f"arch: torchvision has no classification network {arch!r}; {hint}")
+        raise HptError(f"torchvision has no classification network {arch!r}", hint, setting="arch")
     if architecture.small_stem and not arch.startswith(("resnet", "resnext", "wide_resnet")):
-        raise HptError(f"small_stem: only for torchvision's ResNets, not for {arch}; leave it off")
+        raise HptError(f"only for torchvision's ResNets, not for {arch}", "leave it out", setting="small_stem")
 
 
 def _check_timm_name(arch: str) -> None:
@@ -57,12 +58,13 @@ def _check_timm_name(arch: str) -> None:
         return
     if name.partition(".")[0] in known:
         raise HptError(
-            f"arch: {arch!r} names weights of timm; give the network alone, {TIMM}{name.partition('.')[0]}, "
-            "and a file of weights with --weights"
+            f"{arch!r} names weights of timm",
+            f"give only the network, {TIMM}{name.partition('.')[0]}, and a file of weights with --weights",
+            setting="arch",
         )
     close = difflib.get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(TIMM + one for one in close)}?" if close else f"try {TIMM}resnet18"
-    raise HptError(f"arch: timm has no network {name!r}; {hint}")
+    hint = f"did you mean {' or '.join(TIMM + match for match in close)}?" if close else f"try {TIMM}resnet18"
+    raise HptError(f"timm has no network {name!r}", hint, setting="arch")
 
 
 def build_backbone(architecture: Architecture, seed: int = 0) -> tuple[nn.Module, int]:
@@ -103,19 +105,19 @@ def _build_timm(architecture: Architecture) -> nn.Module:
     """A network of timm, whose features are pooled."""
     timm, name = import_timm(), architecture.name.removeprefix(TIMM)
     config = timm.get_pretrained_cfg(name)
-    # Networks with an embedding of positions are made for one size.
+    # Networks with position embeddings take only one size.
     size = {"img_size": architecture.image_size} if config and config.fixed_input_size else {}
     backbone: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **size)
     return backbone
 
 
 def classifier_layers(arch: str) -> tuple[str, ...]:
-    """Names of the layers that `arch` has on top of its backbone, as its library calls them."""
+    """Names, in its library, of the layers that `arch` has on top of its backbone."""
     if arch.startswith(TIMM):
         config = import_timm().get_pretrained_cfg(arch.removeprefix(TIMM))
         names = config.classifier if config else None
         return (names,) if isinstance(names, str) else tuple(names or ())
-    # A RegNet computes its widths with tensors, which need data.
+    # Known by name, as a RegNet computes its widths with tensors, which fails on the meta device.
     if arch.startswith(("resnet", "resnext", "wide_resnet", "regnet")):
         return ("fc",)
     quiet = {"init_weights": False} if arch in ("googlenet", "inception_v3") else {}
@@ -156,7 +158,7 @@ def _arguments(architecture: Architecture) -> dict[str, Any]:
 
 
 def _last_layer(network: nn.Module) -> str:
-    """Name of the layer that gives the classes."""
+    """Name of the layer that computes the classes."""
     layers = [
         name
         for name, layer in network.named_modules()
@@ -167,7 +169,7 @@ def _last_layer(network: nn.Module) -> str:
 
 
 def _take_classifier_off(backbone: nn.Module) -> None:
-    """Replace the last layer, and the dropout of its head, by nothing."""
+    """Replace the last layer, and the dropout of its head, by the identity."""
     last = _last_layer(backbone)
     head_name = last.rpartition(".")[0]
     head = backbone.get_submodule(head_name)
@@ -177,16 +179,16 @@ def _take_classifier_off(backbone: nn.Module) -> None:
     backbone.set_submodule(last, nn.Identity())
 
 
-def batch_norms(network: nn.Module) -> list[_BatchNorm]:
+def batch_norms(network: nn.Module) -> list[BatchNorm]:
     """The BatchNorm layers of a network."""
-    return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    return [layer for layer in network.modules() if isinstance(layer, BatchNorm)]
 
 
 def freeze(backbone: nn.Module, update: str) -> None:
-    """Let only those parameters of a backbone learn that `update` allows.
+    """Freeze the parameters of a backbone that `update` excludes from training.
 
-    `all`: every one (HPT). `bn`: BatchNorm's affine parameters (HPT-BN). `bn-stats`: none (the paper's Base). Running
-    statistics are buffers and are refreshed by any forward pass in training mode.
+    `all`: every parameter is trained (HPT). `bn`: BatchNorm's affine parameters (HPT-BN). `bn-stats`: none (the
+    paper's Base). Running statistics are buffers, updated by any forward pass in training mode.
     """
     backbone.requires_grad_(update == "all")
     if update == "bn":

@@ -1,11 +1,11 @@
-"""A classifier as files beside those of its backbone: a linear head in safetensors, its classes in JSON."""
+"""A classifier as files next to those of its backbone: a linear head in safetensors, its classes in JSON."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.models.cards import check_types, read_card, write_card
 
 HEAD_FILE = "classifier.safetensors"
 CLASSIFIER_FILE = "classifier.json"
@@ -22,15 +23,15 @@ HEAD_TENSORS = ("mean", "std", "weight", "bias")
 
 @dataclass(frozen=True)
 class ClassifierCard:
-    """What one must know to use a linear head.
+    """Everything needed to use a linear head, apart from its weights.
 
     Attributes:
         classes: names of the classes, or of the labels, in the order of the head's outputs.
-        multilabel: whether each label is decided on its own.
+        multilabel: whether an image may have several labels.
         dataset: name of the dataset that it was trained on.
         protocol: how it was trained: `fast`, `paper` or `finetune`.
-        resize_to: pixels of the shorter side that images are resized to before the central square is cut; None for
-            the side of that square.
+        resize_to: length in pixels to which the shorter side of an image is resized before the central crop; None for
+            the side of the crop.
     """
 
     classes: tuple[str, ...]
@@ -47,23 +48,23 @@ def save_classifier(folder: Path, head: Mapping[str, Tensor], card: ClassifierCa
         head: float32 `mean` and `std` (F,), `weight` (F, C) and `bias` (C,), on the CPU.
     """
     safetensors.torch.save_file({name: head[name].contiguous() for name in HEAD_TENSORS}, folder / HEAD_FILE)
-    (folder / CLASSIFIER_FILE).write_text(json.dumps({"format": FORMAT, **asdict(card)}, indent=2) + "\n")
+    write_card(folder / CLASSIFIER_FILE, FORMAT, asdict(card))
 
 
 def load_classifier(folder: Path, name: str, feature_size: int) -> tuple[dict[str, Tensor], ClassifierCard] | None:
-    """Read the head that lies in a folder, at any depth below it; None where there is none.
+    """Read the head in a folder, at any depth below it; None if there is none.
 
     Args:
-        name: how errors call it.
-        feature_size: of the backbone that it stands on.
+        name: of the model, in errors.
+        feature_size: of its backbone.
 
     Raises:
-        HptError: its files are damaged, or do not fit together or the backbone.
+        HptError: its files are damaged, or do not match each other or the backbone.
     """
     cards = sorted(folder.rglob(CLASSIFIER_FILE))
     if not cards:
         return None
-    card = _read_card(cards[0], name)
+    card = read_card(cards[0], FORMAT, name, _make_card)
     try:
         tensors = safetensors.torch.load_file(cards[0].with_name(HEAD_FILE))
         head = {key: tensors[key] for key in HEAD_TENSORS}
@@ -81,19 +82,11 @@ def load_classifier(folder: Path, name: str, feature_size: int) -> tuple[dict[st
     return head, card
 
 
-def _read_card(file: Path, name: str) -> ClassifierCard:
-    try:
-        values = json.loads(file.read_text())
-        if values.pop("format") != FORMAT:
-            raise HptError(f"{name} was made by another version of hpt_mlflow; this one reads {FORMAT}")
-        card = ClassifierCard(**(values | {"classes": tuple(values["classes"])}))
-        if not isinstance(values["classes"], list) or not all(isinstance(one, str) for one in card.classes):
-            raise TypeError("classes is no list of names")
-        for key, kind in {"multilabel": bool, "dataset": str, "protocol": str}.items():
-            if type(getattr(card, key)) is not kind:
-                raise TypeError(f"{key} is {getattr(card, key)!r}")
-        if card.resize_to is not None and not (type(card.resize_to) is int and card.resize_to > 0):
-            raise TypeError(f"resize_to is {card.resize_to!r}")
-        return card
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise HptError(f"{name}: {CLASSIFIER_FILE} is damaged ({one_line(error)})") from error
+def _make_card(values: dict[str, Any]) -> ClassifierCard:
+    check_types(values, {"classes": list, "multilabel": bool, "dataset": str, "protocol": str})
+    card = ClassifierCard(**values | {"classes": tuple(values["classes"])})
+    if not all(isinstance(name, str) for name in card.classes):
+        raise TypeError("classes are not all names")
+    if card.resize_to is not None and not (type(card.resize_to) is int and card.resize_to > 0):
+        raise TypeError(f"resize_to is {card.resize_to!r}")
+    return card

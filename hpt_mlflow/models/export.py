@@ -8,12 +8,12 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.files import replacing
@@ -26,65 +26,66 @@ ONNX_PACKAGES = ("onnx", "onnxscript")
 
 
 def export_backbone(backbone: nn.Module, card: BackboneCard, format: str, file: Path) -> None:
-    """Write a backbone into a file, which is replaced where there is one.
+    """Write a backbone into a file, replacing an existing one.
 
     Args:
         backbone: on the CPU.
-        format: one of `FORMATS`. torchvision: a state dict for `torchvision.models.get_model(arch)`, in which only the
-            classifier is missing. timm: one for `timm.create_model(name, num_classes=0)`. Both are safetensors where
-            the file is called so, and else what `torch.load` reads with `weights_only`. detectron2: what
-            `DetectionCheckpointer` reads, for MODEL.RESNETS.STRIDE_IN_1X1 False and RGB images. onnx: a model of
+        format: one of `FORMATS`. torchvision: a state dict for `torchvision.models.get_model(arch)`, which lacks only
+            the classifier. timm: one for `timm.create_model(name, num_classes=0)`. Both are safetensors if the file
+            ends in .safetensors, otherwise what `torch.load` reads with `weights_only`. detectron2: what
+            `DetectionCheckpointer` reads, for MODEL.RESNETS.STRIDE_IN_1X1 False and RGB images. onnx: a model from
             float32 (N, 3, size, size), normalised, to float32 (N, feature size).
 
     Raises:
         HptError: the format has no such network, a package is missing, or the file cannot be written.
     """
     if format not in WRITERS:
-        raise HptError(f"format: {format!r} is unknown; use {', '.join(FORMATS)}")
+        raise HptError(f"{format!r} is unknown", f"use {', '.join(FORMATS)}", setting="format")
     if file.is_dir():
-        raise HptError(f"file: {file} is a folder; name a file in it")
+        raise HptError(f"{file} is a folder", "name a file in it", setting="file")
     write = WRITERS[format](backbone, card, file)
     try:
-        with replacing(file) as written:
-            write(written)
+        with replacing(file) as temporary:
+            write(temporary)
     except OSError as error:
-        raise HptError(f"file: {file} cannot be written ({error.strerror or one_line(error)})") from error
+        raise HptError(f"{file} cannot be written ({error.strerror or one_line(error)})", setting="file") from error
 
 
 def _torchvision(backbone: nn.Module, card: BackboneCard, file: Path) -> Callable[[Path], None]:
     if card.architecture.name.startswith(TIMM):
-        raise HptError(f"format: torchvision has no {card.architecture.name}; use timm or onnx")
+        raise HptError(f"torchvision has no {card.architecture.name}", "use timm or onnx", setting="format")
     _refuse_small_stem(card, "torchvision")
-    return _state_writer(copy_to_cpu(backbone.state_dict()))
+    return _state_writer(backbone)
 
 
 def _timm(backbone: nn.Module, card: BackboneCard, file: Path) -> Callable[[Path], None]:
-    if not card.architecture.name.startswith(TIMM):
-        # The ResNets, and they alone, have the same names and the same arithmetic in both libraries.
-        if card.architecture.name not in RESNETS or card.architecture.name not in import_timm().list_models():
+    name = card.architecture.name
+    if not name.startswith(TIMM):
+        # Only the ResNets have the same names and the same arithmetic in both libraries.
+        if name not in RESNETS or name not in import_timm().list_models():
             raise HptError(
-                f"format: timm has no {card.architecture.name} with torchvision's weights; use torchvision or onnx"
+                f"timm has no {name} with torchvision's weights", "use torchvision or onnx", setting="format"
             )
         _refuse_small_stem(card, "timm")
-    return _state_writer(copy_to_cpu(backbone.state_dict()))
+    return _state_writer(backbone)
 
 
 def _detectron2(backbone: nn.Module, card: BackboneCard, file: Path) -> Callable[[Path], None]:
     if card.architecture.name not in RESNETS:
-        raise HptError(f"format: the layout of detectron2 is for ResNets, not for {card.architecture.name}; use onnx")
+        raise HptError(f"detectron2 reads ResNets, not {card.architecture.name}", "use onnx", setting="format")
     _refuse_small_stem(card, "detectron2")
     # Detectron2 takes .pkl for a pickle and .pyth for a file of pycls.
     if file.suffix != ".pth":
-        raise HptError(f"file: detectron2 tells the format by the ending; {file.name!r} must end in .pth")
+        raise HptError(f"{file.name!r} has the wrong ending for detectron2", "let it end in .pth", setting="file")
     weights = {detectron2_name(name): tensor for name, tensor in copy_to_cpu(backbone.state_dict()).items()}
-    # Tensors instead of the arrays of the reference code: DetectionCheckpointer takes both, torch.load with
-    # `weights_only` tensors alone.
+    # Tensors instead of the reference code's arrays: DetectionCheckpointer reads both, torch.load with `weights_only`
+    # reads only tensors.
     content = {"model": weights, "__author__": "hpt_mlflow", "matching_heuristics": True}
     return lambda path: torch.save(content, path)
 
 
 def detectron2_name(name: str) -> str:
-    """What detectron2's ResNet calls a tensor of torchvision's: `layer1.0.bn1.weight`, `res2.0.conv1.norm.weight`.
+    """The name in detectron2's ResNet of a torchvision tensor: `res2.0.conv1.norm.weight` for `layer1.0.bn1.weight`.
 
     Source: convert-pretrain-to-detectron2.py of MoCo and of OpenSelfSup.
     """
@@ -105,8 +106,9 @@ def _onnx(backbone: nn.Module, card: BackboneCard, file: Path) -> Callable[[Path
             importlib.import_module(package)
         except ImportError as error:
             raise HptError(
-                f"format: onnx needs the package {package} ({one_line(error)}); install it with: "
-                'pip install "hpt_mlflow[onnx]"'
+                f"onnx needs the package {package} ({one_line(error)})",
+                'install it with: pip install "hpt_mlflow[onnx]"',
+                setting="format",
             ) from error
     return lambda path: _write_onnx(backbone, card, path)
 
@@ -116,7 +118,7 @@ def _write_onnx(backbone: nn.Module, card: BackboneCard, file: Path) -> None:
     network = nn.Sequential(backbone, nn.Flatten())
     modes = {layer: layer.training for layer in network.modules()}
     network.eval()
-    # Two images: the exporter takes a batch of one for a constant.
+    # Two images, as the exporter treats a batch size of 1 as a constant.
     images = torch.zeros(2, 3, card.architecture.image_size, card.architecture.image_size)
     try:
         with _quiet(), torch.no_grad():
@@ -133,9 +135,11 @@ def _write_onnx(backbone: nn.Module, card: BackboneCard, file: Path) -> None:
             )
     except OSError:
         raise
-    # The exporter raises whatever a layer that ONNX does not know leads to.
+    # The exporter raises all kinds of errors for layers that ONNX does not know.
     except Exception as error:
-        raise HptError(f"format: {card.architecture.name} cannot be written as ONNX ({one_line(error)})") from error
+        raise HptError(
+            f"{card.architecture.name} cannot be written as ONNX ({one_line(error)})", setting="format"
+        ) from error
     finally:
         for layer, training in modes.items():
             layer.training = training
@@ -146,7 +150,7 @@ def _write_onnx(backbone: nn.Module, card: BackboneCard, file: Path) -> None:
 
 
 def _description(card: BackboneCard) -> dict[str, str]:
-    """How to prepare images, as text: lists are JSON."""
+    """How to prepare images; lists as JSON."""
     return {
         "arch": card.architecture.name,
         "chain": " > ".join(card.chain),
@@ -158,7 +162,7 @@ def _description(card: BackboneCard) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter tells its developers."""
+    """Suppress the exporter's messages for its developers."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -170,19 +174,22 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _state_writer(state: Mapping[str, Tensor]) -> Callable[[Path], None]:
+def _state_writer(backbone: nn.Module) -> Callable[[Path], None]:
+    state = copy_to_cpu(backbone.state_dict())
+
     def write(path: Path) -> None:
         if path.suffix == ".safetensors":
-            safetensors.torch.save_file(dict(state), path)
+            safetensors.torch.save_file(state, path)
         else:
-            torch.save(dict(state), path)
+            torch.save(state, path)
 
     return write
 
 
 def _refuse_small_stem(card: BackboneCard, library: str) -> None:
     if card.architecture.small_stem:
-        raise HptError(f"format: {library} has no {card.architecture.name} with the stem for small images; use onnx")
+        problem = f"{library} has no {card.architecture.name} with the stem for small images"
+        raise HptError(problem, "use onnx", setting="format")
 
 
 WRITERS: dict[str, Callable[[nn.Module, BackboneCard, Path], Callable[[Path], None]]] = {

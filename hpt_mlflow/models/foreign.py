@@ -1,14 +1,14 @@
-"""Weights that come from elsewhere, made to fit a backbone of this project, every tensor of them accounted for.
+"""Weights from other programs, fitted to a backbone of this project, with every tensor accounted for.
 
-What is read, and how it is recognised by the names of its tensors:
+The formats, and the names of tensors by which they are recognised:
 
 | format | names |
 |---|---|
 | moco-v1, moco-v2 | `encoder_q.*` of facebookresearch/moco; v1 has one layer `fc`, v2 has `fc.0` and `fc.2` |
-| openselfsup | `backbone.*` beside `neck.*`, `head.*`, `queue`; or the file of its `extract_backbone_weights.py` |
+| openselfsup | `backbone.*` next to `neck.*`, `head.*`, `queue`; or the output of its `extract_backbone_weights.py` |
 | lightly | `backbone.0.weight`, `backbone.4.0.conv1.weight`: the children of a ResNet in a row |
-| torchvision, timm | the bare names of the network; ResNets have the same ones in both |
-| hpt_mlflow | `backbone.safetensors` beside its `backbone.json` |
+| torchvision, timm | the names of the network itself; for ResNets they are the same in both |
+| hpt_mlflow | `backbone.safetensors` next to its `backbone.json` |
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from hpt_mlflow.models.resnets import has_small_stem, recognise_resnet
 from hpt_mlflow.models.weight_file import WeightFile, read_weight_file, sha256
 
 Statistics = tuple[float, float, float]
-# Of the images of ImageNet, in [0, 1]: what networks are normalised with where nothing else is known.
+# Of ImageNet's images, in [0, 1]: the default if a file does not say what its network was normalised with.
 IMAGENET_MEAN: Statistics = (0.485, 0.456, 0.406)
 IMAGENET_STD: Statistics = (0.229, 0.224, 0.225)
 IMAGENET_SIZE = 224
-# The children of torchvision's ResNets in their order; those without a tensor never occur in a state.
+# The children of torchvision's ResNets in their order; those without tensors never occur in a state.
 RESNET_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool", "fc")
-# Parts of a self-supervised training beside its backbone, by the first word of a name: what it is.
+# Parts of a self-supervised training other than its backbone, by the first word of a name.
 OTHER_PARTS = {
     "key encoder": "encoder_k backbone_momentum momentum_encoder target_net teacher_backbone",
     "second name of the backbone": "encoder_q online_net encoder",
@@ -54,12 +54,12 @@ class ForeignWeights:
     """Weights that fit a backbone of this project.
 
     Attributes:
-        name: what a chain calls them: the name of their file without its ending, or of what they were trained on.
+        name: in a chain: that of their file without its ending, or of what they were trained on.
         file: name of their file.
         format: see the table of this module.
         architecture: the backbone that they fit.
         state: its state, complete.
-        left_out: tensors of the file, and entries beside its network, that are not used: what each of them is.
+        left_out: unused tensors and other entries of the file, with what each of them is.
         sha256: checksum of the file, in hexadecimal.
         mean, std: channel statistics that they were trained with, in [0, 1].
         chain: names of the datasets behind them, oldest first.
@@ -81,14 +81,14 @@ def read_weights(file: Path, arch: str | None = None, image_size: int | None = N
     """Read weights, recognise their format, and fit them to a backbone. Nothing in the file is executed.
 
     Args:
-        file: safetensors, or what `torch.save` wrote.
-        arch: the backbone that they are for. Default: the ResNet that they are recognised as.
-        image_size: side of the images in pixels, for networks that are made for one size.
+        file: of safetensors, or of `torch.save`.
+        arch: of the backbone. Default: the ResNet that they are recognised as.
+        image_size: side of the images in pixels, for networks that take only one size.
 
     Raises:
-        HptError: the file cannot be read safely, its format is unknown, or a tensor of it does not fit; says which.
+        HptError: the file cannot be read safely, its format is unknown, or a tensor does not fit; says which.
     """
-    name = f"weights: {printable(str(file))}"
+    name = printable(str(file))
     if file.name == WEIGHTS_FILE and file.with_name(CARD_FILE).is_file():
         return _read_own(file, name, arch, image_size)
     content = read_weight_file(file, name)
@@ -97,8 +97,9 @@ def read_weights(file: Path, arch: str | None = None, image_size: int | None = N
     recognised = recognise_resnet(found)
     if recognised is None and arch is None:
         raise HptError(
-            f"{name}: cannot tell which network these weights are of (their names begin with "
-            f"{_some(list(content.tensors))}); name it with arch, such as resnet50 or {TIMM}NAME"
+            f"{name} does not tell its network (its tensors are {_some(list(content.tensors))})",
+            f"name it with arch, such as resnet50 or {TIMM}NAME",
+            setting="weights",
         )
     arch = arch or recognised or ""
     small_stem = recognised is not None and not arch.startswith(TIMM) and has_small_stem(found)
@@ -125,16 +126,16 @@ def fit(
     recognised: str | None = None,
     unknown: Sequence[str] = (),
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Fit tensors to a backbone, one to one, without its classifier.
+    """Fit tensors one to one to a backbone, which has no classifier.
 
     Args:
         found: by the names of the network.
-        name: how errors call the weights.
-        recognised: what network they seem to be of.
-        unknown: names of tensors beside them that nobody knows.
+        name: of the weights, in errors.
+        recognised: the network that they look like.
+        unknown: names of further tensors that no known part has.
 
     Returns:
-        The backbone's state, and what was left out of `found`.
+        The backbone's state, and the tensors of `found` that were left out, with what each of them is.
 
     Raises:
         HptError: a tensor is missing, unexpected, of another shape, or not finite.
@@ -142,11 +143,11 @@ def fit(
     arch = architecture.name
     expected = build_backbone(architecture)[0].state_dict()
     state = {key: tensor for key, tensor in found.items() if key in expected}
-    others = [key for key in found if key not in expected]
+    extra = [key for key in found if key not in expected]
     layers = tuple(f"{layer}." for layer in classifier_layers(arch))
-    heads = {key: "classifier or projection head" for key in others if key.startswith(layers)}
+    heads = {key: "classifier or projection head" for key in extra if key.startswith(layers)}
     for key in expected:
-        # PyTorch before 0.4.1 did not count batches, and nothing but a momentum of None reads the count.
+        # PyTorch before 0.4.1 did not count batches; the count is read only if BatchNorm's momentum is None.
         if key.endswith("num_batches_tracked") and key not in state:
             state[key] = torch.zeros((), dtype=torch.long)
     shapes = [
@@ -154,23 +155,26 @@ def fit(
         for key in state
         if state[key].shape != expected[key].shape
     ]
-    troubles = {
+    problems = {
         "missing": [key for key in expected if key not in state],
-        "unexpected": [*(key for key in others if key not in heads), *unknown],
+        "unexpected": [*(key for key in extra if key not in heads), *unknown],
         "of another shape": shapes,
         "not finite": [key for key in state if not torch.isfinite(state[key]).all()],
     }
-    told = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in troubles.items() if keys]
-    if told:
+    listed = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in problems.items() if keys]
+    if listed:
         hint = f"; they look like a {recognised}" if recognised not in (None, arch.removeprefix(TIMM)) else ""
         stem = " with the small stem" if architecture.small_stem else ""
-        raise HptError(f"{name}: these weights do not fit {arch}{stem}: {'; '.join(told)}{hint}")
+        raise HptError(f"{name}: these weights do not fit {arch}{stem}: {'; '.join(listed)}{hint}", setting="weights")
     return {key: state[key].to(expected[key].dtype).contiguous() for key in expected}, heads
 
 
 def _read_own(file: Path, name: str, arch: str | None, image_size: int | None) -> ForeignWeights:
-    """A backbone that this project has kept."""
-    backbone, card = load_backbone(file.parent, name)
+    """A backbone that this project has saved."""
+    try:
+        backbone, card = load_backbone(file.parent, name)
+    except HptError as error:
+        raise error.about(error.setting or "weights") from error
     return ForeignWeights(
         name=card.chain[-1] if card.chain else file.parent.name,
         file=file.name,
@@ -186,7 +190,7 @@ def _read_own(file: Path, name: str, arch: str | None, image_size: int | None) -
 
 
 def _take_backbone(content: WeightFile) -> tuple[str, dict[str, Tensor], dict[str, str], list[str]]:
-    """Split a network into its backbone and what stands beside it.
+    """Split a network into its backbone and its other parts.
 
     Returns:
         The layout, the backbone's tensors by torchvision's names, what is left out, and names of tensors that are
@@ -202,7 +206,7 @@ def _take_backbone(content: WeightFile) -> tuple[str, dict[str, Tensor], dict[st
     layout = prefix or "bare"
     if "0.weight" in inside and any(name.startswith("4.0.") for name in inside):
         layout = "children"
-        # Names that are none of a child stay as they are, and would hide the child of the same name.
+        # Names that are not a child's stay unchanged, and would hide the child of the same name.
         unknown += [name for name in inside if _name_of_child(name) == name]
         inside = {_name_of_child(name): tensor for name, tensor in inside.items() if name not in unknown}
     return layout, inside, left_out, unknown
@@ -215,7 +219,7 @@ def _name_of_child(name: str) -> str:
 
 
 def _format(layout: str, arch: str, content: WeightFile, file: Path) -> str:
-    """What to call the format of a file."""
+    """The name of a file's format."""
     names = content.tensors
     if layout == "encoder_q.":
         return "moco-v2" if any(name.startswith("encoder_q.fc.2.") for name in names) else "moco-v1"

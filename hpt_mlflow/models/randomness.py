@@ -1,4 +1,4 @@
-"""Random numbers that torch's layers draw by themselves, as weights and dropout do: from a seed, whatever else runs."""
+"""Seeded random numbers for layers that draw from torch's global generators, as initial weights and dropout do."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from contextlib import contextmanager
 import torch
 
 CPU = torch.device("cpu")
-# All threads share torch's generators: two that draw at once would each get a part of the other's numbers.
+# All threads share torch's generators: two that draw at once would mix up their numbers.
 _drawing = threading.RLock()
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
-    """Let torch draw from a seed in the block, while no other block draws; its generators are left as they were.
+    """Seed torch's generators in the block, which no other block shares, and restore them afterwards.
 
     Args:
-        device: on which numbers are drawn beside the processor.
+        device: whose generator is seeded, in addition to the CPU's.
     """
     with _drawing, torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

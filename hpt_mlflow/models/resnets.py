@@ -1,4 +1,4 @@
-"""Which ResNet a state is of: block type, numbers of blocks and widths tell them apart."""
+"""Recognising the ResNet of a state by its block type, numbers of blocks and widths."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def recognise_resnet(state: Mapping[str, Tensor]) -> str | None:
 
 
 def has_small_stem(state: Mapping[str, Tensor]) -> bool:
-    """Whether a ResNet begins with a 3 x 3 convolution, as those for images of about 32 pixels do."""
+    """Whether a ResNet begins with a 3 x 3 convolution, made for images of about 32 pixels."""
     return "conv1.weight" in state and tuple(state["conv1.weight"].shape[2:]) == (SMALL_STEM_KERNEL, SMALL_STEM_KERNEL)
 
 
 def _blocks(state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    found = {match.groups() for name in state if (match := re.match(r"layer([1-4])\.(\d+)\.conv1\.weight$", name))}
-    return tuple(sum(layer == number for layer, _ in found) for number in "1234")
+    blocks = {match.groups() for name in state if (match := re.match(r"layer([1-4])\.(\d+)\.conv1\.weight$", name))}
+    return tuple(sum(layer == number for layer, _ in blocks) for number in "1234")

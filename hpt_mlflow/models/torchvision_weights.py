@@ -1,4 +1,4 @@
-"""The weights that torchvision publishes, by name: downloaded, or from where torch keeps what was downloaded."""
+"""The weights that torchvision publishes, by name: downloaded, or from torch's folder of downloads."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from hpt_mlflow.errors import HptError, one_line, printable
 from hpt_mlflow.models.foreign import ForeignWeights, read_weights
 from hpt_mlflow.models.weight_file import sha256
 
-# What users write in front of a network, or of one of its weights by torchvision's name.
+# The prefix that users write before the name of a network, or of its weights.
 PREFIX = "torchvision:"
 # The name of a published file ends in the first digits of its checksum.
 CHECKSUM = re.compile(r"-([0-9a-f]{8,})\.\w+$")
 
 
 def read_torchvision_weights(source: str, arch: str | None = None, image_size: int | None = None) -> ForeignWeights:
-    """Weights by their name, downloaded where they are not there yet, and checked against their checksum.
+    """Weights by their name, downloaded if necessary, and verified by their checksum.
 
     Args:
         source: `torchvision:resnet50`, its newest weights; or `torchvision:ResNet50_Weights.IMAGENET1K_V1`.
-        arch: what the user believes the network to be.
-        image_size: side of the images in pixels that they are for. Default: what torchvision evaluates them with.
+        arch: of the network, if the user gave it.
+        image_size: side of the images in pixels. Default: that of torchvision's evaluation.
 
     Raises:
         HptError: there are no such weights, they cannot be downloaded, or they are damaged.
@@ -36,7 +36,7 @@ def read_torchvision_weights(source: str, arch: str | None = None, image_size: i
     network, published = _find(source)
     transforms = published.transforms()
     if arch not in (None, network):
-        raise HptError(f"arch: {source} is a {network}, not a {arch}; leave arch out")
+        raise HptError(f"{source} is a {network}, not a {arch}", "leave arch out", setting="arch")
     read = read_weights(_fetch(published.url, source), network, image_size or transforms.crop_size[0])
     return replace(
         read,
@@ -48,9 +48,9 @@ def read_torchvision_weights(source: str, arch: str | None = None, image_size: i
 
 
 def _find(source: str) -> tuple[str, WeightsEnum]:
-    """The network that a name says, and its weights."""
+    """The network of a name, and its weights."""
     wanted = source.removeprefix(PREFIX)
-    # Of torchvision's networks those for the classification of images.
+    # Only networks for image classification.
     for network in models.list_models(module=models):
         weights = models.get_model_weights(network)
         if wanted == network:
@@ -59,16 +59,18 @@ def _find(source: str) -> tuple[str, WeightsEnum]:
             if wanted in (str(published), f"{network}.{published.name}"):
                 return network, published
     raise HptError(
-        f"weights: torchvision has none for the classification of images named {printable(wanted)}; write a network, "
-        f"such as {PREFIX}resnet50, or one of its weights, such as {PREFIX}ResNet50_Weights.IMAGENET1K_V1"
+        f"torchvision has no image classification weights named {printable(wanted)}",
+        f"use a network, such as {PREFIX}resnet50, or one of its weights, such as "
+        f"{PREFIX}ResNet50_Weights.IMAGENET1K_V1",
+        setting="weights",
     )
 
 
 def _fetch(url: str, source: str) -> Path:
-    """The file behind an address, where torch keeps such files.
+    """The file of an address, in torch's folder of downloads.
 
     Raises:
-        HptError: it cannot be downloaded; says where it is looked for.
+        HptError: it cannot be downloaded; names the folder.
     """
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / Path(urlsplit(url).path).name
@@ -76,18 +78,20 @@ def _fetch(url: str, source: str) -> Path:
     if file.is_file():
         if checksum and not sha256(file).startswith(checksum[1]):
             raise HptError(
-                f"weights: {file} is not what torchvision publishes under this name: its checksum is another one; "
-                "remove it, or name it by its path"
+                f"{file} is not the file that torchvision publishes under this name: its checksum differs",
+                "remove it, or give its path",
+                setting="weights",
             )
         return file
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Writes beside the file, and puts it in place when it is complete and its checksum is right.
+        # Writes a temporary file, and renames it once it is complete and its checksum is right.
         torch.hub.download_url_to_file(url, str(file), checksum[1] if checksum else None, progress=False)
     # RuntimeError: the checksum is not the one in the name.
     except (URLError, OSError, RuntimeError) as error:
         raise HptError(
-            f"weights: {source} cannot be downloaded from {url} ({one_line(error)}); get that file elsewhere and put "
-            f"it into {folder}"
+            f"{source} cannot be downloaded from {url} ({one_line(error)})",
+            f"get that file elsewhere and put it into {folder}",
+            setting="weights",
         ) from error
     return file

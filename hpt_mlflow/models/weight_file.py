@@ -1,4 +1,4 @@
-"""Reading the tensors of a file that comes from elsewhere, without running anything that is in it."""
+"""Reading the tensors of a file from another program, without executing anything in it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from hpt_mlflow.errors import HptError, one_line, printable
 
-# Where trainings keep the state of their network, in a file that holds more.
+# Where training programs store the state of their network, if the file has other entries.
 CONTAINERS = ("state_dict", "model", "model_state_dict", "model_state", "network")
-# What wrappers put before every name.
+# Prefixes that wrappers add to every name.
 WRAPPERS = ("module.", "_orig_mod.")
 # Bytes read at a time.
 CHUNK = 1 << 20
@@ -32,8 +32,8 @@ class WeightFile:
 
     Attributes:
         tensors: by name, on the CPU, without the prefixes of wrappers.
-        beside: what else the file holds: the optimiser's state, the epoch.
-        author: what the file says of the program that wrote it, or nothing.
+        beside: other entries of the file, such as the optimiser's state and the epoch.
+        author: the program that wrote the file, if it says so; otherwise empty.
         sha256: checksum of the file, in hexadecimal.
     """
 
@@ -47,20 +47,23 @@ def read_weight_file(file: Path, name: str) -> WeightFile:
     """Read a file of safetensors, or of torch with `weights_only`.
 
     Args:
-        name: how errors call it.
+        name: of the file, in errors.
 
     Raises:
-        HptError: it cannot be read, holds something that would be executed, or no network.
+        HptError: it cannot be read, holds something that would be executed, or holds no network.
     """
     try:
         checksum = sha256(file)
         content: Any = safetensors.torch.load_file(file) if file.suffix == ".safetensors" else _load(file, name)
     except OSError as error:
-        raise HptError(f"{name} cannot be read ({error.strerror or one_line(error)})") from error
+        raise HptError(f"{name} cannot be read ({error.strerror or one_line(error)})", setting="weights") from error
     except safetensors.SafetensorError as error:
-        raise HptError(f"{name} is not a file of safetensors, or is damaged ({one_line(error)})") from error
+        raise HptError(
+            f"{name} is not a safetensors file, or is damaged ({one_line(error)})", setting="weights"
+        ) from error
     if not isinstance(content, dict):
-        raise HptError(f"{name} holds a {type(content).__name__}, not the state of a network; save its state_dict()")
+        problem = f"{name} holds a {type(content).__name__}, not the state of a network"
+        raise HptError(problem, "save its state_dict()", setting="weights")
     container, state = _find_state(content, name)
     beside = tuple(str(key) for key in content if key != container) if container else ()
     tensors = {str(key): value.detach() for key, value in state.items() if isinstance(value, Tensor)}
@@ -83,23 +86,26 @@ def _load(file: Path, name: str) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
-        if not found:
-            raise HptError(f"{name} is damaged, or no file of torch that can be read without running code") from error
+        code = re.search(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)", str(error))
+        if not code:
+            problem = f"{name} is damaged, or not a torch file that can be read without running code"
+            raise HptError(problem, setting="weights") from error
         raise HptError(
-            f"{name} holds more than tensors ({found[1]}), and reading it could run code; where you trust it and have "
-            "the code that made it, keep its tensors alone: net = torch.load(FILE, weights_only=False); "
-            "torch.save(net.state_dict(), NEW_FILE), or net['state_dict'] where net is a dict"
+            f"{name} holds more than tensors ({code[1]}), and reading it could run code",
+            "if you trust it and have the code that made it, save only its tensors: "
+            "net = torch.load(FILE, weights_only=False); torch.save(net.state_dict(), NEW_FILE), or net['state_dict'] "
+            "if net is a dict",
+            setting="weights",
         ) from error
     except OSError:
         raise
-    # Damaged files raise whatever the parser stumbles over.
+    # Damaged files raise all kinds of errors.
     except Exception as error:
-        raise HptError(f"{name} is no file of torch, or is damaged ({one_line(error)})") from error
+        raise HptError(f"{name} is not a torch file, or is damaged ({one_line(error)})", setting="weights") from error
 
 
 def _find_state(content: dict[Any, Any], name: str) -> tuple[str, dict[Any, Any]]:
-    """The state of the network in what a file holds, and the key that it stands under, or nothing."""
+    """The key of the network's state in the content of a file, empty for the content itself, and that state."""
     for key in CONTAINERS:
         if isinstance(content.get(key), dict) and _has_tensors(content[key]):
             return key, content[key]
@@ -109,7 +115,10 @@ def _find_state(content: dict[Any, Any], name: str) -> tuple[str, dict[Any, Any]
     if len(inside) == 1:
         return inside[0], content[inside[0]]
     keys = ", ".join(printable(str(key)) for key in list(content)[:5])
-    raise HptError(f"{name} holds no state of a network under {' or '.join(CONTAINERS)}, but {keys or 'nothing'}")
+    raise HptError(
+        f"{name} holds no state of a network under {' or '.join(CONTAINERS)}, but {keys or 'nothing'}",
+        setting="weights",
+    )
 
 
 def _has_tensors(state: dict[Any, Any]) -> bool:
@@ -117,7 +126,7 @@ def _has_tensors(state: dict[Any, Any]) -> bool:
 
 
 def _unwrap(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take the prefixes of wrappers off, in any order and number."""
+    """Remove the prefixes of wrappers, in any order and number."""
     while prefix := next(_common_wrappers(tensors), ""):
         tensors = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
     return tensors

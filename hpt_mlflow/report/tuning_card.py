@@ -3,11 +3,44 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths, format_strengths
 from hpt_mlflow.interval import Interval
+from hpt_mlflow.tuning.effects import common_step, main_effects
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord, best_trial
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The version adapted in full with the best subset, and its comparison with the paper's subset.
+
+    Attributes:
+        registered: the version.
+        baseline: the version adapted with all augmentations; None if they are the best subset.
+        metric: of the results on test: accuracy or auroc.
+        result, baseline_result: on test; None without labels.
+        difference: of the results, the winner's minus the baseline's, on the same images.
+    """
+
+    registered: str
+    baseline: str | None = None
+    metric: str = "accuracy"
+    result: Interval | None = None
+    baseline_result: Interval | None = None
+    difference: Interval | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of the run of the search, with the ends of their intervals."""
+        intervals = {"test": self.result, "baseline": self.baseline_result, "gain": self.difference}
+        return {
+            f"{group}/{self.metric}{end}": value
+            for group, interval in intervals.items()
+            if interval is not None
+            for end, value in zip(("", "_low", "_high"), interval, strict=True)
+        }
 
 
 def tuning_card(
@@ -19,86 +52,82 @@ def tuning_card(
     objective: str,
     maximise: bool,
     planned: int,
-    steps: int,
     rungs: Sequence[int],
     pruning: str,
     dashboard: str,
+    augmentations: Sequence[str] = AUGMENTATIONS,
     trials: Sequence[TrialRecord] = (),
     spent: int = 0,
-    subsets: int = 2 ** len(AUGMENTATIONS),
-    effects: Mapping[str, Interval] | None = None,
-    effects_step: int = 0,
-    registered: str | None = None,
-    result: Interval | None = None,
-    baseline: str | None = None,
-    baseline_result: Interval | None = None,
-    difference: Interval | None = None,
-    metric: str = "accuracy",
+    winner: Winner | None = None,
 ) -> str:
-    """What a search is, how far it is and, once there is one, what came of it.
+    """A description of a search: its settings, its progress and, at the end, its result.
 
     Args:
-        data, seen: address of the dataset, and how many of its images are seen.
-        chain, parent: datasets in the order of pretraining, this one last, and the version it is learned onto.
+        data, seen: address of the dataset, and the number of its images that training sees.
+        chain, parent: datasets in the order of pretraining, this one last, and the version that trials start from.
         objective, maximise: what the score is, in words, and whether a high one is good.
-        planned, steps, rungs: trials, full length of each, and steps at which a trial may be pruned.
-        pruning: by what rule, in words; empty for none.
-        dashboard: the command that opens the study in optuna-dashboard.
-        trials, spent: what is known so far, and steps that all trials have trained or are about to.
-        subsets: how many an exhaustive search would train to full length.
-        effects, effects_step: main effects by augmentation, and the step at which scores were compared.
-        registered, result: version that was adapted with the best subset, and its test figure.
-        baseline, baseline_result: the same of the version that was adapted with all augmentations.
-        difference, metric: first figure minus second, on the same test images, and what the figure is.
+        planned, rungs: number of trials, and the steps at which they are scored; the last is their full length.
+        pruning: the rule, in words; empty for none.
+        dashboard: the command that opens the search in optuna-dashboard.
+        augmentations: that subsets are chosen from.
+        trials, spent: the trials so far, and the steps that they have trained or reserved.
     """
-    wanted = f"{'largest' if maximise else 'smallest'} {objective}; {planned:,} trials of {steps:,} steps"
-    rule = f"{pruning}, at {', '.join(f'{rung:,}' for rung in rungs)} steps" if pruning and rungs else "no pruning"
+    *early_rungs, steps = rungs
+    rule = f"{pruning}, at {', '.join(f'{rung:,}' for rung in early_rungs)} steps" if pruning and early_rungs else ""
     parts = [f"**Chain** {' > '.join(chain)}"]
-    if registered is not None:
-        found = _version(registered, result) + (f", baseline {_version(baseline, baseline_result)}" if baseline else "")
-        if difference is not None:
-            doubt = "" if difference.excludes_zero else ", which may be chance"
-            found += f", difference {difference.signed()}{doubt}"
-        parts.append(f"**Result** test {metric}: {found}")
+    if winner is not None:
+        parts.append(f"**Result** test {winner.metric}: {_result(winner)}")
     parts += [
         f"**Data** `{data}`: {seen:,} images seen, starting from {f'`{parent}`' if parent else 'random weights'}",
-        f"**Search** {wanted}; {rule}",
-        f"**State** {_state(trials, spent, subsets * steps)}",
+        f"**Search** {'largest' if maximise else 'smallest'} {objective}; {planned:,} trials of {steps:,} steps; "
+        f"{rule or 'no pruning'}",
+        f"**State** {_state(trials, spent, 2 ** len(augmentations) * steps)}",
     ]
     best = best_trial(trials, maximise)
     if best is not None:
         name = f"{best.name} {format_strengths(best.strengths)}".rstrip()
-        found = f"`{name}` (trial {best.number}): {best.score:.4g} after {best.reached:,} of {steps:,} steps"
-        parts.append(f"**Best** {found}; {_against_baseline(best, trials, maximise)}")
-    if effects:
-        parts.append(f"**Effects** of each augmentation, on instead of off, after {effects_step:,} steps (95%):")
+        score = f"`{name}` (trial {best.number}): {best.score:.4g} after {best.reached:,} of {steps:,} steps"
+        parts.append(f"**Best** {score}; {_against_baseline(best, trials, maximise)}")
+    step = common_step(trials)
+    if effects := main_effects(trials, step, augmentations):
+        parts.append(f"**Effects** of each augmentation, on instead of off, after {step:,} steps (95%):")
         parts.append(
             "\n".join(f"- {name} {effects[name].signed()}" for name in sorted(effects, key=lambda n: -effects[n].value))
         )
-    commands = [f"hpt compare {baseline} {registered}"] if registered and baseline else []
-    commands += [f"hpt promote {registered}"] if registered else []
-    commands.append(dashboard)
-    return "\n\n".join([*parts, "**Go on**", "\n".join(["```", *commands, "```"])])
+    commands = [f"hpt compare {winner.baseline} {winner.registered}"] if winner and winner.baseline else []
+    commands += [f"hpt promote {winner.registered}"] if winner else []
+    return "\n\n".join([*parts, "**Next**", "\n".join(["```", *commands, dashboard, "```"])])
 
 
-def _version(address: str, figure: Interval | None) -> str:
-    """A registered version and its test figure."""
-    return f"`{address}`" + (f" {figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]" if figure else "")
+def _result(winner: Winner) -> str:
+    text = _version(winner.registered, winner.result)
+    if winner.baseline:
+        text += f", baseline {_version(winner.baseline, winner.baseline_result)}"
+    if winner.difference is not None:
+        doubt = "" if winner.difference.excludes_zero else ", which may be chance"
+        text += f", difference {winner.difference.signed()}{doubt}"
+    return text
+
+
+def _version(address: str, result: Interval | None) -> str:
+    """A registered version and its test result."""
+    return f"`{address}`" + (f" {result.value:.3f} [{result.low:.3f}, {result.high:.3f}]" if result else "")
 
 
 def _state(trials: Sequence[TrialRecord], spent: int, all_steps: int) -> str:
-    """How many trials are in which state, and what they took so far."""
+    """The number of trials per state, and the steps spent so far."""
     counts = Counter(trial.state for trial in trials)
     words = [f"{counts[state]:,} {state}" for state in (COMPLETE, PRUNED, FAILED, RUNNING)]
     return f"{', '.join(words)}; {spent:,} steps, {spent / all_steps:.1%} of the {all_steps:,} of an exhaustive search"
 
 
 def _against_baseline(best: TrialRecord, trials: Sequence[TrialRecord], maximise: bool) -> str:
-    """The best trial beside the paper's subset and strengths, at the deepest rung that both have a score at."""
+    """The best trial compared with the paper's subset and strengths, at the deepest rung at which both have a score."""
+    paper = (AUGMENTATIONS, Strengths())
     name = f"the paper's `{','.join(AUGMENTATIONS)}`"
-    if (best.subset, best.strengths) == (AUGMENTATIONS, Strengths()):
+    if (best.subset, best.strengths) == paper:
         return f"this is {name}"
-    papers = [t for t in trials if (t.subset, t.strengths) == (AUGMENTATIONS, Strengths())]
+    papers = [trial for trial in trials if (trial.subset, trial.strengths) == paper]
     shared = max(((step, -t.number, t) for t in papers for step in t.scores if step in best.scores), default=None)
     if shared is None:
         return f"{name} has no score to compare with"

@@ -1,265 +1,196 @@
-"""Tune: which augmentations suit the images. Short adaptations of one parent compete; the best is adapted in full."""
+"""Tune: find the augmentations that suit the images.
+
+Short adaptations of one parent compete, one trial per subset of the augmentations. The first process leads the search:
+it queues the trials, lets search workers take them until none is left, and shows the progress in its MLflow run. Every
+other process with the same study and storage joins, and takes over if the leader is gone. At the end the leader adapts
+the parent in full with the best subset and with the paper's, compares both on test, and registers the best.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from typing import Any
 
-from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
-from hpt_mlflow.augment.subset import Strengths, format_strengths
-from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError, without_secrets
 from hpt_mlflow.evaluation.objectives import maximises
 from hpt_mlflow.group import joins_others
-from hpt_mlflow.interval import Interval
-from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, TuneSettings
-from hpt_mlflow.stages.adapt import adapt
-from hpt_mlflow.stages.evaluate import evaluate
-from hpt_mlflow.stages.evaluation.task import prepare_task
-from hpt_mlflow.stages.evaluation.unseen import check_unseen
+from hpt_mlflow.options import marked
+from hpt_mlflow.settings import TuneSettings
 from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.stages.result import StageResult, result_of
-from hpt_mlflow.stages.search.report import TuneReport
+from hpt_mlflow.stages.search.report import SearchReport
 from hpt_mlflow.stages.search.setup import TrialSetup, search_name, set_up_trials
-from hpt_mlflow.stages.search.trials import Job, open_search
-from hpt_mlflow.stages.search.workers import work_off
+from hpt_mlflow.stages.search.trials import open_search
+from hpt_mlflow.stages.search.winner import adapt_winner, check_evaluation
+from hpt_mlflow.stages.search.workers import run_search_workers
 from hpt_mlflow.stages.signature import takes
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.identity import Identity
-from hpt_mlflow.tracking.models.evaluations import common_evaluations
-from hpt_mlflow.tracking.models.predictions import compare_evaluations
 from hpt_mlflow.tracking.models.store import FoundModel, check_may_register, check_names, find_model
 from hpt_mlflow.tracking.runs.dataset_input import log_dataset
 from hpt_mlflow.tracking.runs.resume import Earlier
 from hpt_mlflow.tracking.runs.search_runs import is_left, is_worked_on, joined_run, led_run, was_made_in, worker_name
-from hpt_mlflow.tracking.runs.stage_run import NotDeliveredError, StageRun, stage_run
+from hpt_mlflow.tracking.runs.stage_run import StageRun, stage_run
 from hpt_mlflow.tuning.records import FAILED, TrialRecord, best_trial
 from hpt_mlflow.tuning.search import IDENTITY, LEADER, LEADER_RUN, PRECISION, SharedSearch, attributes_of
 from hpt_mlflow.tuning.storage import open_storage, storage_errors
 
-# How long a study may be without a run after a process of another machine has made it.
-NEW_STUDY_SECONDS = 60.0
+# How long a search may lack a run after a process on another machine has created it.
+NEW_SEARCH_SECONDS = 60.0
 
 
 @takes(TuneSettings)
-def tune(chosen: TuneSettings) -> StageResult:
-    """Search the augmentations with which a parent adapts best; adapt with them in full, evaluate and register that.
+def tune(settings: TuneSettings) -> StageResult:
+    """Search the augmentations with which a parent adapts best; adapt with them in full, evaluate and register.
 
-    The first process with a study leads it, with a run of its own; every other one with the same study and storage
-    works along until no trial is left. A study that was interrupted goes on where it stopped.
+    The first process with a study leads the search, with a run of its own; every other one with the same study and
+    storage joins until no trial is left. The same command resumes an interrupted search.
 
     Raises:
-        HptError: something is wrong that the user can mend; before any long work where that is possible.
+        HptError: something is wrong that the user can mend; before any long work if possible.
     """
     if joins_others():
         raise HptError(
-            "tune starts processes itself: use --workers, or the same command on each machine, without torchrun and "
-            "WORLD_SIZE"
+            "tune starts processes itself", "use --workers, or the same command on each machine, without torchrun"
         )
-    dataset = open_dataset(chosen.data, chosen.root)
-    storage = open_storage(chosen.storage)
+    dataset = open_dataset(settings.data, settings.root)
+    storage = open_storage(settings.storage)
     connect()
-    check_names(chosen.model_name, chosen.alias)
-    if chosen.adapt_winner:
-        check_may_register(chosen.model_name)
-    name = search_name(chosen, dataset)
-    with storage_errors(chosen.storage):
-        noted = attributes_of(storage, name)
-        parent = _find_parent(chosen, noted)
-        # All trials of a study compute alike, wherever they run.
-        chosen = replace(chosen, parent=parent.uri, precision=noted.get(PRECISION, chosen.precision))
-        setup = set_up_trials(chosen, dataset, parent)
-        chosen = replace(chosen, precision=setup.plan.precision)
-        if chosen.adapt_winner and dataset.labels is not None:
-            _check_evaluation(chosen, dataset, parent)
-        study = open_search(chosen, storage, name, setup)
-        made = study.create(setup.identity, maximises(setup.objective))
-        run_id = "" if made else _await_run(storage, name)
-        if not run_id:
-            study.set_attribute(PRECISION, chosen.precision)
-            study.set_attribute(LEADER, worker_name())
-            return _lead(chosen, setup, study, None)
-        return _go_on(chosen, setup, study, run_id)
+    check_names(settings.model_name, settings.alias)
+    if settings.adapt_winner:
+        check_may_register(settings.model_name)
+    settings = replace(settings, study=search_name(settings, dataset))
+    with storage_errors(settings.storage):
+        attributes = attributes_of(storage, settings.study or "")
+        parent = _find_parent(settings, attributes)
+        # All trials of a search use the same arithmetic, wherever they run.
+        settings = replace(settings, parent=parent.uri, precision=attributes.get(PRECISION, settings.precision))
+        setup = set_up_trials(settings, dataset, parent)
+        settings = replace(settings, precision=setup.plan.precision)
+        if settings.adapt_winner and dataset.labels is not None:
+            check_evaluation(settings, dataset, parent)
+        search = open_search(settings, storage, setup)
+        is_new = search.create(setup.identity, maximises(setup.objective))
+        if run_id := "" if is_new else _await_run(search):
+            return _join_or_take_over(settings, setup, search, run_id)
+        search.set_attribute(PRECISION, settings.precision)
+        search.set_attribute(LEADER, worker_name())
+        return _lead(settings, setup, search, None)
 
 
-def _find_parent(chosen: TuneSettings, noted: dict[str, Any]) -> FoundModel:
-    """The parent; where `latest` has become what the study itself has registered, the parent that the study has."""
-    parent = find_model(chosen.parent, "parent", chosen.model_name)
-    first = json.loads(noted.get(IDENTITY, "{}")).get("parent", parent.uri)
-    if parent.uri != first and LEADER_RUN in noted and was_made_in(parent.uri, noted[LEADER_RUN]):
-        return find_model(first, "parent", chosen.model_name)
+def _find_parent(settings: TuneSettings, attributes: dict[str, Any]) -> FoundModel:
+    """The parent; the one of the existing search if `latest` has become the version that this search registered."""
+    parent = find_model(settings.parent, "parent", settings.model_name)
+    first = json.loads(attributes.get(IDENTITY, "{}")).get("parent", parent.uri)
+    if parent.uri != first and LEADER_RUN in attributes and was_made_in(parent.uri, attributes[LEADER_RUN]):
+        return find_model(first, "parent", settings.model_name)
     return parent
 
 
-def _await_run(storage: BaseStorage, name: str) -> str:
-    """The run around a study that was made elsewhere; nothing where whoever made it has not come so far."""
-    end = time.monotonic() + NEW_STUDY_SECONDS
+def _await_run(search: SharedSearch) -> str:
+    """The run of a search that another process created; empty if that process was gone before it had one."""
+    deadline = time.monotonic() + NEW_SEARCH_SECONDS
     while True:
-        noted = attributes_of(storage, name)
-        if run_id := noted.get(LEADER_RUN):
+        attributes = attributes_of(search.storage, search.name)
+        if run_id := attributes.get(LEADER_RUN):
             return str(run_id)
-        if time.monotonic() > end or not is_worked_on("", noted.get(LEADER, ""), age_seconds=0):
+        if time.monotonic() > deadline or not is_worked_on("", attributes.get(LEADER, ""), age_seconds=0):
             return ""
         time.sleep(1)
 
 
-def _check_evaluation(chosen: TuneSettings, dataset: Dataset, parent: FoundModel) -> None:
-    """Refuse before the search what an evaluation of its winner would refuse after it."""
-    task = prepare_task(_evaluation(chosen, parent.uri), dataset, parent.card)
-    check_unseen(_evaluation(chosen, parent.uri), parent.uri, dataset, task)
-
-
-def _go_on(chosen: TuneSettings, setup: TrialSetup, study: SharedSearch, run_id: str) -> StageResult:
-    """Lead a study that nobody leads any more; work along in one that another process leads, and see to its end."""
+def _join_or_take_over(settings: TuneSettings, setup: TrialSetup, search: SharedSearch, run_id: str) -> StageResult:
+    """Work on a search that another process leads, to its end; lead it if no process does any more."""
     while True:
-        with led_run(run_id, study.name) as earlier:
+        with led_run(run_id, search.name) as earlier:
             if earlier:
-                study.set_attribute(LEADER, worker_name())
-                return _lead(chosen, setup, study, earlier)
+                search.set_attribute(LEADER, worker_name())
+                return _lead(settings, setup, search, earlier)
         with joined_run(run_id):
-            print(f"study {study.name}: another process leads it; its run {run_id} shows the result")
-            work_off(study, _job(chosen, study), setup.rungs[0], run_id, lambda: None)
+            print(f"study {search.name}: another process leads it; its run {run_id} shows the result")
+            run_search_workers(settings, search, setup.rungs[0], run_id)
         if not is_left(run_id):
-            return StageResult(run_id, chosen.parent, (*setup.start.chain, setup.dataset.name), {})
+            return StageResult(run_id, settings.parent, setup.chain, {})
 
 
-def _lead(chosen: TuneSettings, setup: TrialSetup, study: SharedSearch, earlier: Earlier | None) -> StageResult:
-    """Queue the trials, see them through, and do with the best what is asked for."""
-    queue = setup.space.queue(chosen.trials, chosen.seed)
-    study.fill(queue)
-    if earlier and _is_done(chosen, study, setup.rungs[0], earlier):
+def _lead(settings: TuneSettings, setup: TrialSetup, search: SharedSearch, earlier: Earlier | None) -> StageResult:
+    """Queue the trials, run them, and adapt with the best.
+
+    Args:
+        earlier: the run to resume.
+    """
+    queue = setup.space.queue(settings.trials, settings.seed)
+    search.fill(queue)
+    if earlier and _is_done(settings, search, setup.rungs[0], earlier):
         return result_of(earlier)
     title = f"tune {setup.dataset.name} < {setup.start.chain[-1]}"
-    with stage_run(title, _identity(chosen, setup, study), earlier) as run:
-        study.set_attribute(LEADER_RUN, run.run_id)
-        report = TuneReport(run, chosen, setup, study, len(queue))
-        _introduce(run, chosen, setup, study)
-        work_off(study, _job(chosen, study), setup.rungs[0], run.run_id, report.update)
+    with stage_run(title, _identity(settings, setup), earlier) as run:
+        search.set_attribute(LEADER_RUN, run.run_id)
+        _log_start(run, settings, setup)
+        report = SearchReport(run, settings, setup, search, len(queue))
+        run_search_workers(settings, search, setup.rungs[0], run.run_id, report.update)
         trials = report.update()
         report.draw(trials)
-        winner = best_trial(trials, report.maximise)
-        if winner is None:
-            raise HptError(_why_none(trials))
-        result = {"tune/best_score": winner.score, "tune/steps": float(study.spent_steps())}
-        model = chosen.parent
-        if chosen.adapt_winner:
-            try:
-                outcome = _adapt_winner(chosen, setup, winner)
-            except NotDeliveredError as error:
-                # Of a nested run: this one is not done without it.
-                raise HptError(str(error)) from error
-            report.describe(trials, **outcome)
-            model, result = outcome["registered"], result | _figures(outcome)
-            run.metrics(_figures(outcome), len(trials))
-        run.tags({tag.MODEL: model, tag.ADAPTED: str(chosen.adapt_winner).lower()})
-        return StageResult(run.run_id, model, (*setup.start.chain, setup.dataset.name), result)
+        best = best_trial(trials, report.maximise)
+        if best is None:
+            raise _no_score(trials)
+        metrics = {"tune/best_score": best.score, "tune/steps": float(search.spent_steps())}
+        model = settings.parent
+        if settings.adapt_winner:
+            winner = adapt_winner(settings, setup, best)
+            report.describe(trials, winner)
+            run.metrics(winner.metrics, len(trials))
+            model, metrics = winner.registered, metrics | winner.metrics
+        run.tags({tag.MODEL: model, tag.ADAPTED: str(settings.adapt_winner).lower()})
+        return StageResult(run.run_id, model, setup.chain, metrics)
 
 
-def _is_done(chosen: TuneSettings, study: SharedSearch, first_rung: int, earlier: Earlier) -> bool:
-    """Whether a study was finished with the budget that it has now."""
+def _is_done(settings: TuneSettings, search: SharedSearch, first_rung: int, earlier: Earlier) -> bool:
+    """Whether the search was finished with the budget that it has now."""
     tags = earlier.run.data.tags
-    asked = not chosen.adapt_winner or tags.get(tag.ADAPTED) == "true"
-    left = study.has_steps_for(first_rung) and (study.promote() or study.trials(TrialState.WAITING))
-    return earlier.run.info.status == "FINISHED" and tag.MODEL in tags and asked and not left
+    has_winner = not settings.adapt_winner or tags.get(tag.ADAPTED) == "true"
+    has_trials_left = search.has_steps_for(first_rung) and (search.promote() or search.trials(TrialState.WAITING))
+    return earlier.run.info.status == "FINISHED" and tag.MODEL in tags and has_winner and not has_trials_left
 
 
-def _introduce(run: StageRun, chosen: TuneSettings, setup: TrialSetup, study: SharedSearch) -> None:
+def _identity(settings: TuneSettings, setup: TrialSetup) -> Identity:
+    # With the study's name, as the default one was made from the parent's address before it was resolved.
+    shown = replace(settings, storage=without_secrets(settings.storage))
+    command = identify("tune", shown, [setup.dataset], settings.parent).command
+    return Identity({"stage": "tune", "study": settings.study, **setup.identity}, command)
+
+
+def _log_start(run: StageRun, settings: TuneSettings, setup: TrialSetup) -> None:
     """Log what is known before the first trial."""
     run.tags(
         {
             tag.STAGE: "tune",
-            tag.STUDY: study.name,
-            tag.CHAIN: " > ".join((*setup.start.chain, setup.dataset.name)),
+            tag.STUDY: settings.study,
+            tag.METHOD: setup.plan.method,
+            tag.CHAIN: " > ".join(setup.chain),
             tag.UPDATE: setup.plan.update,
-            tag.PARENT_MODEL: chosen.parent,
+            tag.PARENT_MODEL: settings.parent,
             tag.DATASET_DIGEST: setup.dataset.digest,
         }
     )
     if not run.history:
-        resolved = {"objective": setup.objective, "rungs": ",".join(map(str, setup.rungs)), "study": study.name}
-        # A budget may grow, and a parameter of a run cannot.
-        free = ("trials", "budget_steps", "minutes", "workers", "adapt_winner", "storage")
-        said = {name: value for name, value in asdict(chosen).items() if name not in free}
-        run.params(said | {"trial_steps": setup.rungs[-1], "first_rung": setup.rungs[0]} | resolved)
+        params = {name: getattr(settings, name) for name in marked(settings, "logged")}
+        params |= {"objective": setup.objective, "rungs": ",".join(map(str, setup.rungs))}
+        run.params(params | {"trial_steps": setup.rungs[-1], "first_rung": setup.rungs[0]})
         log_dataset(run.run_id, setup.dataset, setup.split, setup.statistics, "training")
 
 
-def _job(chosen: TuneSettings, study: SharedSearch) -> Job:
-    deadline = time.time() + 60 * chosen.minutes if chosen.minutes else None
-    return Job(chosen, study.name, deadline)
-
-
-def _identity(chosen: TuneSettings, setup: TrialSetup, study: SharedSearch) -> Identity:
-    # The name is said, as the parent now has another address than the one that the default name is made from.
-    named = replace(chosen, study=study.name, storage=without_secrets(chosen.storage))
-    command = identify("tune", named, [setup.dataset], chosen.parent).command
-    return Identity({"stage": "tune", "study": study.name, **setup.identity}, command)
-
-
-def _why_none(trials: list[TrialRecord]) -> str:
+def _no_score(trials: list[TrialRecord]) -> HptError:
     """Why no trial has a score."""
     reasons = sorted({trial.reason for trial in trials if trial.state == FAILED and trial.reason})
     if reasons:
-        return f"all trials failed: {'; '.join(reasons[:3])}"
-    return "the budget is spent before any trial has a score; raise budget_steps or minutes, or lower first_rung"
-
-
-def _adapt_winner(chosen: TuneSettings, setup: TrialSetup, winner: TrialRecord) -> dict[str, Any]:
-    """Adapt in full with the paper's subset and with the best one, and compare them on test where there are labels.
-
-    Returns:
-        What `report.tuning_card.tuning_card` says of it.
-    """
-    everything, own = setup.space.paper_subsets[0], setup.space.strengths
-    # The winner last, so that it is the newest version.
-    baseline = None
-    if (winner.subset, winner.strengths) != (everything, own):
-        baseline = _adapt(chosen, everything, own, None)
-    registered = _adapt(chosen, winner.subset or (), winner.strengths, chosen.alias)
-    outcome: dict[str, Any] = {"registered": registered, "baseline": baseline}
-    if setup.dataset.labels is None:
-        return outcome
-    for model in filter(None, (baseline, registered)):
-        figures = evaluate(**asdict(_evaluation(chosen, model))).metrics
-    name = next(name for name in ("auroc", "accuracy") if f"test/{name}" in figures)
-    outcome["metric"] = name
-    outcome["result"] = Interval(*(figures[f"test/{name}{end}"] for end in ("", "_low", "_high")))
-    if baseline:
-        compared = compare_evaluations(*common_evaluations(baseline, registered)).primary
-        outcome["baseline_result"] = Interval(*compared.a)
-        outcome["difference"] = Interval(*compared.difference)
-    return outcome
-
-
-def _adapt(chosen: TuneSettings, subset: tuple[str, ...], strengths: Strengths, alias: str | None) -> str:
-    """Adapt as `hpt adapt` would; inside this run, what was done before is not done again."""
-    shared = {field.name: getattr(chosen, field.name) for field in fields(AdaptSettings)}
-    of_trials = {"augment": ",".join(subset) or "none", "strengths": format_strengths(strengths) or None}
-    result = adapt(**shared | of_trials | {"alias": alias, "workers": None})
-    return result.model_uri
-
-
-def _evaluation(chosen: TuneSettings, model: str) -> EvaluateSettings:
-    shared = {name: getattr(chosen, name) for name in ("data", "root", "split_seed", "seed", "device", "cache_gib")}
-    return EvaluateSettings(model=model, untrained=False, classifier_name="none", **shared)
-
-
-def _figures(outcome: dict[str, Any]) -> dict[str, float]:
-    """Metrics of the run around the study."""
-    name = outcome.get("metric")
-    found = {
-        f"test/{name}": outcome.get("result"),
-        f"baseline/{name}": outcome.get("baseline_result"),
-        f"gain/{name}": outcome.get("difference"),
-    }
-    figures: dict[str, float] = {}
-    for key, effect in found.items():
-        if effect is not None:
-            figures |= {key: effect.value, f"{key}_low": effect.low, f"{key}_high": effect.high}
-    return figures
+        return HptError(f"all trials failed: {'; '.join(reasons[:3])}")
+    return HptError(
+        "the budget was spent before any trial had a score", "raise budget_steps or minutes, or lower first_rung"
+    )

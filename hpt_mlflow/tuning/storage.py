@@ -1,4 +1,4 @@
-"""Where a study is kept: Optuna's journal file, or a database."""
+"""The storage of a search: an Optuna journal file, or a database."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 from hpt_mlflow.errors import HptError, one_line, without_secrets
 
 JOURNAL = "journal:"
-# Seconds after which a server that does not answer is called out of reach, and a file that others write to.
+# Seconds to wait for a server that does not answer, and for a file that other processes write to.
 TIMEOUTS = {"postgresql": {"connect_timeout": 10}, "mysql": {"connect_timeout": 10}, "sqlite": {"timeout": 60}}
-# How often a new database is opened in which another process makes the same tables at the moment.
+# How often to open a new database in which another process creates the same tables at the same time.
 MOST_OPENINGS = 10
 MLFLOW_TABLES = frozenset(["experiments", "registered_models"])
 EXAMPLES = "journal:FILE, sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
@@ -32,13 +32,13 @@ def open_storage(address: str) -> BaseStorage:
     """The storage at `journal:FILE`, or at the URL of a database.
 
     Raises:
-        HptError: it cannot be opened: a folder that is not there, a server that does not answer, a driver that is not
-            installed, a file that is no journal.
+        HptError: it cannot be opened: a missing folder, a server that does not answer, a driver that is not installed,
+            a file that is not a journal.
     """
     if address.startswith(JOURNAL) and address != JOURNAL:
         return _open_journal(_journal_file(address))
     if "://" not in address:
-        raise HptError(f"storage: cannot read {address!r}; write {EXAMPLES}")
+        raise _unreadable(address)
     return _open_database(address)
 
 
@@ -51,40 +51,44 @@ def dashboard_command(address: str) -> str:
 
 @contextmanager
 def storage_errors(address: str) -> Iterator[None]:
-    """Turn what a storage raises into one line."""
+    """Turn the errors of a storage into one line."""
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        raise HptError(f"storage: {address}: {_reason(error)}") from error
+        raise HptError(f"{address}: {_reason(error)}", setting="storage") from error
 
 
 def _journal_file(address: str) -> Path:
-    """The file of a journal, from the root: a relative one starts from the working directory."""
+    """The absolute path of a journal: a relative one starts from the working directory."""
     return Path(address.removeprefix(JOURNAL)).expanduser().absolute()
 
 
 def _open_journal(file: Path) -> BaseStorage:
     if not file.parent.is_dir():
-        raise HptError(f"storage: there is no folder {file.parent} for {file.name}; make it, or name another file")
+        raise HptError(
+            f"there is no folder {file.parent} for {file.name}", "create it, or name another file", setting="storage"
+        )
     try:
         _check_beginning(file)
-        # A lock that a killed process has left is broken after 30 seconds (Optuna's grace period).
+        # Optuna breaks a lock that a killed process has left behind after 30 seconds.
         return JournalStorage(JournalFileBackend(str(file), lock_obj=JournalFileOpenLock(str(file))))
     except OSError as error:
-        raise HptError(f"storage: {file}: {error.strerror or one_line(error)}") from error
+        raise HptError(f"{file}: {error.strerror or one_line(error)}", setting="storage") from error
     except Exception as error:
-        raise HptError(f"storage: {file} is no journal of Optuna ({one_line(error)}); name another file") from error
+        raise HptError(
+            f"{file} is not an Optuna journal ({one_line(error)})", "name another file", setting="storage"
+        ) from error
 
 
 def _check_beginning(file: Path) -> None:
-    """Raise an exception where a file is no journal: Optuna takes a single line for one that is just being written."""
+    """Raise an exception if a file is not a journal: Optuna takes a single line for one that is being written."""
     if not file.exists():
         return
     with file.open("rb") as opened:
         line = opened.readline(1_000_000)
     unfinished = not line.endswith(b"\n")
     if not (line[:1] in (b"", b"{") if unfinished else "op_code" in json.loads(line)):
-        raise ValueError("it does not begin as one")
+        raise ValueError("it does not begin like one")
 
 
 def _open_database(address: str) -> BaseStorage:
@@ -92,7 +96,7 @@ def _open_database(address: str) -> BaseStorage:
         try:
             return _connect(address)
         except HptError as error:
-            # Which is how databases tell that two make a table, or put the same into it, at the same time.
+            # The error of databases if two processes create a table, or insert the same row, at the same time.
             cause = error.__cause__
             if not isinstance(cause, IntegrityError) and "already exists" not in str(cause):
                 raise
@@ -108,44 +112,43 @@ def _connect(address: str) -> BaseStorage:
         _check_tables(url, arguments)
         storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=arguments)
     except (ArgumentError, ValueError):
-        raise HptError(f"storage: cannot read {address!r}; write {EXAMPLES}") from None
+        raise _unreadable(address) from None
     except HptError:
         raise
     except ImportError as error:
         raise HptError(
-            f"storage: {address} needs a driver: {one_line(error)}; for PostgreSQL, pip install psycopg[binary]"
+            f"{address} needs a driver ({one_line(error)})",
+            'install it; for PostgreSQL: pip install "hpt_mlflow[postgresql]"',
+            setting="storage",
         ) from error
     except Exception as error:
-        raise HptError(f"storage: {address}: {_reason(error)}") from error
+        raise HptError(f"{address}: {_reason(error)}", setting="storage") from error
     if kind == "sqlite":
         if url.database in (None, "", ":memory:"):
-            raise HptError(f"storage: {address} is gone with this process; write sqlite:///FILE")
+            raise HptError(f"{address} is an in-memory database", "use sqlite:///FILE", setting="storage")
         _lock_first(storage.engine)
     return storage
 
 
 def _check_tables(url: URL, arguments: dict[str, Any]) -> None:
-    """Refuse a database of another program, before Optuna makes its tables in it.
-
-    Raises:
-        HptError: it has tables, and they are not Optuna's alone.
-    """
+    """Raise HptError if a database belongs to another program, before Optuna creates its tables in it."""
     engine = create_engine(url, **arguments)
     try:
         tables = set(inspect(engine).get_table_names())
     finally:
         engine.dispose()
-    # Both keep their version in a table of the same name.
+    # MLflow and Optuna keep their version in a table of the same name.
     if tables and ("studies" not in tables or tables >= MLFLOW_TABLES):
-        whose = "MLflow's own database" if tables >= MLFLOW_TABLES else "the database of another program"
+        owner = "MLflow's own database" if tables >= MLFLOW_TABLES else "the database of another program"
         raise HptError(
-            f"storage: {url.render_as_string()} is {whose} (it has {', '.join(sorted(tables)[:3])}, ...); name another "
-            "database, or journal:FILE"
+            f"{url.render_as_string()} is {owner} (it has {', '.join(sorted(tables)[:3])}, ...)",
+            "name another database, or use journal:FILE",
+            setting="storage",
         )
 
 
 def _lock_first(engine: Engine) -> None:
-    """Let SQLite lock when a transaction begins: it locks no rows, so that two workers would take the same trial."""
+    """Let SQLite lock when a transaction begins: it locks no rows, and two processes would take the same trial."""
 
     @event.listens_for(engine, "connect")
     def leave_transactions_to_us(connection: Any, _: Any) -> None:
@@ -155,17 +158,21 @@ def _lock_first(engine: Engine) -> None:
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    # What it has connected so far.
+    # Close the connections opened so far.
     engine.dispose()
 
 
 def _with_driver(url: URL) -> URL:
-    """psycopg for PostgreSQL, where no driver is named."""
+    """Use psycopg for PostgreSQL if the URL names no driver."""
     return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
 
 
+def _unreadable(address: str) -> HptError:
+    return HptError(f"cannot read {address!r}", f"use {EXAMPLES}", setting="storage")
+
+
 def _reason(error: BaseException) -> str:
-    """What the database itself says, which stands at the beginning of the error at the bottom."""
+    """The database's own message: the first line of the innermost error."""
     while error.__cause__ is not None:
         error = error.__cause__
     return one_line(error)

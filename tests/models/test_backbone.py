@@ -148,7 +148,7 @@ def test_batch_norms_of_timm_are_found():
     [
         ("timm:resnet81", "timm has no network 'resnet81'; did you mean .*timm:resnet18"),
         ("timm:", "timm has no network ''; try timm:resnet18"),
-        ("timm:resnet50.a1_in1k", "names weights of timm; give the network alone, timm:resnet50"),
+        ("timm:resnet50.a1_in1k", "names weights of timm; give only the network, timm:resnet50"),
         ("timm:hf-hub:some/where", "timm has no network"),
     ],
 )

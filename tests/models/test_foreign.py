@@ -143,7 +143,7 @@ def test_torchvision_before_batches_were_counted(tmp_path, resnet, features):
 def test_other_networks_of_torchvision_are_named(tmp_path):
     network = torchvision.models.mobilenet_v3_small()
     file = save(network.state_dict(), tmp_path / "mobilenet.pth")
-    with pytest.raises(HptError, match=r"cannot tell which network .*features\.0\.0\.weight.* with arch") as caught:
+    with pytest.raises(HptError, match=r"does not tell its network .*features\.0\.0\.weight.* with arch") as caught:
         read_weights(file)
     assert "\n" not in str(caught.value)
     weights = read_weights(file, "mobilenet_v3_small", SIZE)
@@ -331,9 +331,9 @@ def test_a_bare_pickle_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.pth", b"", "no file of torch, or is damaged"),
-        ("a.pth", b"no weights at all", "damaged, or no file of torch"),
-        ("a.safetensors", b"no weights at all", "not a file of safetensors"),
+        ("a.pth", b"", "not a torch file, or is damaged"),
+        ("a.pth", b"no weights at all", "damaged, or not a torch file"),
+        ("a.safetensors", b"no weights at all", "not a safetensors file"),
         ("a.pth", None, "cannot be read .No such file"),
         ("a.safetensors", None, "cannot be read .No such file"),
     ],
@@ -348,7 +348,7 @@ def test_what_is_no_file_of_weights_is_told_so(tmp_path, name, content, words):
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {}, torch.zeros(3), nn.Linear(2, 2).state_dict()])
 def test_files_of_torch_without_a_network_are_told_so(tmp_path, content):
-    with pytest.raises(HptError, match=r"^weights: .*(holds|cannot tell)"):
+    with pytest.raises(HptError, match=r"^weights: .*(holds|does not tell)"):
         read_weights(save(content, tmp_path / "a.pth"))
 
 

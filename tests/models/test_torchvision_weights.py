@@ -124,7 +124,9 @@ def test_nothing_in_a_published_file_is_executed(publish, tmp_path):
 
 @pytest.mark.parametrize("name", ["", "resnet19", "ResNet50_Weights.NEWEST", "fcn_resnet50", "../resnet18", "a\nb"])
 def test_unknown_names_are_refused_in_one_line(name):
-    with pytest.raises(HptError, match=r"torchvision has none for .* such as torchvision:resnet50") as caught:
+    with pytest.raises(
+        HptError, match=r"torchvision has no image classification weights .* such as torchvision:resnet50"
+    ) as caught:
         read_torchvision_weights(f"torchvision:{name}")
     assert "\n" not in str(caught.value)
 
@@ -145,5 +147,5 @@ def test_another_network_is_refused():
 def test_names_are_those_of_torchvision(hub, name, file):
     hub.mkdir(parents=True)
     (hub / file).write_text("no weights")
-    with pytest.raises(HptError, match=rf"{file} is not what torchvision publishes under this name"):
+    with pytest.raises(HptError, match=rf"{file} is not the file that torchvision publishes under this name"):
         read_torchvision_weights(f"torchvision:{name}")

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 import pytest
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
 from hpt_mlflow.interval import Interval
-from hpt_mlflow.report.tuning_card import tuning_card
+from hpt_mlflow.report.tuning_card import Winner, tuning_card
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord
 
 ALL = "`crop,color,gray,blur,flip`"
-STUDY = {
+SEARCH = {
     "data": "folder:/data/birds",
     "seen": 1200,
     "chain": ("imagenet", "birds"),
@@ -18,8 +18,7 @@ STUDY = {
     "objective": "20-NN accuracy on validation",
     "maximise": True,
     "planned": 32,
-    "steps": 64,
-    "rungs": (4, 16),
+    "rungs": (4, 16, 64),
     "pruning": "the worse half is pruned",
     "dashboard": "optuna-dashboard sqlite:///study.db",
 }
@@ -29,17 +28,18 @@ TRIALS = [
     TrialRecord(2, ("gray",), FAILED, {4: 0.1}),
     TrialRecord(3, ("blur",), PRUNED, {4: 0.1}),
 ]
-ADAPTED = {
-    "registered": "models:/hpt/9",
-    "result": Interval(0.9, 0.88, 0.92),
-    "baseline": "models:/hpt/8",
-    "baseline_result": Interval(0.85, 0.83, 0.87),
-    "difference": Interval(0.05, 0.02, 0.08),
-}
+WINNER = Winner(
+    registered="models:/hpt/9",
+    baseline="models:/hpt/8",
+    metric="auroc",
+    result=Interval(0.9, 0.88, 0.92),
+    baseline_result=Interval(0.85, 0.83, 0.87),
+    difference=Interval(0.05, 0.02, 0.08),
+)
 
 
 def card(**changes):
-    return tuning_card(**STUDY | changes)
+    return tuning_card(**SEARCH | changes)
 
 
 def part(text, title):
@@ -51,7 +51,7 @@ def part(text, title):
 def commands(text):
     before, *lines, after = text.split("\n\n")[-1].splitlines()
     assert before == after == "```"
-    assert "**Go on**" in text
+    assert "**Next**" in text
     return lines
 
 
@@ -65,7 +65,7 @@ def test_it_says_what_is_tuned_and_how():
     assert part(card(maximise=False), "Search").startswith("smallest")
 
 
-@pytest.mark.parametrize("without", [{"pruning": ""}, {"rungs": ()}])
+@pytest.mark.parametrize("without", [{"pruning": ""}, {"rungs": (64,)}])
 def test_it_says_that_nothing_is_pruned(without):
     assert part(card(**without), "Search").endswith("64 steps; no pruning")
 
@@ -82,7 +82,8 @@ def test_it_counts_trials_and_their_steps():
     trials = [*TRIALS, TrialRecord(4, ("crop",), RUNNING, {4: 0.1})]
     state = part(card(trials=trials, spent=92), "State")
     assert state == "1 complete, 2 pruned, 1 failed, 1 running; 92 steps, 4.5% of the 2,048 of an exhaustive search"
-    assert "92 steps, 14.4% of the 640 of" in part(card(trials=trials, spent=92, subsets=10), "State")
+    fewer = card(trials=trials, spent=92, augmentations=("crop", "flip"))
+    assert "92 steps, 35.9% of the 256 of" in part(fewer, "State")
 
 
 def test_the_best_is_compared_where_the_papers_subset_has_a_score_too():
@@ -134,22 +135,20 @@ def test_the_papers_subset_may_be_the_best_or_have_no_score():
 
 
 def test_effects_have_a_line_each_the_largest_first():
-    effects = {
-        "flip": Interval(-0.01, -0.03, 0.01),
-        "crop": Interval(0.123, 0.101, 0.145),
-        "gray": Interval(0, math.nan, 0),
-    }
-    text = card(effects=effects, effects_step=1024)
+    scores = {(): 0.5, ("crop",): 0.623, ("flip",): 0.49, ("crop", "flip"): 0.613}
+    trials = [TrialRecord(i, subset, COMPLETE, {1024: score}) for i, (subset, score) in enumerate(scores.items())]
+    text = card(trials=trials)
     assert "after 1,024 steps" in part(text, "Effects")
     lines = [line for line in text.splitlines() if line.startswith("- ")]
-    assert lines == ["- crop +0.123 [+0.101, +0.145]", "- gray +0.000", "- flip -0.010 [-0.030, +0.010]"]
+    assert lines == ["- crop +0.123 [+0.123, +0.123]", "- flip -0.010 [-0.010, -0.010]"]
+    assert "- crop +0.123\n" in card(trials=trials[:2])
 
 
 def test_after_adapting_it_gives_the_result_and_the_next_commands():
-    text = card(trials=TRIALS, metric="mean AUROC", **ADAPTED)
+    text = card(trials=TRIALS, winner=WINNER)
     winner, baseline = "`models:/hpt/9` 0.900 [0.880, 0.920]", "`models:/hpt/8` 0.850 [0.830, 0.870]"
-    found = f"test mean AUROC: {winner}, baseline {baseline}, difference +0.050 [+0.020, +0.080]"
-    assert part(text, "Result") == found
+    result = f"test auroc: {winner}, baseline {baseline}, difference +0.050 [+0.020, +0.080]"
+    assert part(text, "Result") == result
     assert commands(text) == [
         "hpt compare models:/hpt/8 models:/hpt/9",
         "hpt promote models:/hpt/9",
@@ -157,17 +156,27 @@ def test_after_adapting_it_gives_the_result_and_the_next_commands():
     ]
 
 
-def test_a_difference_that_may_be_chance_is_said_to_be():
-    text = card(**ADAPTED | {"difference": Interval(0.05, -0.02, 0.12)})
+def test_a_difference_that_may_be_chance_is_called_so():
+    text = card(winner=replace(WINNER, difference=Interval(0.05, -0.02, 0.12)))
     assert part(text, "Result").endswith("difference +0.050 [-0.020, +0.120], which may be chance")
 
 
-def test_a_winner_without_figures_or_baseline_is_still_named():
-    text = card(registered="models:/hpt/9")
+def test_a_winner_without_results_or_baseline_is_still_named():
+    text = card(winner=Winner("models:/hpt/9"))
     assert part(text, "Result") == "test accuracy: `models:/hpt/9`"
     assert commands(text) == ["hpt promote models:/hpt/9", "optuna-dashboard sqlite:///study.db"]
-    both = card(registered="models:/hpt/9", baseline="models:/hpt/8")
+    both = card(winner=Winner("models:/hpt/9", "models:/hpt/8"))
     assert part(both, "Result") == "test accuracy: `models:/hpt/9`, baseline `models:/hpt/8`"
+
+
+def test_the_results_are_metrics_with_their_intervals():
+    assert Winner("models:/hpt/9").metrics == {}
+    assert Winner("models:/hpt/9", result=Interval(0.9, 0.8, 1.0)).metrics == {
+        **{"test/accuracy": 0.9, "test/accuracy_low": 0.8, "test/accuracy_high": 1.0}
+    }
+    assert set(WINNER.metrics) == {
+        f"{group}/auroc{end}" for group in ("test", "baseline", "gain") for end in ("", "_low", "_high")
+    }
 
 
 def test_the_last_command_opens_the_dashboard():

@@ -109,7 +109,7 @@ def points(line):
     return [tuple(map(float, point)) for point in zip(*line.get_data(), strict=True)]
 
 
-STUDIES = {
+SEARCHES = {
     "empty": [],
     "waiting": [TrialRecord(0, None, WAITING)],
     "failed": [TrialRecord(0, ("crop",), FAILED), TrialRecord(1, None, WAITING)],
@@ -121,16 +121,14 @@ STUDIES = {
     "long": search(32, (1000, 4000, 16000, 64000, 256000, 1024000)),
     "wide": search(32, tuple(4000 * 2**k for k in range(8))),
     "slanted": search(32, tuple(1000 * 2**k for k in range(11))),
-    "linear": search(32, tuple(range(1000, 11000, 1000))),
-    "dense": search(32, tuple(range(500, 20500, 500))),
-    "untrained": search(32, (0, 10, 100)),
+    "most": search(32, tuple(2**k for k in range(16))),
 }
 
 
-@pytest.mark.parametrize("study", STUDIES)
-def test_every_text_can_be_read(study):
-    for name, figure in figures(STUDIES[study]).items():
-        assert unreadable(figure) == [], name
+@pytest.mark.parametrize("name", SEARCHES)
+def test_every_text_can_be_read(name):
+    for kind, figure in figures(SEARCHES[name]).items():
+        assert unreadable(figure) == [], kind
         assert max(drawn(figure).size) < 1000
 
 
@@ -285,16 +283,7 @@ def test_rung_curves_take_the_baseline_with_the_papers_strengths_that_was_traine
     )
 
 
-@pytest.mark.parametrize(
-    ("rungs", "scale"),
-    [
-        ((4, 16, 64), "log"),
-        ((100, 150, 225), "log"),
-        ((10, 20, 30, 40), "linear"),
-        ((0, 1, 2), "linear"),
-        ((8,), "linear"),
-    ],
-)
+@pytest.mark.parametrize(("rungs", "scale"), [((4, 16, 64), "log"), ((100, 150, 225), "log"), ((8,), "linear")])
 def test_rung_curves_spread_rungs_evenly(rungs, scale):
     axes = rung_curves([TrialRecord(0, (), COMPLETE, dict.fromkeys(rungs, 0.5))], (), None, SCORE).axes[0]
     assert axes.get_xscale() == scale

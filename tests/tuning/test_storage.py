@@ -56,7 +56,7 @@ def test_a_journal_in_the_home_folder(tmp_path, monkeypatch):
 def test_a_journal_in_a_missing_folder_is_refused(tmp_path):
     text = refusal(f"journal:{tmp_path}/no/hpt.journal")
     assert f"{tmp_path}/no" in text
-    assert "make it, or name another file" in text
+    assert "create it, or name another file" in text
     assert list(tmp_path.iterdir()) == []
 
 
@@ -93,7 +93,7 @@ def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path, content):
     file = tmp_path / "file"
     file.write_bytes(content)
     text = refusal(f"journal:{file}")
-    assert f"{file} is no journal of Optuna" in text
+    assert f"{file} is not an Optuna journal" in text
     assert "name another file" in text
     assert file.read_bytes() == content
     assert list(tmp_path.iterdir()) == [file]
@@ -144,7 +144,7 @@ def test_a_lock_that_a_killed_process_has_left_is_broken_after_half_a_minute(tmp
 def test_an_address_that_cannot_be_read_is_refused_with_examples(address):
     text = refusal(address)
     assert repr(address) in text
-    assert "write journal:FILE, sqlite:///FILE or postgresql://" in text
+    assert "use journal:FILE, sqlite:///FILE or postgresql://" in text
 
 
 @pytest.mark.parametrize(
@@ -152,14 +152,14 @@ def test_an_address_that_cannot_be_read_is_refused_with_examples(address):
 )
 def test_an_unknown_kind_of_database_is_refused_with_examples(address):
     text = refusal(address)
-    assert "write journal:FILE" in text
+    assert "use journal:FILE" in text
     assert address.replace("secret", "***") in text
 
 
 @pytest.mark.parametrize("address", ["postgresql://u:secret@host:port/db", "mysql://u:secret@host:1x/db"])
 def test_a_port_that_is_no_number_is_refused(address):
     text = refusal(address)
-    assert f"cannot read '{address.replace('secret', '***')}'; write journal:FILE" in text
+    assert f"cannot read '{address.replace('secret', '***')}'; use journal:FILE" in text
     assert "secret" not in text
 
 
@@ -175,8 +175,8 @@ def test_sqlite_in_a_missing_folder_is_refused(tmp_path):
 @pytest.mark.parametrize("address", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
 def test_sqlite_in_memory_is_refused_as_workers_are_other_processes(address):
     text = refusal(address)
-    assert f"{address} is gone with this process" in text
-    assert "write sqlite:///FILE" in text
+    assert f"{address} is an in-memory database" in text
+    assert "use sqlite:///FILE" in text
 
 
 def test_a_file_that_is_no_sqlite_is_refused(tmp_path):
@@ -232,7 +232,7 @@ def test_without_psycopg_the_message_says_how_to_get_it(monkeypatch, address):
     monkeypatch.setitem(sys.modules, "psycopg", None)
     text = refusal(address)
     assert "needs a driver" in text
-    assert "pip install psycopg[binary]" in text
+    assert 'pip install "hpt_mlflow[postgresql]"' in text
     assert "secret" not in text
 
 
@@ -297,7 +297,7 @@ def tables_of(file):
 def test_mlflows_own_database_is_refused_and_left_as_it_is(store, tmp_path):
     file = tmp_path / "mlflow.db"
     before = tables_of(file)
-    with pytest.raises(HptError, match=r"is MLflow's own database .*; name another database, or journal:FILE"):
+    with pytest.raises(HptError, match=r"is MLflow's own database .*; name another database, or use journal:FILE"):
         open_storage(f"sqlite:///{file}")
     assert tables_of(file) == before
 

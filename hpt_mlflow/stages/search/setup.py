@@ -1,7 +1,8 @@
-"""What all trials of a study share: read, checked and resolved once, the same in every worker."""
+"""What all trials of a search share: read, checked and resolved once, the same in every search worker."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,6 +20,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistic
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.objectives import NEED_LABELS, Judge, make_judge
+from hpt_mlflow.options import marked
 from hpt_mlflow.settings import TuneSettings
 from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.stages.processes.device import resolve_device
@@ -30,29 +32,22 @@ from hpt_mlflow.training.plan import Plan
 from hpt_mlflow.tuning.pruning import rungs
 from hpt_mlflow.tuning.space import Space
 
-# Where a trial is first judged, as a share of its length. With a reduction of 4, halving then takes an eighth of the
-# steps of training all subsets: 32 go to 1/32, 8 of them to 1/8, 2 to 1/2, and one to the end.
+# The first rung as a share of a trial's length. With a reduction of 4, halving then takes an eighth of the steps of
+# training all subsets: 32 are trained to 1/32, 8 of them to 1/8, 2 to 1/2, and one to the end.
 FIRST_RUNG = 1 / 32
-# Settings that say how long, where and how a search goes on, not what a trial is.
-FREE = frozenset(
-    [
-        *("study", "storage", "trials", "budget_steps", "minutes", "workers", "steps", "adapt_winner", "compile"),
-        *("milestones", "model_name", "alias", "precision"),
-    ]
-)
 
 
 @dataclass(frozen=True)
 class TrialSetup:
-    """What a trial needs but for its subset.
+    """Everything that a trial needs except its subset and strengths.
 
     Attributes:
         plan: of a whole trial.
         rungs: steps at which a trial is scored; the last is its length.
         objective: probe, knn, rotation or infonce.
-        judge: gives the scores; None for infonce, which training gives.
+        judge: computes the scores; None for infonce, which is the training loss.
         workers: processes that decode images.
-        identity: what makes another study the same one.
+        identity: what decides the scores; a search with another identity is a different search.
     """
 
     dataset: Dataset
@@ -69,6 +64,11 @@ class TrialSetup:
     workers: int
     identity: dict[str, Any]
 
+    @property
+    def chain(self) -> tuple[str, ...]:
+        """Names of the datasets behind the backbone of a trial, oldest first."""
+        return (*self.start.chain, self.dataset.name)
+
 
 def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) -> TrialSetup:
     """Resolve and check everything, and decode what fits into memory.
@@ -79,21 +79,17 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
     device = resolve_device(settings.device)
     split = split_for(settings, dataset)
     start = start_from_parent(settings, parent)
-    space = Space(parse_subset(settings.augment), settings.tune_strengths, parse_strengths(settings.strengths or ""))
-    fewest = len(space.paper_subsets)
-    if settings.trials is not None and settings.trials < fewest:
-        raise HptError(
-            f"trials: {settings.trials} are fewer than the {fewest} subsets of the paper, which are always among them; "
-            f"use {fewest} or more"
-        )
+    space = _space(settings)
     objective = _objective(settings, dataset, split)
     steps = settings.trial_steps or max(1, length_of(settings) // 2)
-    first = settings.first_rung or max(1, round(FIRST_RUNG * steps))
-    if first > steps:
-        raise HptError(f"first_rung: {first} is beyond the {steps} steps of a trial; lower it, or raise trial_steps")
+    first_rung = settings.first_rung or max(1, round(FIRST_RUNG * steps))
+    if first_rung > steps:
+        raise HptError(
+            f"{first_rung} exceeds the {steps} steps of a trial", "lower it, or raise trial_steps", setting="first_rung"
+        )
     side = smallest_useful_side(start.architecture.image_size, space.smallest_crop_scale)
     images = Images(dataset, split.seen, side, settings.strict, cache_gib=settings.cache_gib)
-    # Warm-up and cosine are those of a trial of this length.
+    # Warm-up and cosine are those of a training of this length.
     plan = resolve_training(replace(settings, steps=steps), dataset.name, len(images.indices))
     arithmetic = choose_arithmetic(
         settings.precision,
@@ -113,25 +109,37 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
         statistics=statistics,
         start=start,
         plan=replace(plan, precision=arithmetic.precision, compile=arithmetic.compile),
-        rungs=rungs(steps, first, settings.reduction),
+        rungs=rungs(steps, first_rung, settings.reduction),
         space=space,
         objective=objective,
         judge=None if objective == "infonce" else make_judge(objective, reader, split, dataset.labels),
         device=device,
         workers=default_workers(images, device, settings.workers),
-        identity=_identity(settings, dataset, parent, objective, steps, first),
+        identity=_identity(settings, dataset, parent, objective, steps, first_rung),
     )
 
 
 def search_name(settings: TuneSettings, dataset: Dataset) -> str:
-    """The name of the study where the user gives none: the same for the same command, whatever its budget."""
+    """The name of the Optuna study: the user's, or one that is the same for the same command with any budget."""
     if settings.study:
         return settings.study
-    fields = identify("tune", settings, [dataset], settings.parent).fields
-    # The length of a trial comes from that of the whole where it is not said.
-    free = FREE if settings.trial_steps else FREE - {"steps"}
-    decisive = {name: value for name, value in fields.items() if name not in free}
+    decisive = _decisive(settings, dataset, settings.parent)
+    if settings.trial_steps is None:
+        # The length of a trial follows from that of the whole training.
+        decisive["steps"] = settings.steps
     return f"{dataset.name}-{hashlib.sha256(repr(sorted(decisive.items())).encode()).hexdigest()[:8]}"
+
+
+def _space(settings: TuneSettings) -> Space:
+    space = Space(parse_subset(settings.augment), settings.tune_strengths, parse_strengths(settings.strengths or ""))
+    fewest = len(space.paper_subsets)
+    if settings.trials is not None and settings.trials < fewest:
+        raise HptError(
+            f"{settings.trials} is less than the {fewest} subsets of the paper, which are always tried",
+            f"use {fewest} or more",
+            setting="trials",
+        )
+    return space
 
 
 def _objective(settings: TuneSettings, dataset: Dataset, split: Split) -> str:
@@ -141,17 +149,26 @@ def _objective(settings: TuneSettings, dataset: Dataset, split: Split) -> str:
     if objective in NEED_LABELS and dataset.labels is not None:
         check_labels(dataset, split)
     if objective == "infonce" and settings.update == "bn-stats":
-        raise HptError("objective: infonce is the training loss, and update=bn-stats has none; use another objective")
+        raise HptError(
+            "infonce is the training loss, and update=bn-stats has none", "use another objective", setting="objective"
+        )
     return objective
 
 
+def _decisive(settings: TuneSettings, dataset: Dataset, parent: str) -> dict[str, Any]:
+    """The settings that change the trials, the data and the parent."""
+    fields = identify("tune", settings, [dataset], parent).fields
+    budget = {entry.name for entry in dataclasses.fields(settings)} - set(marked(settings, "changes_trial"))
+    return {name: value for name, value in fields.items() if name not in budget}
+
+
 def _identity(
-    settings: TuneSettings, dataset: Dataset, parent: FoundModel, objective: str, steps: int, first: int
+    settings: TuneSettings, dataset: Dataset, parent: FoundModel, objective: str, steps: int, first_rung: int
 ) -> dict[str, Any]:
-    """What decides on the scores of a study."""
-    fields = identify("tune", settings, [dataset], parent.uri).fields
-    resolved: dict[str, Any] = {"objective": objective, "trial_steps": steps, "first_rung": first}
-    resolved["augment"] = ",".join(parse_subset(settings.augment))
-    decisive = {name: value for name, value in fields.items() if name not in FREE}
-    weights = content_digest(*(tensor.numpy() for tensor in parent.backbone.state_dict().values()))
-    return decisive | resolved | {"weights of the parent": weights}
+    return _decisive(settings, dataset, parent.uri) | {
+        "objective": objective,
+        "trial_steps": steps,
+        "first_rung": first_rung,
+        "augment": ",".join(parse_subset(settings.augment)),
+        "weights of the parent": content_digest(*(tensor.numpy() for tensor in parent.backbone.state_dict().values())),
+    }

@@ -1,4 +1,4 @@
-"""A worker of a study: it takes trials one after another, each a run of its own, until none is left."""
+"""A search worker: it takes trials one after another, each with an MLflow run of its own, until none is left."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -35,112 +35,105 @@ from hpt_mlflow.tuning.search import SharedSearch
 from hpt_mlflow.tuning.storage import open_storage, storage_errors
 from hpt_mlflow.tuning.trials import RUN, STATES
 
-BUDGET_STEPS, BUDGET_MINUTES, INTERRUPTED_REASON = "budget_steps is spent", "minutes are over", "interrupted"
+# Why a trial ended early, as stored.
+BUDGET_STEPS, BUDGET_MINUTES, INTERRUPTED = "budget_steps is spent", "minutes are over", "interrupted"
 
 log = logging.getLogger("hpt_mlflow")
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a worker is told.
-
-    Attributes:
-        settings: with the address of the parent as it was found.
-        deadline: of all trials, in seconds since the epoch; None for none.
-    """
-
-    settings: TuneSettings
-    study: str
-    deadline: float | None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether its time has passed."""
-        return self.deadline is not None and time.time() > self.deadline
-
-
-def open_search(settings: TuneSettings, storage: BaseStorage, name: str, setup: TrialSetup) -> SharedSearch:
-    """The study of some settings, as each worker opens it."""
+def open_search(settings: TuneSettings, storage: BaseStorage, setup: TrialSetup) -> SharedSearch:
+    """The search named by `settings.study`, as each process opens it."""
+    assert settings.study is not None
     pruner = make_pruner(settings.pruner, setup.plan.steps, setup.rungs[0], settings.reduction)
     halving = make_halving(settings.pruner, setup.rungs, settings.reduction)
-    return SharedSearch(storage, name, setup.space, pruner, settings.seed, settings.budget_steps, halving)
+    return SharedSearch(storage, settings.study, setup.space, pruner, settings.seed, settings.budget_steps, halving)
 
 
-def run_trials(job: Job) -> None:
+def is_over(deadline: float | None) -> bool:
+    """Whether a deadline, in seconds since the epoch, has passed."""
+    return deadline is not None and time.time() > deadline
+
+
+def run_trials(settings: TuneSettings, deadline: float | None) -> None:
     """Take trials until none is left, or a budget is spent.
 
+    Args:
+        settings: with study, parent and precision as the leader resolved them.
+        deadline: of all trials, in seconds since the epoch; None for none.
+
     Raises:
-        HptError: the study is another one than the leader's, or its storage cannot be reached.
+        HptError: the search has other settings than the leader's, or its storage cannot be reached.
         KeyboardInterrupt: a signal asked to stop; the trial waits in the queue again.
     """
-    settings = job.settings
     dataset = open_dataset(settings.data, settings.root)
     connect()
     setup = set_up_trials(settings, dataset, find_model(settings.parent, "parent", DEFAULT_MODEL_NAME))
     with storage_errors(settings.storage):
-        study = open_search(settings, open_storage(settings.storage), job.study, setup)
-        study.check_identity(setup.identity)
-        while not job.is_over and study.has_steps_for(setup.rungs[0]):
-            trial = study.claim(worker_name())
-            if trial is None or not _run_trial(setup, study, trial, job):
+        search = open_search(settings, open_storage(settings.storage), setup)
+        search.check_identity(setup.identity)
+        while not is_over(deadline) and search.has_steps_for(setup.rungs[0]):
+            trial = search.claim(worker_name())
+            if trial is None or not _run_trial(setup, search, trial, deadline):
                 return
 
 
-def _run_trial(setup: TrialSetup, study: SharedSearch, trial: Trial, job: Job) -> bool:
-    """Adapt with the subset of a trial, as far as it is worth it; gives whether there may be more to do.
+def _run_trial(setup: TrialSetup, search: SharedSearch, trial: Trial, deadline: float | None) -> bool:
+    """Adapt with the subset of a trial, for as long as it is promising; returns whether to take another one.
 
     Raises:
         HptError: no run can be started; the trial waits in the queue again.
         KeyboardInterrupt: a signal asked to stop; likewise.
     """
     try:
-        if not study.reserve(trial, setup.rungs[0]):
-            study.give_up(trial, BUDGET_STEPS, count=False)
+        if not search.reserve(trial, setup.rungs[0]):
+            search.give_up(trial, BUDGET_STEPS, count=False)
             return False
         subset, strengths = setup.space.suggest(trial)
         setup = replace(setup, plan=replace(setup.plan, subset=subset, strengths=strengths))
         with stage_run(_title(trial, setup)) as run:
             trial.set_user_attr(RUN, run.run_id)
-            _introduce(run, setup, trial, job)
-            _see_through(run, setup, study, trial, job)
+            _log_start(run, setup, search, trial)
+            _train_and_end(run, setup, search, trial, deadline)
     except EndedEarly:
         pass
     except NotDeliveredError as error:
         log.warning("%s", error)
     except UpdateFinishedTrialError:
-        log.warning("%s was taken for lost, and is tried again", _title(trial, setup))
+        log.warning("%s was given up by another process, and is tried again", _title(trial, setup))
     except (HptError, KeyboardInterrupt) as error:
-        # Nothing happens here where it has been told already how the trial ended.
-        reason = one_line(error) if isinstance(error, HptError) else INTERRUPTED_REASON
-        given_up = study.give_up(trial, reason, count=False)
+        # Has no effect if it is already stored how the trial ended.
+        reason = one_line(error) if isinstance(error, HptError) else INTERRUPTED
+        given_up = search.give_up(trial, reason, count=False)
         if given_up or isinstance(error, KeyboardInterrupt):
             raise
         log.warning("%s failed: %s", _title(trial, setup), error)
     return True
 
 
-def _see_through(run: StageRun, setup: TrialSetup, study: SharedSearch, trial: Trial, job: Job) -> None:
-    """Train, and tell Optuna how it ended before the run ends: a running trial without a run is a lost one."""
+def _train_and_end(
+    run: StageRun, setup: TrialSetup, search: SharedSearch, trial: Trial, deadline: float | None
+) -> None:
+    """Train, and store how it ended before the run ends: a running trial without a run counts as lost."""
     try:
-        score, why = _train(run, setup, study, trial, job)
+        score, reason = _train(run, setup, search, trial, deadline)
     except KeyboardInterrupt:
-        study.give_up(trial, INTERRUPTED_REASON, count=False)
+        search.give_up(trial, INTERRUPTED, count=False)
         run.tags({tag.TRIAL_STATE: "interrupted"})
         raise
-    # Torch's own errors, such as too little memory, are of this trial as well.
+    # Torch's own errors, such as too little memory, concern this trial as well.
     except (HptError, RuntimeError) as error:
-        study.end(trial, TrialState.FAIL, reason=one_line(error))
+        search.end(trial, TrialState.FAIL, reason=one_line(error))
         run.tags({tag.TRIAL_STATE: FAILED, tag.REASON: one_line(error)})
         raise HptError(one_line(error)) from error
     if score is None:
-        study.give_up(trial, why, count=False)
-        run.tags({tag.TRIAL_STATE: "interrupted", tag.REASON: why})
+        search.give_up(trial, reason, count=False)
+        run.tags({tag.TRIAL_STATE: "interrupted", tag.REASON: reason})
         raise EndedEarly
-    wanted = TrialState.PRUNED if why else TrialState.COMPLETE
-    state, why = study.end(trial, wanted, score, why, again=why in (BUDGET_STEPS, BUDGET_MINUTES))
-    run.tags({tag.TRIAL_STATE: STATES[state], tag.REASON: why})
+    state = TrialState.PRUNED if reason else TrialState.COMPLETE
+    state, reason = search.end(trial, state, score, reason, again=reason in (BUDGET_STEPS, BUDGET_MINUTES))
+    run.tags({tag.TRIAL_STATE: STATES[state], tag.REASON: reason})
     if state == TrialState.FAIL:
-        raise HptError(why)
+        raise HptError(reason)
     if state == TrialState.PRUNED:
         raise EndedEarly
 
@@ -149,36 +142,39 @@ def _title(trial: Trial, setup: TrialSetup) -> str:
     return f"trial {trial.number} {','.join(setup.plan.subset) or 'none'}"
 
 
-def _introduce(run: StageRun, setup: TrialSetup, trial: Trial, job: Job) -> None:
+def _log_start(run: StageRun, setup: TrialSetup, search: SharedSearch, trial: Trial) -> None:
     """Log what is known before the first step."""
-    plan, subset = setup.plan, setup.plan.subset
+    plan = setup.plan
     run.tags(
         {
             tag.STAGE: "trial",
-            tag.STUDY: job.study,
+            tag.STUDY: search.name,
             tag.TRIAL: trial.number,
             tag.TRIAL_STATE: "running",
-            tag.CHAIN: " > ".join((*setup.start.chain, setup.dataset.name)),
+            tag.METHOD: plan.method,
+            tag.CHAIN: " > ".join(setup.chain),
             tag.PARENT_MODEL: setup.start.parent,
-            tag.AUGMENT: ",".join(subset) or "none",
+            tag.AUGMENT: ",".join(plan.subset) or "none",
             tag.DATASET_DIGEST: setup.dataset.digest,
         }
     )
-    changed = format_strengths(plan.strengths)
-    # On and off as numbers, each under a name of its own: a parallel coordinates plot has an axis for each.
+    # Augmentations as separate numbers: a parallel coordinates plot has an axis for each.
     run.params(
-        {f"augment_{name}": int(name in subset) for name in AUGMENTATIONS}
+        {f"augment_{name}": int(name in plan.subset) for name in AUGMENTATIONS}
         | {name: value for name, value in trial.params.items() if not isinstance(value, bool)}
         | plan.as_params()
-        | {"objective": setup.objective, "strengths": changed or "default", "arch": setup.start.architecture.name}
+        | {"objective": setup.objective, "arch": setup.start.architecture.name}
+        | {"strengths": format_strengths(plan.strengths) or "default"}
     )
 
 
-def _train(run: StageRun, setup: TrialSetup, study: SharedSearch, trial: Trial, job: Job) -> tuple[float | None, str]:
+def _train(
+    run: StageRun, setup: TrialSetup, search: SharedSearch, trial: Trial, deadline: float | None
+) -> tuple[float | None, str]:
     """Train from rung to rung.
 
     Returns:
-        The last score, and why the trial ended before its last rung, or nothing.
+        The last score, and why the trial ended before the last rung; an empty text if it did not.
     """
     plan, start = setup.plan, setup.start
     trainer = Trainer(copy.deepcopy(start.backbone), start.feature_size, plan, setup.statistics, setup.device)
@@ -193,7 +189,7 @@ def _train(run: StageRun, setup: TrialSetup, study: SharedSearch, trial: Trial, 
     )
     score: float | None = None
     with ProgressDisplay(_title(trial, setup), plan.steps) as display, signals_as_requests() as requests:
-        # The loss is the mean over as many steps at every rung, but for a last one that is nearer to a report.
+        # The loss is the mean over the steps since the last report: equally many at each rung except perhaps the last.
         for step, metrics in trainer.train(batches, setup.workers, setup.rungs[0]):
             display.advance(step, metrics)
             if metrics:
@@ -202,29 +198,28 @@ def _train(run: StageRun, setup: TrialSetup, study: SharedSearch, trial: Trial, 
                 score = setup.judge.score(trainer.backbone) if setup.judge else metrics["train/loss"]
                 run.metrics({"tune/score": score}, step)
                 trial.report(score, step)
-                if pruned := _why_pruned(setup, study, trial, step):
-                    return score, pruned
+                if reason := _why_ended(setup, search, trial, step):
+                    return score, reason
             if requests.stop:
                 raise KeyboardInterrupt
-            if job.is_over and step < plan.steps:
+            if is_over(deadline) and step < plan.steps:
                 return score, BUDGET_MINUTES
     return score, ""
 
 
-def _why_pruned(setup: TrialSetup, study: SharedSearch, trial: Trial, step: int) -> str:
-    """Why a trial does not go on to its next rung, or nothing; if it does, the steps up to there count as spent."""
+def _why_ended(setup: TrialSetup, search: SharedSearch, trial: Trial, step: int) -> str:
+    """Why a trial ends at a rung; an empty text if it continues, and then the steps to the next rung are spent."""
     if step == setup.rungs[-1]:
         return ""
-    if step == study.target(trial):
-        return f"ended at step {step}, from where the best go on"
+    if step == search.target(trial):
+        return f"ended at step {step}, from where the best continue"
     if trial.should_prune():
         return f"not among the best at step {step}"
-    return "" if study.reserve(trial, setup.rungs[setup.rungs.index(step) + 1]) else BUDGET_STEPS
+    return "" if search.reserve(trial, setup.rungs[setup.rungs.index(step) + 1]) else BUDGET_STEPS
 
 
 def _work(job: Mapping[str, Any]) -> None:
-    """Be a worker."""
-    run_trials(Job(TuneSettings(**job["settings"]), job["study"], job["deadline"]))
+    run_trials(TuneSettings(**job["settings"]), job["deadline"])
 
 
 if __name__ == "__main__":
