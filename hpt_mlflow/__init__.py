@@ -38,6 +38,8 @@ _PLACES = {
     "open_dataset": "hpt_mlflow.data.sources",
     "predict": "hpt_mlflow.stages.predict",
     "promote": "hpt_mlflow.stages.models",
+    "register_architecture": "hpt_mlflow.models.backbone",
+    "register_method": "hpt_mlflow.methods",
     "register_stage": "hpt_mlflow.stages",
 }
 

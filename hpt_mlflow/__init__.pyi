@@ -6,6 +6,8 @@ from hpt_mlflow.data.dataset import Dataset as Dataset
 from hpt_mlflow.data.sources import open_dataset as open_dataset
 from hpt_mlflow.errors import HptError as HptError
 from hpt_mlflow.interval import Interval as Interval
+from hpt_mlflow.methods import register_method as register_method
+from hpt_mlflow.models.backbone import register_architecture as register_architecture
 from hpt_mlflow.settings import AdaptSettings as AdaptSettings
 from hpt_mlflow.settings import EvaluateSettings as EvaluateSettings
 from hpt_mlflow.settings import MainSettings as MainSettings
@@ -51,6 +53,8 @@ __all__ = [
     "predict",
     "pretrain",
     "promote",
+    "register_architecture",
+    "register_method",
     "register_stage",
     "study",
     "tune",

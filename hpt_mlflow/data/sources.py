@@ -23,6 +23,8 @@ from hpt_mlflow.data.shards_source import open_shards
 
 # Installed packages may name readers under this group of entry points, each by its scheme.
 ENTRY_POINTS = "hpt_mlflow.sources"
+# Datasets that were passed as objects, by their address in this process.
+_HELD: dict[str, Dataset] = {}
 
 
 def open_dataset(data: Any, root: str | None = None, every_image: bool = False) -> Dataset:
@@ -54,6 +56,8 @@ def open_dataset(data: Any, root: str | None = None, every_image: bool = False) 
     # One letter and a colon is a drive of Windows.
     if not separator or len(scheme) == 1 or os.path.exists(uri):
         scheme, rest = "folder", uri
+    if uri in _HELD:
+        return _HELD[uri]
     if uri.startswith(IN_MEMORY):
         raise data_error(f"{uri!r} was passed as an object in memory", "pass it again from Python")
     for installed in entry_points(group=ENTRY_POINTS, name=scheme) if scheme not in SOURCES else ():
@@ -66,6 +70,18 @@ def open_dataset(data: Any, root: str | None = None, every_image: bool = False) 
     if every_image and scheme in EVERY_IMAGE:
         return EVERY_IMAGE[scheme](rest, root, True)
     return SOURCES[scheme](rest, root)
+
+
+def hold_in_memory(data: Any) -> str:
+    """An address that opens, in this process, a dataset that was passed as an object.
+
+    Raises:
+        HptError: it is not a dataset.
+    """
+    dataset = open_dataset(data)
+    uri = f"{IN_MEMORY}{dataset.name}-{len(_HELD) + 1}"
+    _HELD[uri] = dataset
+    return uri
 
 
 def register_source(scheme: str, opener: Callable[[str, str | None], Dataset]) -> None:

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from hpt_mlflow.errors import HptError
 
+# How the name of a network starts that was passed as an object.
+MODULE = "module:"
+
 
 class Architecture(NamedTuple):
     """A network and the images that it takes.

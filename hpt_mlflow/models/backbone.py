@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from hpt_mlflow.errors import HptError, one_line
-from hpt_mlflow.models.architecture import Architecture
+from hpt_mlflow.models.architecture import MODULE, Architecture
 from hpt_mlflow.models.randomness import seeded
 
 # torchvision's default number of classes, by which the classifier is recognised.
@@ -20,6 +21,8 @@ IMAGENET_CLASSES = 1000
 # The prefix of the name of a network of timm.
 TIMM = "timm:"
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+# Networks of users, by name: from the image size to the network.
+ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {}
 
 
 def architectures() -> list[str]:
@@ -39,10 +42,29 @@ def import_timm() -> ModuleType:
         ) from error
 
 
+def register_architecture(name: str, build: Callable[[int], nn.Module]) -> None:
+    """Let `arch=NAME` build a network of your own, in this process.
+
+    Models that are made of it are loaded only by a process that has registered it too; a plugin does so everywhere (see
+    `hpt_mlflow.plugins`).
+
+    Args:
+        name: as in `arch`.
+        build: from the image size in pixels to the network without a classifier, float32 (N, 3, size, size) to
+            (N, features). It is called with seeded random generators.
+    """
+    ARCHITECTURES[name] = build
+
+
 def check_architecture(architecture: Architecture) -> None:
     """Raise HptError unless there is such a classification network, and the small stem fits it."""
     arch = architecture.name
-    if arch.startswith(TIMM):
+    if arch in ARCHITECTURES:
+        pass
+    elif arch.startswith(MODULE):
+        problem = f"{arch} is a network that was passed as an object to another process"
+        raise HptError(problem, "register it here under this name with register_architecture", setting="arch")
+    elif arch.startswith(TIMM):
         _check_timm_name(arch)
     elif arch not in architectures():
         close = difflib.get_close_matches(arch, architectures(), n=3)
@@ -83,10 +105,16 @@ def build_backbone(architecture: Architecture, seed: int = 0) -> tuple[nn.Module
     check_architecture(architecture)
     try:
         with seeded(seed):
-            backbone = (_build_timm if architecture.name.startswith(TIMM) else _build)(architecture)
+            backbone = _builder(architecture.name)(architecture)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise _wrong_size(architecture, error) from error
     return backbone, try_image_size(backbone, architecture)
+
+
+def _builder(name: str) -> Callable[[Architecture], nn.Module]:
+    if name in ARCHITECTURES:
+        return lambda architecture: ARCHITECTURES[name](architecture.image_size)
+    return _build_timm if name.startswith(TIMM) else _build
 
 
 def _build(architecture: Architecture) -> nn.Module:
@@ -113,6 +141,8 @@ def _build_timm(architecture: Architecture) -> nn.Module:
 
 def classifier_layers(arch: str) -> tuple[str, ...]:
     """Names, in its library, of the layers that `arch` has on top of its backbone."""
+    if arch in ARCHITECTURES:
+        return ()
     if arch.startswith(TIMM):
         config = import_timm().get_pretrained_cfg(arch.removeprefix(TIMM))
         names = config.classifier if config else None
@@ -137,6 +167,9 @@ def try_image_size(backbone: nn.Module, architecture: Architecture) -> int:
     except (RuntimeError, ValueError, AssertionError) as error:
         raise _wrong_size(architecture, error) from error
     backbone.train(training)
+    if features.ndim != 2:
+        shape = tuple(features.shape)
+        raise HptError(f"{architecture.name} gives {shape} instead of (1, features) per image", setting="arch")
     return features.flatten(1).shape[1]
 
 

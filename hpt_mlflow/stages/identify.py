@@ -9,6 +9,7 @@ from typing import Any
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.options import Settings, marked, value_type
+from hpt_mlflow.stages.objects import is_object
 from hpt_mlflow.tracking.identity import Identity
 
 
@@ -34,7 +35,12 @@ def _canonical(settings: Settings, name: str) -> Any:
 
 
 def _command(stage: str, settings: Settings, values: Mapping[str, Any]) -> str:
-    """The command that does this work, without options that have their default."""
+    """The command that does this work, without options that have their default.
+
+    None can be typed for an object: then it says so.
+    """
+    if objects := [value for value in values.values() if is_object(value)]:
+        return f"call hpt_mlflow.{stage} again from Python: {objects[0]} was passed as an object"
     words = ["hpt", stage]
     for entry in fields(settings):
         value = values[entry.name]

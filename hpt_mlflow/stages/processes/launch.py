@@ -20,6 +20,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import LostProcessError, joins_others
 from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.signals import end_with_parent, termination_as_interrupt, warnings_passed_to
+from hpt_mlflow.stages.objects import refuse_objects
 from hpt_mlflow.stages.processes.children import STAGE_PROCESS, Children, Ended, children
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.result import StageResult, read_result
@@ -58,6 +59,7 @@ def launch(stage: str, settings: TrainingSettings) -> StageResult:
         KeyboardInterrupt: a signal asked to stop; the processes have kept the training state.
     """
     check_devices(settings)
+    refuse_objects(asdict(settings))
     with ExitStack() as stack:
         stack.enter_context(termination_as_interrupt())
         if os.environ.get("MLFLOW_RUN_ID") and not os.environ.get("HPT_DETACHED"):
