@@ -128,7 +128,7 @@ def measure(
             run.metrics(metrics, step)
         if i == block // 2:
             log_backbone(run, trainer.backbone, replace(card, step=step), {})
-            run.tell("state", {"step": step}, trainer.state({}).write)
+            run.state(step, trainer.state({}).write)
         telling += time.perf_counter() - told_from
     left = run.settle()
     assert not left, left

@@ -26,11 +26,11 @@ from hpt_mlflow.stages.progress import show_steps
 from hpt_mlflow.stages.result import StageResult
 from hpt_mlflow.stages.signature import takes
 from hpt_mlflow.tracking import tags as tag
-from hpt_mlflow.tracking.delivery.entries import VERSION_PLACEHOLDER
 from hpt_mlflow.tracking.models.seen_images import log_seen_images
 from hpt_mlflow.tracking.models.store import FoundModel, log_classifier
 from hpt_mlflow.tracking.runs.dataset_input import log_dataset
 from hpt_mlflow.tracking.runs.stage_run import StageRun, stage_run
+from hpt_mlflow.tracking.tags import VERSION_PLACEHOLDER
 
 
 @takes(EvaluateSettings)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpt_mlflow.tracking import tags as tag
-from hpt_mlflow.tracking.runs.resume import Earlier
+from hpt_mlflow.tracking.runs.resume import EarlierRun
 
 if TYPE_CHECKING:
     from hpt_mlflow.stages.models import LoadedModel
@@ -49,7 +49,7 @@ def read_result(values: Mapping[str, Any]) -> StageResult:
     return StageResult(**{**values, "chain": tuple(values["chain"])})
 
 
-def result_of(earlier: Earlier) -> StageResult:
+def result_of(earlier: EarlierRun) -> StageResult:
     """The result of a run that was finished before."""
     run = earlier.run
     chain = tuple(run.data.tags[tag.CHAIN].split(" > "))

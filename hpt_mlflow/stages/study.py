@@ -30,8 +30,8 @@ from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.models.store import FoundModel, check_names, find_model
 from hpt_mlflow.tracking.runs.nesting import current_run_id
-from hpt_mlflow.tracking.runs.resume import Earlier, earlier_run
-from hpt_mlflow.tracking.runs.reuse import figures_by_step, run_of
+from hpt_mlflow.tracking.runs.resume import EarlierRun, earlier_run
+from hpt_mlflow.tracking.runs.reuse import get_run, metric_by_step
 from hpt_mlflow.tracking.runs.stage_run import StageRun, stage_run
 from hpt_mlflow.training.plan import PRESETS
 
@@ -150,7 +150,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{max(1, round(seconds / 60))} min"
 
 
-def _introduce(run: StageRun, chosen: StudySettings, chain: tuple[str, ...], earlier: Earlier | None) -> None:
+def _introduce(run: StageRun, chosen: StudySettings, chain: tuple[str, ...], earlier: EarlierRun | None) -> None:
     if earlier is None:
         tags = {tag.STAGE: "study", tag.STUDY: chosen.study, tag.CHAIN: " > ".join(chain)}
         run.tags(tags | {tag.MACHINE: _machine(chosen)})
@@ -177,9 +177,9 @@ def _results(this: Study, plan: StudyPlan, done: Mapping[Job, Done]) -> Results:
     scores: dict[tuple[str, str, int], dict[int, float]] = {}
     untrained: dict[int, float] = {}
     for point in plan.points:
-        run = run_of(done[point.evaluation].run_id)
+        run = get_run(done[point.evaluation].run_id)
         metric = run.data.tags[tag.METRIC].removeprefix("test/")
-        scores[point.method, point.condition, point.seed] = figures_by_step(run.info.run_id, f"test/{metric}")
+        scores[point.method, point.condition, point.seed] = metric_by_step(run.info.run_id, f"test/{metric}")
         if f"random/{metric}" in run.data.metrics:
             untrained.setdefault(point.seed, run.data.metrics[f"random/{metric}"])
     return Results(this.name, metric, scores, untrained)
@@ -188,7 +188,7 @@ def _results(this: Study, plan: StudyPlan, done: Mapping[Job, Done]) -> Results:
 def _origin(chosen: StudySettings, chain: tuple[str, ...], done: Mapping[Job, Done], command: str) -> Origin:
     given = {f.name: str(getattr(chosen, f.name)) for f in fields(chosen) if getattr(chosen, f.name) != f.default}
     runs = [(job.name, result.run_id, result.reused) for job, result in done.items()]
-    infos = [run_of(result.run_id).info for result in done.values()]
+    infos = [get_run(result.run_id).info for result in done.values()]
     hours = sum((info.end_time or info.start_time) - info.start_time for info in infos) / 3.6e6
     return Origin(chain, command, given, runs, infos[0].experiment_id, _machine(chosen), hours)
 
@@ -203,7 +203,7 @@ def _report(run: StageRun, this: Study, results: Results, origin: Origin) -> Non
             (folder / name).write_text(text)
 
     run.picture(figure, PNG)
-    kept = run.tell("artifacts", {"files": list(texts)}, fill)
+    kept = run.files(list(texts), fill)
     run.describe(study_markdown(this, results, origin))
     if error := run.failure(kept):
         raise HptError(f"the study's page cannot be written: {error}", "free some space and run the same command again")

@@ -34,8 +34,15 @@ from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.models.store import FoundModel, check_may_register, check_names, find_model
 from hpt_mlflow.tracking.runs.dataset_input import log_dataset
-from hpt_mlflow.tracking.runs.resume import Earlier
-from hpt_mlflow.tracking.runs.search_runs import is_left, is_worked_on, joined_run, led_run, was_made_in, worker_name
+from hpt_mlflow.tracking.runs.resume import EarlierRun
+from hpt_mlflow.tracking.runs.search_runs import (
+    is_abandoned,
+    is_worked_on,
+    joined_run,
+    led_run,
+    was_made_in,
+    worker_name,
+)
 from hpt_mlflow.tracking.runs.stage_run import StageRun, stage_run
 from hpt_mlflow.tuning.records import FAILED, TrialRecord, best_trial
 from hpt_mlflow.tuning.search import IDENTITY, LEADER, LEADER_RUN, PRECISION, SharedSearch, attributes_of
@@ -115,11 +122,11 @@ def _join_or_take_over(settings: TuneSettings, setup: TrialSetup, search: Shared
         with joined_run(run_id):
             print(f"study {search.name}: another process leads it; its run {run_id} shows the result")
             run_search_workers(settings, search, setup.rungs[0], run_id)
-        if not is_left(run_id):
+        if not is_abandoned(run_id):
             return StageResult(run_id, settings.parent, setup.chain, {})
 
 
-def _lead(settings: TuneSettings, setup: TrialSetup, search: SharedSearch, earlier: Earlier | None) -> StageResult:
+def _lead(settings: TuneSettings, setup: TrialSetup, search: SharedSearch, earlier: EarlierRun | None) -> StageResult:
     """Queue the trials, run them, and adapt with the best.
 
     Args:
@@ -151,7 +158,7 @@ def _lead(settings: TuneSettings, setup: TrialSetup, search: SharedSearch, earli
         return StageResult(run.run_id, model, setup.chain, metrics)
 
 
-def _is_done(settings: TuneSettings, search: SharedSearch, first_rung: int, earlier: Earlier) -> bool:
+def _is_done(settings: TuneSettings, search: SharedSearch, first_rung: int, earlier: EarlierRun) -> bool:
     """Whether the search was finished with the budget that it has now."""
     tags = earlier.run.data.tags
     has_winner = not settings.adapt_winner or tags.get(tag.ADAPTED) == "true"

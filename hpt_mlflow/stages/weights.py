@@ -14,7 +14,6 @@ from hpt_mlflow.stages.result import StageResult
 from hpt_mlflow.stages.training.start import find_weights, start_from_weights
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.delivery.entries import VERSION_PLACEHOLDER
 from hpt_mlflow.tracking.models.store import check_names, find_model, log_backbone
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 from hpt_mlflow.tracking.tags import milestone_name

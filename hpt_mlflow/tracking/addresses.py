@@ -9,8 +9,8 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking import tags as tag
+from hpt_mlflow.tracking.artifacts import models_of_run
 from hpt_mlflow.tracking.connection import check_database, tracking_errors
-from hpt_mlflow.tracking.delivery.entries import find_milestones
 from hpt_mlflow.tracking.tags import MILESTONE_PREFIX
 
 
@@ -77,7 +77,7 @@ def milestones_of(run_id: str, option: str) -> list[str]:
         experiment_id = client.get_run(run_id).info.experiment_id
     except MlflowException as error:
         raise HptError(f"{option}: there is no run {run_id!r}") from error
-    models = find_milestones(client, run_id, experiment_id)
+    models = models_of_run(client, run_id, experiment_id)
     ready = [name for name, model in models.items() if model.status == LoggedModelStatus.READY]
     kept = [name for name in ready if name.startswith(MILESTONE_PREFIX)]
     if not kept:

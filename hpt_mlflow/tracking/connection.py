@@ -17,13 +17,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hpt_mlflow.errors import HptError, one_line, without_secrets
 
-# Seconds until a database that does not answer is called out of reach.
+# Seconds until a database that does not answer counts as unreachable.
 CONNECT_SECONDS = {name: {"connect_timeout": 10} for name in ("postgresql", "mysql")}
 
 
 def prepare() -> None:
-    """Set what MLflow's client does where nothing else is asked for."""
-    # MLflow's own default is to try for four minutes before it says that nobody is there.
+    """Set defaults for MLflow's client that the user's environment does not set."""
+    # By default, MLflow retries for four minutes before it reports that a server does not answer.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -34,7 +34,7 @@ def prepare() -> None:
 
 
 def keep_secrets(tracking_uri: str) -> None:
-    """Let MLflow print no link at the end of a run, where the server's address would show a password."""
+    """Keep MLflow from printing a link at the end of a run if the server's address holds a password."""
     if without_secrets(tracking_uri) != tracking_uri:
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
@@ -51,13 +51,13 @@ def connect() -> None:
         check_database(uri)
         with _alone_with_database(uri):
             mlflow.search_experiments(max_results=1)
-    # Databases raise errors of their own, such as those of a migration that broke off.
+    # Databases raise their own errors, such as that of an interrupted migration.
     except Exception as error:
         raise HptError(f"tracking server {uri}: {reason(error)}") from error
 
 
 def check_database(uri: str) -> None:
-    """Raise what a database raises that does not answer: MLflow itself would try for two minutes."""
+    """Raise the database's error at once if it does not answer: MLflow would retry for two minutes."""
     url = make_url(uri) if "://" in uri else None
     if url is None or url.get_backend_name() not in CONNECT_SECONDS:
         return
@@ -67,7 +67,7 @@ def check_database(uri: str) -> None:
 
 @contextmanager
 def _alone_with_database(uri: str) -> Iterator[None]:
-    """Wait for each other where several processes open one sqlite file: MLflow makes its tables at the first call."""
+    """Let one process at a time open a sqlite file: MLflow creates its tables at the first call."""
     file = make_url(uri).database if uri.startswith("sqlite:") else None
     folder = Path(file).parent if file else None
     if not file or not folder or not os.access(folder, os.W_OK):
@@ -75,6 +75,13 @@ def _alone_with_database(uri: str) -> Iterator[None]:
         return
     with FileLock(folder / f".{Path(file).name}.lock"):
         yield
+
+
+def use_servers(tracking_uri: str, registry_uri: str) -> None:
+    """Use these servers from now on."""
+    mlflow.set_tracking_uri(tracking_uri)
+    mlflow.set_registry_uri(registry_uri)
+    keep_secrets(tracking_uri)
 
 
 @contextmanager
@@ -89,7 +96,7 @@ def tracking_errors(subject: str) -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """What to tell of an error, without the internals of connection pools."""
+    """The first line of an error, without the internals of connection pools."""
     text = one_line(error)
     if "Max retries exceeded" in text or "Connection refused" in text:
         return "nobody answers there; check MLFLOW_TRACKING_URI, or start it with mlflow server"

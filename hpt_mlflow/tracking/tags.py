@@ -137,6 +137,8 @@ STATE_FOLDERS = ("training_state/0", "training_state/1")
 SEEN_IMAGES_FILE = "seen_images.safetensors"
 # An evaluation's probabilities for the test images (`models.predictions`).
 PREDICTIONS_FILE = "predictions.safetensors"
+# In a description that a registration sets: becomes the address of the new version.
+VERSION_PLACEHOLDER = "{{registered version}}"
 
 
 def milestone_name(step: int) -> str:

@@ -87,7 +87,7 @@ def log_predictions(run: StageRun, outcome: Outcome, names: Sequence[str]) -> No
         arrays = {name: np.ascontiguousarray(values) for name, values in exact.items()}
         safetensors.numpy.save_file(arrays, folder / PREDICTIONS_FILE)
 
-    run.tell("artifacts", {"files": [PREDICTIONS_FILE]}, fill)
+    run.files([PREDICTIONS_FILE], fill)
     if not is_multilabel(truth):
         best = probabilities.argmax(axis=1)
         rows = {

@@ -26,13 +26,12 @@ from hpt_mlflow.stages.result import StageResult, read_result, result_of
 from hpt_mlflow.stages.training.prepare import Work, prepare
 from hpt_mlflow.stages.training.start import Start
 from hpt_mlflow.tracking import tags as tag
-from hpt_mlflow.tracking.delivery.entries import VERSION_PLACEHOLDER
 from hpt_mlflow.tracking.models.seen_images import log_seen_images
 from hpt_mlflow.tracking.models.store import check_may_register, check_names, log_backbone
 from hpt_mlflow.tracking.runs.dataset_input import log_dataset
 from hpt_mlflow.tracking.runs.resume import earlier_run
 from hpt_mlflow.tracking.runs.stage_run import StageRun, current_run_id, stage_run
-from hpt_mlflow.tracking.tags import milestone_name
+from hpt_mlflow.tracking.tags import VERSION_PLACEHOLDER, milestone_name
 from hpt_mlflow.training.loop import Trainer
 
 # What the first process tells the others before the work begins.
@@ -148,7 +147,7 @@ def _train(run: StageRun, work: Work) -> tuple[list[tuple[int, dict[str, float]]
                     history.append((step, metrics))
                 due = _due(work, requests, step)
                 if due.keep:
-                    run.tell("state", {"step": step}, trainer.state(work.images.unreadable).write)
+                    run.state(step, trainer.state(work.images.unreadable).write)
                 if due.stop:
                     raise KeyboardInterrupt
     finally:

@@ -24,7 +24,7 @@ from hpt_mlflow.stages.training.milestones import parse_milestones
 from hpt_mlflow.stages.training.resolve import resolve_training, split_for
 from hpt_mlflow.stages.training.start import Start
 from hpt_mlflow.tracking import tags as tag
-from hpt_mlflow.tracking.runs.resume import Earlier
+from hpt_mlflow.tracking.runs.resume import EarlierRun
 from hpt_mlflow.tracking.runs.states import newest_state
 from hpt_mlflow.training.arithmetic import Arithmetic, choose_arithmetic
 from hpt_mlflow.training.loop import Trainer
@@ -66,7 +66,7 @@ class Work:
 
 
 def prepare(
-    stage: str, settings: TrainingSettings, start: Start, dataset: Dataset, group: Group, earlier: Earlier | None
+    stage: str, settings: TrainingSettings, start: Start, dataset: Dataset, group: Group, earlier: EarlierRun | None
 ) -> Work:
     """Resolve and check everything, decode what fits into memory, and take up the training state of an earlier run.
 
@@ -131,7 +131,7 @@ def _open_images(dataset: Dataset, split: Split, image_size: int, settings: Trai
 
 
 def _choose_arithmetic(
-    settings: TrainingSettings, plan: Plan, start: Start, device: torch.device, group: Group, earlier: Earlier | None
+    settings: TrainingSettings, plan: Plan, start: Start, device: torch.device, group: Group, earlier: EarlierRun | None
 ) -> Arithmetic:
     """What the first process finds best; a training that is continued keeps to what it began with."""
     chosen = None

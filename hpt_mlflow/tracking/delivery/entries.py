@@ -1,218 +1,295 @@
-"""How each kind of entry of a spool is told to MLflow.
+"""The kinds of entries that a spool holds: what each contains, and how it is delivered to MLflow.
 
-Every method can be repeated: what MLflow has already is not told twice. So an entry whose delivery broke off, or may
-have arrived without an answer, is simply delivered again.
+Every delivery can be repeated: MLflow is not sent what it has already. So an entry whose delivery was cut off, or got
+no answer, is simply delivered again. The fields of a class are the JSON of its entries on users' disks: a new field
+needs a default.
 """
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import mlflow
 from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
-from mlflow.tracking import MlflowClient
+from mlflow.models import Model as MlflowModel
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.files import replacing
 from hpt_mlflow.tracking import tags as tag
-from hpt_mlflow.tracking.connection import keep_secrets
+from hpt_mlflow.tracking.artifacts import models_of_run, state_step
+from hpt_mlflow.tracking.delivery.run_client import RunClient, heartbeat_tag
 from hpt_mlflow.tracking.delivery.spool import Entry
-from hpt_mlflow.tracking.tags import STATE_FOLDERS
-from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE, read_description
+from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE
 
 # MLflow's limit on metrics in a batch is 1000.
 BATCH = 900
-# Stands in a description for the address of the version that is being registered.
-VERSION_PLACEHOLDER = "{{registered version}}"
 MODEL_FILE = "MLmodel"
 
 
-class Delivery:
-    """Tells MLflow about one run.
+class Content:
+    """What an entry contains."""
 
-    Args:
-        model_name: registered model for its versions, in place of the one that they were made for.
-    """
+    kind: ClassVar[str]
+    has_files: ClassVar[bool] = False
 
-    def __init__(self, run_id: str, experiment_id: str, model_name: str | None = None) -> None:
-        self.run_id = run_id
-        self.experiment_id = experiment_id
-        self._model_name = model_name
-        self._client = MlflowClient()
-        self._models: dict[str, str] = {}
+    @property
+    def payload(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return dict(vars(self))
 
-    def deliver(self, entries: Sequence[Entry]) -> str:
-        """Deliver one entry, or several of metrics; gives the address of a registered version, or nothing.
+    @classmethod
+    def read(cls, payload: Mapping[str, Any]) -> Content:
+        """The opposite of `payload`; raises TypeError if it is not one."""
+        return cls(**payload)
 
-        Raises whatever MLflow, its client's libraries and the file system do.
+    def __str__(self) -> str:
+        return self.kind
+
+    def deliver(self, run: RunClient, folder: Path) -> str | None:
+        """Send it to MLflow.
+
+        Args:
+            folder: the entry's files, if this kind has files.
+
+        Returns:
+            The address of a registered version.
         """
-        first = entries[0]
-        if first.kind == "metrics":
-            self.metrics([metric for entry in entries for metric in entry.payload["metrics"]])
-            return ""
-        answer = getattr(self, first.kind)(first)
-        return answer or ""
+        raise NotImplementedError
 
-    def answers(self) -> bool:
-        """Whether the server answers at all."""
-        try:
-            self._client.get_run(self.run_id)
-        except MlflowException as error:
-            # That there is no such run any more is an answer.
-            return error.error_code == "RESOURCE_DOES_NOT_EXIST"
-        except Exception:
-            return False
-        return True
 
-    def status(self) -> str:
-        """The state of the run, as the server knows it."""
-        return str(self._client.get_run(self.run_id).info.status)
+@dataclass(frozen=True)
+class Metrics(Content):
+    """Name, value, timestamp in milliseconds, step, and name or id of the model that the metric belongs to, or None."""
 
-    def heartbeat(self) -> None:
-        """Say that the run is being worked on."""
-        self._client.set_tag(self.run_id, tag.HEARTBEAT, str(int(time.time())))
+    kind = "metrics"
+    metrics: Sequence[Sequence[Any]]
 
-    def metrics(self, values: Iterable[Sequence[Any]]) -> None:
-        """Log metrics: name, value, timestamp in milliseconds, step, and the model that they belong to or None."""
+    def deliver(self, run: RunClient, folder: Path) -> None:
+        """Log them, with a heartbeat."""
         metrics = [
-            Metric(name, value, timestamp, step, model_id=self._model_id(model) if model else None, run_id=self.run_id)
-            for name, value, timestamp, step, model in values
+            Metric(name, value, timestamp, step, model_id=run.model_id(model) if model else None, run_id=run.run_id)
+            for name, value, timestamp, step, model in self.metrics
         ]
-        beat = [RunTag(tag.HEARTBEAT, str(int(time.time())))]
         for start in range(0, len(metrics), BATCH):
-            self._client.log_batch(self.run_id, metrics=metrics[start : start + BATCH], tags=beat)
+            run.mlflow.log_batch(run.run_id, metrics[start : start + BATCH], tags=[heartbeat_tag()])
 
-    def params(self, entry: Entry) -> None:
-        """Log parameters."""
-        self._client.log_batch(self.run_id, params=[Param(*pair) for pair in entry.payload.items()])
 
-    def tags(self, entry: Entry) -> None:
-        """Set tags."""
-        self._client.log_batch(self.run_id, tags=[RunTag(*pair) for pair in entry.payload.items()])
+@dataclass(frozen=True)
+class Pairs(Content):
+    """Names and values."""
 
-    def artifacts(self, entry: Entry) -> None:
-        """Log files at the top of the run's artifacts."""
-        assert entry.folder is not None
-        self._client.log_artifacts(self.run_id, str(entry.folder))
+    values: Mapping[str, str]
 
-    def state(self, entry: Entry) -> None:
-        """Log a training state in place of the older of the two that are kept, its description last."""
-        assert entry.folder is not None
-        steps = {folder: state_step(self._client, self.run_id, folder) for folder in STATE_FOLDERS}
-        if max(steps.values()) >= entry.payload["step"]:
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The pairs themselves."""
+        return dict(self.values)
+
+    @classmethod
+    def read(cls, payload: Mapping[str, Any]) -> Content:
+        """The opposite of `payload`."""
+        return cls(payload)
+
+
+class Params(Pairs):
+    """Parameters of the run."""
+
+    kind = "params"
+
+    def deliver(self, run: RunClient, folder: Path) -> None:
+        """Log them."""
+        run.mlflow.log_batch(run.run_id, params=[Param(*pair) for pair in self.values.items()])
+
+
+class Tags(Pairs):
+    """Tags of the run."""
+
+    kind = "tags"
+
+    def deliver(self, run: RunClient, folder: Path) -> None:
+        """Set them."""
+        run.mlflow.log_batch(run.run_id, tags=[RunTag(*pair) for pair in self.values.items()])
+
+
+@dataclass(frozen=True)
+class Files(Content):
+    """Files at the top of the run's artifacts."""
+
+    kind = "artifacts"
+    has_files = True
+    files: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        return f"the files {', '.join(self.files)}"
+
+    def deliver(self, run: RunClient, folder: Path) -> None:
+        """Log them."""
+        run.mlflow.log_artifacts(run.run_id, str(folder))
+
+
+@dataclass(frozen=True)
+class State(Content):
+    """A training state."""
+
+    kind = "state"
+    has_files = True
+    step: int
+
+    def __str__(self) -> str:
+        return f"the training state of step {self.step}"
+
+    def deliver(self, run: RunClient, folder: Path) -> None:
+        """Replace the older of the two that the run keeps, the description last."""
+        steps = {name: state_step(run.mlflow, run.run_id, name) for name in tag.STATE_FOLDERS}
+        if max(steps.values()) >= self.step:
             return
-        oldest = min(steps, key=lambda folder: steps[folder])
-        for name in (TENSORS_FILE, JSON_FILE):
-            self._client.log_artifact(self.run_id, str(entry.folder / name), oldest)
+        oldest = min(steps, key=lambda name: steps[name])
+        for file in (TENSORS_FILE, JSON_FILE):
+            run.mlflow.log_artifact(run.run_id, str(folder / file), oldest)
 
-    def model(self, entry: Entry) -> None:
-        """Make a milestone a LoggedModel of the run."""
-        assert entry.folder is not None
-        name, step = entry.payload["name"], entry.payload["step"]
-        model = find_milestones(self._client, self.run_id, self.experiment_id).get(name)
+
+@dataclass(frozen=True)
+class Model(Content):
+    """A model as `mlflow.pyfunc.save_model` writes it, which becomes a LoggedModel of the run."""
+
+    kind = "model"
+    has_files = True
+    name: str
+    step: int
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"the model {self.name}"
+
+    def deliver(self, run: RunClient, folder: Path) -> None:
+        """Create it, link it to the run, and upload its files, as far as that is not done."""
+        model = models_of_run(run.mlflow, run.run_id, run.experiment_id).get(self.name)
         if model is None:
-            model = self._client.create_logged_model(
-                self.experiment_id, name, self.run_id, entry.payload["tags"], entry.payload["params"]
+            model = run.mlflow.create_logged_model(
+                run.experiment_id, self.name, run.run_id, dict(self.tags), dict(self.params)
             )
-        run = self._client.get_run(self.run_id)
-        known = run.outputs.model_outputs if run.outputs else []
-        if model.model_id not in [output.model_id for output in known]:
-            self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step)])
+        outputs = run.mlflow.get_run(run.run_id).outputs
+        if model.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else [])]:
+            run.mlflow.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, self.step)])
         if model.status != LoggedModelStatus.READY:
-            _sign(entry.folder, model, self.run_id)
-            self._client.log_model_artifacts(model.model_id, str(entry.folder))
-            self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+            _sign(folder, model, run.run_id)
+            run.mlflow.log_model_artifacts(model.model_id, str(folder))
+            run.mlflow.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
-    def version(self, entry: Entry) -> str:
-        """Make a milestone a new version of a registered model; tell the run about it; give its address."""
-        payload = entry.payload
-        name = self._model_name or payload["model_name"]
-        version = self._register(self._model_id(payload["model"]), name, payload["tags"])
-        if payload["alias"]:
-            self._client.set_registered_model_alias(name, payload["alias"], version)
+
+@dataclass(frozen=True)
+class Version(Content):
+    """A model of the run that becomes a version of a registered model; the run is told its address."""
+
+    kind = "version"
+    model: str
+    model_name: str
+    tags: Mapping[str, str]
+    alias: str | None = None
+    description: str = ""
+
+    def __str__(self) -> str:
+        return f"a version of {self.model_name}"
+
+    def deliver(self, run: RunClient, folder: Path) -> str:
+        """Register it, unless it is."""
+        name = run.model_name or self.model_name
+        version = self._register(run, name, run.model_id(self.model))
+        if self.alias:
+            run.mlflow.set_registered_model_alias(name, self.alias, version)
         address = f"models:/{name}/{version}"
-        description = payload["description"].replace(VERSION_PLACEHOLDER, address)
-        tags = [RunTag(tag.MODEL, address), RunTag(tag.DESCRIPTION, description)]
-        self._client.log_batch(self.run_id, tags=tags)
+        description = self.description.replace(tag.VERSION_PLACEHOLDER, address)
+        run.mlflow.log_batch(run.run_id, tags=[RunTag(tag.MODEL, address), RunTag(tag.DESCRIPTION, description)])
         return address
 
-    def end(self, entry: Entry) -> None:
-        """End the run in the state that it came to; `if_running`: unless it has ended already."""
-        if entry.payload.get("if_running") and self.status() != "RUNNING":
-            return
-        self._client.set_terminated(self.run_id, entry.payload["status"], entry.payload["end_time"])
-
-    def _register(self, model_id: str, model_name: str, tags: dict[str, str]) -> str:
-        known = self._client.search_model_versions(f"name='{model_name}'")
-        for version in known:
+    def _register(self, run: RunClient, name: str, model_id: str) -> str:
+        for version in run.mlflow.search_model_versions(f"name='{name}'"):
             if model_id in (version.source or ""):
                 return str(version.version)
         try:
-            self._client.create_registered_model(model_name)
+            run.mlflow.create_registered_model(name)
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
                 raise
         source = f"models:/{model_id}"
-        created = self._client.create_model_version(model_name, source, self.run_id, tags, model_id=model_id)
+        created = run.mlflow.create_model_version(name, source, run.run_id, dict(self.tags), model_id=model_id)
         return str(created.version)
 
-    def _model_id(self, model: str) -> str:
-        """The id of a milestone by its name; an id is itself."""
-        if model.startswith("m-"):
-            return model
-        if model not in self._models:
-            found = find_milestones(self._client, self.run_id, self.experiment_id).get(model)
-            if found is None or found.status != LoggedModelStatus.READY:
-                raise HptError(f"the model {model} of the run is not there yet")
-            self._models[model] = found.model_id
-        return self._models[model]
+
+@dataclass(frozen=True)
+class End(Content):
+    """The end of the run.
+
+    Attributes:
+        end_time: in milliseconds since 1970.
+        after: the kind of entries that are delivered first, whatever happens.
+        if_running: whether a run that has ended already is left as it is.
+    """
+
+    kind = "end"
+    status: str
+    end_time: int
+    after: str | None = None
+    if_running: bool = False
+
+    def __str__(self) -> str:
+        return f"the end as {self.status}"
+
+    def deliver(self, run: RunClient, folder: Path) -> None:
+        """Set the final status."""
+        if not (self.if_running and run.status() != "RUNNING"):
+            run.mlflow.set_terminated(run.run_id, self.status, self.end_time)
 
 
-def find_milestones(client: MlflowClient, run_id: str, experiment_id: str) -> dict[str, LoggedModel]:
-    """The models that a run has kept, complete or not, by name; a complete one where there are several."""
-    models: list[LoggedModel] = []
-    page_token: str | None = None
-    while True:
-        page = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'", page_token=page_token)
-        models += page
-        page_token = page.token
-        if not page_token:
-            break
-    return {model.name: model for model in sorted(models, key=lambda model: model.status == LoggedModelStatus.READY)}
+CONTENTS: Mapping[str, type[Content]] = {
+    content.kind: content for content in (Metrics, Params, Tags, Files, State, Model, Version, End)
+}
 
 
-def state_step(client: MlflowClient, run_id: str, folder: str) -> int:
-    """The step of the training state in an artifact folder, as its description says; -1 where there is none."""
-    if not any(file.path == f"{folder}/{JSON_FILE}" for file in client.list_artifacts(run_id, folder)):
-        return -1
-    with tempfile.TemporaryDirectory() as temporary:
-        file = client.download_artifacts(run_id, f"{folder}/{JSON_FILE}", temporary)
-        try:
-            return int(read_description(Path(file).parent)["step"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return -1
+def content_of(entry: Entry) -> Content:
+    """What an entry contains.
+
+    Raises:
+        HptError: another version of this package has written it.
+    """
+    try:
+        return CONTENTS[entry.kind].read(entry.payload)
+    except (KeyError, TypeError) as error:
+        raise HptError(f"this version of hpt_mlflow cannot read {entry.kind!r} from the spool") from error
 
 
-def connect_to(tracking_uri: str, registry_uri: str) -> None:
-    """Speak to these servers from now on."""
-    mlflow.set_tracking_uri(tracking_uri)
-    mlflow.set_registry_uri(registry_uri)
-    keep_secrets(tracking_uri)
+def describe(entry: Entry) -> str:
+    """What an entry is called in a message."""
+    try:
+        return str(content_of(entry))
+    except HptError:
+        return entry.kind
+
+
+def deliver(run: RunClient, entries: Sequence[Entry]) -> str:
+    """Deliver one entry, or several of metrics; gives the address of a registered version, or nothing.
+
+    Raises whatever MLflow, its client's libraries and the file system do.
+    """
+    content, folder = content_of(entries[0]), entries[0].folder
+    if content.has_files and folder is None:
+        raise HptError(f"the files of entry {entries[0].number} are gone from the spool")
+    if isinstance(content, Metrics):
+        content = Metrics([metric for entry in entries for metric in entry.payload["metrics"]])
+    return content.deliver(run, folder or Path()) or ""
 
 
 def _sign(folder: Path, model: LoggedModel, run_id: str) -> None:
-    """Write into a saved model whose it is, as MLflow itself does when it logs one."""
-    described = Model.load(str(folder))
+    """Write into a saved model which LoggedModel it is, as MLflow itself does when it logs one."""
+    described = MlflowModel.load(str(folder))
     described.model_id = model.model_id
     described.model_uuid = model.model_id
     described.artifact_path = model.artifact_location
     described.run_id = run_id
-    # A kill in the middle of it must not leave half a description behind: no later delivery could read that.
+    # A kill in the middle must not leave half a description behind: no later delivery could read that.
     with replacing(folder / MODEL_FILE) as temporary:
         described.save(str(temporary))

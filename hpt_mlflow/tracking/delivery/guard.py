@@ -1,10 +1,10 @@
-"""A small process beside each run, which has the last word where the run's own process cannot.
+"""A small process that outlives each run's own process and sets the run's status if that one is killed.
 
-It waits at the other end of a pipe. A run that ends by itself says so there. When the pipe closes without a word, the
+It waits at the other end of a pipe. A run that ends by itself sends its status. If the pipe closes without one, the
 process was killed: the guard delivers what it left in its spool, and marks the run KILLED.
 
-`mlflow run` calls an interrupted or killed run FAILED, whatever the run said itself: it means to do so only where the
-run has no final state yet, but compares the state's name with numbers (`_maybe_set_run_terminated` in
+`mlflow run` marks an interrupted or killed run FAILED, whatever its status: it means to do so only for runs without a
+final status, but compares the status's name with numbers (`_maybe_set_run_terminated` in
 mlflow/projects/__init__.py). The guard waits for that, and sets it back to KILLED.
 """
 
@@ -29,7 +29,7 @@ class Guard:
     """The end of the pipe that a run's own process holds.
 
     Attributes:
-        missing: why there is no guard, where it could not be started; the run is without one then.
+        missing: why it could not be started; the run has no guard then. Empty if it runs.
     """
 
     def __init__(self, spool_folder: Path, mlflow_run_id: str) -> None:
@@ -47,19 +47,19 @@ class Guard:
                     mlflow_run_id,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
-                    # What goes wrong where nobody sees it.
+                    # Where a failure of the guard can be read.
                     stderr=log,
                     # What kills the process group of the training must not kill the guard.
                     start_new_session=True,
                 )
         except (HptError, OSError) as error:
             self.missing = (
-                f"no process guards this run: {one_line(error)}; should the run's own process be killed, `hpt sync` "
+                f"no process guards this run: {one_line(error)}; if the run's own process is killed, `hpt sync` "
                 "delivers what it leaves"
             )
 
-    def tell(self, status: str) -> None:
-        """Say how the run ended. Where nothing is left to do, the guard ends at once."""
+    def send(self, status: str) -> None:
+        """Send the status that the run ended with. If nothing is left to do, the guard ends at once."""
         if self._process is None:
             return
         assert self._process.stdin is not None
@@ -71,23 +71,23 @@ class Guard:
                 self._process.wait(GOODBYE_SECONDS)
 
 
-def watch(spool_folder: Path, mlflow_run_id: str, word: str) -> None:
-    """Do what is left to do after the run's process has said `word`, or nothing."""
+def finish(spool_folder: Path, mlflow_run_id: str, status: str) -> None:
+    """Do what is left to do after the run's process has sent its status, or died without one (empty)."""
     # MLflow takes seconds to import: not before it is needed.
-    if not word:
+    if not status:
         from hpt_mlflow.tracking.connection import prepare
         from hpt_mlflow.tracking.delivery.spool import LOCK_SECONDS
         from hpt_mlflow.tracking.delivery.sync import sync
 
         prepare()
-        # A process that is killed closes the pipe and the lock in an order of its own.
+        # A killed process may close the pipe before it releases the lock.
         sync(spool_folder, PATIENCE_SECONDS, LOCK_SECONDS)
-    if mlflow_run_id and word in ("", "KILLED"):
-        have_last_word(mlflow_run_id)
+    if mlflow_run_id and status in ("", "KILLED"):
+        restore_killed(mlflow_run_id)
 
 
-def have_last_word(run_id: str) -> None:
-    """Wait until the run is called FAILED, and set it back to KILLED; give up after `PATIENCE_SECONDS`."""
+def restore_killed(run_id: str) -> None:
+    """Wait until `mlflow run` marks the run FAILED, and set it back to KILLED; give up after `PATIENCE_SECONDS`."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient()
@@ -103,4 +103,4 @@ def have_last_word(run_id: str) -> None:
 
 
 if __name__ == "__main__":
-    watch(Path(sys.argv[1]), sys.argv[2], sys.stdin.read())
+    finish(Path(sys.argv[1]), sys.argv[2], sys.stdin.read())

@@ -1,7 +1,7 @@
-"""What a run still has to tell MLflow, in order, on the local disk: it outlives the process and the server's absence.
+"""What a run still has to send to MLflow, in order, on the local disk: it survives the process and server outages.
 
-A spool is a folder named after its run. An entry is a JSON file, put in place last, and a folder of files where it has
-any. Whoever works on a spool holds its lock.
+A spool is a folder named after its run. An entry is a JSON file, written last, and a folder if it has files. Whoever
+works on a spool holds its lock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hpt_mlflow.signals import is_running
 OWNER_FILE = "run.json"
 LOCK_FILE = "lock"
 LIMIT_GIB = 20.0
-# The processes that a killed training leaves behind notice it within so long.
+# How long the processes that a killed training leaves behind take to notice.
 LOCK_SECONDS = 30.0
 
 
@@ -40,13 +40,12 @@ class SpoolError(HptError):
 
 @dataclass
 class Entry:
-    """One thing to tell MLflow.
+    """One thing to send to MLflow.
 
     Attributes:
-        kind: a method of `tracking.delivery.Delivery`.
-        payload: what goes into JSON.
-        folder: its files, where it has any.
-        unwritten: why it could not be written to the disk, and is in memory only.
+        kind, payload: see `delivery.entries`; the payload is JSON.
+        folder: its files, if it has any.
+        unwritten: why it is in memory only and could not be written to disk; empty if it is on disk.
     """
 
     number: int
@@ -61,8 +60,8 @@ class Owner:
     """Whose spool it is, and who writes it.
 
     Attributes:
-        tracking_uri, registry_uri: the servers that the run belongs to.
-        pid, host: the process that trains.
+        tracking_uri, registry_uri: the servers of the run.
+        pid, host: the process that writes it.
     """
 
     run_id: str
@@ -78,7 +77,7 @@ PRIVATE, PRIVATE_FILE = 0o700, 0o600
 
 
 class Spool:
-    """An open spool, locked against all others."""
+    """An open spool, locked by this process."""
 
     def __init__(self, folder: Path, lock: FileLock, owner: Owner | None) -> None:
         self.folder = folder
@@ -89,15 +88,15 @@ class Spool:
 
     @staticmethod
     def open(folder: Path, owner: Owner | None = None, wait_seconds: float = LOCK_SECONDS) -> Spool:
-        """Lock a spool, making it first where there is an owner for it.
+        """Lock a spool; if an owner is given, create it.
 
         Args:
             owner: who works on it from now on; None to read who did.
-            wait_seconds: how long to wait for what a process that is gone has left running.
+            wait_seconds: how long to wait for child processes that a dead owner has left running.
 
         Raises:
-            SpoolBusyError: somebody else works on it.
-            HptError: the folder cannot be made.
+            SpoolBusyError: another process works on it.
+            HptError: the folder cannot be created.
         """
         try:
             if owner is not None:
@@ -114,18 +113,18 @@ class Spool:
             raise SpoolBusyError(f"{folder}: another process works on it") from error
         except OSError as error:
             raise HptError(
-                f"cannot keep anything in {folder} ({one_line(error)}); set HPT_SPOOL to a folder that can be written"
+                f"cannot write to {folder} ({one_line(error)})", "set HPT_SPOOL to a folder that can be written"
             ) from error
         return Spool(folder, lock, owner or read_owner(folder))
 
     def add(self, kind: str, payload: dict[str, Any], fill: Callable[[Path], None] | None = None) -> Entry:
-        """Keep something to be told.
+        """Append an entry. One without files that cannot be written to disk is kept in memory.
 
         Args:
             fill: writes its files into a folder.
 
         Raises:
-            SpoolError: the files could not be written. What has no files is kept in memory then.
+            SpoolError: the files could not be written.
         """
         entry = Entry(self._next, kind, payload, self.folder / f"{self._next:09d}" if fill else None)
         self._next += 1
@@ -135,7 +134,7 @@ class Spool:
                 entry.folder.mkdir()
                 fill(entry.folder)
             write_in_one_step(self._file(entry), json.dumps({"kind": kind, "payload": payload}))
-        # safetensors has errors of its own for a full disk.
+        # safetensors raises its own errors for a full disk.
         except Exception as error:
             self.remove(entry)
             if fill:
@@ -144,28 +143,27 @@ class Spool:
         return entry
 
     def entries(self) -> list[Entry]:
-        """What is on the disk, oldest first. What cannot be read was not finished, and is left out."""
-        found = []
+        """The entries on disk, oldest first, without those that were not written to the end."""
+        entries = []
         for file in sorted(self.folder.glob("[0-9]*.json")):
             try:
                 written = json.loads(file.read_text())
                 folder = file.with_suffix("")
-                found.append(
-                    Entry(int(file.stem), written["kind"], written["payload"], folder if folder.is_dir() else None)
-                )
+                files = folder if folder.is_dir() else None
+                entries.append(Entry(int(file.stem), written["kind"], written["payload"], files))
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-        return found
+        return entries
 
     def remove(self, entry: Entry) -> None:
-        """Forget an entry."""
+        """Delete an entry."""
         with suppress(OSError):
             self._file(entry).unlink(missing_ok=True)
         if entry.folder:
             shutil.rmtree(entry.folder, ignore_errors=True)
 
     def close(self) -> None:
-        """Give the lock back, and remove the folder where nothing is left in it. A second time, nothing is done."""
+        """Release the lock, and delete the folder if it has no entries. Closing twice does no harm."""
         if not self._lock.is_locked:
             return
         if not self.entries():
@@ -176,7 +174,7 @@ class Spool:
         return self.folder / f"{entry.number:09d}.json"
 
     def _remove_halves(self) -> None:
-        """Remove what a killed process had not finished to write, or to remove."""
+        """Delete what a killed process was writing or deleting."""
         whole = {entry.number for entry in self.entries()}
         for path in self.folder.iterdir():
             if path.is_dir() and not (path.name.isdigit() and int(path.name) in whole):
@@ -187,15 +185,15 @@ class Spool:
         used = 0
         for folder, _, names in os.walk(self.folder):
             for name in names:
-                # What is delivered goes away meanwhile.
+                # Delivered entries are deleted meanwhile.
                 with suppress(OSError):
                     used += os.stat(os.path.join(folder, name)).st_size
         if used > limit:
-            raise OSError(f"{used / 2**30:.1f} GiB wait there already, HPT_SPOOL_GIB allows {limit / 2**30:g}")
+            raise OSError(f"it holds {used / 2**30:.1f} GiB already, HPT_SPOOL_GIB allows {limit / 2**30:g}")
 
 
 def spool_root() -> Path:
-    """Where spools are: HPT_SPOOL, or the user's folder for applications."""
+    """The folder of all spools: HPT_SPOOL, or one in the user's application data."""
     return Path(os.environ.get("HPT_SPOOL") or Path(click.get_app_dir("hpt_mlflow")) / "spool").expanduser()
 
 
@@ -205,7 +203,7 @@ def spool_folder(run_id: str) -> Path:
 
 
 def read_owner(folder: Path) -> Owner | None:
-    """Whose spool it is, where that can be read."""
+    """Whose spool it is; None if that cannot be read."""
     try:
         return Owner(**json.loads((folder / OWNER_FILE).read_text()))
     except (OSError, ValueError, TypeError):
@@ -213,7 +211,7 @@ def read_owner(folder: Path) -> Owner | None:
 
 
 def is_at_work(folder: Path) -> bool:
-    """Whether a process of this machine works on a spool: its process runs, and holds the lock (numbers come again)."""
+    """Whether a process of this machine works on a spool: it runs, and the lock is held (process ids are reused)."""
     if not _is_at_work(read_owner(folder)):
         return False
     lock = FileLock(folder / LOCK_FILE, thread_local=False)
@@ -226,7 +224,7 @@ def is_at_work(folder: Path) -> bool:
 
 
 def write_in_one_step(file: Path, text: str) -> None:
-    """Write a file of this user alone so that nobody ever sees half of it."""
+    """Write a file that only this user can read, whole or not at all."""
     with replacing(file, PRIVATE_FILE) as temporary:
         temporary.write_text(text)
 

@@ -50,7 +50,7 @@ def log_seen_images(run: StageRun, dataset: Dataset, seen: np.ndarray) -> None:
     def fill(folder: Path) -> None:
         safetensors.numpy.save_file(kept, folder / SEEN_IMAGES_FILE, {"version": str(VERSION)})
 
-    run.tell("artifacts", {"files": [SEEN_IMAGES_FILE]}, fill)
+    run.files([SEEN_IMAGES_FILE], fill)
 
 
 def seen_images(run_id: str) -> SeenImages:

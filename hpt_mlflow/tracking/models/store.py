@@ -120,7 +120,7 @@ def _log_model(
         "image_size": str(card.architecture.image_size),
         "chain": " > ".join(card.chain),
     }
-    return run.tell("model", {"name": name, "step": card.step, "params": params, "tags": tags}, fill)
+    return run.model(name, card.step, params, tags, fill)
 
 
 def check_may_register(model_name: str) -> None:

@@ -1,4 +1,4 @@
-"""MLflow's autologging is for the user's own work: a stage logs what is worth it itself."""
+"""MLflow's autologging is for the user's own code: a stage logs what matters itself."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _stages = 0
 
 @contextmanager
 def no_autologging() -> Iterator[None]:
-    """Switch autologging off for the block; it is as it was after the last of nested or simultaneous blocks.
+    """Switch autologging off for the block, until the last of nested or simultaneous blocks ends.
 
-    MLflow's own context manager switches it on again at the end of the first.
+    MLflow's own context manager switches it on again at the end of the first one.
     """
     global _stages  # noqa: PLW0603 - so is MLflow's switch
     with _lock:

@@ -9,7 +9,6 @@ from contextvars import ContextVar
 
 import mlflow
 from mlflow.entities import RunInfo
-from mlflow.tracking.fluent import _get_experiment_id
 
 # The id of the run around a stage, if another process runs that.
 PARENT_VARIABLE = "HPT_PARENT_RUN_ID"
@@ -33,10 +32,10 @@ def current_run_id() -> str | None:
 
 
 def experiment_id_here() -> str:
-    """The experiment that runs started now belong to: that of the run around them, where there is one."""
+    """The experiment that runs started now belong to: that of the run around them, if there is one."""
     around = _around()
     # Whoever sets PARENT_VARIABLE also sets MLFLOW_EXPERIMENT_ID.
-    return str(around.experiment_id if around else _get_experiment_id())
+    return str(around.experiment_id) if around else _default_experiment_id()
 
 
 def nested_environment(parent_run_id: str) -> dict[str, str]:
@@ -51,6 +50,18 @@ def nested_environment(parent_run_id: str) -> dict[str, str]:
         "MLFLOW_EXPERIMENT_ID": experiment_id_here(),
         PARENT_VARIABLE: parent_run_id,
     }
+
+
+def _default_experiment_id() -> str:
+    """The experiment of `mlflow.set_experiment`, of MLflow's environment variables, or MLflow's default."""
+    try:
+        # What `mlflow.start_run` uses; there is no public function for it.
+        from mlflow.tracking.fluent import _get_experiment_id as active_experiment_id
+    except ImportError:
+        name, experiment_id = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get("MLFLOW_EXPERIMENT_ID")
+        # `set_experiment` sets the variable of the id.
+        return str(experiment_id or (mlflow.set_experiment(name).experiment_id if name else "0"))
+    return str(active_experiment_id())
 
 
 def _around() -> RunInfo | None:

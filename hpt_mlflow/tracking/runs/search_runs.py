@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
@@ -18,40 +17,34 @@ from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery.spool import SpoolBusyError
 from hpt_mlflow.tracking.models.evaluations import is_version, split_version
-from hpt_mlflow.tracking.runs.resume import (
-    STALE_SECONDS,
-    Earlier,
-    heartbeat_age_seconds,
-    is_alive,
-    is_still_alive,
-    take_up,
-)
+from hpt_mlflow.tracking.runs.liveness import STALE_SECONDS, heartbeat_age_seconds, is_alive, is_still_alive
+from hpt_mlflow.tracking.runs.resume import EarlierRun, reopen
 from hpt_mlflow.tracking.runs.start import mark_as_attempt
 from hpt_mlflow.tuning.records import FAILED, LOST
 
-# How long the guard of a killed trial is waited for before its run is called FAILED.
+# How long to wait for the guard of a killed trial before its run is marked FAILED.
 GUARD_SECONDS = 60.0
 
 
 def worker_name() -> str:
-    """This process, as others can find out whether it is still there."""
+    """This process, named so that others can check whether it still runs."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def is_worked_on(run_id: str, worker: str, age_seconds: float) -> bool:
-    """Whether somebody works on a trial.
+    """Whether a process works on a trial.
 
     Args:
-        run_id: its run, or nothing where it has none yet.
-        worker: `worker_name` of the process that took it, or nothing.
+        run_id: its run; empty if it has none yet.
+        worker: `worker_name` of the process that took it, or empty.
         age_seconds: since it was taken.
     """
     if run_id:
         try:
             return is_alive(MlflowClient().get_run(run_id))
         except MlflowException as error:
-            # A server that is away for a moment says nothing about the trial.
-            return error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
+            # A server that is unreachable for a moment says nothing about the trial.
+            return error.error_code != "RESOURCE_DOES_NOT_EXIST"
     host, _, pid = worker.rpartition(":")
     if host == socket.gethostname():
         return is_running(int(pid))
@@ -59,34 +52,38 @@ def is_worked_on(run_id: str, worker: str, age_seconds: float) -> bool:
 
 
 @contextmanager
-def led_run(run_id: str, study: str) -> Iterator[Earlier | None]:
-    """The run around a study, taken up to go on with it; None where another process leads it.
+def led_run(run_id: str, study: str) -> Iterator[EarlierRun | None]:
+    """The run around a search, reopened to resume it; None if another process leads it.
+
+    Args:
+        study: the search's name.
 
     Raises:
-        HptError: the server does not know it.
+        HptError: the server does not know the run.
     """
-    client, taken = MlflowClient(), None
-    with tracking_errors(f"cannot go on with the study {study}"):
+    client, led = MlflowClient(), None
+    with tracking_errors(f"cannot resume the study {study}"):
         try:
             run = client.get_run(run_id)
         except MlflowException as error:
             raise HptError(
-                f"study: {study!r} has the run {run_id}, which this tracking server does not know; set "
-                "MLFLOW_TRACKING_URI to its server, or name another study"
+                f"{study!r} has the run {run_id}, which this tracking server does not know",
+                "set MLFLOW_TRACKING_URI to its server, or name another study",
+                setting="study",
             ) from error
         if not is_still_alive(client, run):
             with suppress(SpoolBusyError):
-                taken = take_up(client, run, finished_too=True)
+                led = reopen(client, run, even_if_finished=True)
     try:
-        yield taken
+        yield led
     finally:
-        if taken and taken.spool:
-            taken.spool.close()
+        if led and led.spool:
+            led.spool.close()
 
 
 @contextmanager
 def joined_run(run_id: str) -> Iterator[None]:
-    """Work along under a run that another process leads; SIGTERM does what Ctrl-C does.
+    """Join a run that another process leads; SIGTERM acts like Ctrl-C in the block.
 
     The run that `mlflow run` made for this process becomes a note below that one.
     """
@@ -100,22 +97,22 @@ def joined_run(run_id: str) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt:
-            # Nobody else says so where `mlflow run` is gone.
+            # If `mlflow run` is gone, nothing else does.
             with suppress(MlflowException):
                 if made and made != run_id:
                     client.set_terminated(made, "KILLED")
             raise
 
 
-def is_left(run_id: str) -> bool:
-    """Whether the run around a study is unfinished, and nobody works on it."""
-    with tracking_errors("cannot look after the study"):
+def is_abandoned(run_id: str) -> bool:
+    """Whether the run around a search is unfinished, and no process leads it."""
+    with tracking_errors("cannot read the run of the study"):
         run = MlflowClient().get_run(run_id)
         return run.info.status != "FINISHED" and not is_alive(run)
 
 
 def was_made_in(version: str, run_id: str) -> bool:
-    """Whether a registered version was made by a stage of a run."""
+    """Whether a registered version was made by a stage nested in a run."""
     if not is_version(version):
         return False
     client = MlflowClient()
@@ -126,26 +123,26 @@ def was_made_in(version: str, run_id: str) -> bool:
 
 
 class LostRuns:
-    """Runs of trials whose workers were killed: they are called FAILED once their guards have had their word."""
+    """Runs of trials whose workers were killed: they are marked FAILED once their guards have set their status."""
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
 
     def add(self, run_id: str) -> None:
-        """Take a run on."""
+        """Add a run."""
         if run_id:
             self._since[run_id] = time.monotonic()
 
     def settle(self, wait: bool = False) -> None:
-        """Call FAILED those whose time has come.
+        """Mark FAILED the runs whose guards are done.
 
         Args:
-            wait: until it has come for all of them, but not for ever.
+            wait: until all are done, but at most two minutes.
         """
         client, end = MlflowClient(), time.monotonic() + 2 * GUARD_SECONDS
         while self._since:
             for run_id, since in list(self._since.items()):
-                # The server may be away for a moment.
+                # The server may be unreachable for a moment.
                 with suppress(MlflowException):
                     run = client.get_run(run_id)
                     guarded = run.info.status == "RUNNING" and heartbeat_age_seconds(run) < STALE_SECONDS

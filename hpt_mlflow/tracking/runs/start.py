@@ -1,4 +1,4 @@
-"""Starting a run, taking over the one that `mlflow run` made, or going on with an earlier one."""
+"""Starting a run, taking over the one that `mlflow run` made, or resuming an earlier one."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mlflow.tracking.context.registry import resolve_tags
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.runs.nesting import experiment_id_here
-from hpt_mlflow.tracking.runs.resume import Earlier
+from hpt_mlflow.tracking.runs.resume import EarlierRun
 
 NAME_BY_MLFLOW = re.compile(r"[a-z]+-[a-z]+-\d+")
 
 
 @dataclass(frozen=True)
 class Started:
-    """A run that is going on now.
+    """A run that this process works on.
 
     Attributes:
-        mlflow_run_id: the run that `mlflow run` made for this process, or nothing.
-        history: metrics that it has already, by step.
+        mlflow_run_id: the run that `mlflow run` made for this process, or empty.
+        history: metrics that the run has already, by step.
     """
 
     run: Run
@@ -34,8 +34,8 @@ class Started:
     history: list[tuple[int, dict[str, float]]]
 
 
-def start(name: str, identity: Identity | None, earlier: Earlier | None, parent_run_id: str | None) -> Started:
-    """Start a run, or go on with one.
+def start(name: str, identity: Identity | None, earlier: EarlierRun | None, parent_run_id: str | None) -> Started:
+    """Start a run, or resume one.
 
     Args:
         parent_run_id: the run that a new one is nested in.
@@ -54,8 +54,8 @@ def start(name: str, identity: Identity | None, earlier: Earlier | None, parent_
         if NAME_BY_MLFLOW.fullmatch(made_run.info.run_name or ""):
             client.update_run(made, name=name)
     else:
-        nesting = {tag.PARENT_RUN: parent_run_id} if parent_run_id else {}
-        created = client.create_run(experiment_id_here(), tags=resolve_tags(nesting | tags), run_name=name)
+        parent = {tag.PARENT_RUN: parent_run_id} if parent_run_id else {}
+        created = client.create_run(experiment_id_here(), tags=resolve_tags(parent | tags), run_name=name)
         return Started(created, "", [])
     client.update_run(run_id, status="RUNNING")
     client.log_batch(run_id, tags=[RunTag(*pair) for pair in tags.items()])
@@ -63,16 +63,16 @@ def start(name: str, identity: Identity | None, earlier: Earlier | None, parent_
     return Started(run, made if by_mlflow_run else "", _history(client, run) if earlier else [])
 
 
-def mark_as_attempt(client: MlflowClient, run_id: str, continued: Run) -> None:
-    """The run that `mlflow run` has just made stays a note below the one that is continued."""
-    client.update_run(run_id, name=f"goes on: {continued.info.run_name}")
-    note = f"This command went on with the run `{continued.info.run_id}`, which this one is nested in."
-    tags = {tag.PARENT_RUN: continued.info.run_id, tag.CONTINUES: continued.info.run_id, tag.DESCRIPTION: note}
+def mark_as_attempt(client: MlflowClient, run_id: str, resumed: Run) -> None:
+    """Turn the run that `mlflow run` has just made into a note below the one that is resumed."""
+    client.update_run(run_id, name=f"resumes: {resumed.info.run_name}")
+    note = f"This command resumed the run `{resumed.info.run_id}`, which this one is nested in."
+    tags = {tag.PARENT_RUN: resumed.info.run_id, tag.CONTINUES: resumed.info.run_id, tag.DESCRIPTION: note}
     client.log_batch(run_id, tags=[RunTag(*pair) for pair in tags.items()])
 
 
 def _history(client: MlflowClient, run: Run) -> list[tuple[int, dict[str, float]]]:
-    """All metrics of a run, in the order of their steps."""
+    """All metrics of a run, ordered by step."""
     by_step: dict[int, dict[str, float]] = {}
     for name in run.data.metrics:
         for metric in client.get_metric_history(run.info.run_id, name):

@@ -1,4 +1,4 @@
-"""Training states among a run's artifacts: the newest that is whole."""
+"""Training states among a run's artifacts: the newest intact one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.tracking.artifacts import state_step
 from hpt_mlflow.tracking.connection import tracking_errors
-from hpt_mlflow.tracking.delivery.entries import state_step
 from hpt_mlflow.tracking.tags import STATE_FOLDERS
 from hpt_mlflow.training.state import JSON_FILE, TrainingState
 
@@ -18,7 +18,7 @@ log = logging.getLogger("hpt_mlflow")
 
 
 def newest_state(run_id: str) -> TrainingState | None:
-    """The newest training state of a run that passes its checksum; None where there is none.
+    """The newest training state of a run that passes its checksum, or None.
 
     Raises:
         HptError: the artifacts cannot be read.
@@ -40,7 +40,7 @@ def newest_state(run_id: str) -> TrainingState | None:
 
 
 def _retire(client: MlflowClient, run_id: str, folder: str) -> None:
-    """Make a damaged state the first to be replaced: as it stands, it looks newer than those that come now."""
+    """Make a damaged state the next to be replaced: it looks newer than those that the resumed run writes."""
     with tempfile.TemporaryDirectory() as temporary:
         description = Path(temporary) / JSON_FILE
         description.write_text("{}\n")

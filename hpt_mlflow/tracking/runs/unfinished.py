@@ -1,4 +1,4 @@
-"""Runs that wait to be continued, for people."""
+"""Runs that can be resumed, as `hpt runs` lists them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.tracking import tags as tag
+from hpt_mlflow.tracking.artifacts import state_step
 from hpt_mlflow.tracking.connection import tracking_errors
-from hpt_mlflow.tracking.delivery.entries import state_step
+from hpt_mlflow.tracking.runs.liveness import heartbeat_age_seconds, is_alive
 from hpt_mlflow.tracking.runs.nesting import experiment_id_here
-from hpt_mlflow.tracking.runs.resume import heartbeat_age_seconds, is_alive
 from hpt_mlflow.tracking.tags import STATE_FOLDERS
 
 UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
@@ -20,30 +20,30 @@ UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 @dataclass(frozen=True)
 class UnfinishedRun:
-    """A run that was not finished.
+    """A run that is not finished.
 
     Attributes:
-        state: `at work on HOST`, `interrupted`, `failed`, or `died` where its process is gone without a word.
-        kept: its newest training state, `step 2000 of 5000`.
-        last_sign: how long ago its process last gave a sign of life.
-        command: what goes on with it; nothing where it is at work, or where the run around it goes on with it.
+        state: `running on HOST`, `interrupted`, `failed`, or `died on HOST` if its process disappeared.
+        saved: its newest training state, `step 2000 of 5000`.
+        last_seen: time since its last heartbeat.
+        command: what resumes it; empty if it is running, or if the run around it resumes it.
     """
 
     run_id: str
     name: str
     state: str
-    kept: str
-    last_sign: str
+    saved: str
+    last_seen: str
     command: str
 
     @property
     def cells(self) -> tuple[str, ...]:
         """A row of a table."""
-        return (self.run_id, self.name, self.state, self.kept, self.last_sign)
+        return (self.run_id, self.name, self.state, self.saved, self.last_seen)
 
 
 def unfinished_runs() -> list[UnfinishedRun]:
-    """Runs of all experiments that were not finished, newest first."""
+    """Unfinished runs of all experiments, newest first."""
     with tracking_errors("cannot list the runs"):
         experiments = [experiment.experiment_id for experiment in mlflow.search_experiments()]
         runs = mlflow.search_runs(
@@ -65,7 +65,7 @@ def _describe(client: MlflowClient, run: Run) -> UnfinishedRun:
     return UnfinishedRun(
         run.info.run_id,
         run.info.run_name or "",
-        f"at work on {host}" if at_work else state,
+        f"running on {host}" if at_work else state,
         f"step {step} of {steps}" if step >= 0 else "none",
         _ago(heartbeat_age_seconds(run)),
         "" if at_work or tag.PARENT_RUN in run.data.tags else _command(run),

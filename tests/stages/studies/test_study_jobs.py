@@ -12,7 +12,7 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.experiments.plan import job
 from hpt_mlflow.stages.studies.jobs import Workplace, done_before, run_jobs
-from hpt_mlflow.tracking.runs.reuse import figures_by_step
+from hpt_mlflow.tracking.runs.reuse import metric_by_step
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 
 SHORT = TINY | {"steps": 2, "milestones": "50%,100%", "compile": "off", "model_name": "jobs"}
@@ -55,7 +55,7 @@ def test_jobs_run_in_their_order_nested_and_are_found_again_from_another_run(pas
     training, judged = (done[each] for each in chain)
     assert mlflow.get_run(training.run_id).data.tags["hpt.parent_model"] == past.model
     # Of the whole run, each milestone has a figure.
-    assert sorted(figures_by_step(judged.run_id, "test/accuracy")) == [1, 2]
+    assert sorted(metric_by_step(judged.run_id, "test/accuracy")) == [1, 2]
 
     place = Workplace({str(past.images): open_dataset(str(past.images))}, "", 1, reuse=True)
     found = done_before(chain, place)

@@ -6,18 +6,15 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
+from stored import data, losses
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking import tags as tag
-from hpt_mlflow.tracking.delivery.entries import (
-    BATCH,
-    VERSION_PLACEHOLDER,
-    Delivery,
-    find_milestones,
-    state_step,
-)
+from hpt_mlflow.tracking.artifacts import models_of_run, state_step
+from hpt_mlflow.tracking.delivery.entries import BATCH, CONTENTS, content_of, deliver
+from hpt_mlflow.tracking.delivery.run_client import RunClient
 from hpt_mlflow.tracking.delivery.spool import Entry
-from hpt_mlflow.tracking.tags import STATE_FOLDERS
+from hpt_mlflow.tracking.tags import STATE_FOLDERS, VERSION_PLACEHOLDER
 from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE, TrainingState
 
 
@@ -27,8 +24,8 @@ def run_id(store):
 
 
 @pytest.fixture
-def delivery(run_id):
-    return Delivery(run_id, "0")
+def run(run_id):
+    return RunClient(run_id, "0")
 
 
 @pytest.fixture
@@ -38,16 +35,8 @@ def folder(tmp_path):
     return made
 
 
-def data(run_id):
-    return MlflowClient().get_run(run_id).data
-
-
-def losses(run_id):
-    return [(metric.step, metric.value) for metric in MlflowClient().get_metric_history(run_id, "loss")]
-
-
 def metrics(steps, model=None):
-    return [("loss", step / 2, 1000 + step, step, model) for step in steps]
+    return Entry(0, "metrics", {"metrics": [("loss", step / 2, 1000 + step, step, model) for step in steps]})
 
 
 def state(folder, step):
@@ -85,124 +74,124 @@ def linked(run_id):
     return [(output.model_id, output.step) for output in MlflowClient().get_run(run_id).outputs.model_outputs]
 
 
-def test_metrics_delivered_twice_are_there_once(delivery, run_id):
+def test_metrics_delivered_twice_are_there_once(run, run_id):
     for _ in range(2):
-        delivery.metrics(metrics(range(10)))
-    delivery.metrics(metrics(range(5, 15)))
+        deliver(run, [metrics(range(10))])
+    deliver(run, [metrics(range(5, 15))])
     assert losses(run_id) == [(step, step / 2) for step in range(15)]
 
 
-def test_metrics_of_a_model_delivered_twice_are_there_once(delivery, run_id, folder):
-    delivery.deliver([model(folder)])
+def test_metrics_of_a_model_delivered_twice_are_there_once(run, run_id, folder):
+    deliver(run, [model(folder)])
     for _ in range(2):
-        delivery.metrics(metrics([3], "step-1"))
+        deliver(run, [metrics([3], "step-1")])
     assert losses(run_id) == [(3, 1.5)]
     (logged,) = models()
     assert [(metric.key, metric.value, metric.step) for metric in logged.metrics] == [("loss", 1.5, 3)]
 
 
-def test_metrics_of_a_model_by_its_id(delivery, folder):
-    delivery.deliver([model(folder)])
-    delivery.metrics(metrics([3], models()[0].model_id))
+def test_metrics_of_a_model_by_its_id(run, folder):
+    deliver(run, [model(folder)])
+    deliver(run, [metrics([3], models()[0].model_id)])
     assert [metric.value for metric in models()[0].metrics] == [1.5]
 
 
-def test_metrics_of_a_model_that_is_not_there_are_refused(delivery, run_id):
+def test_metrics_of_a_model_that_is_not_there_are_refused(run, run_id):
     with pytest.raises(HptError, match="step-1 of the run is not there yet"):
-        delivery.metrics(metrics([3], "step-1"))
+        deliver(run, [metrics([3], "step-1")])
     assert losses(run_id) == []
 
 
-def test_metrics_of_a_model_that_is_not_complete_are_refused(delivery, run_id):
+def test_metrics_of_a_model_that_is_not_complete_are_refused(run, run_id):
     MlflowClient().create_logged_model("0", "step-1", run_id)
     with pytest.raises(HptError, match="not there yet"):
-        delivery.metrics(metrics([3], "step-1"))
+        deliver(run, [metrics([3], "step-1")])
 
 
-def test_more_metrics_than_a_batch_takes_all_arrive(delivery, run_id):
-    delivery.metrics(metrics(range(2 * BATCH + 1)))
+def test_more_metrics_than_a_batch_takes_all_arrive(run, run_id):
+    deliver(run, [metrics(range(2 * BATCH + 1))])
     assert len(losses(run_id)) == 2 * BATCH + 1
 
 
-def test_several_entries_of_metrics_are_delivered_together(delivery, run_id):
-    entries = [Entry(step, "metrics", {"metrics": metrics([step])}) for step in range(3)]
-    assert delivery.deliver(entries) == ""
+def test_several_entries_of_metrics_are_delivered_together(run, run_id):
+    entries = [metrics([step]) for step in range(3)]
+    assert deliver(run, entries) == ""
     assert [step for step, _ in losses(run_id)] == [0, 1, 2]
 
 
-def test_metrics_say_that_the_run_is_worked_on(delivery, run_id):
-    delivery.metrics(metrics([1]))
+def test_metrics_say_that_the_run_is_worked_on(run, run_id):
+    deliver(run, [metrics([1])])
     assert tag.HEARTBEAT in data(run_id).tags
 
 
-def test_params_and_tags_can_be_delivered_twice(delivery, run_id):
+def test_params_and_tags_can_be_delivered_twice(run, run_id):
     for _ in range(2):
-        delivery.deliver([Entry(0, "params", {"settings/arch": "r18", "settings/lr": "0.1"})])
-        delivery.deliver([Entry(1, "tags", {"a": "b"})])
+        deliver(run, [Entry(0, "params", {"settings/arch": "r18", "settings/lr": "0.1"})])
+        deliver(run, [Entry(1, "tags", {"a": "b"})])
     assert data(run_id).params == {"settings/arch": "r18", "settings/lr": "0.1"}
     assert data(run_id).tags["a"] == "b"
 
 
-def test_artifacts_delivered_twice_are_there_once(delivery, run_id, folder):
+def test_artifacts_delivered_twice_are_there_once(run, run_id, folder):
     (folder / "views.txt").write_text("views")
     for _ in range(2):
-        delivery.deliver([Entry(0, "artifacts", {}, folder)])
+        deliver(run, [Entry(0, "artifacts", {}, folder)])
     assert [file.path for file in MlflowClient().list_artifacts(run_id)] == ["views.txt"]
     assert artifact(run_id, "views.txt") == "views"
 
 
-def test_states_alternate_between_two_folders(delivery, run_id, folder):
+def test_states_alternate_between_two_folders(run, run_id, folder):
     kept = []
     for step in (1, 2, 3, 4):
-        delivery.deliver([state(folder, step)])
+        deliver(run, [state(folder, step)])
         kept.append(steps_kept(run_id))
     assert kept == [[1, -1], [1, 2], [3, 2], [3, 4]]
 
 
-def test_a_state_delivered_twice_is_there_once(delivery, run_id, folder):
+def test_a_state_delivered_twice_is_there_once(run, run_id, folder):
     for step in (1, 2, 2, 2):
-        delivery.deliver([state(folder, step)])
+        deliver(run, [state(folder, step)])
     assert steps_kept(run_id) == [1, 2]
 
 
-def test_an_older_state_never_replaces_a_newer_one(delivery, run_id, folder):
+def test_an_older_state_never_replaces_a_newer_one(run, run_id, folder):
     for step in (5, 6, 1, 5):
-        delivery.deliver([state(folder, step)])
+        deliver(run, [state(folder, step)])
     assert steps_kept(run_id) == [5, 6]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": "of another project", "step": 99}'])
-def test_a_state_with_a_damaged_description_counts_as_none(delivery, run_id, folder, text):
+def test_a_state_with_a_damaged_description_counts_as_none(run, run_id, folder, text):
     for step in (1, 2):
-        delivery.deliver([state(folder, step)])
+        deliver(run, [state(folder, step)])
     MlflowClient().log_text(run_id, text, f"{STATE_FOLDERS[1]}/{JSON_FILE}")
     assert steps_kept(run_id) == [1, -1]
-    delivery.deliver([state(folder, 3)])
+    deliver(run, [state(folder, 3)])
     assert steps_kept(run_id) == [1, 3]
 
 
 @pytest.mark.parametrize("missing", [TENSORS_FILE, JSON_FILE])
-def test_a_state_that_arrived_in_part_counts_only_when_it_is_whole(delivery, run_id, folder, missing):
+def test_a_state_that_arrived_in_part_counts_only_when_it_is_whole(run, run_id, folder, missing):
     for step in (1, 2):
-        delivery.deliver([state(folder, step)])
+        deliver(run, [state(folder, step)])
     broken = state(folder, 3)
     (folder / missing).rename(folder / "hidden")
     with pytest.raises(OSError, match=missing):
-        delivery.deliver([broken])
+        deliver(run, [broken])
     assert steps_kept(run_id) == [1, 2]
     (folder / "hidden").rename(folder / missing)
-    delivery.deliver([broken])
+    deliver(run, [broken])
     assert steps_kept(run_id) == [3, 2]
 
 
-def test_a_state_consists_of_both_files(delivery, run_id, folder):
-    delivery.deliver([state(folder, 1)])
+def test_a_state_consists_of_both_files(run, run_id, folder):
+    deliver(run, [state(folder, 1)])
     files = {file.path for file in MlflowClient().list_artifacts(run_id, STATE_FOLDERS[0])}
     assert files == {f"{STATE_FOLDERS[0]}/{TENSORS_FILE}", f"{STATE_FOLDERS[0]}/{JSON_FILE}"}
 
 
-def test_a_model_is_complete_linked_and_knows_its_run(delivery, run_id, folder):
-    delivery.deliver([model(folder, step=7)])
+def test_a_model_is_complete_linked_and_knows_its_run(run, run_id, folder):
+    deliver(run, [model(folder, step=7)])
     (logged,) = models()
     assert (logged.name, logged.status, logged.source_run_id) == ("step-1", LoggedModelStatus.READY, run_id)
     assert (logged.params, logged.tags["a"]) == ({"arch": "r18"}, "b")
@@ -211,35 +200,35 @@ def test_a_model_is_complete_linked_and_knows_its_run(delivery, run_id, folder):
     assert (described.model_id, described.run_id) == (logged.model_id, run_id)
 
 
-def test_a_model_delivered_twice_is_there_once(delivery, run_id, folder):
+def test_a_model_delivered_twice_is_there_once(run, run_id, folder):
     for _ in range(2):
-        delivery.deliver([model(folder)])
+        deliver(run, [model(folder)])
     (logged,) = models()
     assert linked(run_id) == [(logged.model_id, 1)]
 
 
-def test_each_milestone_is_a_model(delivery, run_id, folder):
+def test_each_milestone_is_a_model(run, run_id, folder):
     for step in (1, 2, 1):
-        delivery.deliver([model(folder, f"step-{step}", step)])
+        deliver(run, [model(folder, f"step-{step}", step)])
     assert sorted(logged.name for logged in models()) == ["step-1", "step-2"]
     assert sorted(step for _, step in linked(run_id)) == [1, 2]
 
 
-def test_a_model_whose_files_did_not_arrive_is_completed(delivery, run_id, folder):
+def test_a_model_whose_files_did_not_arrive_is_completed(run, run_id, folder):
     entry = model(folder)
     (folder / "MLmodel").rename(folder / "hidden")
     with pytest.raises(MlflowException):
-        delivery.deliver([entry])
+        deliver(run, [entry])
     assert [logged.status for logged in models()] == [LoggedModelStatus.PENDING]
     (folder / "hidden").rename(folder / "MLmodel")
-    delivery.deliver([entry])
+    deliver(run, [entry])
     (logged,) = models()
     assert logged.status == LoggedModelStatus.READY
     assert linked(run_id) == [(logged.model_id, 1)]
     assert Model.load(f"models:/{logged.model_id}").model_id == logged.model_id
 
 
-def test_a_kill_while_a_model_is_signed_leaves_it_readable(delivery, folder, monkeypatch):
+def test_a_kill_while_a_model_is_signed_leaves_it_readable(run, folder, monkeypatch):
     entry = model(folder)
     before = (folder / "MLmodel").read_bytes()
 
@@ -251,15 +240,15 @@ def test_a_kill_while_a_model_is_signed_leaves_it_readable(delivery, folder, mon
     with monkeypatch.context() as killed:
         killed.setattr(Model, "save", half)
         with pytest.raises(KeyboardInterrupt):
-            delivery.deliver([entry])
+            deliver(run, [entry])
     assert (folder / "MLmodel").read_bytes() == before
-    delivery.deliver([entry])
+    deliver(run, [entry])
     assert models()[0].status == LoggedModelStatus.READY
 
 
-def test_a_model_that_was_made_and_not_linked_is_completed(delivery, run_id, folder):
+def test_a_model_that_was_made_and_not_linked_is_completed(run, run_id, folder):
     made = MlflowClient().create_logged_model("0", "step-1", run_id)
-    delivery.deliver([model(folder)])
+    deliver(run, [model(folder)])
     (logged,) = models()
     assert (logged.model_id, logged.status) == (made.model_id, LoggedModelStatus.READY)
     assert linked(run_id) == [(made.model_id, 1)]
@@ -271,27 +260,27 @@ def test_a_complete_model_counts_where_a_name_is_there_twice(run_id, complete_fi
     made = [client.create_logged_model("0", "step-1", run_id) for _ in range(2)]
     complete = made[0 if complete_first else 1]
     client.finalize_logged_model(complete.model_id, LoggedModelStatus.READY)
-    assert find_milestones(client, run_id, "0")["step-1"].model_id == complete.model_id
+    assert models_of_run(client, run_id, "0")["step-1"].model_id == complete.model_id
 
 
-def test_models_of_other_runs_are_none_of_ours(delivery, run_id, folder):
+def test_models_of_other_runs_are_none_of_ours(run, run_id, folder):
     client = MlflowClient()
     client.create_logged_model("0", "step-1", client.create_run("0").info.run_id)
-    delivery.deliver([model(folder)])
+    deliver(run, [model(folder)])
     assert len(models()) == 2
-    assert list(find_milestones(client, run_id, "0")) == ["step-1"]
+    assert list(models_of_run(client, run_id, "0")) == ["step-1"]
 
 
 def test_all_milestones_are_found_however_many_there_are(run_id):
     client = MlflowClient()
     for step in range(101):
         client.create_logged_model("0", f"step-{step}", run_id)
-    assert len(find_milestones(client, run_id, "0")) == 101
+    assert len(models_of_run(client, run_id, "0")) == 101
 
 
-def test_a_version_has_alias_tags_and_an_address_that_the_run_knows(delivery, run_id, folder):
-    delivery.deliver([model(folder)])
-    answer = delivery.deliver([version(description=f"It is {VERSION_PLACEHOLDER}, really {VERSION_PLACEHOLDER}.")])
+def test_a_version_has_alias_tags_and_an_address_that_the_run_knows(run, run_id, folder):
+    deliver(run, [model(folder)])
+    answer = deliver(run, [version(description=f"It is {VERSION_PLACEHOLDER}, really {VERSION_PLACEHOLDER}.")])
     assert answer == "models:/hpt/1"
     (registered,) = versions()
     assert registered.tags["hpt.chain"] == "cats"
@@ -301,77 +290,110 @@ def test_a_version_has_alias_tags_and_an_address_that_the_run_knows(delivery, ru
     assert data(run_id).tags["mlflow.note.content"] == "It is models:/hpt/1, really models:/hpt/1."
 
 
-def test_a_version_delivered_twice_is_there_once(delivery, run_id, folder):
-    delivery.deliver([model(folder)])
-    answers = [delivery.deliver([version(description=VERSION_PLACEHOLDER)]) for _ in range(2)]
+def test_a_version_delivered_twice_is_there_once(run, run_id, folder):
+    deliver(run, [model(folder)])
+    answers = [deliver(run, [version(description=VERSION_PLACEHOLDER)]) for _ in range(2)]
     assert answers == ["models:/hpt/1"] * 2
     assert len(versions()) == 1
     assert data(run_id).tags["mlflow.note.content"] == "models:/hpt/1"
 
 
-def test_each_model_is_a_version_of_its_own(delivery, folder):
+def test_each_model_is_a_version_of_its_own(run, folder):
     for name in ("step-1", "step-2"):
-        delivery.deliver([model(folder, name)])
-    answers = [delivery.deliver([version(name)]) for name in ("step-1", "step-2", "step-1")]
+        deliver(run, [model(folder, name)])
+    answers = [deliver(run, [version(name)]) for name in ("step-1", "step-2", "step-1")]
     assert answers == ["models:/hpt/1", "models:/hpt/2", "models:/hpt/1"]
     assert len(versions()) == 2
 
 
-def test_a_model_can_be_a_version_under_two_names(delivery, folder):
-    delivery.deliver([model(folder)])
-    assert delivery.deliver([version()]) == "models:/hpt/1"
-    assert delivery.deliver([version(model_name="other")]) == "models:/other/1"
+def test_a_model_can_be_a_version_under_two_names(run, folder):
+    deliver(run, [model(folder)])
+    assert deliver(run, [version()]) == "models:/hpt/1"
+    assert deliver(run, [version(model_name="other")]) == "models:/other/1"
 
 
-def test_a_version_joins_a_registered_model_that_is_there(delivery, folder):
+def test_a_version_joins_a_registered_model_that_is_there(run, folder):
     MlflowClient().create_registered_model("hpt")
-    delivery.deliver([model(folder)])
-    assert delivery.deliver([version()]) == "models:/hpt/1"
+    deliver(run, [model(folder)])
+    assert deliver(run, [version()]) == "models:/hpt/1"
 
 
-def test_a_version_without_an_alias_has_none(delivery, folder):
-    delivery.deliver([model(folder)])
-    delivery.deliver([version(alias=None)])
+def test_a_version_without_an_alias_has_none(run, folder):
+    deliver(run, [model(folder)])
+    deliver(run, [version(alias=None)])
     assert MlflowClient().get_registered_model("hpt").aliases == {}
 
 
-def test_a_version_whose_alias_did_not_arrive_gets_it_later(delivery, folder):
-    delivery.deliver([model(folder)])
-    delivery.deliver([version(alias=None)])
-    delivery.deliver([version(alias="base")])
+def test_a_version_whose_alias_did_not_arrive_gets_it_later(run, folder):
+    deliver(run, [model(folder)])
+    deliver(run, [version(alias=None)])
+    deliver(run, [version(alias="base")])
     assert len(versions()) == 1
     assert str(MlflowClient().get_model_version_by_alias("hpt", "base").version) == "1"
 
 
-def test_a_version_of_a_model_that_is_not_there_is_refused(delivery):
+def test_a_version_of_a_model_that_is_not_there_is_refused(run):
     with pytest.raises(HptError, match="not there yet"):
-        delivery.deliver([version()])
+        deliver(run, [version()])
     assert MlflowClient().search_registered_models() == []
 
 
 @pytest.mark.parametrize("name", ['the "best"', "a\\b", "häuser", "x y"])
-def test_a_version_under_an_unusual_name(delivery, folder, name):
-    delivery.deliver([model(folder)])
+def test_a_version_under_an_unusual_name(run, folder, name):
+    deliver(run, [model(folder)])
     for _ in range(2):
-        assert delivery.deliver([version(model_name=name)]) == f"models:/{name}/1"
+        assert deliver(run, [version(model_name=name)]) == f"models:/{name}/1"
 
 
-def test_the_end_can_be_delivered_twice(delivery, run_id):
+def test_the_end_can_be_delivered_twice(run, run_id):
     for _ in range(2):
-        delivery.deliver([Entry(0, "end", {"status": "KILLED", "end_time": 12345})])
+        deliver(run, [Entry(0, "end", {"status": "KILLED", "end_time": 12345})])
     info = MlflowClient().get_run(run_id).info
     assert (info.status, info.end_time) == ("KILLED", 12345)
-    assert delivery.status() == "KILLED"
+    assert run.status() == "KILLED"
 
 
-def test_a_server_answers_or_not(delivery, run_id, unused_port, monkeypatch):
-    assert delivery.answers()
+def test_a_server_answers_or_not(run, run_id, unused_port, monkeypatch):
+    assert run.answers()
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused_port}")
     mlflow.set_tracking_uri(None)
-    assert not Delivery(run_id, "0").answers()
+    assert not RunClient(run_id, "0").answers()
 
 
-def test_payloads_survive_json(delivery, run_id):
-    delivery.deliver([Entry(0, "metrics", json.loads(json.dumps({"metrics": metrics([1, 2])})))])
-    assert losses(run_id) == [(1, 0.5), (2, 1.0)]
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        ("metrics", {"metrics": [["loss", 0.5, 1001, 1, None], ["probe", 1.0, 1002, 2, "step-1"]]}),
+        ("params", {"settings/arch": "r18"}),
+        ("tags", {"hpt.chain": "cats", "kind": "a tag"}),
+        ("artifacts", {"files": ["views.png"]}),
+        ("state", {"step": 7}),
+        ("model", {"name": "step-1", "step": 1, "params": {"arch": "r18"}, "tags": {"a": "b"}}),
+        ("version", {"model": "step-1", "model_name": "hpt", "tags": {}, "alias": "base", "description": "It is"}),
+        ("end", {"status": "KILLED", "end_time": 12345, "after": "version", "if_running": True}),
+    ],
+)
+def test_what_spools_hold_keeps_its_spelling(kind, payload):
+    content = content_of(Entry(0, kind, json.loads(json.dumps(payload))))
+    assert type(content) is CONTENTS[kind]
+    assert content.payload == payload
+
+
+def test_an_end_of_an_earlier_version_says_no_more_than_its_status():
+    end = content_of(Entry(0, "end", {"status": "FINISHED", "end_time": 1}))
+    assert (end.after, end.if_running) == (None, False)
+
+
+@pytest.mark.parametrize(("kind", "payload"), [("from_a_later_version", {}), ("state", {}), ("end", {"states": 1})])
+def test_an_entry_of_another_version_is_refused_by_its_kind(run, kind, payload):
+    with pytest.raises(HptError, match=f"this version of hpt_mlflow cannot read '{kind}'"):
+        deliver(run, [Entry(0, kind, payload)])
+
+
+@pytest.mark.parametrize("kind", ["artifacts", "state", "model"])
+def test_an_entry_whose_files_are_gone_is_refused(run, run_id, kind):
+    payload = {"artifacts": {}, "state": {"step": 1}, "model": {"name": "a", "step": 1, "params": {}, "tags": {}}}
+    with pytest.raises(HptError, match="the files of entry 3 are gone"):
+        deliver(run, [Entry(3, kind, payload[kind])])
+    assert MlflowClient().list_artifacts(run_id) == []

@@ -8,9 +8,10 @@ import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 from processes import wait_for
+from stored import status, tags
 
 from hpt_mlflow.tracking.delivery import guard as guard_module
-from hpt_mlflow.tracking.delivery.guard import Guard, have_last_word, watch
+from hpt_mlflow.tracking.delivery.guard import Guard, finish, restore_killed
 from hpt_mlflow.tracking.delivery.spool import Owner, Spool, spool_folder
 
 SECONDS = 60.0
@@ -61,42 +62,34 @@ def guard(left_behind):
     started._process.wait()
 
 
-def status(run_id):
-    return MlflowClient().get_run(run_id).info.status
-
-
-def tags(run_id):
-    return MlflowClient().get_run(run_id).data.tags
-
-
-@pytest.mark.parametrize("word", ["FINISHED", "FAILED", "KILLED"])
-def test_after_a_word_nothing_is_left_to_do(left_behind, run_id, word):
+@pytest.mark.parametrize("status_sent", ["FINISHED", "FAILED", "KILLED"])
+def test_after_a_word_nothing_is_left_to_do(left_behind, run_id, status_sent):
     before = sorted(left_behind.iterdir())
-    watch(left_behind, "", word)
+    finish(left_behind, "", status_sent)
     assert sorted(left_behind.iterdir()) == before
     assert status(run_id) == "RUNNING"
 
 
-@pytest.mark.parametrize("word", ["FINISHED", "FAILED"])
-def test_after_an_end_of_its_own_the_run_of_mlflow_run_stays_as_it_is(left_behind, run_id, word):
+@pytest.mark.parametrize("status_sent", ["FINISHED", "FAILED"])
+def test_after_an_end_of_its_own_the_run_of_mlflow_run_stays_as_it_is(left_behind, run_id, status_sent):
     MlflowClient().set_terminated(run_id, "FAILED")
-    watch(left_behind, run_id, word)
+    finish(left_behind, run_id, status_sent)
     assert status(run_id) == "FAILED"
 
 
 def test_without_a_word_the_rest_is_delivered_and_the_run_marked_killed(left_behind, run_id):
-    watch(left_behind, "", "")
+    finish(left_behind, "", "")
     assert tags(run_id)["a"] == "b"
     assert status(run_id) == "KILLED"
     assert not left_behind.exists()
 
 
-@pytest.mark.parametrize("word", ["", "KILLED"])
-def test_what_mlflow_run_calls_failed_is_called_killed_in_the_end(left_behind, run_id, monkeypatch, word):
+@pytest.mark.parametrize("status_sent", ["", "KILLED"])
+def test_what_mlflow_run_calls_failed_is_called_killed_in_the_end(left_behind, run_id, monkeypatch, status_sent):
     monkeypatch.setattr(guard_module, "POLL_SECONDS", 0.02)
-    if word:
-        MlflowClient().set_terminated(run_id, word)
-    watching = threading.Thread(target=watch, args=(left_behind, run_id, word))
+    if status_sent:
+        MlflowClient().set_terminated(run_id, status_sent)
+    watching = threading.Thread(target=finish, args=(left_behind, run_id, status_sent))
     watching.start()
     while status(run_id) != "KILLED":
         assert watching.is_alive()
@@ -108,7 +101,7 @@ def test_what_mlflow_run_calls_failed_is_called_killed_in_the_end(left_behind, r
 
 def test_the_last_word_sets_failed_back_to_killed_and_keeps_the_end(run_id):
     MlflowClient().set_terminated(run_id, "FAILED", 12345)
-    have_last_word(run_id)
+    restore_killed(run_id)
     info = MlflowClient().get_run(run_id).info
     assert (info.status, info.end_time) == ("KILLED", 12345)
 
@@ -118,14 +111,14 @@ def test_the_last_word_is_given_up_where_nobody_says_failed(run_id, monkeypatch,
     monkeypatch.setattr(guard_module, "PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(guard_module, "POLL_SECONDS", 0.02)
     MlflowClient().set_terminated(run_id, state, 12345)
-    have_last_word(run_id)
+    restore_killed(run_id)
     info = MlflowClient().get_run(run_id).info
     assert (info.status, info.end_time) == (state, 12345)
 
 
 def test_the_process_ends_with_a_word_and_does_nothing(guard, left_behind, run_id):
     before = sorted(left_behind.iterdir())
-    guard.tell("FINISHED")
+    guard.send("FINISHED")
     assert guard._process.wait(SECONDS) == 0
     assert sorted(left_behind.iterdir()) == before
     assert status(run_id) == "RUNNING"
@@ -150,19 +143,19 @@ def test_a_guard_that_cannot_be_started_says_why_and_takes_every_word(left_behin
     assert "No such file" in missing.missing
     assert "hpt sync" in missing.missing
     assert "\n" not in missing.missing
-    for word in ("FINISHED", "KILLED"):
-        missing.tell(word)
+    for status_sent in ("FINISHED", "KILLED"):
+        missing.send(status_sent)
 
 
 def test_a_guard_that_was_started_is_not_missing(guard):
     assert guard.missing == ""
 
 
-@pytest.mark.parametrize("word", ["FINISHED", "KILLED"])
-def test_telling_a_guard_that_is_gone_is_no_error(guard, word):
+@pytest.mark.parametrize("status_sent", ["FINISHED", "KILLED"])
+def test_telling_a_guard_that_is_gone_is_no_error(guard, status_sent):
     guard._process.kill()
     guard._process.wait()
-    guard.tell(word)
+    guard.send(status_sent)
 
 
 def test_a_training_that_is_killed_is_delivered_and_marked_killed(run_id, uri):

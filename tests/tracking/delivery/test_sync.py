@@ -1,14 +1,13 @@
 import os
 import shutil
 import socket
-import sqlite3
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
+from stored import outage, status, tags
 
 from hpt_mlflow.tracking.delivery.spool import Owner, Spool, read_owner, spool_folder, spool_root
 from hpt_mlflow.tracking.delivery.sync import drain, sync, sync_all
@@ -29,7 +28,7 @@ sys.stdin.readline()
 
 @pytest.fixture
 def uri(store, monkeypatch):
-    # What `connect_to` sets is not set any more for the tests that follow.
+    # `use_servers` must not affect later tests.
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", store)
     yield store
     mlflow.set_registry_uri("")
@@ -48,18 +47,6 @@ def training(run_id, uri):
     assert process.stdout.readline() == "open\n"
     yield process
     kill(process)
-
-
-@contextmanager
-def outage(folder):
-    """The store answers nothing but errors for the block."""
-    with sqlite3.connect(folder / "mlflow.db") as database:
-        database.execute("PRAGMA legacy_alter_table = ON")
-        database.execute("ALTER TABLE runs RENAME TO runs_elsewhere")
-        database.commit()
-        yield
-        database.execute("ALTER TABLE runs_elsewhere RENAME TO runs")
-        database.commit()
 
 
 def kill(process):
@@ -82,14 +69,6 @@ def leave(run_id, uri, *entries):
 
 def end(status):
     return ("end", {"status": status, "end_time": 12345})
-
-
-def status(run_id):
-    return MlflowClient().get_run(run_id).info.status
-
-
-def tags(run_id):
-    return MlflowClient().get_run(run_id).data.tags
 
 
 def test_a_run_whose_process_died_is_delivered_and_marked_killed(training, run_id):
@@ -239,7 +218,7 @@ def test_draining_says_nothing_where_all_is_delivered(run_id, uri):
 def test_draining_says_what_is_left_and_why(run_id, uri):
     spool = Spool.open(spool_folder(run_id), owner(run_id, uri))
     spool.add("tags", {"": "no name"})
-    assert drain(spool, spool.owner, SECONDS).startswith(f"1 of its entries wait in {spool.folder}: ")
+    assert drain(spool, spool.owner, SECONDS).startswith(f"entries waiting in {spool.folder}: 1 (")
     spool.close()
 
 

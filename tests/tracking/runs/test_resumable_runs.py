@@ -21,7 +21,7 @@ from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.delivery.spool import Owner, Spool, SpoolBusyError, is_at_work, spool_folder
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.models.store import log_backbone
-from hpt_mlflow.tracking.runs import resume
+from hpt_mlflow.tracking.runs import liveness
 from hpt_mlflow.tracking.runs.resume import earlier_run, owner_here
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 
@@ -159,7 +159,7 @@ def test_a_run_at_work_on_this_machine_is_left_alone(caplog):
     older = make_run(second=1)
     with stage_run("pretrain cats", WORK) as run:
         assert found() == older
-        assert "is being worked on" in refusal(run.run_id)
+        assert "is still running on" in refusal(run.run_id)
     assert run.run_id in warnings(caplog)[0]
     assert found() is None
 
@@ -189,7 +189,7 @@ with stage_run("pretrain cats", work) as run:
 
 
 def test_a_stale_run_of_another_machine_is_taken():
-    run_id = make_run("RUNNING", host=ELSEWHERE, heartbeat=time.time() - resume.STALE_SECONDS - 1)
+    run_id = make_run("RUNNING", host=ELSEWHERE, heartbeat=time.time() - liveness.STALE_SECONDS - 1)
     assert found() == run_id
 
 
@@ -199,7 +199,7 @@ def test_a_run_of_another_machine_that_ended_is_taken_at_once():
 
 
 def test_a_run_of_another_machine_is_taken_when_its_heart_stops(monkeypatch, caplog):
-    monkeypatch.setattr(resume, "STALE_SECONDS", 0.3)
+    monkeypatch.setattr(liveness, "STALE_SECONDS", 0.3)
     heartbeat = time.time() + 0.2
     run_id = make_run("RUNNING", host=ELSEWHERE, heartbeat=heartbeat)
     assert found() == run_id
@@ -210,7 +210,7 @@ def test_a_run_of_another_machine_is_taken_when_its_heart_stops(monkeypatch, cap
 def watched(change, monkeypatch):
     """What is found while a change comes to a run of another machine that has just given a sign of life."""
     run_id = make_run("RUNNING", host=ELSEWHERE, heartbeat=time.time())
-    monkeypatch.setattr(resume, "STALE_SECONDS", SECONDS)
+    monkeypatch.setattr(liveness, "STALE_SECONDS", SECONDS)
     looked_again = threading.Event()
 
     def wait(seconds):
@@ -218,7 +218,7 @@ def watched(change, monkeypatch):
             change(run_id)
         looked_again.set()
 
-    monkeypatch.setattr(resume.time, "sleep", wait)
+    monkeypatch.setattr(liveness.time, "sleep", wait)
     got = found()
     assert looked_again.is_set()
     return run_id, got
@@ -228,7 +228,7 @@ def test_a_run_of_another_machine_whose_heart_beats_is_left_alone(monkeypatch, c
     run_id, got = watched(lambda run_id: MlflowClient().set_tag(run_id, tag.HEARTBEAT, time.time() + 30), monkeypatch)
     assert got is None
     assert f"the run {run_id}" in warnings(caplog)[-1]
-    assert "another one is started beside it" in warnings(caplog)[-1]
+    assert "starting another one" in warnings(caplog)[-1]
 
 
 def test_a_run_of_another_machine_that_is_ended_while_we_watch_is_taken(monkeypatch):
@@ -238,11 +238,11 @@ def test_a_run_of_another_machine_that_is_ended_while_we_watch_is_taken(monkeypa
 
 def test_a_run_of_another_machine_at_work_cannot_be_named(monkeypatch):
     run_id = make_run("RUNNING", host=ELSEWHERE, heartbeat=time.time())
-    monkeypatch.setattr(resume, "STALE_SECONDS", SECONDS)
+    monkeypatch.setattr(liveness, "STALE_SECONDS", SECONDS)
     monkeypatch.setattr(
-        resume.time, "sleep", lambda seconds: MlflowClient().set_tag(run_id, tag.HEARTBEAT, time.time() + 30)
+        liveness.time, "sleep", lambda seconds: MlflowClient().set_tag(run_id, tag.HEARTBEAT, time.time() + 30)
     )
-    assert refusal(run_id) == f"resume: {run_id} is being worked on, on {ELSEWHERE}"
+    assert refusal(run_id) == f"resume: {run_id} is still running on {ELSEWHERE}"
 
 
 @pytest.mark.parametrize("resume", ["0" * 32, "newest", "../..", ""])
@@ -266,7 +266,7 @@ def test_all_that_differs_is_named():
 def test_a_run_of_an_evaluation_cannot_be_named():
     with stage_run("evaluate cats") as run:
         pass
-    assert "no run of a stage that goes on (pretrain, adapt, main, study)" in refusal(run.run_id)
+    assert "is not the run of a stage that can be resumed (pretrain, adapt, main, study)" in refusal(run.run_id)
 
 
 def test_a_finished_run_cannot_be_named():
@@ -330,7 +330,7 @@ def test_what_mlflow_refuses_keeps_a_run_from_going_on(tmp_path):
     spool.close()
     for setting in ("auto", run_id):
         message = refusal(setting)
-        assert f"the run {run_id} cannot go on" in message
+        assert f"the run {run_id} cannot be resumed" in message
         assert "resume=never" in message
     assert not is_at_work_by_lock(run_id)
     assert found(resume="never") is None
@@ -407,7 +407,7 @@ def test_a_process_number_that_came_again_is_not_at_work():
 
 def test_a_run_of_this_machine_with_its_spool_elsewhere_goes_by_its_heartbeat(tmp_path, monkeypatch):
     with stage_run("pretrain cats", WORK) as run:
-        monkeypatch.setattr("hpt_mlflow.tracking.runs.resume.STALE_SECONDS", 2.0)
+        monkeypatch.setattr("hpt_mlflow.tracking.runs.liveness.STALE_SECONDS", 2.0)
         beating = threading.Event()
 
         def beat():
@@ -424,11 +424,11 @@ def test_a_run_of_this_machine_with_its_spool_elsewhere_goes_by_its_heartbeat(tm
 
 
 @pytest.mark.parametrize(
-    ("tag", "words"),
+    ("text", "words"),
     [("broken", "damaged"), ('{"stage": "pretrain", "steps": 8, "seed": 0, "newer": 1}', "newer None")],
 )
-def test_a_named_run_whose_work_cannot_be_compared_is_refused(tag, words):
+def test_a_named_run_whose_work_cannot_be_compared_is_refused(text, words):
     run_id = make_run()
-    MlflowClient().set_tag(run_id, tag.IDENTITY, tag)
+    MlflowClient().set_tag(run_id, tag.IDENTITY, text)
     with pytest.raises(HptError, match=words), earlier_run(WORK, run_id, None):
         pass

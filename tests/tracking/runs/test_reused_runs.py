@@ -4,7 +4,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.tracking import tags as tag
-from hpt_mlflow.tracking.runs.reuse import figures_by_step, finished_run
+from hpt_mlflow.tracking.runs.reuse import finished_run, metric_by_step
 
 WORK = SimpleNamespace(fingerprint="f")
 
@@ -78,5 +78,5 @@ def test_figures_are_the_last_of_each_step(store):
     run_id = client.create_run("0").info.run_id
     for value, time, step in ((0.1, 10, 5), (0.3, 30, 5), (0.2, 20, 5), (0.9, 1, 7)):
         client.log_metric(run_id, "test/accuracy", value, timestamp=time, step=step)
-    assert figures_by_step(run_id, "test/accuracy") == {5: 0.3, 7: 0.9}
-    assert figures_by_step(run_id, "test/auroc") == {}
+    assert metric_by_step(run_id, "test/accuracy") == {5: 0.3, 7: 0.9}
+    assert metric_by_step(run_id, "test/auroc") == {}

@@ -230,7 +230,7 @@ def test_the_run_that_mlflow_run_made_becomes_a_note_below_the_one_that_goes_on(
     with continued() as run:
         assert run.run_id == broken
     note = mlflow.get_run(made)
-    assert note.info.run_name == "goes on: pretrain cats"
+    assert note.info.run_name == "resumes: pretrain cats"
     assert note.data.tags["mlflow.parentRunId"] == note.data.tags["hpt.continues"] == broken
     assert broken in note.data.tags["mlflow.note.content"]
     assert "hpt.fingerprint" not in note.data.tags

@@ -8,7 +8,8 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.tracking.delivery.entries import Delivery
+from hpt_mlflow.tracking.delivery.entries import deliver
+from hpt_mlflow.tracking.delivery.run_client import RunClient
 from hpt_mlflow.tracking.delivery.spool import Owner, Spool, spool_folder
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 from hpt_mlflow.tracking.runs.states import newest_state
@@ -24,7 +25,7 @@ def state_at(step):
 def run_with_states(*steps):
     with stage_run("pretrain cats") as run:
         for step in steps:
-            run.tell("state", {"step": step}, state_at(step).write).result(timeout=20)
+            run.state(step, state_at(step).write).result(timeout=20)
     return run.run_id
 
 
@@ -122,10 +123,10 @@ def test_a_damaged_state_gives_its_place_to_the_next_one(store):
     run_id = run_with_states(5, 10)
     flip_a_bit(files_of(run_id, TENSORS_FILE)[10])
     assert newest_state(run_id).step == 5
-    delivery = Delivery(run_id, "0")
+    client = RunClient(run_id, "0")
     spool = Spool.open(spool_folder("next"), Owner("next", "0", "cats", "", "", 0, ""))
     for step in (7, 9):
         entry = spool.add("state", {"step": step}, state_at(step).write)
-        delivery.deliver([entry])
+        deliver(client, [entry])
         assert newest_state(run_id).step == step
     assert sorted(files_of(run_id, JSON_FILE)) == [7, 9]

@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.identity import Identity
-from hpt_mlflow.tracking.runs.resume import STALE_SECONDS
+from hpt_mlflow.tracking.runs.liveness import STALE_SECONDS
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 from hpt_mlflow.tracking.runs.unfinished import unfinished_runs
 from hpt_mlflow.training.state import TrainingState
@@ -33,7 +33,7 @@ def interrupted(*states):
             run.params({"steps": 8})
             for step in states:
                 state = TrainingState(step, {"report/gathered": torch.empty(0, 3)}, {}, {})
-                run.tell("state", {"step": step}, state.write)
+                run.state(step, state.write)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -53,14 +53,14 @@ def test_runs_that_are_finished_and_runs_of_others_are_left_out(store):
         assert unfinished_runs() == []
 
 
-@pytest.mark.parametrize(("states", "kept"), [((), "none"), ((3,), "step 3 of 8"), ((3, 6, 7), "step 7 of 8")])
-def test_an_interrupted_run_says_what_it_kept_and_how_it_goes_on(store, states, kept):
+@pytest.mark.parametrize(("states", "saved"), [((), "none"), ((3,), "step 3 of 8"), ((3, 6, 7), "step 7 of 8")])
+def test_an_interrupted_run_says_what_it_kept_and_how_it_goes_on(store, states, saved):
     interrupted(*states)
     (run,) = unfinished_runs()
-    assert (run.name, run.state, run.kept) == ("pretrain cats", "interrupted", kept)
+    assert (run.name, run.state, run.saved) == ("pretrain cats", "interrupted", saved)
     assert run.command == "hpt pretrain --data 'my cats' --steps 8"
-    assert run.last_sign.endswith(" s ago")
-    assert run.cells == (run.run_id, run.name, run.state, run.kept, run.last_sign)
+    assert run.last_seen.endswith(" s ago")
+    assert run.cells == (run.run_id, run.name, run.state, run.saved, run.last_seen)
 
 
 def test_each_run_is_called_by_its_true_state_newest_first(store):
@@ -73,7 +73,7 @@ def test_each_run_is_called_by_its_true_state_newest_first(store):
     make_run("KILLED", second=6, experiment=another)
     assert [(run.name, run.state, bool(run.command)) for run in unfinished_runs()] == [
         ("pretrain 6", "interrupted", True),
-        ("pretrain 5", f"at work on {ELSEWHERE}", False),
+        ("pretrain 5", f"running on {ELSEWHERE}", False),
         ("pretrain 4", f"died on {ELSEWHERE}", True),
         ("pretrain 3", f"died on {HERE}", True),
         ("pretrain 2", "failed", True),
@@ -84,14 +84,14 @@ def test_each_run_is_called_by_its_true_state_newest_first(store):
 def test_a_run_of_this_process_is_at_work(store):
     with stage_run("pretrain cats", WORK):
         (run,) = unfinished_runs()
-    assert run.state == f"at work on {HERE}"
+    assert run.state == f"running on {HERE}"
     assert run.command == ""
 
 
-def test_the_last_sign_of_life_has_a_unit_that_suits_it(store):
+def test_the_last_seen_of_life_has_a_unit_that_suits_it(store):
     for i, ago in enumerate((5, 90, 2 * 3_600 + 60, 3 * 86_400 + 60)):
         make_run("KILLED", ago=ago, second=i + 1)
-    said = [run.last_sign for run in unfinished_runs()]
+    said = [run.last_seen for run in unfinished_runs()]
     assert said[:2] == ["3 d ago", "2 h ago"]
     assert said[2].endswith(" min ago")
     assert said[3].endswith(" s ago")
