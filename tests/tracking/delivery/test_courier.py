@@ -129,7 +129,7 @@ def test_the_order_is_kept_across_kinds(courier, delivered):
     for number in range(0, 12, 3):
         courier.put(Tags({"a": str(number)}))
         courier.put(loss(number))
-        courier.put("params", {f"p{number}": "x"})
+        courier.put(Params({f"p{number}": "x"}))
     courier.flush(SECONDS)
     assert [number for _, numbers in delivered for number in numbers] == list(range(12))
 
@@ -240,10 +240,10 @@ def test_nobody_there_is_told_once_and_without_internals(courier_without_server,
 def test_an_outage_is_told_once_and_its_end_as_well(courier, run_id, tmp_path, caplog):
     for number in ("1", "2"):
         with outage(tmp_path):
-            courier.put("tags", {f"first{number}": "x"})
+            courier.put(Tags({f"first{number}": "x"}))
             courier.wait_until_written()
             assert len(courier.flush(0.2)) == 1
-            courier.put("tags", {f"second{number}": "y"})
+            courier.put(Tags({f"second{number}": "y"}))
             courier.wait_until_written()
             assert len(courier.flush(0.2)) == 2
             wait_for(lambda told=int(number): caplog.text.count("does not answer") == told)
