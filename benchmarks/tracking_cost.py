@@ -130,7 +130,7 @@ def measure(
             log_backbone(run, trainer.backbone, replace(card, step=step), {})
             run.state(step, trainer.state({}).write)
         telling += time.perf_counter() - told_from
-    left = run.settle()
+    left = run.flush()
     assert not left, left
     return middle - start, time.perf_counter() - middle, telling, threads + threads_seconds()
 

@@ -154,7 +154,7 @@ def test_runs_lists_a_killed_run_with_the_command_that_goes_on(store):
     result = run("runs")
     assert result.exit_code == 0
     header, _, row, _, _, last = result.output.splitlines()
-    assert header.split() == ["run", "name", "state", "training", "state", "last", "sign"]
+    assert header.split() == ["run", "name", "state", "training", "state", "last", "seen"]
     assert row.startswith(f"{run_id}  pretrain cats  interrupted  none ")
     assert last == f"  {run_id}  hpt pretrain --data 'my cats'"
 
@@ -166,7 +166,7 @@ def test_runs_gives_no_command_for_a_run_at_work(store):
     with stage_run("pretrain cats", Identity({"stage": "pretrain"}, "hpt pretrain --seed 77")) as stage:
         result = run("runs")
     assert stage.run_id in result.output
-    assert "at work on" in result.output
+    assert "running on" in result.output
     assert "--seed 77" not in result.output
 
 
@@ -245,11 +245,19 @@ def test_an_interrupted_stage_says_so_and_ends_as_shells_expect(store, monkeypat
     assert result.exit_code == 130
     assert "Traceback" not in result.output
     assert result.output.splitlines()[-1] == (
-        "Interrupted: a run that was started is KILLED and keeps its training state; the same command goes on."
+        "Interrupted: a run that was started is KILLED and keeps its training state; repeat the command to resume."
     )
     (one,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
     assert one.info.status == "KILLED"
     assert "step 1 of 9" in run("runs").output
+
+
+def test_an_interrupted_command_without_a_run_does_not_speak_of_one(store, monkeypatch):
+    from hpt_mlflow.tracking import connection
+
+    monkeypatch.setattr(connection, "connect", lambda: os.kill(os.getpid(), signal.SIGINT))
+    result = run("compare", "models:/hpt/1", "models:/hpt/2")
+    assert (result.exit_code, result.output) == (130, "Interrupted.\n")
 
 
 def test_a_run_that_cannot_be_gone_on_with_is_refused(store):

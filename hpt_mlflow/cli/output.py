@@ -14,17 +14,18 @@ from hpt_mlflow.signals import INTERRUPTED
 
 
 @contextmanager
-def errors() -> Iterator[None]:
-    """Errors as one line, and the exit codes of a shell."""
+def errors(interrupted: str = "Interrupted.") -> Iterator[None]:
+    """Errors as one line, and the exit codes of a shell.
+
+    Args:
+        interrupted: what to print on Ctrl-C or SIGTERM.
+    """
     try:
         yield
     except HptError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
-        click.echo(
-            "Interrupted: a run that was started is KILLED and keeps its training state; the same command goes on.",
-            err=True,
-        )
+        click.echo(interrupted, err=True)
         sys.exit(INTERRUPTED)
 
 

@@ -31,7 +31,7 @@ def runs() -> None:
         if not found:
             click.echo("Every run is finished.")
             return
-        echo_table(("run", "name", "state", "training state", "last sign"), [run.cells for run in found])
+        echo_table(("run", "name", "state", "training state", "last seen"), [run.cells for run in found])
         continuable = [run for run in found if run.command]
         if continuable:
             click.echo("\nTo go on with one of them, type its command again:")

@@ -13,6 +13,10 @@ from hpt_mlflow.options import Settings, choices_of, value_type
 from hpt_mlflow.reference import TYPE_NAMES, meaning, settings_of
 from hpt_mlflow.stages import Stage
 
+INTERRUPTED = (
+    "Interrupted: a run that was started is KILLED and keeps its training state; repeat the command to resume."
+)
+
 
 class Value(click.ParamType):
     """The value of a setting.
@@ -68,7 +72,7 @@ def stage_command(stage: Stage) -> click.Command:
 def _run(stage: Stage, settings: dict[str, Any]) -> None:
     """Run a stage, and print its result."""
     log_to_stderr()
-    with errors():
+    with errors(INTERRUPTED):
         # Checked before torch and MLflow are imported, which takes seconds.
         stage.settings(**settings)
         result = stage(**settings)

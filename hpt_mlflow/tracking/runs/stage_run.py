@@ -153,6 +153,11 @@ class StageRun:
         error = written.exception() if written.done() else None
         return str(error) if isinstance(error, SpoolError) else ""
 
+    def flush(self, patience_seconds: float = PATIENCE_SECONDS) -> str:
+        """Wait until the server has received everything; gives why it has not, or nothing."""
+        left = self._courier.flush(patience_seconds)
+        return self._courier.why(left) if left else ""
+
     def register(self, model: str, model_name: str, tags: dict[str, str], alias: str | None, description: str) -> str:
         """Register a model of the run as a version of a registered model, and wait for the server.
 

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from recorded import champion, history, tags
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.tracking.models import alias_history, alias_move
+from hpt_mlflow.tracking.models import alias_history, apply_promotion
 from hpt_mlflow.tracking.models.alias_history import TIME_FORMAT, Move, champion_stack
 from hpt_mlflow.tracking.models.promotion import go_back, promote
 
@@ -140,7 +140,7 @@ def test_tags_that_cannot_be_set_become_a_note(models, monkeypatch):
     def refuse(*_):
         raise MlflowException("the disk is full")
 
-    monkeypatch.setattr(alias_move.MlflowClient, "set_model_version_tag", refuse)
+    monkeypatch.setattr(apply_promotion.MlflowClient, "set_model_version_tag", refuse)
     assert "the alias has moved, but not all tags could be set (the disk is full)" in promote(models[0]).notes
     assert champion() == "1"
 
