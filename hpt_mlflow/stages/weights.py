@@ -16,7 +16,7 @@ from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.models.store import check_names, find_model, log_backbone
 from hpt_mlflow.tracking.runs.stage_run import stage_run
-from hpt_mlflow.tracking.tags import milestone_name
+from hpt_mlflow.tracking.tags import VERSION_PLACEHOLDER, milestone_name
 
 STAGE = "import"
 
