@@ -110,7 +110,7 @@ def _open(name: str, address: str, root: str | None) -> Dataset:
         return open_dataset(address, root)
     except HptError as error:
         # Other stages have one dataset, and call it data.
-        raise HptError(str(error).replace("data:", f"{name}:", 1)) from error
+        raise (error.about(name) if error.setting == "data" else error) from error
 
 
 def _network(chosen: StudySettings, base: FoundModel | None) -> Architecture:
@@ -136,8 +136,7 @@ def _describe(plan: StudyPlan, chosen: StudySettings, datasets: Mapping[str, Dat
     done = done_before(jobs, workplace)
     left = [job for job in jobs if job not in done]
     reused = f" {len(done)} of these stages are there already." if done else ""
-    alike = next(job for job in jobs if job.stage == "pretrain" and job.said["data"] == chosen.target)
-    seconds = seconds_of(left, alike, chosen, datasets, network)
+    seconds = seconds_of(left, chosen, datasets, network)
     lines += [
         f"{trainings.total()} trainings of {sum(job.steps for job in jobs):,} optimiser steps together, "
         f"{len(jobs) - trainings.total()} evaluations.{reused}",

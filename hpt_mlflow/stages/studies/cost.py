@@ -15,6 +15,7 @@ import torch
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.evaluation.drawing import wanted_labels
 from hpt_mlflow.evaluation.protocols import load_protocol
+from hpt_mlflow.experiments.chains import Chains
 from hpt_mlflow.experiments.plan import Job
 from hpt_mlflow.group import Group
 from hpt_mlflow.methods import load_method
@@ -80,18 +81,17 @@ class Trials:
 
 def seconds_of(
     jobs: Sequence[Job],
-    alike: Job,
     settings: StudySettings,
     datasets: Mapping[str, Dataset],
     network: Architecture,
 ) -> float:
     """About how many seconds jobs would take on this machine, as many at once as the settings say.
 
-    A few steps of each kind of training are tried, on its images, with its share of the cores. What an evaluation takes
-    is told from its passes through the network, and of each job from what a process needs to start.
+    A few steps of each kind of training are tried, on its images, with its share of the cores. An evaluation is
+    estimated by its passes through the network, as many seconds each as in a training of all weights on the target.
+    Every job takes the time that a process needs to start, too.
 
     Args:
-        alike: a training of all weights on the target, whether it is one of the jobs or not.
         datasets: by address.
         network: of all trainings.
     """
@@ -101,9 +101,10 @@ def seconds_of(
     seconds = len(jobs) * _seconds_to_start() if jobs else 0.0
     with _threads(max(1, cores // settings.at_once)):
         trials = Trials(device, datasets, network)
+        training = Chains(settings, settings.seed, images=0, network=network).target_alone()
         for job in jobs:
             if job.stage == "evaluate":
-                seconds += passes_of(job, datasets[job.said["data"]]) * trials.seconds_per_pass(alike)
+                seconds += passes_of(job, datasets[job.said["data"]]) * trials.seconds_per_pass(training)
             else:
                 seconds += job.steps * trials.seconds_per_step(job)
     return seconds / together

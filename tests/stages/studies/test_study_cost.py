@@ -80,8 +80,8 @@ def test_seconds_add_up_and_are_shared_by_those_at_once(datasets, monkeypatch):
     expected = 3 * 5 + 10 * 2 + 10 * 0.5 + len(datasets[DIGITS]) * 2 / 8 / 4
 
     def told(at_once, jobs=jobs):
-        settings = StudySettings(target=DIGITS, device="cpu", at_once=at_once)
-        return seconds_of(jobs, TARGET, settings, datasets, NETWORK)
+        settings = StudySettings(target=DIGITS, device="cpu", at_once=at_once, batch_size=8, bn_splits=1)
+        return seconds_of(jobs, settings, datasets, NETWORK)
 
     assert told(1) == pytest.approx(expected)
     assert told(2) == pytest.approx(expected / 2)
@@ -92,5 +92,5 @@ def test_seconds_add_up_and_are_shared_by_those_at_once(datasets, monkeypatch):
 
 def test_threads_are_as_they_were(datasets):
     before = torch.get_num_threads()
-    seconds_of([TARGET], TARGET, StudySettings(target=DIGITS, device="cpu", at_once=2), datasets, NETWORK)
+    seconds_of([TARGET], StudySettings(target=DIGITS, device="cpu", at_once=2), datasets, NETWORK)
     assert torch.get_num_threads() == before
