@@ -8,17 +8,11 @@ from typing import Any
 from hpt_mlflow.augment.subset import AUGMENTATIONS
 from hpt_mlflow.experiments.plan import Job, job
 from hpt_mlflow.models.architecture import Architecture
-from hpt_mlflow.settings import StudySettings
+from hpt_mlflow.options import passed_on
+from hpt_mlflow.settings import EvaluateSettings, PretrainSettings, StudySettings
 from hpt_mlflow.settings.common import parse_count
 from hpt_mlflow.settings.study import listed
 from hpt_mlflow.training.plan import PRESETS
-
-# What each of a study's trainings takes from the study.
-SHARED = (
-    *("root", "method", "preset", "batch_size", "learning_rate", "weight_decay", "key_momentum", "temperature"),
-    *("queue_size", "bn_splits", "strengths", "precision", "compile", "workers", "cache_gib", "device", "nproc"),
-    *("restarts", "checkpoint_every", "model_name", "strict"),
-)
 
 
 @dataclass(frozen=True)
@@ -27,7 +21,7 @@ class Chains:
 
     Attributes:
         images: of the target, that training may see.
-        network: of the registered Base, where there is one.
+        network: of the registered Base, if there is one.
     """
 
     settings: StudySettings
@@ -75,8 +69,9 @@ class Chains:
         """An evaluation on the target, of the model of a training, or of a model named in `more`."""
         settings = self.settings
         own = {
-            **{name: getattr(settings, name) for name in ("root", "device", "cache_gib", "protocol")},
+            **passed_on(settings, EvaluateSettings),
             **{"data": settings.target, "seed": self.seed, "split_seed": self.seed, "classifier_name": "none"},
+            "protocol": settings.protocol,
             "steps": settings.protocol_steps,
             # Untrained features are the same for all methods of a seed.
             "untrained": training is not None and training.stage == "pretrain",
@@ -127,6 +122,5 @@ class Chains:
         return job("adapt", start, **self._shared(data, steps) | own | more)
 
     def _shared(self, data: str, steps: int) -> dict[str, Any]:
-        shared = {name: getattr(self.settings, name) for name in SHARED}
-        seeds = {"seed": self.seed, "split_seed": self.seed}
-        return shared | seeds | {"data": data, "steps": steps, "milestones": "100%"}
+        own = {"data": data, "steps": steps, "milestones": "100%", "seed": self.seed, "split_seed": self.seed}
+        return passed_on(self.settings, PretrainSettings) | own
