@@ -63,8 +63,7 @@ class Trials:
         """Of a training; tried once for each kind."""
         settings, dataset = training_settings(job), self.datasets[job.said["data"]]
         plan = fitted_plan(settings, dataset)
-        update = settings.update if isinstance(settings, AdaptSettings) else "all"
-        kind = Kind(settings.data, update, plan.batch_size, tuple(sorted(plan.options.items())))
+        kind = Kind(settings.data, plan.update, plan.batch_size, tuple(sorted(plan.options.items())))
         if kind not in self.seconds:
             # Each process of a training on several GPUs has its part of a batch; those on a processor share its cores.
             parts = settings.nproc if self.device.type == "cuda" else 1
