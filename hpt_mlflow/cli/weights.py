@@ -1,4 +1,4 @@
-"""Commands about weights: those of other programs in, and registered models out."""
+"""Commands that import weights from other programs, and export registered models for them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,25 @@ from hpt_mlflow.settings import DEFAULT_MODEL_NAME
 
 @click.command("import")
 @click.argument("source")
-@click.option("--model-name", default=DEFAULT_MODEL_NAME, show_default=True, help="Registered model that gets them.")
-@click.option("--alias", help="Alias that the new version gets, such as base.")
+@click.option(
+    "--model-name",
+    default=DEFAULT_MODEL_NAME,
+    show_default=True,
+    help="Registered model for the new version.",
+)
+@click.option("--alias", help="Alias of the new version, such as base.")
 @click.option(
     "--arch",
-    help="Backbone that they are for: a network of torchvision, or timm:NAME. Default: ResNets are recognised.",
+    help="Backbone: a network of torchvision, or timm:NAME. Default: ResNets are recognised.",
 )
 @click.option(
     "--image-size",
     type=click.IntRange(8, 2048),
     metavar="N",
-    help="Side of the images, in pixels, that the model takes. Default: 224, or what the weights say.",
+    help="Side of the images, in pixels. Default: 224, or that of the weights.",
 )
 def import_(source: str, **options: Any) -> None:
-    """Register weights from elsewhere as they are: the Base of a chain.
+    """Register weights from another program unchanged, as the Base of a chain.
 
     SOURCE is a file of MoCo, OpenSelfSup, torchvision, timm, Lightly or this project; torchvision:NAME, weights that
     torchvision publishes, such as torchvision:resnet50; or efficientnet-lite0, weights of ImageNet that come with a
@@ -50,9 +55,9 @@ def import_(source: str, **options: Any) -> None:
     "with MODEL.RESNETS.STRIDE_IN_1X1 False and INPUT.FORMAT RGB; onnx: a model of normalised images.",
 )
 def export(model: str, file: str, format: str) -> None:
-    """Write a registered model as another library reads it.
+    """Write a registered model in the format of another library.
 
-    MODEL is a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model hpt. A FILE that is there is replaced.
+    MODEL is a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model hpt. An existing FILE is replaced.
     """
     log_to_stderr()
     with errors():

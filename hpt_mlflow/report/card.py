@@ -54,7 +54,7 @@ def training_card(
             "",
         ]
     if registered is not None:
-        lines += _go_on(registered)
+        lines += _next_commands(registered)
     return "\n".join(lines)
 
 
@@ -72,14 +72,14 @@ def weights_card(weights: ForeignWeights, registered: str | None) -> str:
         f"**Images** are normalised with mean {weights.mean} and standard deviation {weights.std}.",
     ]
     if registered is not None:
-        lines += ["", *_go_on(registered)]
+        lines += ["", *_next_commands(registered)]
     return "\n".join(lines)
 
 
-def _go_on(registered: str) -> list[str]:
+def _next_commands(registered: str) -> list[str]:
     """The next commands, from a registered version."""
     return [
-        "**Go on**",
+        "**Next**",
         "",
         "```",
         stage_command("adapt", parent=registered, data="FOLDER"),

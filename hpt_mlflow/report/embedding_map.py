@@ -1,4 +1,4 @@
-"""A map of the features: which images a network finds alike."""
+"""A map of the features: images that a network finds similar are close."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from hpt_mlflow.report.figures import COLOURS, class_label
 MOST_POINTS = 2000
 COMPONENTS = 50
 PERPLEXITY = 30
-# Fewer points are no neighbourhoods that t-SNE could keep.
+# t-SNE needs neighbourhoods, which fewer points do not have.
 FEWEST_POINTS = 5
-# Up to so many classes a legend names them; of more, the most frequent have their names on the map, the rest are grey.
+# Up to LEGEND_CLASSES are named in a legend. Of more, the NAMED_CLASSES most frequent are named on the map, the rest
+# are grey.
 LEGEND_CLASSES = 18
 NAMED_CLASSES = 45
 NAME_SIZE = 7
@@ -31,9 +32,9 @@ REST_COLOUR = "#C8C8C8"
 
 
 def embedding_map(features: np.ndarray, labels: np.ndarray | None, classes: Sequence[str], seed: int = 0) -> Figure:
-    """Which images features find alike, as a t-SNE map (van der Maaten and Hinton, JMLR 2008) coloured by class.
+    """Features in two dimensions, as a t-SNE map (van der Maaten and Hinton, JMLR 2008) coloured by class.
 
-    At most `MOST_POINTS` images are drawn, of each class as large a share as of all. Features are brought to unit
+    At most `MOST_POINTS` images are drawn, the same share of each class. Features are brought to unit
     length, since neighbours are compared by their angle too, and reduced to `COMPONENTS` principal components.
 
     Args:
@@ -43,7 +44,7 @@ def embedding_map(features: np.ndarray, labels: np.ndarray | None, classes: Sequ
     """
     groups = _groups(labels, len(features))
     chosen = _stratified(groups, MOST_POINTS, seed)
-    # More threads add up in another order, and those that wait for a processor that others use wait for minutes.
+    # More threads would sum in another order, and may wait for minutes for a busy processor.
     with threadpool_limits(1):
         groups, points = groups[chosen], map_points(features[chosen], seed)
     figure = Figure(figsize=FIGURE_INCHES, layout="constrained")
@@ -108,7 +109,7 @@ def map_points(features: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def _groups(labels: np.ndarray | None, count: int) -> np.ndarray:
-    """What each image is coloured by, int64 (N,): its class or its only label; -1 for neither."""
+    """The group that colours each image, int64 (N,): its class or its only label; -1 for neither."""
     if labels is None:
         return np.full(count, -1, dtype=np.int64)
     if is_multilabel(labels):
@@ -117,21 +118,21 @@ def _groups(labels: np.ndarray | None, count: int) -> np.ndarray:
 
 
 def _stratified(groups: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """Indices of at most so many images, int64, of each group as large a share as of all."""
+    """Indices of at most `most` images, int64, with the same share of each group."""
     shuffled = np.random.default_rng(seed).permutation(len(groups))
     by_group = shuffled[np.argsort(groups[shuffled], kind="stable")]
     return by_group[np.linspace(0, len(by_group) - 1, min(most, len(by_group))).astype(np.int64)]
 
 
 def _rest_name(labels: np.ndarray | None, present: np.ndarray, named: np.ndarray) -> str:
-    """What grey points are."""
+    """The legend of grey points."""
     others = f"{len(present) - len(named)} other classes" if len(present) > len(named) else ""
     several = "no label, or several" if labels is not None and is_multilabel(labels) else ""
     return "; ".join(text for text in (others, several) if text) or "images"
 
 
 def _names_on_map(axes: Axes, points: np.ndarray, groups: np.ndarray, named: Sequence[int], names: list[str]) -> None:
-    """Write each name beside the median of its points, as near to it as leaves the names before readable.
+    """Write each name as near to the median of its points as the names before it allow.
 
     Args:
         points: float32 (N, 2).

@@ -1,4 +1,4 @@
-"""Pictures for the run: made without a display, returned to whoever logs them."""
+"""Figures of a training, drawn without a display, and what all figures share."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ CURVES = (
 )
 GRID_IMAGES = 12
 GRID_PIXELS = 72
-# Okabe and Ito's colours without black and yellow, which people tell apart whatever their colour vision.
+# Okabe and Ito's colours without black and yellow, distinguishable with any colour vision.
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
 COLOURS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY)
 GREY = "#999999"
 
 
 def class_label(name: str, length: int = 24) -> str:
-    """A class's name as text of a picture: on one line, shortened in its middle, no dollar sign read as mathematics."""
+    """A class's name as text in a figure: on one line, shortened in its middle, with dollar signs escaped."""
     shown = " ".join(name.encode(errors="replace").decode().split())
     if len(shown) > length:
         tail = length // 3
@@ -47,7 +47,7 @@ def plain_axes(xlabel: str, ylabel: str, height: float = 4.2) -> tuple[Figure, A
 
 
 def views_grid(crops: Tensor, views: Sequence[Tensor], mean: Tensor, std: Tensor) -> Image.Image:
-    """Images as they are cropped, and the views that the method compares, one image a column.
+    """Images as they are cropped, and the views that the method compares, one image per column.
 
     Args:
         crops: uint8 (N, 3, size, size), crops of the first view before any colour changed.
@@ -65,7 +65,7 @@ def views_grid(crops: Tensor, views: Sequence[Tensor], mean: Tensor, std: Tensor
 
 
 def learning_curves(history: Sequence[tuple[int, dict[str, float]]]) -> Figure:
-    """Loss and what else shows learning, against optimiser steps.
+    """Loss and other signs of learning against optimiser steps.
 
     Args:
         history: step and metrics by name.

@@ -1,4 +1,4 @@
-"""What an evaluation found, as images: the most confused classes, and the nearest neighbours of sample images."""
+"""Image grids of an evaluation: the most confused classes, and the nearest neighbours of sample images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TITLE_INCHES = 0.45
 MARGIN_INCHES = 0.08
 # Mean width of a letter of a caption, in 1/72 inch.
 LETTER_POINTS = 4.2
-# Above so many images in a picture each is drawn smaller, so that the file stays small.
+# With more images than this in a figure, each is drawn smaller to keep the file small.
 FULL_SIZE_TILES = 40
 # In widths of an image.
 TEXT_WIDTH = 1.6
@@ -28,7 +28,7 @@ TEXT_LETTERS = 22
 
 
 class ImageSource(Protocol):
-    """Whatever gives the image at an index, uint8 (height, width, 3): a list, or one that decodes when asked."""
+    """Returns the image at an index, uint8 (height, width, 3): a list, or an object that decodes on demand."""
 
     def __getitem__(self, index: int, /) -> np.ndarray: ...
 
@@ -42,16 +42,16 @@ def confused_pairs(
     pairs: int = 6,
     examples: int = 4,
 ) -> Figure | None:
-    """The most frequent confusions, one pair of classes a row, with the images that were most surely mistaken.
+    """The most frequent confusions, one pair of classes per row, with the most confident mistakes.
 
     Args:
-        images: image i belongs to truth[i]; only those shown are asked for.
+        images: image i belongs to truth[i]; only those shown are read.
         truth, prediction: int64 (N,), indices into `classes`.
         confidence: float32 (N,), probability of the predicted class.
-        pairs, examples: rows, and images a row, at most.
+        pairs, examples: maximum numbers of rows, and of images per row.
 
     Returns:
-        None where nothing is confused.
+        None if nothing is confused.
     """
     found = most_confused(truth, prediction, pairs)
     if not found:
@@ -91,7 +91,7 @@ def neighbour_grid(
     neighbour_labels: np.ndarray | None,
     classes: Sequence[str],
 ) -> Figure:
-    """Images and their nearest neighbours, one image a row; a frame says whether a neighbour is of the same class.
+    """Images and their nearest neighbours, one image per row; frames mark neighbours of the same or another class.
 
     Args:
         images_asked: Q images.
@@ -123,25 +123,25 @@ def _grid(title: str, rows: int, widths: Sequence[float]) -> tuple[Figure, list[
         widths: of the columns, 1 for an image.
     """
     tile = TILE_INCHES * min(1.0, math.sqrt(FULL_SIZE_TILES / max(1, rows * len(widths))))
-    lefts = MARGIN_INCHES + np.cumsum([0, *(tile * one + MARGIN_INCHES for one in widths)])
+    lefts = MARGIN_INCHES + np.cumsum([0, *(tile * relative + MARGIN_INCHES for relative in widths)])
     width, height = lefts[-1], TITLE_INCHES + rows * (tile + CAPTION_INCHES)
     figure = Figure(figsize=(width, height))
     figure.suptitle(title, y=1 - MARGIN_INCHES / height, fontsize=8, wrap=True)
     bottoms = [height - TITLE_INCHES - row * (tile + CAPTION_INCHES) - tile for row in range(rows)]
     axes = [
         [
-            figure.add_axes((left / width, bottom / height, tile * one / width, tile / height), frame_on=False)
-            for left, one in zip(lefts, widths, strict=False)
+            figure.add_axes((left / width, bottom / height, tile * relative / width, tile / height), frame_on=False)
+            for left, relative in zip(lefts, widths, strict=False)
         ]
         for bottom in bottoms
     ]
-    for one in figure.axes:
-        one.set(xticks=[], yticks=[])
+    for place in figure.axes:
+        place.set(xticks=[], yticks=[])
     return figure, axes, int(72 * tile / LETTER_POINTS)
 
 
 def _show(axes: Axes, images: ImageSource, index: int, caption: str) -> None:
-    """One image and what is said below it; only words where it cannot be read any more."""
+    """Draw an image with its caption below; a note if it cannot be read any more."""
     axes.text(0.5, -0.04, caption, transform=axes.transAxes, fontsize=7, ha="center", va="top")
     try:
         axes.imshow(images[index])
@@ -155,11 +155,11 @@ def _frame(axes: Axes, colour: str) -> None:
 
 
 def _caption(labels: np.ndarray | None, position: int, classes: Sequence[str], letters: int) -> str:
-    """What one image shows, by its label or labels.
+    """The caption of an image: its label or labels.
 
     Args:
         labels: int64 (N,), or uint8 (N, L), or None.
-        letters: at most so many.
+        letters: maximum length.
     """
     if labels is None:
         return ""

@@ -1,4 +1,4 @@
-"""Weights from elsewhere, registered as they are or trained on; and registered models for elsewhere."""
+"""Importing weights from other programs, to register or to train; exporting registered models for them."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def import_weights(
     image_size: int | None = None,
     small_stem: bool = False,
 ) -> StageResult:
-    """Register weights from elsewhere as they are.
+    """Register weights from another program unchanged.
 
     Args:
         source: a file of weights; `torchvision:NAME` for published ones; or `efficientnet-lite0` for those of the
             extra `imagenet`.
-        model_name: name of the registered model that gets them as a new version.
+        model_name: the registered model that they become a new version of.
         alias: of the new version.
-        arch: the backbone that they are for. Default: what they are recognised as.
-        image_size: side of the images in pixels that the model takes. Default: 224, or what the weights say.
-        small_stem: they must have the stem for small images.
+        arch: of the backbone. Default: the network that they are recognised as.
+        image_size: side of the images in pixels. Default: 224, or that of the weights.
+        small_stem: whether they must have the stem for small images.
 
     Raises:
         HptError: they cannot be read safely, or do not fit; says which tensor.
@@ -71,19 +71,19 @@ def import_weights(
             run.table(left_out, "left_out.json")
         kept = log_backbone(run, start.backbone, card, tags)
         if error := run.failure(kept):
-            raise HptError(f"the weights cannot be kept: {error}; make room and run the same command again")
+            raise HptError(f"the weights cannot be stored: {error}", "make room and run the same command again")
         description = weights_card(weights, VERSION_PLACEHOLDER)
         version = run.register(milestone_name(card.step), model_name, tags, alias, description)
     return StageResult(run.run_id, version, card.chain, {})
 
 
 def export(model: str, format: str, file: str | os.PathLike[str]) -> Path:
-    """Write a registered model as another library reads it.
+    """Write a registered model in the format of another library.
 
     Args:
         model: its address; see `tracking.addresses.concrete_uri`.
         format: torchvision, timm, detectron2 or onnx; see `models.export.export_backbone`.
-        file: is replaced where there is one.
+        file: replaced if it exists.
 
     Returns:
         The file.
@@ -92,7 +92,7 @@ def export(model: str, format: str, file: str | os.PathLike[str]) -> Path:
         HptError: no such model, the format has no such network, or the file cannot be written.
     """
     if format not in FORMATS:
-        raise HptError(f"format: {format!r} is unknown; use {', '.join(FORMATS)}")
+        raise HptError(f"{format!r} is unknown", f"use {', '.join(FORMATS)}", setting="format")
     connect()
     found = find_model(model, "model", DEFAULT_MODEL_NAME)
     path = Path(file).expanduser()

@@ -65,7 +65,7 @@ def test_training_card_without_augmentation():
 def test_training_card_before_the_end_promises_nothing():
     text = card()
     assert "Result" not in text
-    assert "Go on" not in text
+    assert "**Next**" not in text
 
 
 def test_training_card_ends_in_the_next_commands():
