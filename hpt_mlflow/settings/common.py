@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hpt_mlflow.errors import HptError
 
 DEFAULT_MODEL_NAME = "hpt"
@@ -14,6 +16,9 @@ RESUME_HELP = (
     "auto: resume the newest unfinished run with the same settings, data and parent; never: start anew; or the id of "
     "the run to resume."
 )
+
+# Marks of options that say where and how to work: they change no result, and stages that run stages pass them on.
+OPERATIONAL: dict[str, Any] = {"changes_result": False, "passed_on": True}
 
 
 def parse_count(setting: str, text: str) -> int | float:

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from hpt_mlflow.options import Settings, option
-from hpt_mlflow.settings.common import CACHE_HELP, DEFAULT_MODEL_NAME, DEVICE_HELP
+from hpt_mlflow.settings.common import CACHE_HELP, DEFAULT_MODEL_NAME, DEVICE_HELP, OPERATIONAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,7 @@ class EvaluateSettings(Settings):
     root: str | None = option(
         None,
         "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.",
-        changes_result=False,
-        passed_on=True,
+        **OPERATIONAL,
     )
     model: str = option(
         f"models:/{DEFAULT_MODEL_NAME}/latest",
@@ -67,8 +66,7 @@ class EvaluateSettings(Settings):
         "Default: none.",
     )
     allow_seen: bool = option(
-        False,
-        "Evaluate even if a stage of the chain has trained on test images, or if this cannot be checked.",
+        False, "Evaluate even if a stage of the chain has trained on test images, or if this cannot be checked."
     )
     seed: int = option(0, "Seed of the untrained network, of drawn labels and of training.", minimum=0, passed_on=True)
     split_seed: int = option(
@@ -80,13 +78,13 @@ class EvaluateSettings(Settings):
     workers: int | None = option(
         None, "Threads that decode images. Default: one for each processor.", minimum=0, changes_result=False
     )
-    cache_gib: float = option(4.0, CACHE_HELP, minimum=0, changes_result=False, passed_on=True)
+    cache_gib: float = option(4.0, CACHE_HELP, minimum=0, **OPERATIONAL)
     precision: str = option(
         "auto",
         "Arithmetic of frozen features. auto: bfloat16 on a GPU that has it in hardware, else float32.",
         choices=("auto", "float32", "bfloat16"),
     )
-    device: str = option("auto", DEVICE_HELP, changes_result=False, passed_on=True)
+    device: str = option("auto", DEVICE_HELP, **OPERATIONAL)
     batch_size: int = option(256, "Images in a forward pass of frozen features.", minimum=2)
 
     @property

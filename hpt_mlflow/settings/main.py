@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpt_mlflow.options import Settings, option
-from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, DEVICE_HELP, PRESETS, RESUME_HELP
+from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, DEVICE_HELP, OPERATIONAL, PRESETS, RESUME_HELP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,22 +26,13 @@ class MainSettings(Settings):
         changes_result=False,
     )
     root: str | None = option(
-        None,
-        "Folder that relative paths start from, and that holds torchvision: datasets.",
-        changes_result=False,
-        passed_on=True,
+        None, "Folder that relative paths start from, and that holds torchvision: datasets.", **OPERATIONAL
     )
     preset: str = option("quick", "Values of all training options: quick or paper.", choices=PRESETS, passed_on=True)
     base_steps: int | None = option(None, "Optimiser steps on base. Default: the preset's.", minimum=1)
     adapt_steps: int | None = option(None, "Optimiser steps on source and on target. Default: the preset's.", minimum=1)
-    device: str = option("auto", DEVICE_HELP, changes_result=False, passed_on=True)
-    nproc: int = option(
-        1,
-        "Processes that train together on this machine (see pretrain).",
-        minimum=1,
-        changes_result=False,
-        passed_on=True,
-    )
+    device: str = option("auto", DEVICE_HELP, **OPERATIONAL)
+    nproc: int = option(1, "Processes that train together on this machine (see pretrain).", minimum=1, **OPERATIONAL)
     seed: int = option(0, "Seed of the training.", minimum=0, passed_on=True)
     split_seed: int = option(0, "Seed of the split into train, validation and test.", minimum=0, passed_on=True)
     resume: str = option("auto", RESUME_HELP, changes_result=False)

@@ -17,9 +17,7 @@ class StudySettings(TrainingSettings):
     """One of the paper's experiments on images of your own: all its trainings and evaluations, and the answer."""
 
     study: str = option(
-        "separability",
-        "; ".join(f"{name}: {study.about}" for name, study in STUDIES.items()) + ".",
-        choices=STUDIES,
+        "separability", "; ".join(f"{name}: {study.about}" for name, study in STUDIES.items()) + ".", choices=STUDIES
     )
     base: str = option("builtin:mnist", "Images that the Base learns from.", main=True, changes_result=False)
     base_model: str | None = option(None, "Registered model to take for the Base, instead of training one on base.")

@@ -9,7 +9,15 @@ from hpt_mlflow.augment.subset import AUGMENTATIONS, parse_strengths, parse_subs
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.methods import DEFAULT_METHOD, METHODS, MethodOption, all_options, options_of
 from hpt_mlflow.options import Settings, option
-from hpt_mlflow.settings.common import CACHE_HELP, DEFAULT_MODEL_NAME, DEVICE_HELP, PRESETS, RESUME_HELP, parse_count
+from hpt_mlflow.settings.common import (
+    CACHE_HELP,
+    DEFAULT_MODEL_NAME,
+    DEVICE_HELP,
+    OPERATIONAL,
+    PRESETS,
+    RESUME_HELP,
+    parse_count,
+)
 
 UPDATES = ("all", "bn", "bn-stats")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -39,8 +47,7 @@ class TrainingSettings(MethodOptions):
     root: str | None = option(
         None,
         "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.",
-        changes_result=False,
-        passed_on=True,
+        **OPERATIONAL,
     )
     images: str | None = option(
         None,
@@ -101,24 +108,21 @@ class TrainingSettings(MethodOptions):
         None,
         "Processes that decode images; 0: the training process itself. Default: chosen for the machine.",
         minimum=0,
-        changes_result=False,
-        passed_on=True,
+        **OPERATIONAL,
     )
-    cache_gib: float = option(4.0, CACHE_HELP, minimum=0, changes_result=False, passed_on=True)
-    device: str = option("auto", DEVICE_HELP, changes_result=False, passed_on=True)
+    cache_gib: float = option(4.0, CACHE_HELP, minimum=0, **OPERATIONAL)
+    device: str = option("auto", DEVICE_HELP, **OPERATIONAL)
     nproc: int = option(
         1,
         "Processes that train together on this machine, each on a GPU or a share of the cores.",
         minimum=1,
-        changes_result=False,
-        passed_on=True,
+        **OPERATIONAL,
     )
     restarts: int = option(
         0,
         "With nproc: how often to restart all processes from the newest training state after one has died.",
         minimum=0,
-        changes_result=False,
-        passed_on=True,
+        **OPERATIONAL,
     )
     seed: int = option(0, "Seed of the weights, the order of the images and the views.", minimum=0, passed_on=True)
     split_seed: int = option(
@@ -136,8 +140,7 @@ class TrainingSettings(MethodOptions):
         1000,
         "Steps between two training states kept as artifacts; 0: only when the training is interrupted.",
         minimum=0,
-        changes_result=False,
-        passed_on=True,
+        **OPERATIONAL,
     )
     resume: str = option("auto", RESUME_HELP, changes_result=False)
     model_name: str = option(
@@ -148,10 +151,7 @@ class TrainingSettings(MethodOptions):
     )
     alias: str | None = option(None, "Alias for the new version, such as base, source or target.", changes_trial=False)
     strict: bool = option(
-        False,
-        "Stop at the first unreadable image, instead of skipping up to 1% of them.",
-        changes_result=False,
-        passed_on=True,
+        False, "Stop at the first unreadable image, instead of skipping up to 1% of them.", **OPERATIONAL
     )
 
     def __post_init__(self) -> None:
