@@ -27,7 +27,7 @@ from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.evaluation.features import FeatureReader
-from hpt_mlflow.evaluation.objectives import make_judge
+from hpt_mlflow.evaluation.objectives.base import make_judge
 from hpt_mlflow.evaluation.probe import fit_probe
 from hpt_mlflow.evaluation.scores import primary_score
 from hpt_mlflow.settings import TuneSettings

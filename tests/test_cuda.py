@@ -19,7 +19,7 @@ from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.evaluation.features import FeatureReader
-from hpt_mlflow.evaluation.objectives import make_judge
+from hpt_mlflow.evaluation.objectives.base import make_judge
 from hpt_mlflow.evaluation.probe import fit_probe
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, parse_subset
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.objectives import OBJECTIVES
 from hpt_mlflow.options import option
 from hpt_mlflow.settings.training import AdaptSettings
 
-OBJECTIVES = ("auto", "probe", "knn", "rotation", "infonce")
 PRUNERS = ("halving", "hyperband", "none")
 
 
@@ -29,7 +29,7 @@ class TuneSettings(AdaptSettings):
         "The score of a trial. probe: linear probe on validation; knn: nearest neighbours on validation; rotation: "
         "predicting the rotation of images, which needs no labels; infonce: the training loss, a weak indicator. "
         "auto: probe if there are labels, else rotation.",
-        choices=OBJECTIVES,
+        choices=("auto", *OBJECTIVES),
     )
     study: str | None = option(
         None,

@@ -19,10 +19,11 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.split import Split, unlabelled_split
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation import objectives as objectives_module
 from hpt_mlflow.evaluation.features import FeatureReader, prepare
 from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
-from hpt_mlflow.evaluation.objectives import NEED_LABELS, OBJECTIVES, Judge, make_judge, maximises
+from hpt_mlflow.evaluation.objectives import OBJECTIVES, base, load_judge, maximises
+from hpt_mlflow.evaluation.objectives import probe as probe_judge
+from hpt_mlflow.evaluation.objectives.base import make_judge
 from hpt_mlflow.evaluation.probe import fit_probe
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
@@ -30,6 +31,7 @@ from hpt_mlflow.models.backbone import build_backbone
 CPU = torch.device("cpu")
 STATISTICS = ChannelStatistics((0.3, 0.3, 0.3), (0.35, 0.35, 0.35))
 JUDGED = ("probe", "knn", "rotation")
+NEED_LABELS = ("probe", "knn")
 DIGITS = open_dataset("builtin:digits")
 SIZE = 8
 # Fewer digits than there are, so that a score takes a tenth of a second.
@@ -76,7 +78,7 @@ def reader():
 @pytest.fixture
 def one_round(monkeypatch):
     """As many images as there are in validation are enough."""
-    monkeypatch.setattr(objectives_module, "ENOUGH_IMAGES", 0)
+    monkeypatch.setattr(base, "ENOUGH_EXAMPLES", 0)
 
 
 def only_round(judge):
@@ -100,7 +102,7 @@ def colours(indices):
 def by_sklearn(features, labels, asked, truth):
     """Accuracy of logistic regression, of the best regularisation."""
     scores = []
-    for regularisation in objectives_module.REGULARISATIONS:
+    for regularisation in probe_judge.REGULARISATIONS:
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=regularisation, max_iter=3000, tol=1e-6))
         scores.append(classifier.fit(features.astype(np.float64), labels).score(asked, truth))
     return max(scores)
@@ -131,7 +133,7 @@ def test_probe_of_several_labels_is_the_mean_area_under_the_curve(reader):
     backbone = network()
     train, validation = (plain_features(backbone, colours(part)) for part in (SPLIT.train, SPLIT.validation))
     areas = []
-    for regularisation in objectives_module.REGULARISATIONS:
+    for regularisation in probe_judge.REGULARISATIONS:
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=regularisation, max_iter=3000))
         each = [classifier.fit(train, labels).predict_proba(validation)[:, 1] for labels in SEVERAL[SPLIT.train].T]
         areas.append(np.mean([roc_auc_score(t, p) for t, p in zip(SEVERAL[SPLIT.validation].T, each, strict=True)]))
@@ -199,7 +201,7 @@ def test_what_rotation_is_learned_from_and_judged_by(reader, monkeypatch):
         asked["arguments"] = arguments
         return fit_probe(*arguments)
 
-    monkeypatch.setattr(objectives_module, "fit_probe", watched)
+    monkeypatch.setattr(probe_judge, "fit_probe", watched)
     backbone = network()
     make_judge("rotation", reader, SPLIT, DIGITS.labels).score(backbone)
     for part, features, turns in zip(
@@ -352,7 +354,7 @@ def test_the_score_of_several_labels_is_the_area_under_the_curve_of_all_rounds_t
         truth.append(SEVERAL[validation])
         votes.append(votes_by_hand(known, SEVERAL[train], asked))
         of_each = []
-        for regularisation in objectives_module.REGULARISATIONS:
+        for regularisation in probe_judge.REGULARISATIONS:
             classifier = make_pipeline(StandardScaler(), LogisticRegression(C=regularisation, max_iter=3000))
             each = [classifier.fit(known, labels).predict_proba(asked)[:, 1] for labels in SEVERAL[train].T]
             of_each.append(np.stack(each, axis=1))
@@ -505,9 +507,9 @@ def test_labelled_images_are_held_out_only_where_the_split_has_no_validation(rea
 @pytest.mark.usefixtures("one_round")
 @pytest.mark.parametrize("objective", JUDGED)
 def test_so_many_images_judge_at_most_and_they_are_drawn(reader, objective, monkeypatch):
-    assert (objectives_module.TRAIN_IMAGES, objectives_module.VALIDATION_IMAGES) == (5000, 2000)
-    monkeypatch.setattr(objectives_module, "TRAIN_IMAGES", 50)
-    monkeypatch.setattr(objectives_module, "VALIDATION_IMAGES", 30)
+    assert (base.TRAIN_EXAMPLES, base.VALIDATION_EXAMPLES) == (5000, 2000)
+    monkeypatch.setattr(base, "TRAIN_EXAMPLES", 50)
+    monkeypatch.setattr(base, "VALIDATION_EXAMPLES", 30)
     turns = 4 if objective == "rotation" else 1
     judge, again = (make_judge(objective, reader, SPLIT, DIGITS.labels) for _ in range(2))
     parts, most_of_each = (SPLIT.train, SPLIT.validation), (50 // turns, 30 // turns)
@@ -524,8 +526,8 @@ def test_so_many_images_judge_at_most_and_they_are_drawn(reader, objective, monk
 
 @pytest.mark.usefixtures("one_round")
 def test_images_that_cannot_be_read_do_not_judge_and_change_nothing_about_the_others(reader, monkeypatch):
-    monkeypatch.setattr(objectives_module, "TRAIN_IMAGES", 50)
-    monkeypatch.setattr(objectives_module, "VALIDATION_IMAGES", 30)
+    monkeypatch.setattr(base, "TRAIN_EXAMPLES", 50)
+    monkeypatch.setattr(base, "VALIDATION_EXAMPLES", 30)
     whole = only_round(make_judge("knn", reader, SPLIT, DIGITS.labels))
     gone = [int(whole[0][20]), int(whole[1][3])]
     images = reader_of(known_unreadable=dict.fromkeys(gone, "gone")).images
@@ -557,7 +559,7 @@ def test_images_that_vanish_are_left_out_and_reported(files, objective):
     score = judge.score(network())
     assert set(reader.images.unreadable) == set(gone)
     left = tuple(tuple(np.setdiff1d(part, gone) for part in both) for both in judge.rounds)
-    expected = Judge(objective, reader_of(), left, DIGITS.labels).score(network())
+    expected = load_judge(objective)(reader_of(), left, DIGITS.labels).score(network())
     assert score == pytest.approx(expected, abs=1e-9)
     assert judge.score(network()) == score
 
@@ -573,8 +575,6 @@ def test_too_many_vanished_images_are_refused(files):
 @pytest.mark.parametrize("objective", ["infonce", "accuracy"])
 def test_what_has_no_judge_is_refused(reader, objective):
     with pytest.raises(ValueError, match=f"'{objective}' has no judge"):
-        Judge(objective, reader, ((SPLIT.train, SPLIT.validation),), DIGITS.labels)
-    with pytest.raises(ValueError, match=f"'{objective}' has no judge"):
         make_judge(objective, reader, SPLIT, DIGITS.labels)
 
 
@@ -583,8 +583,6 @@ def test_an_objective_that_needs_labels_is_refused_without(reader, objective):
     expected = f"^objective: {objective} needs labels, and digits has none; use rotation, or give labels$"
     with pytest.raises(HptError, match=expected):
         make_judge(objective, reader, unlabelled_split(300), None)
-    with pytest.raises(ValueError, match="without labels"):
-        Judge(objective, reader, ((SPLIT.train, SPLIT.validation),), None)
 
 
 @pytest.mark.parametrize(
@@ -649,9 +647,9 @@ def test_rare_labels_and_rounds_without_them_are_judged_without_a_warning(reader
 def test_a_round_whose_images_have_all_vanished_is_left_out(files, objective):
     reader = reader_of(files, memory_limit_bytes=0)
     rounds = ((SPLIT.train, SPLIT.validation), (SPLIT.train, SPLIT.test[:1]))
-    score = Judge(objective, reader, rounds[:1], files.labels).score(network())
+    score = load_judge(objective)(reader, rounds[:1], files.labels).score(network())
     files.pictures[SPLIT.test[0]].unlink()
-    assert Judge(objective, reader, rounds, files.labels).score(network()) == score
+    assert load_judge(objective)(reader, rounds, files.labels).score(network()) == score
 
 
 def test_images_of_one_group_are_judged_by_the_split():

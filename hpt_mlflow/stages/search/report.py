@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hpt_mlflow.evaluation.objectives import maximises
+from hpt_mlflow.evaluation.objectives import OBJECTIVES, maximises
 from hpt_mlflow.report.tuning_card import Winner, tuning_card
 from hpt_mlflow.report.tuning_figures import (
     interactions_figure,
@@ -27,12 +27,6 @@ from hpt_mlflow.tuning.storage import dashboard_command
 
 # The shortest time between two drawings of the figures during a search.
 REDRAW_SECONDS = 60.0
-LABELS = {
-    "probe": "linear probe on validation",
-    "knn": "20-NN on validation",
-    "rotation": "accuracy of predicting rotations",
-    "infonce": "InfoNCE loss",
-}
 RULES = {"halving": "one in {} continues", "hyperband": "Hyperband, one in {} continues", "none": ""}
 
 
@@ -74,7 +68,7 @@ class SearchReport:
 
     def draw(self, trials: Sequence[TrialRecord]) -> None:
         """Draw the figures, write the table and the description."""
-        run, space, label = self.run, self.setup.space, LABELS[self.setup.objective]
+        run, space, label = self.run, self.setup.space, OBJECTIVES[self.setup.objective].title
         step = common_step(trials)
         effects = main_effects(trials, step, space.augmentations)
         pairs = interactions(trials, step, space.augmentations)
@@ -96,7 +90,7 @@ class SearchReport:
                 seen=len(setup.split.seen),
                 chain=setup.chain,
                 parent=setup.start.parent,
-                objective=LABELS[setup.objective],
+                objective=OBJECTIVES[setup.objective].title,
                 maximise=self.maximise,
                 planned=self.planned,
                 rungs=setup.rungs,

@@ -19,7 +19,8 @@ from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
-from hpt_mlflow.evaluation.objectives import NEED_LABELS, Judge, make_judge
+from hpt_mlflow.evaluation.objectives import OBJECTIVES, has_judge
+from hpt_mlflow.evaluation.objectives.base import Judge, make_judge
 from hpt_mlflow.options import marked
 from hpt_mlflow.settings import TuneSettings
 from hpt_mlflow.stages.identify import identify
@@ -112,7 +113,7 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
         rungs=rungs(steps, first_rung, settings.reduction),
         space=space,
         objective=objective,
-        judge=None if objective == "infonce" else make_judge(objective, reader, split, dataset.labels),
+        judge=make_judge(objective, reader, split, dataset.labels) if has_judge(objective) else None,
         device=device,
         workers=default_workers(images, device, settings.workers),
         identity=_identity(settings, dataset, parent, objective, steps, first_rung),
@@ -146,11 +147,13 @@ def _objective(settings: TuneSettings, dataset: Dataset, split: Split) -> str:
     objective = settings.objective
     if objective == "auto":
         objective = "rotation" if dataset.labels is None else "probe"
-    if objective in NEED_LABELS and dataset.labels is not None:
+    if OBJECTIVES[objective].needs_labels and dataset.labels is not None:
         check_labels(dataset, split)
-    if objective == "infonce" and settings.update == "bn-stats":
+    if not has_judge(objective) and settings.update == "bn-stats":
         raise HptError(
-            "infonce is the training loss, and update=bn-stats has none", "use another objective", setting="objective"
+            f"{objective} is the training loss, and update=bn-stats has none",
+            "use another objective",
+            setting="objective",
         )
     return objective
 
