@@ -31,7 +31,7 @@ from hpt_mlflow.evaluation.objectives.base import make_judge
 from hpt_mlflow.evaluation.probe import fit_probe
 from hpt_mlflow.evaluation.scores import primary_score
 from hpt_mlflow.settings import TuneSettings
-from hpt_mlflow.stages.search.setup import Bench, lay_bench
+from hpt_mlflow.stages.search.setup import TrialSetup, set_up_trials
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.models.store import find_model
 from hpt_mlflow.training.loop import Trainer
@@ -56,10 +56,10 @@ def main(parent: str, names: tuple[str, ...], seeds: tuple[int, ...], share: str
     connect()
 
     @lru_cache(maxsize=1)
-    def bench_of(name: str, seed: int) -> Bench:
+    def setup_of(name: str, seed: int) -> TrialSetup:
         shared = {"reduction": 2, "seed": seed, "split_seed": seed, "compile": "off"}
         settings = TuneSettings(data=str(DATA / name), parent=parent, **_settings(length), **shared)
-        return lay_bench(settings, open_dataset(settings.data), find_model(parent, "parent", "hpt"))
+        return set_up_trials(settings, open_dataset(settings.data), find_model(parent, "parent", "hpt"))
 
     done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     there = {(line["data"], line["seed"], line["subset"]) for line in done}
@@ -69,7 +69,7 @@ def main(parent: str, names: tuple[str, ...], seeds: tuple[int, ...], share: str
         if (name, seed, text) in there:
             continue
         started = time.perf_counter()
-        result = _score(bench_of(name, seed), subset)
+        result = _score(setup_of(name, seed), subset)
         line = {"data": name, "seed": seed, "steps": length["steps"], "subset": text, **result}
         with out.open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -87,35 +87,35 @@ def _settings(length: dict) -> dict:
     return {"trial_steps" if name == "steps" else name: value for name, value in length.items()}
 
 
-def _score(bench: Bench, subset: tuple[str, ...]) -> dict[str, object]:
+def _score(setup: TrialSetup, subset: tuple[str, ...]) -> dict[str, object]:
     """Scores at each rung by objective, and top-1 on test by a linear probe at the end."""
-    plan, start, dataset = replace(bench.plan, subset=subset), bench.start, bench.dataset
-    trainer = Trainer(copy.deepcopy(start.backbone), start.feature_size, plan, bench.statistics, bench.device)
+    plan, start, dataset = replace(setup.plan, subset=subset), setup.start, setup.dataset
+    trainer = Trainer(copy.deepcopy(start.backbone), start.feature_size, plan, setup.statistics, setup.device)
     batches = ViewBatches(
-        bench.images, plan.batch_size, start.architecture.image_size, plan.subset, plan.strengths, plan.seed
+        setup.images, plan.batch_size, start.architecture.image_size, plan.subset, plan.strengths, plan.seed
     )
-    assert bench.judge is not None
-    judges = {name: make_judge(name, bench.judge.reader, bench.split, dataset.labels) for name in JUDGED}
+    assert setup.judge is not None
+    judges = {name: make_judge(name, setup.judge.reader, setup.split, dataset.labels) for name in JUDGED}
     # What judging by validation alone would say, where so few images are cross-validated.
-    judges["probe held out"] = replace(judges["probe"], rounds=((bench.split.train, bench.split.validation),))
+    judges["probe held out"] = replace(judges["probe"], rounds=((setup.split.train, setup.split.validation),))
     scores: dict[str, dict[int, float]] = {name: {} for name in (*judges, "infonce")}
-    for step, metrics in trainer.train(batches, workers=0, report_every=bench.rungs[0]):
-        if step in bench.rungs:
+    for step, metrics in trainer.train(batches, workers=0, report_every=setup.rungs[0]):
+        if step in setup.rungs:
             scores["infonce"][step] = metrics["train/loss"]
             for name, judge in judges.items():
-                if name != "rotation" or step == bench.rungs[-1]:
+                if name != "rotation" or step == setup.rungs[-1]:
                     scores[name][step] = judge.score(trainer.backbone)
-    return {**scores, "test": _test_accuracy(bench, trainer.backbone)}
+    return {**scores, "test": _test_accuracy(setup, trainer.backbone)}
 
 
-def _test_accuracy(bench: Bench, backbone: torch.nn.Module) -> float:
-    images = Images(bench.dataset, np.arange(len(bench.dataset)), bench.start.architecture.image_size)
-    reader = FeatureReader(images, bench.start.architecture.image_size, bench.statistics, bench.device)
-    parts = (bench.split.train, bench.split.validation, bench.split.test)
+def _test_accuracy(setup: TrialSetup, backbone: torch.nn.Module) -> float:
+    images = Images(setup.dataset, np.arange(len(setup.dataset)), setup.start.architecture.image_size)
+    reader = FeatureReader(images, setup.start.architecture.image_size, setup.statistics, setup.device)
+    parts = (setup.split.train, setup.split.validation, setup.split.test)
     train, validation, test = (reader.features(backbone, part) for part in parts)
-    labels = bench.dataset.labels
+    labels = setup.dataset.labels
     assert labels is not None
-    probe = fit_probe(train, labels[parts[0]], validation, labels[parts[1]], len(bench.dataset.classes))
+    probe = fit_probe(train, labels[parts[0]], validation, labels[parts[1]], len(setup.dataset.classes))
     return primary_score(labels[parts[2]], probe.head.probabilities(test))
 
 
