@@ -79,7 +79,7 @@ class Study(ABC):
 
     def difference(self, results: Results, one: str, other: str, condition: str = "") -> list[Claim]:
         """The difference of two methods; the paper does not claim which one is better."""
-        text = f"{self._where(condition)}{one} less {other}"
+        text = f"{self._where(condition)}{one} minus {other}"
         others = results.untrained if other == UNTRAINED else results.last(other, condition)
         return compare(text, results.last(one, condition), others, is_claimed=False)
 

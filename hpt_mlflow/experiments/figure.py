@@ -120,7 +120,7 @@ def _finish(
     is_cut = _look_at_means(axes)
     for number, level in enumerate(levels):
         _interval_beside(axes, number, level)
-    seeds = len({seed for _, _, seed in results.figures})
+    seeds = len({seed for _, _, seed in results.scores})
     shown = "mean and 95% interval" if seeds > 1 else "no interval"
     cut = ", cut off where longer" if is_cut else ""
     axes.set_title(f"{results.study}: {shown}{cut}, {seeds} seed{'s' * (seeds > 1)}", fontsize=10)

@@ -118,7 +118,7 @@ def study_csv(results: Results) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["study", "method", "condition", "seed", "step", f"test_{results.metric}"])
-    for (method, condition, seed), by_steps in results.figures.items():
+    for (method, condition, seed), by_steps in results.scores.items():
         writer.writerows([results.study, method, condition, seed, step, by_steps[step]] for step in sorted(by_steps))
     writer.writerows([results.study, UNTRAINED_ROW, "", seed, 0, value] for seed, value in results.untrained.items())
     return text.getvalue()
@@ -127,7 +127,7 @@ def study_csv(results: Results) -> str:
 def read_study_csv(text: str) -> Results:
     """What `study_csv` was written from."""
     study, metric = "", ""
-    figures: dict[tuple[str, str, int], dict[int, float]] = {}
+    scores: dict[tuple[str, str, int], dict[int, float]] = {}
     untrained: dict[int, float] = {}
     for row in csv.DictReader(io.StringIO(text)):
         study = row["study"]
@@ -135,9 +135,9 @@ def read_study_csv(text: str) -> Results:
         if row["method"] == UNTRAINED_ROW:
             untrained[int(row["seed"])] = value
         else:
-            curve = figures.setdefault((row["method"], row["condition"], int(row["seed"])), {})
+            curve = scores.setdefault((row["method"], row["condition"], int(row["seed"])), {})
             curve[int(row["step"])] = value
-    return Results(study, metric, figures, untrained)
+    return Results(study, metric, scores, untrained)
 
 
 def means_table(study: Study, results: Results) -> tuple[list[str], list[tuple[str, ...]]]:

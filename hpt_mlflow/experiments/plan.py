@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-# The stage's own setting that takes the result of the one before.
-FROM = {"adapt": "parent", "evaluate": "model"}
+# The setting of a stage that takes the result of the job before.
+START_SETTING = {"adapt": "parent", "evaluate": "model"}
 
 
 @dataclass(frozen=True)
@@ -17,53 +17,55 @@ class Job:
 
     Attributes:
         stage: pretrain, adapt or evaluate.
-        settings: names and values, without what the start gives.
-        start: whose model it takes; None for none, or for one that settings name.
-        whole_run: whether it takes the start's run, with all its milestones, and not only its model.
+        items: names and values of its settings, sorted; without the one that the start gives.
+        start: the job whose model it takes; None for none, or for a model that the settings name.
+        whole_run: whether it takes the run of the start, with all milestones, instead of its model.
     """
 
     stage: str
-    settings: tuple[tuple[str, Any], ...]
+    items: tuple[tuple[str, Any], ...]
     start: Job | None = None
     whole_run: bool = False
 
     @property
-    def said(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Its settings by name."""
-        return dict(self.settings)
+        return dict(self.items)
 
     @property
     def steps(self) -> int:
         """Optimiser steps of self-supervised training."""
-        return int(self.said.get("steps") or 0) if self.stage != "evaluate" else 0
+        return int(self.settings.get("steps") or 0) if self.stage != "evaluate" else 0
 
     @property
     def label(self) -> str:
         """Short, for people: `adapt xrays < photos, update=bn`; the same for all seeds."""
         if self.stage == "evaluate" and self.start:
-            shown = "".join(f", {name}={self.said[name]}" for name in ("labels",) if name in self.said)
-            return f"evaluate {self.start.label}{shown}"
+            labels = f", labels={self.settings['labels']}" if "labels" in self.settings else ""
+            return f"evaluate {self.start.label}{labels}"
         if self.stage == "evaluate":
-            return f"evaluate {self.said['model']}"
-        more = "".join(f", {name}={self.said[name]}" for name in ("update", "augment", "images") if name in self.said)
+            return f"evaluate {self.settings['model']}"
+        more = "".join(
+            f", {name}={self.settings[name]}" for name in ("update", "augment", "images") if name in self.settings
+        )
         return f"{self.stage} {self.lineage}{more}"
 
     @property
     def lineage(self) -> str:
         """What is learned from, newest first: `xrays < photos`."""
-        before = self.start.lineage if self.start else self.said.get("parent")
-        return _short(self.said["data"]) + (f" < {before}" if before else "")
+        before = self.start.lineage if self.start else self.settings.get("parent")
+        return _short(self.settings["data"]) + (f" < {before}" if before else "")
 
     @property
     def name(self) -> str:
         """The label, and the seed."""
-        return f"{self.label}, seed {self.said['seed']}"
+        return f"{self.label}, seed {self.settings['seed']}"
 
 
 def job(stage: str, start: Job | None = None, whole_run: bool = False, **settings: Any) -> Job:
     """A job with these settings; those that are None are left to the stage."""
-    said = tuple(sorted((name, value) for name, value in settings.items() if value is not None))
-    return Job(stage, said, start, whole_run)
+    items = tuple(sorted((name, value) for name, value in settings.items() if value is not None))
+    return Job(stage, items, start, whole_run)
 
 
 @dataclass(frozen=True)
@@ -92,11 +94,7 @@ class StudyPlan:
     @property
     def jobs(self) -> list[Job]:
         """All jobs, each once, each behind the one that it starts from."""
-        found: dict[Job, None] = {}
-        for point in self.points:
-            for needed in _chain(point.evaluation):
-                found.setdefault(needed)
-        return list(found)
+        return list(dict.fromkeys(job for point in self.points for job in _chain(point.evaluation)))
 
 
 def _short(address: str) -> str:

@@ -40,31 +40,31 @@ class Results:
     Attributes:
         study: its name.
         metric: accuracy or auroc, in [0, 1], on test.
-        figures: by method, condition and seed, the test figure by pretraining step.
-        untrained: by seed, the figure of an untrained network.
+        scores: by method, condition and seed, the test score by pretraining step.
+        untrained: by seed, the score of an untrained network.
     """
 
     study: str
     metric: str
-    figures: Mapping[tuple[str, str, int], BySteps]
+    scores: Mapping[tuple[str, str, int], BySteps]
     untrained: Mapping[int, float]
 
     @property
     def methods(self) -> list[str]:
         """In the order of the study."""
-        return list(dict.fromkeys(method for method, _, _ in self.figures))
+        return list(dict.fromkeys(method for method, _, _ in self.scores))
 
     @property
     def conditions(self) -> list[str]:
         """In the order of the study; an empty one if it has none."""
-        return list(dict.fromkeys(condition for _, condition, _ in self.figures))
+        return list(dict.fromkeys(condition for _, condition, _ in self.scores))
 
     def by_seed(self, method: str, condition: str = "") -> dict[int, BySteps]:
-        """The figures of a method under a condition, by step, of each seed."""
-        return {s: by_steps for (m, c, s), by_steps in self.figures.items() if (m, c) == (method, condition)}
+        """The scores of a method under a condition, by step, for each seed."""
+        return {s: by_steps for (m, c, s), by_steps in self.scores.items() if (m, c) == (method, condition)}
 
     def last(self, method: str, condition: str = "") -> dict[int, float]:
-        """The figure after the last step, by seed."""
+        """The score after the last step, by seed."""
         return {seed: by_steps[max(by_steps)] for seed, by_steps in self.by_seed(method, condition).items()}
 
     def lost(self, method: str, condition: str, baseline: str) -> dict[int, float]:

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 from imagined import ALL_FIVE, FOUR, SEVEN, claims, imagined, of_each_study
 
 from hpt_mlflow.experiments import load_study
-from hpt_mlflow.experiments.claims import HELD, NOT_SHOWN, verdict
+from hpt_mlflow.experiments.claims import HELD, NOT_SHOWN, Claim
 from hpt_mlflow.experiments.figure import BASE_AS_IS
-from hpt_mlflow.interval import Interval
 
 FLAT = [0.5, 0.5, 0.5]
 # 20 points above FLAT: by 1 point either way, which leaves no doubt (4.302653 / sqrt(3) = 2.48), or by 10, which does.
@@ -29,20 +26,14 @@ OUTCOMES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("found", "expected"),
-    [
-        (Interval(0.2, 0.1, 0.3), "held"),
-        (Interval(-0.2, -0.3, -0.1), "the opposite"),
-        (Interval(0.2, -0.1, 0.5), "not shown"),
-        (Interval(-0.2, -0.5, 0.1), "not shown"),
-        (Interval(0.2, math.nan, math.nan), "not shown"),
-        (Interval(0.2, 0.2, 0.2), "not shown"),
-        (Interval(-0.2, -0.2, -0.2), "not shown"),
-    ],
-)
-def test_a_claim_held_where_its_interval_is_above_0(found, expected):
-    assert verdict(found) == expected
+def test_a_claim_has_its_estimate_seeds_and_verdict():
+    first, second = load_study("semi-supervised").claims(
+        imagined("semi-supervised", {("HPT", "20"): SURE, ("Target", "20"): FLAT, ("Base", "20"): [0.5, None, 0.9]})
+    )
+    assert first.estimate == pytest.approx((0.2, 0.2 - 0.024841, 0.2 + 0.024841), abs=1e-6)
+    assert (first.seeds, first.verdict, str(first)) == (3, HELD, f"{first.text}, held.")
+    assert (second.seeds, second.verdict) == (2, NOT_SHOWN)
+    assert str(Claim("Nothing is claimed")) == "Nothing is claimed."
 
 
 @pytest.mark.parametrize(
@@ -98,7 +89,7 @@ def test_where_the_paper_claims_nothing_there_is_no_verdict(study, one, other, f
     condition, where = WHERE[study]
     sentences = claims(imagined(study, {(one, condition): figures, (other, condition): FLAT}))
     sentences = [s for s in sentences if not s.startswith("HPT reaches Target's best")]
-    assert sentences == [f"{where}{one} less {other}: {by}."]
+    assert sentences == [f"{where}{one} minus {other}: {by}."]
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3])
@@ -111,13 +102,13 @@ def test_each_comparison_has_one_sentence(study, seeds):
     for condition in results.conditions:
         where = f"With {load_study(study).condition_text(condition)}: " if condition else ""
         expected += [(f"{where}{one} better than {other}: ", True) for one, other in CLAIMED[study]]
-        beside = [(f"{where}{one} less {other}: ", False) for one, other in BESIDE.get(study, [])]
+        beside = [(f"{where}{one} minus {other}: ", False) for one, other in BESIDE.get(study, [])]
         expected += beside if study != "separability" else []
     if study == "separability":
-        untrained = [(f"{method} less an untrained network: ", False) for method in ("HPT", "Target")]
+        untrained = [(f"{method} minus an untrained network: ", False) for method in ("HPT", "Target")]
         expected += [("HPT reaches Target's best 4.0", True), *beside, *untrained]
     if study == "sequential":
-        expected += [("B+S+T less an untrained network: ", False)]
+        expected += [("B+S+T minus an untrained network: ", False)]
     sentences = claims(results)
     assert len(sentences) == len(expected)
     for sentence, (start, claimed) in zip(sentences, expected, strict=True):
@@ -130,7 +121,7 @@ def test_each_comparison_has_one_sentence(study, seeds):
 
 def test_hpt_is_compared_with_a_base_whose_statistics_stay_as_they_are():
     figures = {"HPT": [0.5, 0.52, 0.54], BASE_AS_IS: [0.6, 0.62, 0.64]}
-    assert "HPT less Base as it is: -10.0 [-10.0, -10.0] points." in claims(imagined("separability", figures))
+    assert "HPT minus Base as it is: -10.0 [-10.0, -10.0] points." in claims(imagined("separability", figures))
 
 
 @pytest.mark.parametrize(("figures", "by", "verdict"), OUTCOMES)
@@ -139,7 +130,7 @@ def test_hpt_is_compared_with_a_base_whose_statistics_stay_as_they_are():
 )
 def test_methods_are_compared_with_an_untrained_network(study, method, figures, by, verdict):
     sentences = claims(imagined(study, {method: figures}, untrained=FLAT))
-    assert [s for s in sentences if "untrained" in s] == [f"{method} less an untrained network: {by}."]
+    assert [s for s in sentences if "untrained" in s] == [f"{method} minus an untrained network: {by}."]
 
 
 def test_without_untrained_networks_nothing_is_said_of_them():

@@ -158,18 +158,6 @@ def test_no_mean_is_outside_of_the_view(study, seeds):
         assert all(low < end < high for end in ends)
 
 
-@pytest.mark.parametrize(
-    ("study", "label"),
-    [
-        ("semi-supervised", "labels"),
-        ("augmentation", "augmentations that are left"),
-        ("data-amount", "images of the target"),
-    ],
-)
-def test_the_axis_names_the_conditions(study, label):
-    assert axes_of(of_each_study()[study]).get_xlabel() == label
-
-
 @pytest.mark.parametrize("study", STUDIES)
 def test_wide_intervals_do_not_hide_the_means(study):
     # Means lie within 3 points; the intervals of two seeds reach 63 points further.
@@ -248,13 +236,10 @@ def test_methods_that_learn_are_not_said_not_to_where_only_their_last_step_is_lo
     axes = axes_of(LAST_STEPS)
     assert legend(axes.figure) == ["Target", "HPT", "HPT-BN", "Base"]
     assert [line_of(axes, method).get_linestyle() for method in FOUR] == ["--", "-", "-", "-"]
+    assert list(axes.get_xticks()) == [10]
     for method in FOUR[1:]:
         assert list(line_of(axes, method).get_xdata()) == [10]
         assert line_of(axes, method).get_ydata() == pytest.approx([55])
-
-
-def test_a_last_step_that_alone_is_looked_at_has_a_tick():
-    assert list(axes_of(LAST_STEPS).get_xticks()) == [10]
 
 
 # Sequential.
@@ -311,17 +296,18 @@ def test_each_method_is_drawn_at_each_condition(study, seeds):
 
 
 @pytest.mark.parametrize(
-    ("study", "labels"),
+    ("study", "label", "ticks"),
     [
-        ("semi-supervised", ["20", "100%"]),
-        ("augmentation", ["crop\ncolor\nblur\nflip", "crop", "none"]),
-        ("data-amount", ["1%", "50%", "100%"]),
+        ("semi-supervised", "labels", ["20", "100%"]),
+        ("augmentation", "augmentations that are left", ["crop\ncolor\nblur\nflip", "crop", "none"]),
+        ("data-amount", "images of the target", ["1%", "50%", "100%"]),
     ],
 )
-def test_each_condition_has_a_tick(study, labels):
+def test_the_axis_names_the_conditions(study, label, ticks):
     axes = axes_of(of_each_study()[study])
-    assert [label.get_text() for label in axes.get_xticklabels()] == labels
-    assert list(axes.get_xticks()) == list(range(len(labels)))
+    assert axes.get_xlabel() == label
+    assert [text.get_text() for text in axes.get_xticklabels()] == ticks
+    assert list(axes.get_xticks()) == list(range(len(ticks)))
 
 
 def looks_of(axes):

@@ -101,7 +101,7 @@ def test_the_page_has_every_claim_with_its_verdict(pages, study):
     verdicts = {", held.": "held", ", the opposite.": "opposite"}
     assert looks == [next((v for end, v in verdicts.items() if text.endswith(end)), "not") for text in expected]
     # Where the paper claims nothing there is no verdict.
-    assert all(look == "not" for look, text in zip(looks, expected, strict=True) if " less an " in text)
+    assert all(look == "not" for look, text in zip(looks, expected, strict=True) if " minus an " in text)
 
 
 def test_each_verdict_has_a_look_of_its_own():
@@ -225,9 +225,9 @@ def test_the_table_has_every_figure(study, seeds):
             assert step not in by_steps
             by_steps[step] = value
     # To the last bit.
-    assert figures == results.figures
+    assert figures == results.scores
     assert untrained == results.untrained
-    assert len(rows) == sum(map(len, results.figures.values())) + len(results.untrained)
+    assert len(rows) == sum(map(len, results.scores.values())) + len(results.untrained)
 
 
 def test_the_table_names_the_metric_and_has_steps_in_their_order():

@@ -27,7 +27,11 @@ def test_another_stage_setting_start_or_kind_of_start_is_another_job():
 
 
 def test_settings_of_none_are_left_to_the_stage_and_those_of_false_and_0_are_not():
-    assert job("pretrain", data="a", seed=0, arch=None, strict=False).said == {"data": "a", "seed": 0, "strict": False}
+    assert job("pretrain", data="a", seed=0, arch=None, strict=False).settings == {
+        "data": "a",
+        "seed": 0,
+        "strict": False,
+    }
 
 
 def test_evaluations_have_no_steps_of_self_supervised_training():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from imagined import imagined
 from scipy import stats
-from scipy.stats import binomtest
 
 from hpt_mlflow.experiments.results import difference, is_sure, mean_of
 from hpt_mlflow.experiments.sooner import Sooner, times_sooner
@@ -118,13 +117,6 @@ def test_the_best_that_is_to_be_reached_may_come_before_the_last_step():
     assert times_sooner({0: {10: 0.7, 40: 0.9}}, {0: {20: 0.8, 40: 0.6}}) == Sooner([0.5], 0)
 
 
-def test_one_seed_has_a_ratio_without_an_interval():
-    mean = times_sooner({0: {10: 0.9}}, {0: {80: 0.9}}).mean
-    assert mean.value == pytest.approx(8)
-    assert math.isnan(mean.low)
-    assert math.isnan(mean.high)
-
-
 def test_seeds_that_do_not_reach_it_are_left_out():
     slow = {seed: {10: 0.1, 100: 0.9} for seed in range(4)}
     fast = {0: {10: 0.9}, 1: {10: 0.89, 100: 0.899}, 3: {10: 0.2, 50: 0.95}}
@@ -134,12 +126,3 @@ def test_seeds_that_do_not_reach_it_are_left_out():
 @pytest.mark.parametrize("fast", [{}, {0: {10: 0.1}}, {1: {10: 0.9}}])
 def test_where_no_seed_reaches_it_there_is_no_ratio(fast):
     assert times_sooner(fast, {0: {10: 0.9}}) == Sooner([], 0)
-
-
-@pytest.mark.parametrize(
-    ("ratios", "sure"), [([2.0] * 5, False), ([2.0] * 6, True), ([2.0] * 6 + [1.0], False), ([], False)]
-)
-def test_all_sooner_takes_six_seeds(ratios, sure):
-    # Independently, by the binomial distribution.
-    assert sure == (bool(ratios) and min(ratios) > 1 and binomtest(len(ratios), len(ratios)).pvalue < 0.05)
-    assert Sooner(ratios, 1).all_sooner is sure

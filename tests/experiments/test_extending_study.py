@@ -37,7 +37,7 @@ def test_its_plan_has_its_evaluations_for_each_seed(rates):
     assert [(point.condition, point.seed) for point in plan.points] == [
         (rate, seed) for seed in (0, 1) for rate in rates
     ]
-    assert [point.evaluation.start.said["learning_rate"] for point in plan.points] == [0.003, 0.03] * 2
+    assert [point.evaluation.start.settings["learning_rate"] for point in plan.points] == [0.003, 0.03] * 2
     # The base once per seed, and a training and an evaluation for each learning rate.
     assert len(plan.jobs) == 2 * (1 + 2 + 2)
 

@@ -8,7 +8,7 @@ import pytest
 from hpt_mlflow.experiments import STUDIES, load_study
 from hpt_mlflow.experiments.base import METHODS
 from hpt_mlflow.experiments.figure import BASE_AS_IS
-from hpt_mlflow.experiments.plan import FROM
+from hpt_mlflow.experiments.plan import START_SETTING
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings, StudySettings, TrainingSettings
 from hpt_mlflow.stages.training.resolve import resolve_training
@@ -58,7 +58,7 @@ def path(last, seed=0):
     """A job and all behind it, oldest first: stage, dataset, and the settings that are not those that all have."""
     told = []
     while last:
-        said = dict(last.said)
+        said = dict(last.settings)
         assert (said.pop("seed"), said.pop("split_seed")) == (seed, seed)
         letter = LETTERS[said.pop("data")]
         common = EVALUATION if last.stage == "evaluate" else TRAINING
@@ -126,11 +126,11 @@ def test_the_stages_take_the_settings_of_every_job(form):
     assert jobs
     for job in jobs:
         assert job.stage != "pretrain" or job.start is None
-        assert job.start or job.stage == "pretrain" or {"parent", "model"} & set(job.said)
-        start = {FROM[job.stage]: "runs:/1234/model"} if job.start else {}
-        assert not set(start) & set(job.said)
-        made_of = KINDS[job.stage](**job.said | start)
-        assert {name: getattr(made_of, name) for name in job.said} == job.said
+        assert job.start or job.stage == "pretrain" or {"parent", "model"} & set(job.settings)
+        start = {START_SETTING[job.stage]: "runs:/1234/model"} if job.start else {}
+        assert not set(start) & set(job.settings)
+        made_of = KINDS[job.stage](**job.settings | start)
+        assert {name: getattr(made_of, name) for name in job.settings} == job.settings
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -155,11 +155,11 @@ def test_every_seed_has_the_same_jobs_with_a_seed_and_a_split_of_its_own(form):
 @pytest.mark.parametrize("form", FORMS)
 def test_the_base_is_trained_once_a_seed_or_not_at_all(form):
     jobs = made(**FORMS[form], seeds=3).jobs
-    on_base = [job for job in jobs if job.said["data"] == ADDRESSES["base"]]
+    on_base = [job for job in jobs if job.settings["data"] == ADDRESSES["base"]]
     if "base_model" in FORMS[form]:
         assert on_base == []
     else:
-        assert [(job.stage, job.said["seed"]) for job in on_base] == [
+        assert [(job.stage, job.settings["seed"]) for job in on_base] == [
             ("pretrain", FORMS[form].get("seed", 0) + seed) for seed in range(3)
         ]
 
@@ -176,7 +176,7 @@ def test_the_base_is_trained_once_a_seed_or_not_at_all(form):
     ],
 )
 def test_an_untrained_network_is_evaluated_once_beside_one_from_random_weights(form, beside):
-    found = [point for point, job in by_point(made(**FORMS[form])).items() if job.said["untrained"]]
+    found = [point for point, job in by_point(made(**FORMS[form])).items() if job.settings["untrained"]]
     assert found == ([(*beside, 0)] if beside else [])
 
 
@@ -207,7 +207,7 @@ def test_only_separability_looks_at_more_than_the_last_step():
         if form.get("study", "separability") != "separability":
             jobs = made(**form).jobs
             assert not any(job.whole_run for job in jobs)
-            assert {job.said["milestones"] for job in jobs if job.stage != "evaluate"} == {"100%"}
+            assert {job.settings["milestones"] for job in jobs if job.stage != "evaluate"} == {"100%"}
 
 
 def test_hpt_goes_over_the_source_where_there_is_one():
@@ -226,23 +226,23 @@ def test_a_registered_base_is_evaluated_as_it_is():
     found = by_point(made(base_model="models:/hpt/7"))
     evaluation = found[BASE_AS_IS, "", 0]
     assert evaluation.start is None
-    assert evaluation.said["model"] == "models:/hpt/7"
+    assert evaluation.settings["model"] == "models:/hpt/7"
     assert evaluation.name == "evaluate models:/hpt/7, seed 0"
 
 
 def test_the_source_takes_as_many_steps_as_the_target_where_nothing_is_said():
     jobs = made(with_source=True, source_steps=None).jobs
-    assert [job.steps for job in jobs if LETTERS[job.said["data"]] == "S"] == [10]
+    assert [job.steps for job in jobs if LETTERS[job.settings["data"]] == "S"] == [10]
 
 
 @pytest.mark.parametrize(("preset", "base", "target"), [("quick", 600, 200), ("paper", 200_000, 5_000)])
 def test_the_preset_says_how_long_trainings_are_where_nothing_else_does(preset, base, target):
     nothing = {"base_steps": None, "steps": None, "source_steps": None}
     jobs = made(with_source=True, preset=preset, **nothing).jobs
-    steps = {LETTERS[job.said["data"]]: set() for job in jobs}
+    steps = {LETTERS[job.settings["data"]]: set() for job in jobs}
     for job in jobs:
         if job.stage != "evaluate":
-            steps[LETTERS[job.said["data"]]].add(job.steps)
+            steps[LETTERS[job.settings["data"]]].add(job.steps)
     assert steps == {"B": {base}, "S": {target}, "T": {target}}
 
 
@@ -269,10 +269,10 @@ def test_a_registered_base_goes_over_the_source():
 def test_an_image_size_that_is_said_goes_before_the_registered_base_s():
     network = Architecture("resnet18", 64)
     jobs = made(base_model="models:/hpt/7", network=network).jobs
-    assert {job.said.get("image_size") for job in jobs if job.stage == "adapt"} == {None}
-    assert {job.said.get("image_size") for job in jobs if job.stage == "pretrain"} == {64}
+    assert {job.settings.get("image_size") for job in jobs if job.stage == "adapt"} == {None}
+    assert {job.settings.get("image_size") for job in jobs if job.stage == "pretrain"} == {64}
     jobs = made(base_model="models:/hpt/7", image_size=48, network=network).jobs
-    assert {job.said["image_size"] for job in jobs if job.stage != "evaluate"} == {48}
+    assert {job.settings["image_size"] for job in jobs if job.stage != "evaluate"} == {48}
 
 
 @pytest.mark.parametrize(
@@ -282,39 +282,41 @@ def test_an_image_size_that_is_said_goes_before_the_registered_base_s():
 def test_a_small_stem_is_that_of_what_starts_from_random_weights(said, of_base, expected):
     network = None if of_base is None else Architecture("resnet18", 64, of_base)
     jobs = made(base_model="models:/hpt/7" if network else None, small_stem=said, network=network).jobs
-    told = {(job.stage, job.said.get("small_stem")) for job in jobs if job.stage != "evaluate"}
+    told = {(job.stage, job.settings.get("small_stem")) for job in jobs if job.stage != "evaluate"}
     # A model that is adapted has a stem.
     assert told == {("pretrain", expected), ("adapt", None)}
 
 
 def test_a_network_that_is_said_is_that_of_random_weights_alone():
     plan = made(arch="resnet34", image_size=48)
-    assert {(job.stage, job.said.get("arch")) for job in plan.jobs if job.stage != "evaluate"} == {
+    assert {(job.stage, job.settings.get("arch")) for job in plan.jobs if job.stage != "evaluate"} == {
         ("pretrain", "resnet34"),
         ("adapt", None),
     }
-    assert {job.said["image_size"] for job in plan.jobs if job.stage != "evaluate"} == {48}
+    assert {job.settings["image_size"] for job in plan.jobs if job.stage != "evaluate"} == {48}
 
 
 def test_fewer_images_are_those_of_the_target_and_augmentations_those_of_all_stages():
     jobs = made(with_source=True, images="50%", augment="crop,flip").jobs
     for job in jobs:
         if job.stage != "evaluate":
-            assert job.said.get("images") == ("50%" if LETTERS[job.said["data"]] == "T" else None)
-            assert job.said["augment"] == "crop,flip"
-    assert {job.said.get("images") for job in jobs if job.stage == "evaluate"} == {None}
+            assert job.settings.get("images") == ("50%" if LETTERS[job.settings["data"]] == "T" else None)
+            assert job.settings["augment"] == "crop,flip"
+    assert {job.settings.get("images") for job in jobs if job.stage == "evaluate"} == {None}
 
 
 @pytest.mark.parametrize("augment", ["flip,blur,gray,color,crop", "crop, color, gray, blur, flip"])
 def test_all_augmentations_in_another_order_are_not_said(augment):
-    assert not any("augment" in job.said for job in made(augment=augment).jobs)
+    assert not any("augment" in job.settings for job in made(augment=augment).jobs)
 
 
 def test_the_paper_s_probe_takes_its_steps_and_the_fast_one_none():
     slow = made(protocol="paper", protocol_steps=7).jobs
-    assert {(j.said["protocol"], j.said["steps"]) for j in slow if j.stage == "evaluate"} == {("paper", 7)}
+    assert {(j.settings["protocol"], j.settings["steps"]) for j in slow if j.stage == "evaluate"} == {("paper", 7)}
     fast = made().jobs
-    assert {(j.said["protocol"], j.said.get("steps")) for j in fast if j.stage == "evaluate"} == {("fast", None)}
+    assert {(j.settings["protocol"], j.settings.get("steps")) for j in fast if j.stage == "evaluate"} == {
+        ("fast", None)
+    }
 
 
 # What a study says itself, by stage or by seed.
@@ -333,7 +335,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", [f.name for f in fields(TrainingSettings) if f.name not in NOT_PASSED_ON])
 def test_what_is_said_about_training_is_said_to_each_training(name):
     jobs = made(with_source=True, **{name: OTHERS[name]}).jobs
-    assert {job.said.get(name) for job in jobs if job.stage != "evaluate"} == {OTHERS[name]}
+    assert {job.settings.get(name) for job in jobs if job.stage != "evaluate"} == {OTHERS[name]}
 
 
 @pytest.mark.parametrize(
@@ -347,14 +349,14 @@ def test_what_is_said_about_training_is_said_to_each_training(name):
 )
 def test_what_starts_from_a_model_can_have_a_learning_rate_of_its_own(said, from_nothing, from_models):
     jobs = made("sequential", with_source=True, **said).jobs
-    assert {job.said.get("learning_rate") for job in jobs if job.stage == "pretrain"} == {from_nothing}
-    assert {job.said.get("learning_rate") for job in jobs if job.stage == "adapt"} == {from_models}
+    assert {job.settings.get("learning_rate") for job in jobs if job.stage == "pretrain"} == {from_nothing}
+    assert {job.settings.get("learning_rate") for job in jobs if job.stage == "adapt"} == {from_models}
 
 
 @pytest.mark.parametrize("name", ["root", "device", "cache_gib"])
 def test_evaluations_are_told_where_to_work(name):
     jobs = made(**{name: OTHERS[name]}).jobs
-    assert {job.said.get(name) for job in jobs if job.stage == "evaluate"} == {OTHERS[name]}
+    assert {job.settings.get(name) for job in jobs if job.stage == "evaluate"} == {OTHERS[name]}
 
 
 # Semi-supervised.
@@ -374,7 +376,7 @@ def test_semi_supervised_fine_tunes_each_method_on_each_number_of_labels(protoco
 
 def test_fine_tunings_take_the_paper_s_steps_where_nothing_is_said():
     jobs = made("semi-supervised").jobs
-    assert not any("steps" in job.said for job in jobs if job.stage == "evaluate")
+    assert not any("steps" in job.settings for job in jobs if job.stage == "evaluate")
 
 
 # Sequential.
@@ -406,7 +408,7 @@ def test_the_networks_of_all_sequences_are_those_of_the_registered_base():
     plan = made("sequential", with_source=True, base_model="models:/hpt/7", network=network)
     random = [job for job in plan.jobs if job.stage == "pretrain"]
     names = ("arch", "image_size", "small_stem")
-    assert [(LETTERS[job.said["data"]], *(job.said[name] for name in names)) for job in random] == [
+    assert [(LETTERS[job.settings["data"]], *(job.settings[name] for name in names)) for job in random] == [
         ("T", *network),
         ("S", *network),
     ]
@@ -448,7 +450,7 @@ def test_augmentation_takes_all_32_subsets_where_that_is_asked_for():
     # The first is what the others are compared with.
     assert plan.points[0].condition == PAPER_FIVE[0]
     for (_, subset, _), job in found.items():
-        assert job.start.said.get("augment", PAPER_FIVE[0]) == subset
+        assert job.start.settings.get("augment", PAPER_FIVE[0]) == subset
     assert len(plan.jobs) == 1 + 64 + 64
 
 
@@ -461,7 +463,7 @@ def test_data_amount_takes_each_share_of_the_target_s_images():
     assert list(found) == [(method, amount, 0) for amount in ("1%", "30", "100%") for method in METHODS]
     for (method, amount, _), job in found.items():
         assert trainings(job) == (four() if amount == "100%" else four(images=amount))[method]
-        assert "images" not in job.said
+        assert "images" not in job.settings
     assert len(plan.jobs) == 1 + 12 + 12
 
 
@@ -477,7 +479,7 @@ def sizes(plan):
     """What trainings on the target are told of batches, by share."""
     told = {}
     for point in plan.points:
-        said = point.evaluation.start.said
+        said = point.evaluation.start.settings
         told.setdefault(point.condition, set()).add((said.get("batch_size"), said.get("bn_splits")))
     assert {len(found) for found in told.values()} == {1}
     return {share: found.pop() for share, found in told.items()}
@@ -513,9 +515,9 @@ def test_very_few_images_leave_a_batch_of_two():
 
 def test_the_base_and_other_studies_keep_the_sizes_that_are_named():
     plan = made("data-amount", amounts="1%", batch_size=64, bn_splits=16)
-    assert (plan.jobs[0].said["batch_size"], plan.jobs[0].said["bn_splits"]) == (64, 16)
+    assert (plan.jobs[0].settings["batch_size"], plan.jobs[0].settings["bn_splits"]) == (64, 16)
     others = made(seen=10, batch_size=64).jobs
-    assert {job.said["batch_size"] for job in others if job.stage != "evaluate"} == {64}
+    assert {job.settings["batch_size"] for job in others if job.stage != "evaluate"} == {64}
 
 
 @pytest.mark.parametrize(
@@ -539,7 +541,7 @@ def test_the_stage_refuses_no_size_that_is_cut(nproc, named):
     amounts = [str(count) for count in range(2 * nproc, 70)]
     points = made("data-amount", amounts=",".join(amounts), nproc=nproc, **said).points
     for point in (point for point in points if point.method == "Target"):
-        training = PretrainSettings(**point.evaluation.start.said)
+        training = PretrainSettings(**point.evaluation.start.settings)
         plan = resolve_training(training, "few", int(point.condition), nproc)
         assert plan.batch_size % nproc == plan.options["bn_splits"] % nproc == 0
 

@@ -1,4 +1,4 @@
-"""What a study refuses at once, since one of its stages would refuse it after hours."""
+"""Checks before a study starts, of what one of its stages would refuse after hours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.labels import check_labels
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.drawing import draw_labels
-from hpt_mlflow.experiments.plan import FROM, Job, StudyPlan
+from hpt_mlflow.experiments.plan import START_SETTING, Job, StudyPlan
 from hpt_mlflow.group import joins_others
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import batch_norms, build_backbone
@@ -24,7 +24,7 @@ from hpt_mlflow.stages.training.milestones import parse_milestones
 from hpt_mlflow.stages.training.resolve import resolve_training, split_for
 from hpt_mlflow.training.plan import Plan
 
-# Stands for what a job starts from, which is not there yet.
+# In place of the model that a job starts from, which does not exist yet.
 TO_BE_MADE = "models:/to-be-made/1"
 
 
@@ -42,7 +42,7 @@ def check_jobs(
         HptError: a stage would refuse steps, sizes, labels or the network; or test images are trained on.
     """
     for job in plan.jobs:
-        dataset = datasets[job.said["data"]]
+        dataset = datasets[job.settings["data"]]
         try:
             if job.stage == "evaluate":
                 _check_evaluation(evaluation_settings(job), dataset)
@@ -51,28 +51,24 @@ def check_jobs(
         except HptError as error:
             raise (error.about(own_names[error.setting]) if error.setting in own_names else error) from error
     _check_unseen([point.evaluation for point in plan.points], datasets)
-    if any(job.said.get("update", "all") != "all" for job in plan.jobs):
+    if any(job.settings.get("update", "all") != "all" for job in plan.jobs):
         _check_batch_norms(network)
 
 
 def training_settings(job: Job) -> PretrainSettings | AdaptSettings:
-    """Of a training whose parent may not be there yet."""
+    """The settings of a training whose parent may not exist yet."""
     if job.stage == "adapt":
-        return AdaptSettings(**{"parent": TO_BE_MADE} | job.said)
-    return PretrainSettings(**job.said)
+        return AdaptSettings(**{"parent": TO_BE_MADE} | job.settings)
+    return PretrainSettings(**job.settings)
 
 
 def evaluation_settings(job: Job) -> EvaluateSettings:
-    """Of an evaluation whose model may not be there yet."""
-    return EvaluateSettings(**{"model": TO_BE_MADE} | job.said)
+    """The settings of an evaluation whose model may not exist yet."""
+    return EvaluateSettings(**{"model": TO_BE_MADE} | job.settings)
 
 
 def fitted_plan(settings: PretrainSettings | AdaptSettings, dataset: Dataset) -> Plan:
-    """The preset's plan, with the sizes that a training gets.
-
-    Raises:
-        HptError: the dataset has too few images for what the user named.
-    """
+    """How a training would go; raises HptError if the dataset has too few images for the user's settings."""
     return resolve_training(settings, dataset.name, len(split_for(settings, dataset).seen), settings.nproc)
 
 
@@ -114,18 +110,18 @@ def _check_evaluation(settings: EvaluateSettings, dataset: Dataset) -> None:
 
 
 def _check_unseen(evaluations: Sequence[Job], datasets: Mapping[str, Dataset]) -> None:
-    """Refuse other datasets, and a registered Base, that have learned from test images of the target.
+    """Raise HptError if other datasets contain test images of the target, or a registered Base has learned from them.
 
     Args:
         evaluations: all on the same target.
     """
-    target = datasets[evaluations[0].said["data"]]
+    target = datasets[evaluations[0].settings["data"]]
     learned_from = {address for evaluation in evaluations for address in _learned_from(evaluation.start)}
     bases = {base for evaluation in evaluations if (base := _given_model(evaluation))}
-    for seed in sorted({evaluation.said["split_seed"] for evaluation in evaluations}):
+    for seed in sorted({evaluation.settings["split_seed"] for evaluation in evaluations}):
         test = target.contents.of(target.split(seed).test)
         for address in sorted(learned_from):
-            # Of the same images, training keeps to the same split.
+            # Trainings on the same images keep to the same split.
             if datasets[address].digest != target.digest:
                 _check_dataset(datasets[address], target, seed, test)
         for base in bases:
@@ -163,9 +159,9 @@ def _check_base(base: str, target: Dataset, seed: int, test: np.ndarray) -> None
 
 def _learned_from(job: Job | None) -> list[str]:
     """The addresses of all datasets behind a model."""
-    return [job.said["data"], *_learned_from(job.start)] if job else []
+    return [job.settings["data"], *_learned_from(job.start)] if job else []
 
 
 def _given_model(job: Job) -> str | None:
-    """The address of the registered model at the beginning of a job's chain, or None."""
-    return _given_model(job.start) if job.start else job.said.get(FROM.get(job.stage, ""))
+    """The address of the registered model that a job's chain starts from, or None."""
+    return _given_model(job.start) if job.start else job.settings.get(START_SETTING.get(job.stage, ""))

@@ -1,4 +1,4 @@
-"""What an experiment would take, from short trials of its trainings."""
+"""How long a study would take, from short trials of its trainings."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Kind(NamedTuple):
 
 @dataclass
 class Trials:
-    """What was tried so far on this machine.
+    """Trials of trainings on this machine.
 
     Attributes:
         datasets: by address.
@@ -60,12 +60,12 @@ class Trials:
     seconds: dict[Kind, float] = field(default_factory=dict)
 
     def seconds_per_step(self, job: Job) -> float:
-        """Of a training; tried once for each kind."""
-        settings, dataset = training_settings(job), self.datasets[job.said["data"]]
+        """The seconds per step of a training; each kind is tried once."""
+        settings, dataset = training_settings(job), self.datasets[job.settings["data"]]
         plan = fitted_plan(settings, dataset)
         kind = Kind(settings.data, plan.update, plan.batch_size, tuple(sorted(plan.options.items())))
         if kind not in self.seconds:
-            # Each process of a training on several GPUs has its part of a batch; those on a processor share its cores.
+            # On several GPUs each process has its part of a batch; on a CPU all processes share the cores.
             parts = settings.nproc if self.device.type == "cuda" else 1
             options = load_method(plan.method).share_options(plan.options, parts)
             part = replace(settings, batch_size=plan.batch_size // parts, **options)
@@ -73,8 +73,8 @@ class Trials:
         return self.seconds[kind]
 
     def seconds_per_pass(self, job: Job) -> float:
-        """Of one image through the network, by what a step of a training of all weights takes."""
-        plan = fitted_plan(training_settings(job), self.datasets[job.said["data"]])
+        """The seconds per image and pass through the network, from a training of all weights."""
+        plan = fitted_plan(training_settings(job), self.datasets[job.settings["data"]])
         return self.seconds_per_step(job) / plan.batch_size / load_method(plan.method).passes
 
 
@@ -84,7 +84,7 @@ def seconds_of(
     datasets: Mapping[str, Dataset],
     network: Architecture,
 ) -> float:
-    """About how many seconds jobs would take on this machine, as many at once as the settings say.
+    """About how many seconds jobs would take on this machine, `at_once` side by side.
 
     A few steps of each kind of training are tried, on its images, with its share of the cores. An evaluation is
     estimated by its passes through the network, as many seconds each as in a training of all weights on the target.
@@ -103,14 +103,14 @@ def seconds_of(
         training = Chains(settings, settings.seed, images=0, network=network).target_alone()
         for job in jobs:
             if job.stage == "evaluate":
-                seconds += passes_of(job, datasets[job.said["data"]]) * trials.seconds_per_pass(training)
+                seconds += passes_of(job, datasets[job.settings["data"]]) * trials.seconds_per_pass(training)
             else:
                 seconds += job.steps * trials.seconds_per_step(job)
     return seconds / together
 
 
 def _try(stage: str, settings: PretrainSettings | AdaptSettings, dataset: Dataset, network: Architecture) -> float:
-    """Seconds for each of a few optimiser steps, views included, from random weights."""
+    """Seconds per optimiser step, views included, in a short training from random weights."""
     backbone, feature_size = build_backbone(network)
     assert settings.batch_size is not None
     few = min(len(split_for(settings, dataset).seen), (WARM_UP_STEPS + TRIED_STEPS) * settings.batch_size)
@@ -132,19 +132,19 @@ def _wait_for(device: torch.device) -> None:
 
 
 def passes_of(job: Job, dataset: Dataset) -> float:
-    """How often an image passes through the network in an evaluation, for all milestones that it looks at."""
+    """The passes of images through the network in an evaluation, for all milestones that it evaluates."""
     settings = evaluation_settings(job)
     train = len(dataset.split(settings.split_seed).train)
     count = label_count(settings, train)
     labels = train if count is None else wanted_labels(train, count)
     learning = load_protocol(settings.protocol).passes(labels, settings.steps)
     features = len(dataset) * (1 + settings.untrained)
-    looked_at = job.start.said["milestones"] if job.start and job.whole_run else "100%"
-    return (learning + features) * len(parse_milestones(looked_at, job.start.steps if job.start else 1))
+    milestones = job.start.settings["milestones"] if job.start and job.whole_run else "100%"
+    return (learning + features) * len(parse_milestones(milestones, job.start.steps if job.start else 1))
 
 
 def _seconds_to_start() -> float:
-    """What a process of a stage needs before it works: a look at one that imports what it needs."""
+    """Seconds that a process of a stage takes to import everything, measured."""
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import hpt_mlflow.stages.adapt, hpt_mlflow.stages.evaluate"], check=True)
     return time.perf_counter() - started
@@ -152,7 +152,7 @@ def _seconds_to_start() -> float:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """So many threads for the block."""
+    """Limit the number of threads in the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

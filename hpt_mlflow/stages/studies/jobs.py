@@ -1,4 +1,4 @@
-"""The jobs of an experiment: what is done is found, the rest runs in processes of its own, some at once."""
+"""The jobs of a study: finished ones are reused, the others run in processes, several at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.experiments.plan import FROM, Job
+from hpt_mlflow.experiments.plan import START_SETTING, Job
 from hpt_mlflow.settings import EvaluateSettings
 from hpt_mlflow.stages import STAGES
 from hpt_mlflow.stages.evaluation.work import addresses_of, evaluation_identity
@@ -25,11 +25,11 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Done:
-    """A job that is done.
+    """A finished job.
 
     Attributes:
-        model: that it has made, or evaluated.
-        reused: whether it had been done before.
+        model: that it made or evaluated.
+        reused: whether it was finished before.
     """
 
     run_id: str
@@ -39,13 +39,13 @@ class Done:
 
 @dataclass(frozen=True)
 class Workplace:
-    """What all jobs of an experiment share.
+    """What all jobs of a study share.
 
     Attributes:
         datasets: by address.
-        run_id: that theirs are nested in.
+        run_id: the run that theirs are nested in.
         at_once: how many run side by side.
-        reuse: whether what was done before counts.
+        reuse: whether finished runs are reused.
     """
 
     datasets: Mapping[str, Dataset]
@@ -55,21 +55,21 @@ class Workplace:
 
 
 def run_jobs(jobs: list[Job], place: Workplace, on_done: Callable[[Job, Done, int], object]) -> dict[Job, Done]:
-    """Do all jobs, each when the one that it starts from is done.
+    """Run all jobs, each when the one that it starts from is done.
 
     Args:
         jobs: each behind the one that it starts from.
-        on_done: is called with each, and with how many are done.
+        on_done: called with each job, its result and the number of jobs that are done.
 
     Raises:
-        HptError: what a job cannot do; those beside it are interrupted, and go on with the next call.
+        HptError: a job failed; the others at work are interrupted, and resume with the next call.
         KeyboardInterrupt: a job was interrupted.
     """
     done: dict[Job, Done] = {}
     waiting = list(jobs)
-    # Jobs that were looked for and are not there: the server is asked once for each.
+    # Jobs without a finished run: the server is asked once for each.
     missing: set[Job] = set()
-    # By the place of their process.
+    # By the slot of their process.
     at_work: dict[int, Job] = {}
 
     def finish(job: Job, result: Done) -> None:
@@ -79,17 +79,17 @@ def run_jobs(jobs: list[Job], place: Workplace, on_done: Callable[[Job, Done, in
     with children(STAGE_PROCESS, place.at_once, place.run_id) as processes:
         while waiting or at_work:
             for job in [job for job in waiting if job.start is None or job.start in done]:
-                said = _settings(job, done)
-                if job not in missing and (found := _found(job, said, place)):
+                settings = _settings(job, done)
+                if job not in missing and (earlier := _finished_before(job, settings, place)):
                     waiting.remove(job)
-                    finish(job, found)
+                    finish(job, earlier)
                     continue
                 missing.add(job)
                 if processes.free:
                     waiting.remove(job)
                     slot = processes.free[0]
                     at_work[slot] = job
-                    processes.start(slot, _told(job, said, slot))
+                    processes.start(slot, _message(job, settings, slot))
             for ended in processes.ended():
                 job = at_work.pop(ended.place)
                 finish(job, _result(job, ended))
@@ -97,10 +97,10 @@ def run_jobs(jobs: list[Job], place: Workplace, on_done: Callable[[Job, Done, in
     return done
 
 
-def _told(job: Job, said: dict[str, Any], slot: int) -> dict[str, Any]:
-    """What the process of a job is told: its settings, with a GPU in turn."""
-    device = device_in_turn(said.get("device", "auto"), slot, said.get("nproc", 1))
-    return {"stage": job.stage, "settings": said | {"device": device}}
+def _message(job: Job, settings: dict[str, Any], slot: int) -> dict[str, Any]:
+    """What the process of a job needs: its settings, with a GPU in turn."""
+    device = device_in_turn(settings.get("device", "auto"), slot, settings.get("nproc", 1))
+    return {"stage": job.stage, "settings": settings | {"device": device}}
 
 
 def _result(job: Job, ended: Ended) -> Done:
@@ -115,7 +115,7 @@ def _result(job: Job, ended: Ended) -> Done:
 
 
 def done_before(jobs: list[Job], place: Workplace) -> dict[Job, Done]:
-    """Those of the jobs that are there already.
+    """The jobs that are finished already.
 
     Args:
         jobs: each behind the one that it starts from.
@@ -123,30 +123,30 @@ def done_before(jobs: list[Job], place: Workplace) -> dict[Job, Done]:
     done: dict[Job, Done] = {}
     for job in jobs:
         is_ready = job.start is None or job.start in done
-        if is_ready and (found := _found(job, _settings(job, done), place)):
-            done[job] = found
+        if is_ready and (earlier := _finished_before(job, _settings(job, done), place)):
+            done[job] = earlier
     return done
 
 
 def _settings(job: Job, done: Mapping[Job, Done]) -> dict[str, Any]:
-    """The settings of a job, with what it starts from as it is now known."""
+    """The settings of a job, with the model or run that it starts from."""
     if job.start is None:
-        return job.said
+        return job.settings
     start = done[job.start]
-    return job.said | {FROM[job.stage]: f"runs:/{start.run_id}" if job.whole_run else start.model}
+    return job.settings | {START_SETTING[job.stage]: f"runs:/{start.run_id}" if job.whole_run else start.model}
 
 
-def _found(job: Job, said: dict[str, Any], place: Workplace) -> Done | None:
-    """What was done before, in whatever run."""
-    run = finished_run(_identity(job, said, place.datasets)) if place.reuse else None
+def _finished_before(job: Job, settings: dict[str, Any], place: Workplace) -> Done | None:
+    """The job as an earlier run did it, whatever run that was nested in."""
+    run = finished_run(_identity(job, settings, place.datasets)) if place.reuse else None
     if run is None:
         return None
-    # What an interrupted study had done itself is its own.
+    # Jobs that this study finished before it was interrupted are its own.
     return Done(run.info.run_id, run.data.tags.get(tag.MODEL, ""), run.data.tags.get(tag.PARENT_RUN) != place.run_id)
 
 
-def _identity(job: Job, said: dict[str, Any], datasets: Mapping[str, Dataset]) -> Identity:
-    settings, dataset = STAGES[job.stage].settings(**said), datasets[said["data"]]
+def _identity(job: Job, values: dict[str, Any], datasets: Mapping[str, Dataset]) -> Identity:
+    settings, dataset = STAGES[job.stage].settings(**values), datasets[values["data"]]
     if isinstance(settings, EvaluateSettings):
         return evaluation_identity(settings, dataset, addresses_of(settings.model))
-    return identify(job.stage, settings, [dataset], said.get("parent"))
+    return identify(job.stage, settings, [dataset], values.get("parent"))
