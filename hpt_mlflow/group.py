@@ -1,4 +1,4 @@
-"""The processes that train together, one for each GPU or share of the cores, and what they tell each other."""
+"""The processes that train together, one per GPU or share of the cores, and the data that they exchange."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from hpt_mlflow.errors import HptError, one_line
 
 # A process may keep the others waiting while it decodes a whole dataset for all of them.
 TIMEOUT = timedelta(hours=2)
-# What every process of several must find in its environment, whoever has started it.
+# Must be set in the environment of every process of several, whoever has started it.
 VARIABLES = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
 
 log = logging.getLogger("hpt_mlflow")
 
 
 class LostProcessError(HptError):
-    """Another process of the training has ended, which says itself why."""
+    """Another process of the training has ended; that process itself reports why."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """This process among those that train together. What a group of one tells itself costs nothing.
+    """This process among those that train together. A group of one communicates nothing.
 
     Every process must call the same methods in the same order, with tensors of the same shapes.
 
@@ -54,11 +54,11 @@ class Group:
         return slice(self.rank * share, (self.rank + 1) * share)
 
     def share(self, value: Any = None) -> Any:
-        """What the first process gives here, JSON, for all."""
+        """The value that the first process passes, as JSON, in all of them."""
         return value if self.size == 1 else self.collect(value if self.first else None)[0]
 
     def collect(self, value: Any) -> list[Any]:
-        """What every process gives here, JSON, in the order of their ranks."""
+        """The values that the processes pass, as JSON, in the order of their ranks."""
         if self.size == 1:
             return [value]
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -69,7 +69,7 @@ class Group:
         return [json.loads(bytes(t[:length].tolist())) for t, length in zip(texts, lengths, strict=True)]
 
     def any(self, *flags: bool) -> list[bool]:
-        """Of each flag, whether any process has set it."""
+        """For each flag, whether any process has set it."""
         if self.size == 1:
             return list(flags)
         counts = torch.tensor([int(flag) for flag in flags])
@@ -124,7 +124,7 @@ ALONE = Group()
 
 
 def joins_others() -> bool:
-    """Whether this process was started as one of several: by torchrun, or by what sets the same variables.
+    """Whether this process was started as one of several: by torchrun, or by a launcher that sets the same variables.
 
     Kubernetes' operators for PyTorch do so. WORLD_SIZE without any of the others says nothing.
 
@@ -137,14 +137,15 @@ def joins_others() -> bool:
         return False
     missing = [name for name in VARIABLES if name not in given]
     if missing and not by_torchrun:
+        is_set = ", ".join(f"{name}={value}" for name, value in given.items())
         raise HptError(
-            f"{', '.join(missing)}: not set, though {', '.join(f'{name}={value}' for name, value in given.items())} "
-            "says that several processes train together; set all four variables, start them with torchrun, or unset "
-            "WORLD_SIZE to train in one process"
+            f"not set, though {is_set} says that several processes train together",
+            "set all four variables, start them with torchrun, or unset WORLD_SIZE to train in one process",
+            setting=", ".join(missing),
         )
     rank, size = _number("RANK", 0), _number("WORLD_SIZE", 1)
     if not 0 <= rank < size:
-        raise HptError(f"RANK: {rank} is not one of the {size} processes of WORLD_SIZE, which count from 0")
+        raise HptError(f"{rank} is not one of the {size} processes of WORLD_SIZE, which count from 0", setting="RANK")
     return True
 
 
@@ -154,31 +155,29 @@ def is_first() -> bool:
 
 
 def processes_here() -> int:
-    """How many processes of the group are on this machine: one, where nobody says."""
+    """How many processes of the group are on this machine; 1 if LOCAL_WORLD_SIZE is not set."""
     return _number("LOCAL_WORLD_SIZE", 1) if joins_others() else 1
 
 
 def was_restarted() -> bool:
-    """Whether torchrun has started this process again, after one of the group had ended."""
+    """Whether this process was started again, after one of the group had ended."""
     return joins_others() and _number("TORCHELASTIC_RESTART_COUNT", 0) > 0
 
 
 def own_device(device: torch.device) -> torch.device:
-    """The device of this process: of several GPUs, that with the number of the process on its machine."""
+    """The device of this process: of several GPUs, the one with the LOCAL_RANK of the process."""
     if device.type != "cuda" or not joins_others():
         return device
     number = _number("LOCAL_RANK", 0)
-    if number >= torch.cuda.device_count():
-        raise HptError(
-            f"nproc: process {number + 1} finds no GPU of its own; torch sees {torch.cuda.device_count()}, so use "
-            f"nproc {torch.cuda.device_count()} or device cpu"
-        )
+    if number >= (count := torch.cuda.device_count()):
+        problem = f"there is no GPU for process {number + 1}: torch sees {count}"
+        raise HptError(problem, f"use nproc {count} or device cpu", setting="nproc")
     return torch.device("cuda", number)
 
 
 @contextmanager
 def training_group(device: torch.device) -> Iterator[Group]:
-    """Join the processes that were started with this one, or be alone where there are none.
+    """Join the processes that were started with this one, or be alone if there are none.
 
     Args:
         device: see `own_device`.
@@ -204,9 +203,9 @@ def training_group(device: torch.device) -> Iterator[Group]:
 
 @contextmanager
 def losses() -> Iterator[None]:
-    """Say in one line that a process is gone: what torch raises then is a traceback of the network.
+    """Report in one line that another process is gone, for which torch raises an error of the network.
 
-    Every other error goes through, as there are also those of networks that are trained in the block.
+    Every other error passes, such as those of the networks that are trained in the block.
     """
     try:
         yield
@@ -226,6 +225,5 @@ def _number(name: str, default: int) -> int:
     try:
         return int(text)
     except ValueError:
-        raise HptError(
-            f"{name}: {text!r} is not a whole number; set the variable as torchrun does, or unset it"
-        ) from None
+        remedy = "set the variable as torchrun does, or unset it"
+        raise HptError(f"{text!r} is not a whole number", remedy, setting=name) from None

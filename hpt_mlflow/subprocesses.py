@@ -51,12 +51,7 @@ def start_python(
     try:
         return subprocess.Popen(command, env=environment, **options)
     except OSError as error:
-        raise HptError(cannot_start(error)) from error
-
-
-def cannot_start(error: OSError) -> str:
-    """What to tell of a process that the system could not start."""
-    return (
-        f"cannot start another process ({one_line(error)}); look at the memory that is free and at the limit of "
-        "processes (ulimit -u)"
-    )
+        raise HptError(
+            f"cannot start another process ({one_line(error)})",
+            "check free memory and the limit of processes (ulimit -u)",
+        ) from error

@@ -262,7 +262,7 @@ def test_variables_that_cannot_be_right_are_refused(variables, wrong, words):
 def test_without_torchrun_a_process_takes_the_first_gpu_where_nobody_numbers_it(variables):
     variables(**COMPLETE)
     assert not is_first()
-    with pytest.raises(HptError, match="process 1 finds no GPU of its own"):
+    with pytest.raises(HptError, match="there is no GPU for process 1"):
         own_device(torch.device("cuda"))
 
 
@@ -296,6 +296,6 @@ def test_a_process_takes_the_gpu_of_its_number(monkeypatch):
     assert own_device(gpu) == torch.device("cuda", 1)
     assert own_device(CPU) == CPU
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(HptError, match="process 3 finds no GPU of its own; torch sees 2") as caught:
+    with pytest.raises(HptError, match="there is no GPU for process 3: torch sees 2") as caught:
         own_device(gpu)
     assert "\n" not in str(caught.value)

@@ -43,7 +43,7 @@ def test_a_module_runs_with_its_words_and_its_variables(tmp_path):
 def test_a_python_that_is_not_there_is_told_in_one_line(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/no/python")
     with pytest.raises(
-        HptError, match=r"^cannot start another process \(.*No such file.*; look at the memory"
+        HptError, match=r"^cannot start another process \(.*No such file.*; check free memory"
     ) as caught:
         start_python(TALKING)
     assert "\n" not in str(caught.value)

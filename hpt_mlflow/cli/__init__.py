@@ -17,10 +17,10 @@ from hpt_mlflow.stages import STAGES
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="hpt_mlflow")
 def hpt() -> None:
-    """Hierarchical PreTraining: self-supervised training on a large Base set, then on sets nearer and nearer to yours.
+    """Hierarchical PreTraining: self-supervised training on a large dataset, then on smaller ones nearer to yours.
 
-    Each stage starts from the registered model of the one before. Runs, models and figures are kept by MLflow, wherever
-    MLFLOW_TRACKING_URI says (default: mlflow.db in this folder).
+    Each stage starts from the registered model of the previous one. MLflow keeps runs, models and pictures, on the
+    server of MLFLOW_TRACKING_URI (default: mlflow.db in this folder).
     """
     let_threads_sleep_if_crowded()
 

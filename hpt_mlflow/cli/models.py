@@ -1,4 +1,4 @@
-"""Commands about models: which is better, which is champion and was, and what is behind one."""
+"""Commands about models: compare two, promote one, and show the history of an alias or the chain behind a model."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ STAGE_WORDS = {
     "import": "imported, trained",
     "evaluate": "classifier fitted",
 }
-ALIAS_HELP = "The role that is moved or asked for."
+ALIAS_HELP = "The alias, such as champion or staging."
 
 
 @click.command()
 @click.argument("model_a")
 @click.argument("model_b")
 def compare(model_a: str, model_b: str) -> None:
-    """Compare two models on the same test images: is one better, and how sure is that?
+    """Compare two models on the same test images: which is better, by how much, and how certain is that?
 
-    Takes the newest evaluations of both on the same test images, by the same protocol and with the same figure.
-    Intervals are of 95%, by bootstrap over the test images; that of the difference resamples both models together.
+    Uses the newest evaluations of both with the same test images, protocol and metric. Intervals are 95% bootstrap
+    intervals over the test images; that of the difference resamples both models together.
 
     Example: hpt compare models:/hpt/3 models:/hpt/4
     """
@@ -55,16 +55,16 @@ def compare(model_a: str, model_b: str) -> None:
 @click.command()
 @click.argument("model", required=False)
 @click.option("--alias", default="champion", show_default=True, help=ALIAS_HELP)
-@click.option("--margin", default=0.0, show_default=True, help="How much worse the figure may be, such as 0.01.")
+@click.option("--margin", default=0.0, show_default=True, help="How much worse the score may be, such as 0.01.")
 @click.option("--to", metavar="NAME", help="Copy the version into this registered model, and promote it there.")
-@click.option("--force", is_flag=True, help="Promote whatever the comparison says; takes --reason.")
+@click.option("--force", is_flag=True, help="Promote whatever the comparison says; needs --reason.")
 @click.option("--reason", default="", help="Why it is forced; recorded with who did it and when.")
-@click.option("--back", is_flag=True, help="Return to the champion before; MODEL is the name of a registered model.")
+@click.option("--back", is_flag=True, help="Return to the previous champion; MODEL is the name of a registered model.")
 def promote(model: str | None, alias: str, margin: float, to: str | None, force: bool, reason: str, back: bool) -> None:
     """Make a registered version the champion, unless the present one is better on the same test images.
 
-    Its classifier, where its evaluation has registered one, becomes champion along with it. Every promotion is
-    recorded: see hpt history.
+    If its evaluation has registered a classifier, that becomes champion too. Every promotion is recorded: see hpt
+    history.
 
     Examples: hpt promote models:/hpt/4; hpt promote models:/staging/2 --to production; hpt promote --back
     """
@@ -74,9 +74,11 @@ def promote(model: str | None, alias: str, margin: float, to: str | None, force:
         from hpt_mlflow.tracking.models import promotion
 
         if back and (to or force or reason or margin):
-            raise HptError("back: goes with --alias only; leave out --to, --margin, --force and --reason")
+            raise HptError("goes with --alias only", "leave out --to, --margin, --force and --reason", setting="back")
         if not back and model is None:
-            raise HptError("model: name the version to promote, such as models:/hpt/4, or use --back")
+            raise HptError(
+                "none is named", "name the version to promote, such as models:/hpt/4, or use --back", setting="model"
+            )
         connect()
         if back:
             done = promotion.go_back(_model_name(model or DEFAULT_MODEL_NAME), alias)
@@ -99,7 +101,7 @@ def promote(model: str | None, alias: str, margin: float, to: str | None, force:
 @click.argument("name")
 @click.option("--alias", default="champion", show_default=True, help=ALIAS_HELP)
 def history(name: str, alias: str) -> None:
-    """List which version of a registered model was champion when, and who made it so. Times are UTC.
+    """List which version of a registered model was champion, from when to when, and who promoted it. Times are UTC.
 
     Example: hpt history hpt
     """
@@ -111,7 +113,7 @@ def history(name: str, alias: str) -> None:
         with tracking_errors(f"cannot read the history of {name}"):
             model = registered_model(_model_name(name))
         if model is None:
-            raise HptError(f"name: there is no registered model {name!r}")
+            raise HptError(f"there is no registered model {name!r}", setting="name")
         found, now = moves(model, alias), alias_version(model, alias)
         if found:
             ends = [move.time for move in found[1:]] + [""]

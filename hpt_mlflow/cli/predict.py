@@ -1,4 +1,4 @@
-"""The command that puts a classifier to work on a folder."""
+"""The command that classifies a folder of images."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from hpt_mlflow.cli.output import errors, log_to_stderr
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("predictions.csv"),
     show_default=True,
-    help="CSV file with a line for each image.",
+    help="CSV file with one line per image.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 def predict(model: str, data: str, output: Path, device: str) -> None:
-    """Classify the images in FOLDER by MODEL, an address such as models:/hpt-classifier@champion."""
+    """Classify the images in FOLDER with MODEL, an address such as models:/hpt-classifier@champion."""
     log_to_stderr()
     with errors():
         from hpt_mlflow.stages.predict import predict as classify

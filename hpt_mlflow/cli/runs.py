@@ -1,4 +1,4 @@
-"""Commands about runs: what they found, which are unfinished, what they could not deliver."""
+"""Commands about runs: their results, which are unfinished, and sending what could not be delivered."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hpt_mlflow.errors import HptError
 
 @click.command()
 def results() -> None:
-    """Print the figures of all finished evaluations, side by side."""
+    """Print the test scores of all finished evaluations in one table."""
     with errors():
         from hpt_mlflow.tracking.connection import connect
         from hpt_mlflow.tracking.models.results_table import HEADER, result_rows
@@ -21,7 +21,7 @@ def results() -> None:
 
 @click.command()
 def runs() -> None:
-    """List runs that were not finished, and the command that goes on with each."""
+    """List unfinished runs, and the command that resumes each."""
     with errors():
         from hpt_mlflow.tracking.connection import connect
         from hpt_mlflow.tracking.runs.unfinished import unfinished_runs
@@ -34,16 +34,21 @@ def runs() -> None:
         echo_table(("run", "name", "state", "training state", "last seen"), [run.cells for run in found])
         continuable = [run for run in found if run.command]
         if continuable:
-            click.echo("\nTo go on with one of them, type its command again:")
+            click.echo("\nTo resume one of them, run its command again:")
         for run in continuable:
             click.echo(f"  {run.run_id}  {run.command}")
 
 
 @click.command()
-@click.option("--patience", default=30.0, show_default=True, help="Seconds to wait for a server that does not answer.")
-@click.option("--model-name", help="Register what waits under this name, where its own may not be written.")
+@click.option(
+    "--patience",
+    default=30.0,
+    show_default=True,
+    help="How long to wait for a server that does not answer, in seconds.",
+)
+@click.option("--model-name", help="Register the models that wait under this name, if you may not write to their own.")
 def sync(patience: float, model_name: str | None) -> None:
-    """Send to MLflow what trainings could not deliver, and mark runs KILLED whose process died without a word."""
+    """Send to MLflow what trainings could not deliver, and mark runs KILLED whose process has died."""
     with errors():
         from hpt_mlflow.tracking.connection import prepare
         from hpt_mlflow.tracking.delivery.spool import spool_root
@@ -58,4 +63,4 @@ def sync(patience: float, model_name: str | None) -> None:
         if not outcomes:
             click.echo(f"Nothing waits in {spool_root()}.")
         if any(one.left for one in outcomes):
-            raise HptError("some entries could not be delivered; they are kept, run hpt sync again")
+            raise HptError("some entries could not be delivered; they are kept", "run hpt sync again")

@@ -21,7 +21,7 @@ INTERRUPTED = (
 class Value(click.ParamType):
     """The value of a setting.
 
-    An empty one of a setting without a default means that it is not given: MLproject cannot say so in another way.
+    If the setting has no default, an empty text means that it is not given, which MLproject cannot say otherwise.
     """
 
     def __init__(self, kind: type, choices: Collection[str] | None, may_be_empty: bool) -> None:

@@ -1,4 +1,4 @@
-"""Long work shows itself: a bar on a terminal, one line now and then where there is none."""
+"""Progress of long work: a bar on a terminal or in a notebook, else one line now and then."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
-from tqdm import tqdm
+from tqdm import auto, std
 from typing_extensions import Self
 
 from hpt_mlflow.cores import CoreShare
@@ -25,10 +25,10 @@ class ProgressDisplay:
         self._first = done
         self._rate = 0.0
         self._cores, self._looked, self._complained = CoreShare(), self._started, False
-        self._bar = tqdm(total=steps, initial=done, desc=title, unit="step") if sys.stderr.isatty() else None
+        self._bar = auto.tqdm(total=steps, initial=done, desc=title, unit="step") if _has_bars() else None
 
     def advance(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show that `step` steps are done, with the newest metrics where there are any."""
+        """Show that `step` steps are done, with the newest metrics, if any."""
         if "train/loss" in metrics:
             self._loss = f"loss {metrics['train/loss']:.3f}, "
         self._rate = metrics.get("train/images_per_second", self._rate)
@@ -45,14 +45,14 @@ class ProgressDisplay:
             print(text, file=sys.stderr, flush=True)
 
     def _look_at_the_machine(self) -> None:
-        """Say once that other work takes the cores, where it does."""
+        """Warn once if other work takes the cores."""
         if self._complained or time.monotonic() - self._looked < LINE_SECONDS:
             return
         self._looked = time.monotonic()
         if complaint := self._cores.complaint():
             self._complained = True
-            # Above the bar, where there is one.
-            tqdm.write(f"{self._title}: {complaint}", file=sys.stderr)
+            # Above the bar, if there is one.
+            auto.tqdm.write(f"{self._title}: {complaint}", file=sys.stderr)
 
     def __enter__(self) -> Self:
         return self
@@ -66,8 +66,13 @@ class ProgressDisplay:
             self._bar.close()
 
 
+def _has_bars() -> bool:
+    """Whether standard error is a terminal, or tqdm has found a notebook."""
+    return sys.stderr.isatty() or auto.notebook_tqdm is not std.tqdm
+
+
 def show_steps(title: str) -> Callable[[int, int], None]:
-    """Something to call after each step with its number, counted from 1, and their total, which then is shown."""
+    """A function to call after each step with its number, from 1, and the total; it shows them."""
     display: ProgressDisplay | None = None
 
     def on_step(step: int, steps: int) -> None:

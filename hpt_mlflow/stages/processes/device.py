@@ -6,12 +6,14 @@ import torch
 
 from hpt_mlflow.errors import HptError
 
+NAMES = "auto, cpu, cuda, cuda:N or mps"
+
 
 def resolve_device(name: str) -> torch.device:
-    """The device of this name; for `auto`, a GPU where there is one.
+    """The device of this name; for `auto`, a GPU if there is one.
 
     Raises:
-        HptError: no such device, or it is not here.
+        HptError: there is no such device, or not on this machine.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -20,22 +22,21 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise HptError(f"device: unknown device {name!r}; use auto, cpu, cuda, cuda:N or mps") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise HptError(
-            f"device: {name} is not here; torch sees {torch.cuda.device_count()} CUDA devices; use auto or cpu"
-        )
+        raise HptError(f"unknown device {name!r}", f"use {NAMES}", setting="device") from None
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        problem = f"{name} is not available: torch sees {count} CUDA devices"
+        raise HptError(problem, "use auto or cpu", setting="device")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise HptError("device: mps is not here; use auto or cpu")
+        raise HptError("mps is not available", "use auto or cpu", setting="device")
     if device.type not in ("cpu", "cuda", "mps"):
-        raise HptError(f"device: {name!r} is not supported; use auto, cpu, cuda, cuda:N or mps")
+        raise HptError(f"{name!r} is not supported", f"use {NAMES}", setting="device")
     return device
 
 
 def device_in_turn(device: str, place: int, nproc: int = 1) -> str:
-    """A GPU for each of several trainings, in turn, where there are several.
+    """The GPU for one of several trainings side by side, in turn, if there are several GPUs.
 
-    Of a training of several processes, each takes one of its own: it keeps the name as it is.
+    A training of several processes keeps the name as it is: each of its processes takes a GPU.
     """
     count = torch.cuda.device_count() if device in ("auto", "cuda") and nproc == 1 else 0
     return f"cuda:{place % count}" if count > 1 else device

@@ -41,13 +41,13 @@ def test_device_that_torch_knows_but_this_package_does_not_is_refused(name):
 
 def test_gpu_that_is_not_here_is_refused():
     count = torch.cuda.device_count()
-    with pytest.raises(HptError, match=f"^device: cuda:{count} is not here; torch sees {count} CUDA devices"):
+    with pytest.raises(HptError, match=f"^device: cuda:{count} is not available: torch sees {count} CUDA devices"):
         resolve_device(f"cuda:{count}")
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="mps is here")
 def test_mps_that_is_not_here_is_refused():
-    with pytest.raises(HptError, match=r"^device: mps is not here"):
+    with pytest.raises(HptError, match=r"^device: mps is not available"):
         resolve_device("mps")
 
 
