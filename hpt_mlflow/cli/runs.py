@@ -44,7 +44,7 @@ def runs() -> None:
     "--patience",
     default=30.0,
     show_default=True,
-    help="How long to wait for a server that does not answer, in seconds.",
+    help="Seconds to wait for a server that does not answer.",
 )
 @click.option("--model-name", help="Register the models that wait under this name, if you may not write to their own.")
 def sync(patience: float, model_name: str | None) -> None:
