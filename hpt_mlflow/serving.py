@@ -102,7 +102,7 @@ class ClassifierModel:
             params: not used.
 
         Returns:
-            One row an image: `label` and its `probability`, or, where labels stand each on its own, `labels`, those of
+            One row per image: `label` and its `probability`, or, for a multi-label classifier, `labels`, those of
             at least 0.5; and `probabilities` of all by name.
 
         Raises:
@@ -132,11 +132,11 @@ def answers(probabilities: np.ndarray, card: ClassifierCard) -> pd.DataFrame:
 
 
 def load_served(folder: Path, name: str, device: torch.device | None = None) -> EmbeddingModel | ClassifierModel:
-    """The model in a folder: a classifier where there is a head, else its backbone.
+    """The model in a folder: a classifier if there is a head, else its backbone.
 
     Args:
         name: how errors call it.
-        device: where it computes; None for a GPU where there is one.
+        device: where it computes; None for a GPU if there is one.
 
     Raises:
         HptError: there is none, or its files are damaged or do not fit together.
@@ -182,7 +182,7 @@ def _pictures(images: Any) -> Sequence[Any]:
     try:
         return list(images)
     except TypeError as error:
-        raise HptError(f"{type(images).__name__} does not hold images; give a list of them, or an array") from error
+        raise HptError(f"{type(images).__name__} does not hold images", "give a list of them, or an array") from error
 
 
 def _of_array(images: np.ndarray) -> Sequence[Any]:
@@ -193,7 +193,7 @@ def _of_array(images: np.ndarray) -> Sequence[Any]:
     if images.dtype.kind in "OU":
         return list(np.atleast_1d(images[:, 0] if images.shape[1:] == (1,) else images))
     if images.size and images.ndim not in (2, 3, 4):
-        raise HptError(f"an array of shape {images.shape} does not hold images; give {SHAPES}, or several of them")
+        raise HptError(f"an array of shape {images.shape} does not hold images", f"give {SHAPES}, or several of them")
     is_one = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in CHANNELS)
     return list(images[None] if is_one else images)
 

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: confidence beside accuracy (Guo et al., ICML 2017)."""
+"""Whether probabilities are calibrated: confidence against accuracy (Guo et al., ICML 2017)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Reliability(NamedTuple):
 
     @property
     def expected_calibration_error(self) -> float:
-        """Mean gap between confidence and accuracy, a bin weighing as many as it holds; NaN without decisions."""
+        """Mean gap between confidence and accuracy, weighted by the decisions in each bin; NaN without decisions."""
         if not self.counts.sum():
             return float("nan")
         gaps = np.nan_to_num(np.abs(self.accuracy - self.confidence))
@@ -36,8 +36,8 @@ class Reliability(NamedTuple):
 def reliability(truth: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> Reliability:
     """Confidence and accuracy of decisions, by bins of confidence.
 
-    A decision is the most probable class of an image; where labels stand each on its own, whether an image has a label
-    (probability at least 0.5), with the probability of that answer as confidence, all labels pooled.
+    A decision is the most probable class of an image; of multi-label truth, whether an image has a label (probability
+    at least 0.5), with the probability of that decision as confidence, all labels pooled.
 
     Args:
         truth: int64 (N,) classes, or uint8 (N, C) labels.

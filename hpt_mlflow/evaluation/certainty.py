@@ -1,17 +1,16 @@
-"""How sure a test figure is, and whether two models differ on the same test images: bootstrap over the images.
+"""How certain a test score is, and whether two models differ on the same test images: bootstrap over the images.
 
-A resample draws as many test images as there are, with replacement; an interval is where 95% of the resampled figures
-lie (the percentile method; Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 15). It tells
-of the choice of test images alone: neither training again nor another seed is in it. A figure of exactly 0 or 1 gets an
-interval of no width, since no resample can show a mistake that was not made.
+A resample draws as many test images as there are, with replacement. An interval holds 95% of the resampled scores (the
+percentile method; Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and 15). It covers the
+choice of test images only, not that of the training or its seed. A score of exactly 0 or 1 gets an interval of width 0,
+since no resample can show a mistake that was not made.
 
-Classes are resampled without touching an image twice: all that counts of an image is its class and whether it was
-right, so that a resample is one multinomial draw over these few cells, which has the very same distribution. AUROC
-needs the images themselves: each resample is a vector of weights, how often each image was drawn.
+For classes, only the class of an image and whether it was right matter, so a resample is one multinomial draw over
+these few cells, which has exactly the same distribution. AUROC needs the images themselves: a resample is a vector of
+weights, how often each image was drawn.
 
-What a resample cannot tell is left out of it: a class of which it drew no image is no part of its balanced accuracy
-(as in scikit-learn), and a label without an image that has it, or without one that has it not, is no part of its mean
-AUROC; that label's own interval is of the resamples that have both.
+A class without an image in a resample is left out of its balanced accuracy (as in scikit-learn). A label that all
+images of a resample have, or none, is left out of its mean AUROC, and the resample out of the interval of that label.
 """
 
 from __future__ import annotations
@@ -250,7 +249,7 @@ def _ranked(has: np.ndarray, scores: np.ndarray) -> Callable[[np.ndarray], np.nd
 
 
 def _mean(by_label: np.ndarray) -> np.ndarray:
-    """Mean over the labels, the last axis, for which it is defined; NaN where there is none."""
+    """Mean over the labels, the last axis, for which it is defined; NaN if there is none."""
     defined = ~np.isnan(by_label)
     count = defined.sum(axis=-1)
     total = np.where(defined, by_label, 0).sum(axis=-1)

@@ -20,7 +20,7 @@ MOST_CLASSES = 60
 SHOWN_CLASSES = 45
 # Of more rows the names of the columns stand above too, and numbers are smaller.
 ONE_SIDED = 20
-# Shares are written into cells from so many percent on.
+# The least percentage that is written into a cell.
 SMALLEST_SHARE = 1.0
 # A legend of more labels than twice as many has only the best and the worst.
 ROC_BEST_AND_WORST = 9
@@ -56,7 +56,7 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: Sequenc
     figure.suptitle(title, fontsize=10)
     axes = figure.add_subplot()
     right = np.eye(*shares.shape) == 1
-    # The square root lets a confusion of 5 % be seen beside 90 % that are right.
+    # The square root lets a confusion of 5 % be seen next to 90 % that are right.
     for hidden, colours in ((~right, "Blues"), (right, "Oranges")):
         axes.imshow(np.ma.array(np.sqrt(shares / 100), mask=hidden | (shares == 0)), cmap=colours, vmin=0, vmax=1)
     axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)

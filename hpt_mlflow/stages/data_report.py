@@ -1,4 +1,4 @@
-"""What a run says of its data: what was left out, what is there twice, and what could not be read."""
+"""What a run records about its data: what was left out, duplicates, and unreadable images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLES = 5
 
 
 def report_data(run: StageRun, dataset: Dataset, split: Split) -> dict[str, float]:
-    """Say what was left out, which images are there twice, and whether depth is lost; list it in a table of the run.
+    """Warn of what was left out, of duplicates and of lost depth; list them in a table of the run.
 
     Returns:
         The metrics that were logged.
@@ -58,7 +58,7 @@ def report_unreadable(run: StageRun, images: Images, step: int) -> dict[str, flo
 
 
 def _identical(dataset: Dataset, split: Split) -> list[LeftOut]:
-    """Images that hold the same as others, and what came of them."""
+    """Duplicate images, and how they are treated."""
     if not len(dataset.identical):
         return []
     among = f" among the {len(dataset.compared)} that were compared" if len(dataset) > MOST else ""

@@ -1,4 +1,4 @@
-"""Predict: what a classifier says of all images of a folder, as a CSV file."""
+"""Predict: the predictions of a classifier for all images of a folder, as a CSV file."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ log = logging.getLogger("hpt_mlflow")
 
 
 def predict(model: str, data: str, file: Path, device: str = "auto", root: str | None = None) -> tuple[int, int]:
-    """Write what a classifier says of each image: its label and probability, and the probabilities of all.
+    """Write the predictions of a classifier: the label of each image and its probability, and those of all labels.
 
     Args:
         model: address of a classifier: models:/NAME/VERSION, NAME@ALIAS, or an alias of `hpt-classifier`.
         data: images, as for a stage; labels are not needed.
-        file: CSV file, one line an image in the order of the dataset; replaced in one step when all is done.
+        file: CSV file, one line per image in the order of the dataset; replaced in one step at the end.
 
     Returns:
-        How many images were classified, and how many could not be read; those have an `error` instead of a label.
+        The number of classified and of unreadable images; the latter have an `error` instead of a label.
 
     Raises:
-        HptError: the model is no classifier, there are no images, or the file cannot be written.
+        HptError: the model is not a classifier, there are no images, or the file cannot be written.
     """
     chosen_device = resolve_device(device)
     dataset = open_dataset(data, root, every_image=True)
@@ -50,9 +50,8 @@ def predict(model: str, data: str, file: Path, device: str = "auto", root: str |
     uri = concrete_uri(model, "model", DEFAULT_CLASSIFIER)
     classifier = load_served(download_model(uri, model, "model"), f"model: {model}", chosen_device)
     if not isinstance(classifier, ClassifierModel):
-        raise HptError(
-            f"model: {uri} is a backbone without classes; hpt evaluate --model {uri} --data LABELLED makes a classifier"
-        )
+        remedy = f"hpt evaluate --model {uri} --data LABELLED makes a classifier"
+        raise HptError(f"{uri} is a backbone without classes", remedy, setting="model")
     try:
         with replacing(file) as written, open(written, "w", newline="", encoding="utf-8") as opened:
             return _write(opened, classifier, dataset)
@@ -92,7 +91,7 @@ def _batches(dataset: Dataset, side: int) -> Iterator[tuple[list[str], list[np.n
     """Names, the decoded images among them, and for each name why it could not be decoded, or nothing.
 
     Args:
-        side: images are reduced so that their shorter side has at most so many pixels.
+        side: images are reduced to at most this many pixels of their shorter side.
     """
 
     def attempt(index: int) -> np.ndarray | str:
