@@ -174,7 +174,7 @@ def test_lineage_is_a_tree_back_to_random_weights(chain):
 
 def test_lineage_of_a_chain_whose_beginning_is_deleted_ends_in_words(chain):
     MlflowClient().delete_model_version("hpt", "1")
-    assert "└─ models:/hpt/1, which is deleted: what is behind it is unknown" in words_of(run("lineage", chain[2]))
+    assert "└─ models:/hpt/1, which is deleted: the stages before it are unknown" in words_of(run("lineage", chain[2]))
 
 
 def test_results_show_the_interval(chain):

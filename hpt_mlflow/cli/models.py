@@ -81,7 +81,7 @@ def promote(model: str | None, alias: str, margin: float, to: str | None, force:
             )
         connect()
         if back:
-            done = promotion.go_back(_model_name(model or DEFAULT_MODEL_NAME), alias)
+            done = promotion.roll_back(_model_name(model or DEFAULT_MODEL_NAME), alias)
         else:
             done = promotion.promote(str(model), alias, margin, force, reason, to)
         if done.comparison:

@@ -1,9 +1,10 @@
-"""What people write for a model, and the one model that it means now."""
+"""Addresses of models: what users write, the one model that it means now, and the other addresses of that model."""
 
 from __future__ import annotations
 
 import mlflow
 from mlflow.entities import LoggedModelStatus
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -11,7 +12,9 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.artifacts import models_of_run
 from hpt_mlflow.tracking.connection import check_database, tracking_errors
-from hpt_mlflow.tracking.tags import MILESTONE_PREFIX
+
+# A copy of a copy of a copy; more is a circle.
+LONGEST_TRAIL = 20
 
 
 def concrete_uri(address: str, option: str, model_name: str) -> str:
@@ -20,11 +23,11 @@ def concrete_uri(address: str, option: str, model_name: str) -> str:
     Args:
         address: models:/NAME/VERSION, models:/NAME/latest, models:/NAME@ALIAS, models:/m-ID, runs:/ID/NAME, runs:/ID
             (the run's last milestone), NAME@ALIAS, or an alias of `model_name`.
-        option: what errors call the option that it was given with.
+        option: name of the option in errors.
         model_name: whose alias a single word is.
 
     Raises:
-        HptError: it is no such address, or nothing is there.
+        HptError: it is not a model address, or there is no such model.
     """
     if "/" not in address and ":" not in address:
         name, at, alias = address.rpartition("@")
@@ -32,9 +35,8 @@ def concrete_uri(address: str, option: str, model_name: str) -> str:
     kind, _, path = address.partition(":/")
     path = path.strip("/")
     if kind not in ("models", "runs") or not path:
-        raise HptError(
-            f"{option}: {address!r} is no address of a model; write models:/NAME/VERSION, NAME@ALIAS or runs:/ID"
-        )
+        remedy = "write models:/NAME/VERSION, NAME@ALIAS or runs:/ID"
+        raise HptError(f"{address!r} is not a model address", remedy, setting=option)
     if kind == "runs":
         return f"runs:/{path}" if "/" in path else milestones_of(path, option)[-1]
     if path.startswith("m-"):
@@ -44,30 +46,37 @@ def concrete_uri(address: str, option: str, model_name: str) -> str:
         try:
             return f"models:/{name}/{MlflowClient().get_model_version_by_alias(name, alias).version}"
         except MlflowException as error:
-            raise HptError(
-                f"{option}: the registered model {name!r} has no alias {alias!r}, or there is no such model"
-            ) from error
+            problem = f"the registered model {name!r} has no alias {alias!r}, or does not exist"
+            raise HptError(problem, setting=option) from error
+    return _version_address(path, option)
+
+
+def _version_address(path: str, option: str) -> str:
+    """The address of NAME/VERSION or NAME/latest."""
     name, _, version = path.rpartition("/")
     if not name:
-        raise HptError(f"{option}: {address!r} names no version; write models:/{path}/latest or models:/{path}@ALIAS")
+        remedy = f"write models:/{path}/latest or models:/{path}@ALIAS"
+        raise HptError(f"'models:/{path}' names no version", remedy, setting=option)
     registry = mlflow.get_registry_uri()
-    with tracking_errors(f"{option}: cannot look for {address} in the registry {registry}"):
+    with tracking_errors(f"{option}: cannot look for models:/{path} in the registry {registry}"):
         check_database(registry)
-        versions = [int(v.version) for v in MlflowClient().search_model_versions(f"name='{name}'")]
+        versions = sorted(int(each.version) for each in MlflowClient().search_model_versions(f"name='{name}'"))
     if not versions:
-        raise HptError(f"{option}: there is no registered model {name!r} in {registry}; run pretrain first")
+        raise HptError(f"there is no registered model {name!r} in {registry}", "run pretrain first", setting=option)
     if version == "latest":
-        return f"models:/{name}/{max(versions)}"
+        return f"models:/{name}/{versions[-1]}"
     if not version.isdigit() or int(version) not in versions:
-        raise HptError(f"{option}: {name!r} has no version {version!r}; it has {', '.join(map(str, sorted(versions)))}")
+        raise HptError(
+            f"{name!r} has no version {version!r}", f"it has {', '.join(map(str, versions))}", setting=option
+        )
     return f"models:/{name}/{version}"
 
 
 def milestones_of(run_id: str, option: str) -> list[str]:
-    """Addresses of the backbones that a run has kept, in the order of their steps.
+    """Addresses of the backbones that a run has kept, ordered by step.
 
     Args:
-        option: what errors call the option that the run was given with.
+        option: name of the option in errors.
 
     Raises:
         HptError: there is no such run, or it has kept none.
@@ -76,14 +85,16 @@ def milestones_of(run_id: str, option: str) -> list[str]:
     try:
         experiment_id = client.get_run(run_id).info.experiment_id
     except MlflowException as error:
-        raise HptError(f"{option}: there is no run {run_id!r}") from error
+        raise HptError(f"there is no run {run_id!r}", setting=option) from error
     models = models_of_run(client, run_id, experiment_id)
-    ready = [name for name, model in models.items() if model.status == LoggedModelStatus.READY]
-    kept = [name for name in ready if name.startswith(MILESTONE_PREFIX)]
-    if not kept:
-        raise HptError(f"{option}: the run {run_id!r} has kept no model")
-    ordered = sorted(kept, key=lambda name: int(name.removeprefix(MILESTONE_PREFIX)))
-    return [f"models:/{models[name].model_id}" for name in ordered]
+    by_step = {
+        int(name.removeprefix(tag.MILESTONE_PREFIX)): model.model_id
+        for name, model in models.items()
+        if name.startswith(tag.MILESTONE_PREFIX) and model.status == LoggedModelStatus.READY
+    }
+    if not by_step:
+        raise HptError(f"the run {run_id!r} has kept no model", setting=option)
+    return [f"models:/{by_step[step]}" for step in sorted(by_step)]
 
 
 def registered_as(run_id: str) -> str | None:
@@ -91,14 +102,63 @@ def registered_as(run_id: str) -> str | None:
     return MlflowClient().get_run(run_id).data.tags.get(tag.MODEL)
 
 
-def model_id_of(uri: str) -> str | None:
-    """The LoggedModel behind a concrete address, where MLflow tells."""
-    path = uri.partition(":/")[2]
-    if path.startswith("m-"):
-        return path
-    if uri.startswith("models:/"):
-        name, _, version = path.rpartition("/")
-        # On some stores the version itself does not say its model_id, but its source does.
-        source = MlflowClient().get_model_version(name, version).source or ""
-        return next((part for part in source.split("/") if part.startswith("m-")), None)
-    return None
+def is_version(address: str) -> bool:
+    """Whether an address is models:/NAME/VERSION."""
+    return address.startswith("models:/") and not address.startswith("models:/m-") and "/" in address[8:]
+
+
+def split_version(address: str) -> tuple[str, str]:
+    """NAME and VERSION of models:/NAME/VERSION."""
+    name, _, version = address.removeprefix("models:/").rpartition("/")
+    return name, version
+
+
+def find_version(address: str) -> ModelVersion | None:
+    """The registered version of an address; None if it is deleted."""
+    try:
+        return MlflowClient().get_model_version(*split_version(address))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def exists(address: str) -> bool:
+    """Whether a registered version exists, and is not deleted."""
+    return find_version(address) is not None
+
+
+def model_id_of(address: str) -> str | None:
+    """The LoggedModel behind a concrete address, if MLflow knows it."""
+    if is_version(address):
+        return model_id_in(MlflowClient().get_model_version(*split_version(address)).source)
+    return address.removeprefix("models:/") if address.startswith("models:/") else None
+
+
+def model_id_in(source: str | None) -> str | None:
+    """The LoggedModel in the source of a version: on some stores, the version's own `model_id` is empty."""
+    return next((part for part in (source or "").split("/") if part.startswith("m-")), None)
+
+
+def addresses_of_model(address: str) -> list[str]:
+    """All addresses of one model, beginning with the given one: its version, what that was copied from, copies of it.
+
+    Raises whatever MLflow does.
+    """
+    client = MlflowClient()
+    addresses = [address]
+    while is_version(addresses[-1]) and len(addresses) < LONGEST_TRAIL:
+        # What a copy was made from may be deleted; the model itself may not.
+        version = find_version(addresses[-1]) if addresses[1:] else client.get_model_version(*split_version(address))
+        source = (version.source or "") if version else ""
+        if not is_version(source):
+            model_id = model_id_in(source)
+            source = f"models:/{model_id}" if model_id else ""
+        if not source or source in addresses:
+            break
+        addresses.append(source)
+    for known in addresses:
+        copies = client.search_model_versions(f"source_path='{known}'") if len(addresses) < LONGEST_TRAIL else []
+        # Two versions of one name made from one milestone, and copies in other registered models.
+        addresses += [at for copy in copies if (at := f"models:/{copy.name}/{copy.version}") not in addresses]
+    return addresses

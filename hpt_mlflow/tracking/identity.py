@@ -1,4 +1,4 @@
-"""What makes two runs the same work, and the tags that say so."""
+"""What makes two runs the same work, and the tags that record it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Identity:
 
     Attributes:
         fields: by name, as JSON can hold them.
-        command: what a user types to do the same work, and so to go on with it.
+        command: what a user types to do the same work, and so to resume it.
     """
 
     fields: Mapping[str, Any]
@@ -28,7 +28,7 @@ class Identity:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that stand for all fields."""
+        """16 hexadecimal digits of a hash of all fields."""
         return hashlib.sha256(self.text.encode()).hexdigest()[:16]
 
     @property
@@ -38,5 +38,5 @@ class Identity:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What a run says of it."""
+        """The tags of a run that does this work."""
         return {tag.FINGERPRINT: self.fingerprint, tag.IDENTITY: self.text, tag.CONTINUE: valid_unicode(self.command)}

@@ -1,4 +1,4 @@
-"""How MLflow has started the project."""
+"""The `mlflow run` command that started a run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ LOCAL, CONDA = "local", "conda"
 
 
 def project_command(run_id: str) -> str:
-    """The `mlflow run` of a run, with its project and environment manager; empty where MLflow does not answer."""
+    """The `mlflow run` of a run, with its project and environment manager; empty if MLflow does not answer."""
     prepare()
     try:
         tags = MlflowClient().get_run(run_id).data.tags
     except MlflowException:
         return ""
-    # MLflow names the manager of every environment but the local one; without a word it takes conda.
+    # MLflow records every environment manager but the local one; its default is conda.
     manager = tags.get(tag.PROJECT_ENVIRONMENT, LOCAL)
     source = tags.get(tag.PROJECT_SOURCE, ".")
-    # A folder stands there as an address; `mlflow run` takes a path as people write it.
+    # MLflow records a folder as an address; `mlflow run` takes a path.
     path = url2pathname(source.removeprefix("file://")) if source.startswith("file://") else source
     words = ["mlflow", "run", path]
     return shlex.join(words + ([] if manager == CONDA else ["--env-manager", manager]))

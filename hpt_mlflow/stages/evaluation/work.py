@@ -14,10 +14,9 @@ from hpt_mlflow.stages.evaluation.task import prepare_task
 from hpt_mlflow.stages.evaluation.unseen import Overlaps, check_unseen
 from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.tracking import tags as tag
-from hpt_mlflow.tracking.addresses import milestones_of, registered_as
+from hpt_mlflow.tracking.addresses import exists, milestones_of, registered_as
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.identity import Identity
-from hpt_mlflow.tracking.models.evaluations import exists
 from hpt_mlflow.tracking.models.store import FoundModel, check_may_register, check_names, find_model
 
 

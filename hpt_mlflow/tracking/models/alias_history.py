@@ -1,8 +1,8 @@
 """Who was champion when: the dated history of an alias, kept as tags of the registered model, and moving the alias.
 
-Every move has a tag of its own, so that moves at the same time cannot overwrite each other's record. The history is
-ordered, and who moved the alias reads it back until the alias points to the newest entry. So whatever the order in
-which several of them write, the alias ends at the last entry of the history.
+Every move has its own tag, so that simultaneous moves cannot overwrite each other's record. Whoever moves the alias
+reads the history back until the alias points to its newest entry. So in whatever order several processes write, the
+alias ends at the last entry of the history.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hpt_mlflow.tracking import tags as tag
 
 CHAMPION = "champion"
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
-# How often an alias is read back while others move it too.
+# How often an alias is read back while other processes move it too.
 ATTEMPTS = 20
 
 
@@ -36,11 +36,11 @@ class Move:
         time: ISO, UTC, with microseconds; sorts as text.
         version: that the alias points to from then on.
         before: the version that it pointed to, or empty.
-        metric, value, interval: what was decisive of the version.
-        difference: to the version before, in the units of the figure, or None where none was compared.
-        by: who did it, USER@HOST.
-        forced: what spoke against it, where it was forced.
-        reason: that was given for forcing it.
+        metric, value, interval: the decisive metric of the version.
+        difference: to the version before, in units of the metric; None if they were not compared.
+        by: USER@HOST who did it.
+        forced: the objection that was overruled, or empty.
+        reason: given for overruling it.
         back: whether it returned to an earlier champion.
         classifier: address of the classifier that goes with the version, or empty.
     """
@@ -60,7 +60,7 @@ class Move:
 
 
 def registered_model(name: str) -> RegisteredModel | None:
-    """The registered model of a name, with its aliases and tags as they are now; None where there is none."""
+    """A registered model with its current aliases and tags; None if there is none."""
     try:
         return MlflowClient().get_registered_model(name)
     except MlflowException as error:
@@ -75,23 +75,23 @@ def alias_version(model: RegisteredModel | None, alias: str) -> str:
 
 
 def moves(model: RegisteredModel | None, alias: str) -> list[Move]:
-    """The history of an alias, oldest first; tags that were written over by hand are left out."""
+    """The history of an alias, oldest first, without tags that were overwritten by hand."""
     prefix = f"{tag.PROMOTION_PREFIX}{alias}."
     names = {field.name for field in fields(Move)} - {"time"}
-    found = []
+    history = []
     for key, text in (model.tags if model else {}).items():
         if not key.startswith(prefix):
             continue
-        # Times that are none, and JSON that is none or of another kind.
+        # The tag may be no time, no JSON, or JSON of another kind.
         with suppress(ValueError, TypeError, AttributeError):
             datetime.strptime(key.removeprefix(prefix), TIME_FORMAT)
-            kept = {name: value for name, value in json.loads(text).items() if name in names}
-            found.append(Move(key.removeprefix(prefix), **kept))
-    return sorted(found, key=lambda move: move.time)
+            known = {name: value for name, value in json.loads(text).items() if name in names}
+            history.append(Move(key.removeprefix(prefix), **known))
+    return sorted(history, key=lambda move: move.time)
 
 
 def next_time(*histories: list[Move]) -> str:
-    """Now, or just after the newest entry where the clock of whoever wrote that is ahead of this one."""
+    """Now, or just after the newest entry if that was written by a clock ahead of this one."""
     now = datetime.now(timezone.utc)
     for history in histories:
         for newest in history[-1:]:
@@ -101,13 +101,13 @@ def next_time(*histories: list[Move]) -> str:
 
 
 def move_alias(name: str, alias: str, move: Move) -> Move:
-    """Record a move and make it, then see to it that the alias points to the newest entry of the history.
+    """Record a move and make it, then make sure that the alias points to the newest entry of the history.
 
     Returns:
-        The newest entry: another than `move` where somebody else moved the alias at the same time.
+        The newest entry; not `move` if another process moved the alias at the same time.
 
     Raises:
-        HptError: others keep moving it.
+        HptError: other processes keep moving it.
         MlflowException: the server refuses, or does not answer.
     """
     client = MlflowClient()
@@ -126,14 +126,16 @@ def move_alias(name: str, alias: str, move: Move) -> Move:
         if alias_version(model, alias) == newest.version:
             return newest
         client.set_registered_model_alias(name, alias, newest.version)
-    raise HptError(f"alias: others keep moving {alias!r} of {name}; look at hpt history {name}, and try again")
+    raise HptError(
+        f"others keep moving {alias!r} of {name}", f"look at hpt history {name}, and try again", setting="alias"
+    )
 
 
 def champion_stack(history: list[Move], now: str) -> list[str]:
-    """The versions that one can go back to, the present champion last.
+    """The versions that can be restored, the present champion last.
 
-    A promotion is put on top of what it replaced, and going back takes off what lies above: so that going back twice
-    leads further back, and not to and fro.
+    A promotion is pushed on what it replaced, and going back pops what lies above: so going back twice leads further
+    back, not to and fro.
 
     Args:
         history: oldest first.
@@ -149,8 +151,8 @@ def champion_stack(history: list[Move], now: str) -> list[str]:
     return [*stack, now] if now and [now] != stack[-1:] else stack
 
 
-def whoever_this_is() -> str:
-    """USER@HOST: MLflow's user where one is set, else the user of the machine."""
+def user_at_host() -> str:
+    """USER@HOST: MLflow's user if one is set, else the user of the machine."""
     user = os.environ.get("MLFLOW_TRACKING_USERNAME")
     # A container's user may have no name.
     with suppress(OSError, KeyError, ImportError):

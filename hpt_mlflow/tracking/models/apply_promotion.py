@@ -1,4 +1,4 @@
-"""One champion follows another: the alias moves, its classifier's with it, and both versions say so in their tags."""
+"""Applying a promotion: the alias moves, its classifier's with it, and both versions are tagged."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from mlflow.tracking import MlflowClient
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.certainty import Comparison
 from hpt_mlflow.tracking import tags as tag
+from hpt_mlflow.tracking.addresses import addresses_of_model, exists, split_version
 from hpt_mlflow.tracking.connection import reason
 from hpt_mlflow.tracking.models.alias_history import Move, alias_version, move_alias, moves, next_time, registered_model
-from hpt_mlflow.tracking.models.evaluations import Evaluation, exists, same_model, split_version
+from hpt_mlflow.tracking.models.evaluations import Evaluation
 from hpt_mlflow.tracking.models.lineage import chain_of_addresses
 
 
 @dataclass
 class Promotion:
-    """What came of moving an alias.
+    """A moved alias.
 
     Attributes:
         address: the version that it moved to.
         before: the address that the alias pointed to before, or empty.
         classifier: the classifier whose alias moved with it, or empty.
-        evaluation: what was decisive; None where it was forced without one, or went back.
-        comparison: with the champion before, on the images that both were tested on; None where there was none.
-        notes: what else people should know, a sentence each.
+        evaluation: the decisive one; None if it was forced without one, or went back.
+        comparison: with the champion before, on the images that both were tested on; None if there was none.
+        notes: what else the user should know, one sentence each.
     """
 
     address: str
@@ -37,18 +38,18 @@ class Promotion:
     notes: list[str] = field(default_factory=list)
 
 
-def carry_out(promotion: Promotion, alias: str, move: Move, classifier: str) -> Promotion:
-    """Move the alias, and that of the classifier, and mark the versions.
+def apply_promotion(promotion: Promotion, alias: str, move: Move, classifier: str) -> Promotion:
+    """Move the alias and that of the classifier, and tag the versions.
 
-    Both moves carry one time, so that of promotions at once the same one comes last for both.
+    Both moves have the same time, so that one of simultaneous promotions comes last for both.
 
     Args:
-        promotion: decided, but for its classifier.
+        promotion: without its classifier.
         move: its time is set here.
         classifier: address of the classifier to move along, or empty.
 
     Raises:
-        HptError: it is done and recorded, but another promotion came after it.
+        HptError: it is done and recorded, but another promotion followed at the same time.
     """
     name = split_version(promotion.address)[0]
     known = moves(registered_model(name), alias)
@@ -69,20 +70,22 @@ def carry_out(promotion: Promotion, alias: str, move: Move, classifier: str) -> 
         promotion.notes += _left_behind(f"{name}{tag.CLASSIFIER_SUFFIX}", alias, promotion.address)
     if newest != move:
         raise HptError(
-            f"alias: {promotion.address} was promoted, but models:/{name}/{newest.version} was at the same time by "
-            f"{newest.by}, and is {alias} now; both are recorded, see: hpt history {name} --alias {alias}"
+            f"{promotion.address} was promoted, but models:/{name}/{newest.version} was at the same time by "
+            f"{newest.by}, and is {alias} now",
+            f"both are recorded, see: hpt history {name} --alias {alias}",
+            setting="alias",
         )
-    for other in moves(registered_model(name), alias):
-        if other.time < move.time and other not in known:
-            promotion.notes.append(
-                f"models:/{name}/{other.version} was promoted at the same time by {other.by}; {promotion.address} was "
-                "not compared with it"
-            )
+    promotion.notes += [
+        f"models:/{name}/{each.version} was promoted at the same time by {each.by}; {promotion.address} was not "
+        "compared with it"
+        for each in moves(registered_model(name), alias)
+        if each.time < move.time and each not in known
+    ]
     return promotion
 
 
 def _mark(promotion: Promotion, move: Move, newest: Move) -> None:
-    """Tag the promoted version and the one that it replaced; what fails becomes a note, since the alias has moved."""
+    """Tag the promoted version and the one that it replaced; a failure becomes a note, since the alias has moved."""
     client = MlflowClient()
     name = split_version(promotion.address)[0]
     evaluation = promotion.evaluation
@@ -95,7 +98,7 @@ def _mark(promotion: Promotion, move: Move, newest: Move) -> None:
             tag.VALUE: f"{evaluation.primary.value:.6g}",
             tag.INTERVAL: move.interval,
             tag.TEST_DIGEST: evaluation.test_digest,
-            # `hpt.dataset_digest` is that of the images that the version was trained on.
+            # DATASET_DIGEST is that of the images that the version was trained on.
             tag.TEST_DATASET_DIGEST: evaluation.dataset_digest,
             tag.DECISIVE_EVALUATION: evaluation.run_id,
         }
@@ -121,12 +124,12 @@ def _mark(promotion: Promotion, move: Move, newest: Move) -> None:
 
 
 def _left_behind(name: str, alias: str, backbone: str) -> list[str]:
-    """What is to say where no classifier moves, but one has the alias that was made on another backbone."""
+    """A note if no classifier moves, but the alias points to a classifier of another backbone."""
     version = alias_version(registered_model(name), alias)
     address = f"models:/{name}/{version}"
     if not version or not exists(address):
         return []
     parent = MlflowClient().get_model_version(name, version).tags.get(tag.PARENT_MODEL, "an unknown model")
-    if parent in same_model(backbone):
+    if parent in addresses_of_model(backbone):
         return []
     return [f"the {alias} of {name} stays {address}, which was made on {parent}"]

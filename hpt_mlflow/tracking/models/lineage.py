@@ -1,4 +1,4 @@
-"""What is behind a model: every stage back to random or imported weights, with its data, method and figures."""
+"""The stages behind a model, back to random or imported weights, with their data, method and metrics."""
 
 from __future__ import annotations
 
@@ -13,17 +13,12 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.evaluation.protocols import trains_backbone
 from hpt_mlflow.tracking import tags as tag
+from hpt_mlflow.tracking.addresses import exists, is_version, model_id_in, split_version
 from hpt_mlflow.tracking.connection import tracking_errors
-from hpt_mlflow.tracking.models.evaluations import (
-    Evaluation,
-    dataset_input,
-    evaluations_of,
-    exists,
-    is_version,
-    split_version,
-)
+from hpt_mlflow.tracking.models.evaluations import Evaluation, evaluations_of
+from hpt_mlflow.tracking.runs.dataset_input import logged_dataset
 
-# More stages than anybody chains: an end for records that lead in a circle.
+# More stages than anybody chains: the end for records that lead in a circle.
 LONGEST_CHAIN = 50
 METHOD = ("protocol", "labels", "arch", "image_size", "steps", "batch_size", "learning_rate", "augment", "seed")
 
@@ -35,19 +30,19 @@ class Node:
     Attributes:
         address: models:/NAME/VERSION, models:/m-ID or runs:/ID/NAME.
         aliases: that point to it.
-        stage: `pretrain`, `adapt`, `import`, or `evaluate` for a classifier; empty where unknown.
-        run_id: of the stage; None where unknown.
-        dataset_name, dataset_digest: what it learned from; empty where unknown.
-        sizes: images in all, and those of `train`, `validation` and `test`.
-        split_seed: None where unknown.
-        update: `all`, `bn` or `bn-stats`; empty for stages without.
+        stage: `pretrain`, `adapt`, `import`, or `evaluate` for a classifier; empty if unknown.
+        run_id: of the stage; None if unknown.
+        dataset_name, dataset_digest: what it learned from; empty if unknown.
+        sizes: number of images in all, and in `train`, `validation` and `test`.
+        split_seed: None if unknown.
+        update: `all`, `bn` or `bn-stats`; empty for stages without training.
         method: settings by name.
         validation: the newest knn/val_accuracy, or None.
-        evaluations: the newest of each dataset, protocol and figure; those of a copy are with what it is a copy of.
-        start: what the stage started from: an address, `random weights`, or words for imported or unknown weights.
+        evaluations: the newest per dataset, protocol and metric; a copy has none, its original has them.
+        start: what the stage started from: an address, `random weights`, or a description of other weights.
         ends: whether the chain ends here.
         copied_from: the version that this one is a copy of, or empty.
-        unknown: why it cannot be known what is behind the model; empty where it is.
+        unknown: why the stages before this one are unknown; empty if they are known.
     """
 
     address: str
@@ -69,7 +64,7 @@ class Node:
 
     @property
     def trained(self) -> bool:
-        """Whether the model has learned from images here: an evaluation has where it fine-tuned more than a head."""
+        """Whether this stage trained the model: an evaluation does if it fine-tunes more than a head."""
         if self.copied_from or self.stage == "import":
             return False
         return self.stage != "evaluate" or trains_backbone(self.method.get("protocol", ""))
@@ -78,26 +73,26 @@ class Node:
 def lineage(address: str) -> list[Node]:
     """The chain behind a model, from it back to random or imported weights.
 
-    Where a model of the chain is deleted or unknown, the last node's `start` says so.
+    If a model of the chain is deleted or unknown, the last node's `start` says so.
 
     Args:
         address: concrete.
 
     Raises:
-        HptError: MLflow does not answer, or nothing is at the address itself.
+        HptError: MLflow does not answer, or there is no model at the address itself.
     """
-    with tracking_errors(f"cannot read what is behind {address}"):
+    with tracking_errors(f"cannot read the stages behind {address}"):
         return _walk(address, with_evaluations=True)
 
 
 def stages_behind(address: str) -> list[Node]:
-    """As `lineage`, newest first, without figures of evaluations."""
-    with tracking_errors(f"cannot read what is behind {address}"):
+    """As `lineage`, without evaluations."""
+    with tracking_errors(f"cannot read the stages behind {address}"):
         return _walk(address, with_evaluations=False)
 
 
 def what_is_unknown(nodes: list[Node]) -> str:
-    """Why a chain may have more stages than these; empty where it has not."""
+    """Why a chain may have more stages than these; empty if these are all."""
     if not nodes[-1].ends:
         return f"the chain has more than {LONGEST_CHAIN} stages"
     return nodes[-1].unknown
@@ -120,7 +115,7 @@ def _walk(address: str, with_evaluations: bool) -> list[Node]:
         except MlflowException as error:
             if not nodes or error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
-            gone = f"{address}, which is deleted: what is behind it is unknown"
+            gone = f"{address}, which is deleted: the stages before it are unknown"
             return [*nodes[:-1], _end_at(nodes[-1], gone, f"{address} is deleted, and what it learned from is unknown")]
         nodes.append(node)
         visited.add(address)
@@ -138,17 +133,17 @@ def _end_at(node: Node, start: str, unknown: str) -> Node:
 
 
 def _node(address: str, with_evaluations: bool) -> Node:
-    """What MLflow knows of one model; raises MlflowException where it is not there."""
+    """What MLflow knows of one model; raises MlflowException if there is none."""
     client = MlflowClient()
     aliases, tags, copied_from, run_id = _model(client, address)
     run = _run(client, run_id)
     if run:
-        # What the run says comes first: tags of a version can be written over.
+        # Tags of the run take precedence: those of a version can be overwritten.
         tags = {**tags, **run.data.tags}
     params = {name.removeprefix(tag.SETTINGS_PREFIX): value for name, value in (run.data.params if run else {}).items()}
     if tag.PROTOCOL in tags:
         params["protocol"] = tags[tag.PROTOCOL]
-    name, sizes = dataset_input(run) if run else ("", {})
+    name, sizes = logged_dataset(run) if run else ("", {})
     is_classifier = tag.EVALUATION in tags
     start, ends, unknown = _start(tags, params, run)
     split_seed = None
@@ -190,14 +185,14 @@ def _model(client: MlflowClient, address: str) -> tuple[tuple[str, ...], dict[st
         return own, dict(version.tags), source, None
     run_id = version.tags.get(tag.EVALUATION) or version.run_id
     if not run_id:
-        model_id = next((part for part in source.split("/") if part.startswith("m-")), None)
+        model_id = model_id_in(source)
         with suppress(MlflowException):
             run_id = client.get_logged_model(model_id).source_run_id if model_id else None
     return own, dict(version.tags), "", run_id
 
 
 def _run(client: MlflowClient, run_id: str | None) -> Run | None:
-    """A run, also a deleted one; None where there is none any more."""
+    """A run, even a deleted one; None if it is deleted for good."""
     if not run_id:
         return None
     try:
@@ -209,13 +204,12 @@ def _run(client: MlflowClient, run_id: str | None) -> Run | None:
 
 
 def _start(tags: Mapping[str, Any], params: Mapping[str, str], run: Run | None) -> tuple[str, bool, str]:
-    """What a stage started from, whether that is where the chain ends, and why it is not known what is behind it."""
+    """What a stage started from, whether the chain ends there, and why its start is unknown."""
     if parent := tags.get(tag.PARENT_MODEL):
         return parent, False, ""
     if weights := tags.get(tag.WEIGHTS):
         digest = tags.get(tag.WEIGHTS_SHA256, "")
-        said = [tags.get(tag.WEIGHTS_FORMAT, ""), f"sha256 {digest[:12]}" if digest else ""]
-        details = ", ".join(filter(None, said))
+        details = ", ".join(filter(None, (tags.get(tag.WEIGHTS_FORMAT), f"sha256 {digest[:12]}" if digest else "")))
         return f"imported weights {weights}" + (f" ({details})" if details else ""), True, ""
     if tags.get(tag.STAGE) == "pretrain":
         return (f"random weights (seed {params['seed']})" if "seed" in params else "random weights"), True, ""
@@ -226,8 +220,8 @@ def _start(tags: Mapping[str, Any], params: Mapping[str, str], run: Run | None) 
 
 
 def _newest_of_each(evaluations: list[Evaluation]) -> tuple[Evaluation, ...]:
-    """The newest evaluation of each dataset, test part, protocol and figure, newest first."""
+    """The newest evaluation per dataset, test images, protocol and metric, newest first."""
     newest: dict[tuple[str, ...], Evaluation] = {}
-    for one in evaluations:
-        newest.setdefault((one.dataset, one.dataset_digest, *one.key), one)
+    for each in evaluations:
+        newest.setdefault((each.dataset, each.dataset_digest, *each.key), each)
     return tuple(newest.values())

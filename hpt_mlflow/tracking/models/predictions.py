@@ -1,4 +1,4 @@
-"""What models said of the test images, as evaluations keep it, and two of them compared."""
+"""Predictions for the test images, as evaluations keep them, and the comparison of two of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hpt_mlflow.tracking.tags import PREDICTIONS_FILE
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said of the test images.
+    """Predictions of a model for the test images.
 
     Attributes:
         index: int64 (N,), indices into the dataset, ascending.
@@ -34,27 +34,27 @@ class Predictions:
 
 
 def read_predictions(evaluation: Evaluation) -> Predictions:
-    """What the model said of the test images.
+    """The predictions of an evaluation.
 
     Raises:
-        HptError: the file is missing, damaged or no such file.
+        HptError: the file is missing or damaged.
     """
     subject = f"the predictions of evaluation {evaluation.run_id} of {evaluation.model}"
-    again = f"; run again: {evaluation.command(evaluation.model)}"
+    again = f"run again: {evaluation.command(evaluation.model)}"
     with tempfile.TemporaryDirectory() as temporary:
         try:
             file = MlflowClient().download_artifacts(evaluation.run_id, PREDICTIONS_FILE, temporary)
             tensors = load_file(file)
         except MlflowException as error:
-            raise HptError(f"{subject} cannot be read ({reason(error)}){again}") from error
+            raise HptError(f"{subject} cannot be read ({reason(error)})", again) from error
         except (OSError, SafetensorError, ValueError) as error:
-            raise HptError(f"{subject} are missing or damaged ({one_line(error)}){again}") from error
+            raise HptError(f"{subject} are missing or damaged ({one_line(error)})", again) from error
     try:
         read = Predictions(tensors["index"], tensors["truth"], tensors["probabilities"])
     except KeyError as error:
-        raise HptError(f"{subject} are damaged: there is no {error}{again}") from error
+        raise HptError(f"{subject} are damaged: there is no {error}", again) from error
     if wrong := _what_is_wrong(read):
-        raise HptError(f"{subject} are damaged: {wrong}{again}")
+        raise HptError(f"{subject} are damaged: {wrong}", again)
     return read
 
 
@@ -67,19 +67,19 @@ def compare_evaluations(a: Evaluation, b: Evaluation) -> Comparison:
     first, second = read_predictions(a), read_predictions(b)
     _, rows_a, rows_b = np.intersect1d(first.index, second.index, assume_unique=True, return_indices=True)
     if not len(rows_a):
-        raise HptError(f"evaluations {a.run_id} and {b.run_id} share no test image; evaluate both models again")
+        raise HptError(f"evaluations {a.run_id} and {b.run_id} share no test image", "evaluate both models again")
     truth_a, truth_b = first.truth[rows_a], second.truth[rows_b]
     same_labels = first.probabilities.shape[1] == second.probabilities.shape[1] and np.array_equal(truth_a, truth_b)
     if not same_labels:
         raise HptError(
-            f"evaluations {a.run_id} and {b.run_id} disagree on the labels of the same test images; "
-            "evaluate both models again"
+            f"evaluations {a.run_id} and {b.run_id} disagree on the labels of the same test images",
+            "evaluate both models again",
         )
     return paired(truth_a, first.probabilities[rows_a], second.probabilities[rows_b])
 
 
 def _what_is_wrong(read: Predictions) -> str:
-    """Why these cannot be predictions, or nothing."""
+    """Why these cannot be predictions, or empty."""
     if not len(read.index) or read.index.ndim != 1 or (np.diff(read.index) <= 0).any():
         return "its indices do not ascend"
     if read.probabilities.ndim != 2 or not len(read.index) == len(read.truth) == len(read.probabilities):

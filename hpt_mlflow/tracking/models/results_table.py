@@ -1,4 +1,4 @@
-"""The figures of all evaluations in the tracking store, side by side."""
+"""The metrics of all evaluations in the tracking store, side by side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.models.evaluations import Evaluation, finished_evaluations
 
-# Which metrics stand in a column: the first that an evaluation has. Classes have an accuracy, labels an AUROC.
+# A column shows the first of these metrics that an evaluation has: accuracy, or AUROC for multi-label data.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "balanced": ("test/balanced_accuracy",),
     "20-NN": ("knn/test_accuracy",),
@@ -19,26 +19,27 @@ HEADER = ("model", "chain", "evaluated on", "protocol", "figure", "value", "95% 
 
 
 def result_rows() -> list[tuple[str, ...]]:
-    """A row of `HEADER` for each finished evaluation of all experiments, oldest first; - for what it has not."""
+    """A row of `HEADER` per finished evaluation of all experiments, oldest first; - if a value is missing."""
     with tracking_errors("cannot list the evaluations"):
-        return [_row(one) for one in reversed(finished_evaluations())]
+        return [_row(evaluation) for evaluation in reversed(finished_evaluations())]
 
 
-def _row(one: Evaluation) -> tuple[str, ...]:
-    primary = one.primary
+def _row(evaluation: Evaluation) -> tuple[str, ...]:
+    primary = evaluation.primary
     interval = "-" if math.isnan(primary.low) else f"{primary.low:.3f} to {primary.high:.3f}"
-    figures = (
-        next((one.metrics[name] for name in metrics if name in one.metrics), math.nan) for metrics in COLUMNS.values()
+    values = (
+        next((evaluation.metrics[name] for name in metrics if name in evaluation.metrics), math.nan)
+        for metrics in COLUMNS.values()
     )
     return (
-        one.model,
-        one.chain,
-        one.dataset,
-        one.protocol or "-",
-        one.metric.removeprefix("test/"),
+        evaluation.model,
+        evaluation.chain,
+        evaluation.dataset,
+        evaluation.protocol or "-",
+        evaluation.metric.removeprefix("test/"),
         _number(primary.value),
         interval,
-        *map(_number, figures),
+        *map(_number, values),
     )
 
 

@@ -1,4 +1,4 @@
-"""Which images a training has seen: kept with its run, so that nobody tests on them by mistake."""
+"""Which images a training has seen: kept with its run, so that no evaluation tests on them by mistake."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from hpt_mlflow.tracking.tags import SEEN_IMAGES_FILE
 
 
 class SeenImages(NamedTuple):
-    """What a training kept of the images that it saw.
+    """The images that a training saw.
 
     Attributes:
         contents: int64 (N,), ascending, each once (see `data.contents`).
-        share: of all its images, how many were looked at; less than 1 where there were too many.
+        share: of the training's images that were recorded; less than 1 if there were too many.
     """
 
     contents: np.ndarray
@@ -33,31 +33,31 @@ class SeenImages(NamedTuple):
 
 
 class NotKeptError(Exception):
-    """Why it cannot be said which images a training has seen."""
+    """Why it is unknown which images a training has seen."""
 
 
 def log_seen_images(run: StageRun, dataset: Dataset, seen: np.ndarray) -> None:
-    """Keep the contents of the images that a training may see as an artifact of its run.
+    """Log the contents of the images that a training may see as an artifact of its run.
 
     Args:
-        seen: int64 (n,), indices into the dataset; `MOST` of them are looked at, evenly spaced.
+        seen: int64 (n,), indices into the dataset; at most `MOST` of them are recorded, evenly spaced.
     """
-    looked_at = evenly_spaced(seen, MOST)
-    contents = np.unique(dataset.contents.of(looked_at))
-    share = np.array([len(looked_at) / len(seen) if len(seen) else 1.0])
-    kept = {"contents": contents[contents != UNKNOWN], "share": share}
+    recorded = evenly_spaced(seen, MOST)
+    contents = np.unique(dataset.contents.of(recorded))
+    share = np.array([len(recorded) / len(seen) if len(seen) else 1.0])
+    tensors = {"contents": contents[contents != UNKNOWN], "share": share}
 
     def fill(folder: Path) -> None:
-        safetensors.numpy.save_file(kept, folder / SEEN_IMAGES_FILE, {"version": str(VERSION)})
+        safetensors.numpy.save_file(tensors, folder / SEEN_IMAGES_FILE, {"version": str(VERSION)})
 
     run.files([SEEN_IMAGES_FILE], fill)
 
 
 def seen_images(run_id: str) -> SeenImages:
-    """What a training kept.
+    """The images that a training saw.
 
     Raises:
-        NotKeptError: that is nothing, cannot be read, or was kept by a version that took other images for the same.
+        NotKeptError: they are not recorded, unreadable, or recorded by a version that compared images differently.
     """
     with tempfile.TemporaryDirectory() as temporary:
         try:

@@ -1,4 +1,4 @@
-"""Backbones in MLflow: milestones as LoggedModels, results as registered versions, and the way from an address back."""
+"""Models in MLflow: backbones and classifiers as LoggedModels, loaded again from an address."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def log_backbone(run: StageRun, backbone: nn.Module, card: BackboneCard, tags: d
     """Keep a backbone as a LoggedModel of a run, under `milestone_name`.
 
     Returns:
-        Something that fails with SpoolError where the backbone could not be written.
+        See `StageRun.failure`.
     """
     weights = copy_to_cpu(backbone.state_dict())
     output = TensorSpec(np.dtype(np.float32), (-1, card.feature_size), name="embedding")
@@ -79,7 +79,7 @@ def log_classifier(
         head: see `models.classifier.save_classifier`.
 
     Returns:
-        Something that fails with SpoolError where the classifier could not be written.
+        See `StageRun.failure`.
     """
     weights, head = copy_to_cpu(backbone.state_dict()), copy_to_cpu(head)
 
@@ -110,7 +110,7 @@ def _log_model(
                 str(folder),
                 loader_module=LOADER_MODULE,
                 data_path=str(saved),
-                # No schema of the input: arrays and encoded bytes are both welcome.
+                # No schema of the input: it may be arrays or encoded bytes.
                 signature=ModelSignature(outputs=outputs),
                 pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in packages],
             )
@@ -126,8 +126,8 @@ def _log_model(
 def check_may_register(model_name: str) -> None:
     """Refuse a registered model that this user may not write, before any long work.
 
-    A registry behind a server is asked by a write that changes nothing, or makes the model, as registering does. It is
-    never deleted again: another process may have registered a version of it. One that does not answer may do so later.
+    Tests a registry behind a server by a write that changes nothing, or creates the model, as registering does. It is
+    never deleted again: another process may have registered a version of it. A server that does not answer passes.
 
     Raises:
         HptError: the server does not permit it.
@@ -145,19 +145,20 @@ def check_may_register(model_name: str) -> None:
     except MlflowException as error:
         if error.error_code in REFUSALS:
             raise HptError(
-                f"model_name: {model_name} may not be written in the registry {mlflow.get_registry_uri()} "
-                f"({reason(error)}); name another one, or ask for the permission"
+                f"{model_name} may not be written in the registry {mlflow.get_registry_uri()} ({reason(error)})",
+                "name another one, or ask for the permission",
+                setting="model_name",
             ) from error
 
 
 def check_names(model_name: str, alias: str | None) -> None:
-    """Raise HptError where MLflow would refuse these names at the end of a training."""
+    """Raise HptError if MLflow would refuse these names at the end of a training."""
     if not model_name or any(character in model_name for character in "/:'"):
-        raise HptError(f"model_name: {model_name!r} cannot name a registered model; leave out / : and '")
+        raise HptError(f"{model_name!r} cannot name a registered model", "leave out / : and '", setting="model_name")
     if alias is not None and (not alias.replace("-", "").replace("_", "").isalnum() or alias.lower() == "latest"):
-        raise HptError(f"alias: {alias!r} cannot be an alias; use letters, digits, - and _, and not latest")
+        raise HptError(f"{alias!r} cannot be an alias", "use letters, digits, - and _, and not latest", setting="alias")
     if alias is not None and alias[0] in "vV" and alias[1:].isdigit():
-        raise HptError(f"alias: {alias!r} looks like a version; MLflow refuses it, use a word")
+        raise HptError(f"{alias!r} looks like a version, which MLflow refuses", "use a word", setting="alias")
 
 
 def find_model(address: str, option: str, model_name: str) -> FoundModel:
@@ -165,7 +166,7 @@ def find_model(address: str, option: str, model_name: str) -> FoundModel:
 
     Args:
         address: see `tracking.addresses.concrete_uri`.
-        option: what errors call the option that it was given with.
+        option: name of the option in errors.
         model_name: whose alias a single word is.
 
     Raises:
@@ -199,4 +200,4 @@ def download_model(uri: str, address: str, option: str) -> Path:
         try:
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
         except MlflowException as error:
-            raise HptError(f"{option}: there is no model at {address} ({reason(error)})") from error
+            raise HptError(f"there is no model at {address} ({reason(error)})", setting=option) from error

@@ -8,9 +8,9 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.tracking import tags as tag
+from hpt_mlflow.tracking.addresses import exists, find_version
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.identity import Identity
-from hpt_mlflow.tracking.models.evaluations import exists, find_version
 from hpt_mlflow.tracking.runs.nesting import experiment_id_here
 
 VERSION = r"models:/.+/\d+"

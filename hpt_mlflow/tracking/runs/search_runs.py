@@ -14,9 +14,9 @@ from mlflow.tracking import MlflowClient
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.signals import end_with_parent, is_running, termination_as_interrupt
 from hpt_mlflow.tracking import tags as tag
+from hpt_mlflow.tracking.addresses import is_version, split_version
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery.spool import SpoolBusyError
-from hpt_mlflow.tracking.models.evaluations import is_version, split_version
 from hpt_mlflow.tracking.runs.liveness import STALE_SECONDS, heartbeat_age_seconds, is_alive, is_still_alive
 from hpt_mlflow.tracking.runs.resume import EarlierRun, reopen
 from hpt_mlflow.tracking.runs.start import mark_as_attempt

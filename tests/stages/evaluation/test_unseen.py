@@ -20,7 +20,7 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.stages.evaluation import unseen as unseen_module
 from hpt_mlflow.stages.evaluation.unseen import check_unseen
-from hpt_mlflow.tracking.models.evaluations import split_version
+from hpt_mlflow.tracking.addresses import split_version
 from hpt_mlflow.tracking.models.seen_images import SeenImages
 from hpt_mlflow.tracking.tags import SEEN_IMAGES_FILE
 

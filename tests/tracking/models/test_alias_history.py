@@ -13,7 +13,7 @@ from recorded import champion, history, tags
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking.models import alias_history, apply_promotion
 from hpt_mlflow.tracking.models.alias_history import TIME_FORMAT, Move, champion_stack
-from hpt_mlflow.tracking.models.promotion import go_back, promote
+from hpt_mlflow.tracking.models.promotion import promote, roll_back
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_server_that_does_not_answer_is_one_line(models, monkeypatch, unused_p
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     mlflow.set_tracking_uri(f"http://127.0.0.1:{unused_port}")
     try:
-        for action in (lambda: promote(models[0]), lambda: go_back("hpt")):
+        for action in (lambda: promote(models[0]), lambda: roll_back("hpt")):
             with pytest.raises(HptError, match="nobody answers"):
                 action()
     finally:

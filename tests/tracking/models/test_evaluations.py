@@ -7,7 +7,8 @@ from mlflow.tracking import MlflowClient
 from recorded import TEST_IMAGES, evaluation, predictions, stage
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.tracking.models.evaluations import common_evaluations, evaluations_of, finished_evaluations, same_model
+from hpt_mlflow.tracking.addresses import addresses_of_model
+from hpt_mlflow.tracking.models.evaluations import common_evaluations, evaluations_of, finished_evaluations
 from hpt_mlflow.tracking.models.predictions import compare_evaluations, read_predictions
 from hpt_mlflow.tracking.models.results_table import HEADER, result_rows
 
@@ -43,8 +44,8 @@ def test_evaluations_of_a_milestone_and_of_a_copy_are_those_of_the_version(model
     run_ids = {evaluation(tmp_path, address, 0.7) for address in (milestone, models[0], "models:/production/1")}
     for address in (milestone, models[0], "models:/production/1"):
         assert {one.run_id for one in evaluations_of(address)} == run_ids
-    assert same_model(models[1])[0] == models[1]
-    assert not {models[0], milestone} & set(same_model(models[1]))
+    assert addresses_of_model(models[1])[0] == models[1]
+    assert not {models[0], milestone} & set(addresses_of_model(models[1]))
 
 
 def test_the_evaluation_of_a_classifier_is_the_one_that_it_came_from(models, tmp_path):

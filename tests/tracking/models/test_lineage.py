@@ -57,7 +57,7 @@ def test_a_deleted_parent_ends_the_chain_with_words(chain):
     MlflowClient().delete_model_version("hpt", "1")
     nodes = lineage(chain[2])
     assert [node.address for node in nodes] == [chain[2], chain[1]]
-    assert nodes[-1].start == f"{chain[0]}, which is deleted: what is behind it is unknown"
+    assert nodes[-1].start == f"{chain[0]}, which is deleted: the stages before it are unknown"
 
 
 def test_a_deleted_run_leaves_what_it_knew(chain):

@@ -6,7 +6,7 @@ from recorded import champion, evaluation, history, stage, tags
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking.models.alias_history import TIME_FORMAT
-from hpt_mlflow.tracking.models.promotion import go_back, promote
+from hpt_mlflow.tracking.models.promotion import promote, roll_back
 
 
 def test_the_first_champion_needs_an_evaluation_and_nothing_else(models):
@@ -169,10 +169,10 @@ def test_back_twice_goes_further_back_and_then_no_further(models):
     promote(models[0])
     promote(models[1])
     promote(models[2], force=True, reason="a test")
-    assert (go_back("hpt").address, champion(), champion("hpt-classifier")) == (models[1], "2", "2")
-    assert (go_back("hpt").address, champion(), champion("hpt-classifier")) == (models[0], "1", "1")
+    assert (roll_back("hpt").address, champion(), champion("hpt-classifier")) == (models[1], "2", "2")
+    assert (roll_back("hpt").address, champion(), champion("hpt-classifier")) == (models[0], "1", "1")
     with pytest.raises(HptError, match="hpt has no champion before models:/hpt/1"):
-        go_back("hpt")
+        roll_back("hpt")
     assert [(move.version, move.back) for move in history()] == [
         ("1", False),
         ("2", False),
@@ -189,7 +189,7 @@ def test_back_passes_over_deleted_versions_and_says_so(models):
     promote(models[1])
     promote(models[2], force=True, reason="a test")
     MlflowClient().delete_model_version("hpt", "2")
-    done = go_back("hpt")
+    done = roll_back("hpt")
     assert done.address == models[0]
     assert done.notes == ["models:/hpt/2 was champion before, but is deleted"]
 
@@ -197,15 +197,15 @@ def test_back_passes_over_deleted_versions_and_says_so(models):
 def test_back_returns_to_a_champion_that_was_set_without_a_record(models):
     MlflowClient().set_registered_model_alias("hpt", "champion", "1")
     promote(models[1])
-    assert go_back("hpt").address == models[0]
+    assert roll_back("hpt").address == models[0]
 
 
 def test_after_back_a_promotion_goes_on_from_there(models):
     promote(models[0])
     promote(models[1])
-    go_back("hpt")
+    roll_back("hpt")
     promote(models[2])
-    assert go_back("hpt").address == models[0]
+    assert roll_back("hpt").address == models[0]
 
 
 def test_a_copy_is_promoted_where_it_was_copied_to_with_its_classifier(models):

@@ -76,7 +76,7 @@ def test_versions_carry_their_tags(registered):
         ("models:/hpt", ("names no version",)),
         ("runs:/0123456789abcdef0123456789abcdef", ("no run",)),
         ("models:/m-0123456789abcdef0123456789abcdef", ("no model",)),
-        ("s3://bucket/model", ("no address",)),
+        ("s3://bucket/model", ("not a model address",)),
         ("", ("",)),
     ],
 )
