@@ -1,0 +1,80 @@
+"""README, CONTRIBUTING and docs/ as tests read them: their code blocks, the commands in these, and their links."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SHELL = ("", "bash", "sh")
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of each command `hpt ...` and `mlflow run ...` in a page, in shell blocks and in running text."""
+    for language, code in FENCE.findall(text):
+        if language in SHELL:
+            for line in code.replace("\\\n", " ").splitlines():
+                yield from _commands_of(line)
+    for code in re.findall(r"`((?:hpt|mlflow\s+run)\s[^`]+)`", FENCE.sub("", text)):
+        yield from _commands_of(code)
+
+
+def _commands_of(line: str) -> Iterator[list[str]]:
+    """The words from `hpt` or `mlflow run` on, up to what the shell takes for itself."""
+    words = shlex.split(line, comments=True)
+    for start, word in enumerate(words):
+        if Path(word).name == "hpt" or (Path(word).name == "mlflow" and words[start + 1 : start + 2] == ["run"]):
+            rest = words[start + 1 :]
+            end = next((i for i, word in enumerate(rest) if word in ("|", ">", ";", "&&")), len(rest))
+            yield [Path(word).name, *rest[:end]]
+            return
+
+
+def broken_links(page: Path) -> list[str]:
+    """Relative links of a page to a file or a heading that does not exist."""
+    targets = re.findall(r"\]\(([^)#\s:]*)(#[\w-]+)?\)", FENCE.sub("", page.read_text()))
+    return [
+        name + anchor for name, anchor in targets if not _leads_somewhere(page.parent / name if name else page, anchor)
+    ]
+
+
+def _leads_somewhere(file: Path, anchor: str) -> bool:
+    if not anchor:
+        return file.exists()
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", file.read_text()), re.MULTILINE) if file.is_file() else []
+    return anchor in {"#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def install_example(section: str, folder: Path) -> None:
+    """Write the files that a section of docs/extending.md shows, as a package that is installed in a folder.
+
+    A block is a file if its first line is its path, as in `# my_package/method.py`. Entry points are those of the
+    section's own block `# pyproject.toml`, or of the one for all sections.
+    """
+    sections = _sections((ROOT / "docs" / "extending.md").read_text())
+    files = {"pyproject.toml": _files(sections["Where your code lives"])["pyproject.toml"], **_files(sections[section])}
+    project = files.pop("pyproject.toml")
+    assert files, f"docs/extending.md shows no files in the section {section!r}"
+    for name, code in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(code)
+    info = folder / "my_package-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
+    points = re.sub(r'\[project\.entry-points\."(.+)"\]', r"[\1]", project).replace('"', "")
+    (info / "entry_points.txt").write_text(points)
+
+
+def _sections(text: str) -> dict[str, str]:
+    parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def _files(text: str) -> dict[str, str]:
+    """The code blocks of a text by the path in their first line."""
+    named = [re.match(r"# (\S+\.\w+)\n", code) for _, code in FENCE.findall(text)]
+    return {match[1]: match.string for match in named if match}
