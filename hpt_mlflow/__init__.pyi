@@ -371,7 +371,7 @@ def tune(
         model_name: Name of the registered model that gets the result as a new version.  [default: hpt]
         alias: Alias for the new version, such as base, source or target.  [default: none]
         strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
-        tune_strengths: Also search the strengths of the augmentations, with Optuna's TPE; without it, only the grid of
+        tune_strengths: Also search the strengths of the augmentations, with Optuna's TPE; else only the grid of
             subsets.  [default: false]
         objective: The score of a trial. probe: linear probe on validation; knn: nearest neighbours on validation;
             rotation: predicting the rotation of images, which needs no labels; infonce: the training loss, a weak

@@ -22,7 +22,7 @@ class TuneSettings(AdaptSettings):
         f"Augmentations to choose from: a comma-separated choice of {', '.join(AUGMENTATIONS)}.",
     )
     tune_strengths: bool = option(
-        False, "Also search the strengths of the augmentations, with Optuna's TPE; without it, only the grid of subsets."
+        False, "Also search the strengths of the augmentations, with Optuna's TPE; else only the grid of subsets."
     )
     objective: str = option(
         "auto",
