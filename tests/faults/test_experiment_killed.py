@@ -65,7 +65,7 @@ def test_an_experiment_goes_on_where_it_was(place, number):
     artifacts = {artifact.path for artifact in place.client.list_artifacts(study.info.run_id)}
     assert {"study.html", "study.csv", "study.png", "study.svg"} <= artifacts
     # What it had done itself before is its own.
-    assert "(found: run " not in place.said()
+    assert "(reused: run " not in place.said()
     assert before[0] < finished(place, "adapt")
     assert before[1] < finished(place, "evaluate")
     # Base, HPT and HPT-BN; Target starts from random weights, as did the model in the store.
