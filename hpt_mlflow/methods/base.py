@@ -1,4 +1,4 @@
-"""What a self-supervised method is: what it makes of the views of a step, and what it changes after one."""
+"""The interface of a self-supervised method: the loss of the views of a step, and what follows the update."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class StepResult(NamedTuple):
 
 
 class Method(nn.Module, ABC):
-    """A method together with its networks: one stage trains one of these.
+    """A method with its networks; a training stage trains one of these.
 
     What `state_dict` holds is kept in a training state, so all that lasts from step to step is a parameter or a buffer.
 
     Attributes:
-        title: what people call it.
+        title: its name for people.
         views: number of views of each image in a step.
         passes: how often an image passes through the network in a step, a backward pass counted as two.
-        metrics: names of what a step reports, besides its loss and the spread of its embeddings.
+        metrics: names of what a step reports besides the loss and the standard deviation of the embeddings.
     """
 
     title: ClassVar[str]
@@ -61,8 +61,7 @@ class Method(nn.Module, ABC):
     metrics: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, backbone: nn.Module, feature_size: int, options: Mapping[str, Any], group: Group) -> None:
-        """Keeps the group; a method adds its networks and what it takes from the options.
-
+        """Keep the group; a method adds its networks and its options.
 
         Args:
             backbone: float32 (N, 3, H, W) to (N, feature_size); its parameters that may not learn need no gradient.
@@ -75,26 +74,26 @@ class Method(nn.Module, ABC):
     @property
     @abstractmethod
     def backbone(self) -> nn.Module:
-        """The network that is kept."""
+        """The network that is registered."""
 
     @property
     @abstractmethod
     def networks(self) -> Sequence[nn.Module]:
-        """What torch.compile makes faster."""
+        """The networks that torch.compile may compile."""
 
     @abstractmethod
     def forward(self, views: Views, step: int) -> StepResult:
-        """All of a step up to its loss.
+        """A step up to its loss.
 
         Args:
             step: optimiser steps done before.
         """
 
     def after_step(self, step: int) -> None:
-        """What follows the update of the weights."""
+        """Whatever follows the update of the weights."""
 
     def make_optimizer(self, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-        """SGD with momentum 0.9 (HPT, section 4.1) over what may learn."""
+        """SGD with momentum 0.9 (HPT, section 4.1) over all parameters that may learn."""
         learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
         fused = learning[0].device.type in ("cpu", "cuda")
         return torch.optim.SGD(learning, lr=learning_rate, momentum=0.9, weight_decay=weight_decay, fused=fused)
@@ -104,7 +103,7 @@ class Method(nn.Module, ABC):
 
         Args:
             last: embeddings of the last step, of all processes.
-            images: how many images all steps together have had.
+            images: number of images in all steps so far.
         """
         return last
 
@@ -115,7 +114,7 @@ class Method(nn.Module, ABC):
         """The options cut to what the dataset allows.
 
         Args:
-            given: names of those that the user has set, which are refused rather than changed where that matters.
+            given: names of those that the user has set; refuse these rather than change them.
             batch_size: images per step, of all processes together.
             images: number of images to learn from.
 

@@ -28,7 +28,7 @@ class MoCo(Method):
         key_momentum: share of its old weights that the key encoder keeps at a step (MoCo, equation 2).
         temperature: divides the similarities.
         queue_size: number of keys kept as negatives; a multiple of the batch size.
-        bn_splits: number of parts of the whole key batch that have batch statistics of their own.
+        bn_splits: number of parts of the whole key batch with their own batch statistics.
     """
 
     title = "MoCo-v2"
@@ -62,7 +62,7 @@ class MoCo(Method):
 
     @override
     def forward(self, views: Views, step: int) -> StepResult:
-        """Algorithm 1 of MoCo up to its loss: embed one view of each image, and tell its other view from the queue."""
+        """Algorithm 1 of MoCo up to its loss: match one view of each image to its other view among the queue."""
         self.update_key_encoder()
         key_views, order = views.shuffled(1)
         shuffled = self.group.gather(self.encode_keys(key_views))  # N x 128
@@ -90,7 +90,7 @@ class MoCo(Method):
         Args:
             key_views: normalised images in a random order, float32 (n, 3, H, W).
         """
-        # Of sizes that differ by one at most: BatchNorm takes two images or more.
+        # Sizes differ by one at most, as BatchNorm needs two images or more.
         keys = torch.cat([self.key_encoder(part) for part in key_views.tensor_split(self.bn_splits)])
         return F.normalize(keys.float(), dim=1)
 
@@ -106,7 +106,7 @@ class MoCo(Method):
 
     @override
     def after_step(self, step: int) -> None:
-        """Not before the backward pass, which needs the queue as it was."""
+        """Enqueue the keys, after the backward pass, which needs the old queue."""
         self.enqueue(self._keys, step)
 
     @torch.no_grad()
@@ -128,15 +128,11 @@ class MoCo(Method):
         """Cut the queue to what one epoch fills, and the parts of the key batch to two images each."""
         bn_splits = options["bn_splits"]
         if "bn_splits" in given and 2 * bn_splits > batch_size:
-            raise HptError(
-                f"bn_splits: {bn_splits} parts of a batch of {batch_size} have fewer than 2 images each; "
-                f"lower it to {batch_size // 2} or less"
-            )
+            problem = f"{bn_splits} parts of a batch of {batch_size} have fewer than 2 images each"
+            raise HptError(problem, f"lower it to {batch_size // 2} or less", setting="bn_splits")
         if "bn_splits" in given and bn_splits % processes:
-            raise HptError(
-                f"bn_splits: {bn_splits} parts cannot be shared equally by {processes} processes; use a multiple "
-                f"of {processes}"
-            )
+            problem = f"{bn_splits} parts cannot be shared equally by {processes} processes"
+            raise HptError(problem, f"use a multiple of {processes}", setting="bn_splits")
         # Each process has at least one part: BatchNorm does not look beyond it.
         splits_each = max(1, min(bn_splits, batch_size // 2) // processes)
         fillable = min(options["queue_size"], images) // batch_size * batch_size

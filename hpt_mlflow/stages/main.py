@@ -31,8 +31,8 @@ def main(chosen: MainSettings) -> StageResult:
     """
     if joins_others():
         raise HptError(
-            "main starts processes itself: use --nproc without torchrun and WORLD_SIZE, or run pretrain and adapt one "
-            "by one"
+            "main starts its processes itself",
+            "use --nproc without torchrun and WORLD_SIZE, or run pretrain and adapt one by one",
         )
     addresses = [address for address in (chosen.base, chosen.source, chosen.target) if address]
     datasets = [open_dataset(address, chosen.root) for address in addresses]
@@ -47,7 +47,7 @@ def main(chosen: MainSettings) -> StageResult:
             if earlier is None:
                 run.tags({tag.STAGE: "main", tag.CHAIN: " > ".join(dataset.name for dataset in datasets)})
                 run.params(asdict(chosen))
-            # Stages that this run has finished before give their result again; one that was interrupted goes on.
+            # Stages that this run has finished before are reused; an interrupted one is resumed.
             result = pretrain(data=addresses[0], steps=chosen.base_steps, alias="base", **training)
             for address, alias in zip(addresses[1:], ("source", "target")[-len(addresses) + 1 :], strict=True):
                 result = adapt(data=address, parent=result.model_uri, steps=chosen.adapt_steps, alias=alias, **training)

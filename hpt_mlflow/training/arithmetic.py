@@ -1,4 +1,4 @@
-"""Which arithmetic is fastest here: found by trying, since it depends on the network as much as on the processor."""
+"""Choosing precision and torch.compile by a short trial, as their speed depends on both network and processor."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from hpt_mlflow.machine import processor
 from hpt_mlflow.models.bfloat16 import has_native_bfloat16
 from hpt_mlflow.models.randomness import seeded
 
-# Of all candidates together, about. The first pass chooses kernels, so one is not enough.
+# Seconds for all candidates together. The first pass chooses kernels, so one is not enough.
 TRIAL_SECONDS = 3.0
 FEWEST_TRIALS, MOST_TRIALS = 2, 20
-# On a processor, where a pass of large images takes seconds and a few of them fill it as well.
+# On a CPU, where a pass of large images takes seconds, and a few of them fill it.
 CPU_TRIAL_IMAGES, FEWEST_CPU_IMAGES = 32, 4
 CPU_TRIAL_PIXELS = CPU_TRIAL_IMAGES * 64**2
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# What compiling the two encoders takes, and the share of a step that it saves (docs/performance.md).
+# The time that compiling two encoders takes, and the share of a step that it saves (docs/speed.md).
 COMPILE_SECONDS = 60.0
 COMPILED_SAVES = 0.1
 # A step is a forward and backward pass of the queries, as in the trial, and a forward pass of the keys.
@@ -44,8 +44,8 @@ class Arithmetic:
 
     Attributes:
         precision: float32, bfloat16 or float16.
-        compile: whether torch.compile is to make them faster.
-        trial: images per second of a forward and backward pass by precision, where that had to be tried.
+        compile: whether to use torch.compile.
+        trial: images per second of a forward and backward pass by precision, if there was a trial.
     """
 
     precision: str
@@ -53,9 +53,9 @@ class Arithmetic:
     trial: Mapping[str, float] = field(default_factory=dict)
 
     def as_params(self) -> dict[str, str]:
-        """What was tried, for a table of parameters."""
-        found = ", ".join(f"{precision} {rate:.0f} images/s" for precision, rate in self.trial.items())
-        return {"precision_trial": found} if found else {}
+        """The result of the trial, as a parameter of the run."""
+        rates = ", ".join(f"{precision} {rate:.0f} images/s" for precision, rate in self.trial.items())
+        return {"precision_trial": rates} if rates else {}
 
 
 def choose_arithmetic(
@@ -67,32 +67,34 @@ def choose_arithmetic(
     steps: int,
     device: torch.device,
 ) -> Arithmetic:
-    """`precision` itself, checked against the device, or for `auto` the fastest that is safe; and whether to compile.
+    """The precision, checked against the device, or for `auto` the fastest safe one; and whether to compile.
 
-    What a trial found is kept, and holds for the same network, sizes, processor and version of torch.
+    The result of a trial is cached for the same network, sizes, processor and version of torch.
 
     Args:
         precision: auto, float32, bfloat16 or float16.
-        compiled: auto, on or off. auto: where the training is long enough to win back what compiling takes, twice.
+        compiled: auto, on or off. auto: if the training is long enough to save twice the time that compiling takes.
 
     Raises:
-        HptError: the device cannot do it, or there is no compiler.
+        HptError: the device does not support it, or there is no compiler.
     """
     if precision == "float16" and device.type != "cuda":
-        raise HptError(f"precision: float16 needs a GPU, the device is {device}; use auto, float32 or bfloat16")
+        raise HptError(
+            f"float16 needs a GPU, the device is {device}", "use auto, float32 or bfloat16", setting="precision"
+        )
     if compiled == "on" and (why_not := _why_not_compile(device)):
-        raise HptError(f"compile: {why_not}; use auto or off")
+        raise HptError(why_not, "use auto or off", setting="compile")
     candidates = ["float32", "bfloat16"] if has_native_bfloat16(device) else ["float32"]
     images = batch_size if device.type == "cuda" else min(batch_size, _cpu_trial_images(image_size))
     trial: dict[str, float] = {}
     if precision == "auto" and len(candidates) > 1:
-        trial = _kept_trial(candidates, backbone, image_size, images, device)
+        trial = _cached_trial(candidates, backbone, image_size, images, device)
         precision = max(trial, key=lambda candidate: trial[candidate])
     elif precision == "auto":
         precision = "float32"
     compiles = compiled == "on"
     if compiled == "auto" and steps * batch_size > _fewest_images(device) and not _why_not_compile(device):
-        trial = trial or _kept_trial([precision], backbone, image_size, images, device)
+        trial = trial or _cached_trial([precision], backbone, image_size, images, device)
         seconds = steps * batch_size * STEP_OVER_TRIAL / trial[precision]
         compiles = COMPILED_SAVES * seconds > 2 * COMPILE_SECONDS
     return Arithmetic(precision, compiles, trial)
@@ -103,20 +105,20 @@ def _cpu_trial_images(image_size: int) -> int:
 
 
 def _fewest_images(device: torch.device) -> float:
-    """Images of a training that no network is slow enough to compile for: not worth a trial."""
+    """Number of training images below which compiling cannot pay for any network, so that no trial is needed."""
     slowest_rate = 1.0 if device.type == "cpu" else 100.0
     return 2 * COMPILE_SECONDS / COMPILED_SAVES * slowest_rate
 
 
 @lru_cache
 def _why_not_compile(device: torch.device) -> str:
-    """Why torch.compile cannot work, or nothing."""
+    """Why torch.compile cannot work; empty if it can."""
     if sys.platform == "win32":
         return "torch.compile is not tried on Windows"
     if device.type == "mps":
         return "torch.compile is not tried on mps"
     if sys.platform != "darwin" and not Path(sysconfig.get_path("include"), "Python.h").exists():
-        return "torch.compile needs Python's headers, and Python.h is not there (python3-dev)"
+        return "torch.compile needs Python's headers, and Python.h is missing (install python3-dev)"
     if missing := _missing_compiler(device):
         return f"torch.compile needs {missing}"
     # Last, since it takes a second to import.
@@ -127,7 +129,7 @@ def _why_not_compile(device: torch.device) -> str:
 
 
 def _missing_compiler(device: torch.device) -> str:
-    """What is not there of that which turns generated code into machine code, or nothing."""
+    """The missing compiler of generated code; empty if there is one."""
     if device.type == "cuda":
         from torch.utils._triton import has_triton
 
@@ -136,21 +138,21 @@ def _missing_compiler(device: torch.device) -> str:
         # triton compiles its launchers with any of these.
         language, names = "C", [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"]
     else:
-        # torch looks for no other one.
+        # torch looks for this one alone.
         language, names = "C++", [os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")]
     if not any(map(shutil.which, names)):
-        return f"a {language} compiler, and {' or '.join(names) or 'CXX'} is not there"
+        return f"a {language} compiler, and {' or '.join(names) or 'CXX'} is missing"
     return ""
 
 
-def _kept_trial(
+def _cached_trial(
     candidates: list[str], backbone: nn.Module, image_size: int, images: int, device: torch.device
 ) -> dict[str, float]:
-    """Images per second by candidate: what an earlier trial has found, or else a new one."""
+    """Images per second by candidate: from the cache, or from a new trial."""
     file = cache_folder() / "arithmetic" / f"{_key(candidates, backbone, image_size, images, device)}.json"
-    kept = read_json(file, lambda rates: {candidate: float(rate) for candidate, rate in rates.items()})
-    if kept and list(kept) == candidates and all(rate > 0 for rate in kept.values()):
-        return kept
+    cached = read_json(file, lambda rates: {candidate: float(rate) for candidate, rate in rates.items()})
+    if cached and list(cached) == candidates and all(rate > 0 for rate in cached.values()):
+        return cached
     trial = {
         candidate: _images_per_second(candidate, backbone, image_size, images, device, TRIAL_SECONDS / len(candidates))
         for candidate in candidates
@@ -169,7 +171,7 @@ def _key(candidates: list[str], backbone: nn.Module, image_size: int, images: in
 def _images_per_second(
     precision: str, backbone: nn.Module, image_size: int, images: int, device: torch.device, seconds: float
 ) -> float:
-    """Of the fastest forward and backward pass within some seconds."""
+    """The rate of the fastest forward and backward pass within the time given."""
     with seeded(0, device):
         return images / _seconds_of_a_pass(precision, backbone, image_size, images, device, seconds)
 

@@ -1,4 +1,4 @@
-"""The training loop: a generator that hands out what there is to know, and leaves keeping it to its caller."""
+"""The training loop: a generator of progress. Its caller logs and keeps what it needs."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from hpt_mlflow.training.views import StepViews
 
 
 class Progress(NamedTuple):
-    """A step that was done, counted from 1, and metrics over the steps since the last report where one is due."""
+    """A finished step, counted from 1, and, if a report is due, metrics over the steps since the last one."""
 
     step: int
     metrics: dict[str, float]
 
 
 class Trainer:
-    """A method, its optimiser, and how far the two have come in a stage; the same in every process of a group.
+    """A method, its optimiser and its progress in a stage; the same in every process of a group.
 
     Attributes:
         method: on the device, in training mode.
-        optimizer: None where nothing learns (`update=bn-stats`).
+        optimizer: None if nothing learns (`update=bn-stats`).
         step: optimiser steps done.
         mean, std: channel statistics on the device, float32 (3,).
     """
@@ -95,7 +95,7 @@ class Trainer:
             report_every: steps between reports; the last step always reports.
 
         Yields:
-            Every step, after it was done.
+            Every step, when it is finished.
 
         Raises:
             HptError: the loss is no longer a finite number, or too many images turned out unreadable.
@@ -125,12 +125,12 @@ class Trainer:
         return take_state(self.step, self.method, self.optimizer, self.scaler, self._rows(), unreadable)
 
     def agree(self, images: Images) -> None:
-        """Make what the next report has gathered so far the same in all processes, so that one can keep it for all."""
+        """Average what the next report has gathered so far over the processes, so that one can keep it for all."""
         self._gathered = list(self.group.mean(self._rows()))
         self._report_unreadable(images)
 
     def restore(self, state: TrainingState | None) -> None:
-        """Go on from a training state, which the first process has; raises HptError where it is of another training."""
+        """Resume from a training state, which the first process has; raises HptError if it is of another training."""
         gathered = self._rows()
         if state:
             gathered = put_state(state, self.method, self.optimizer, self.scaler).to(self.device)
@@ -139,7 +139,7 @@ class Trainer:
         self._gathered = list(gathered)
 
     def learn(self, views: Views) -> StepResult:
-        """One optimiser step on some views."""
+        """One optimiser step on the views of a batch."""
         optimizer = self.optimizer
         assert optimizer is not None, "nothing learns with update=bn-stats"
         if self.plan.precision == "bfloat16" and self.device.type == "cpu" and not self._keeps_unseen:
@@ -166,7 +166,7 @@ class Trainer:
         return draw_finish(rng, self.plan.batch_size, self.plan.subset, self.plan.strengths)
 
     def _do_step(self, batch: Batch) -> None:
-        """Views of a batch, and what is learned from them. The draws of a step do not depend on the steps before it."""
+        """Make the views of a batch, and learn from them. The draws of a step do not depend on earlier steps."""
         rng = np.random.default_rng((self.plan.seed, self.step, 1))
         # Layers such as dropout draw in the step.
         with seeded(int(rng.integers(2**62)) + self.group.rank, self.device):
@@ -182,10 +182,10 @@ class Trainer:
         self.step += 1
 
     def _report_unreadable(self, images: Images) -> None:
-        """Tell `images` what any process has found unreadable since the last time."""
-        found = [tuple(pair) for part in self.group.collect(self._unreadable) for pair in part]
+        """Tell `images` which images any process has found unreadable since the last call."""
+        unreadable = [tuple(pair) for part in self.group.collect(self._unreadable) for pair in part]
         self._unreadable.clear()
-        images.report_unreadable(found)
+        images.report_unreadable(unreadable)
 
     @torch.no_grad()
     def _refresh_statistics(self, views: Tensor) -> None:
@@ -205,7 +205,7 @@ class Trainer:
         return torch.stack(self._gathered) if self._gathered else torch.empty(0, len(self._columns), device=self.device)
 
     def _summarise(self) -> dict[str, float]:
-        """Means over the steps since the last report, and how many dimensions the embeddings use."""
+        """Means over the steps since the last report, and the effective rank of the embeddings."""
         if not self._gathered:
             return {}
         # Over the processes first, as `agree` does: a resume in between must not change a bit.
@@ -213,9 +213,9 @@ class Trainer:
         if not math.isfinite(means[0]):
             options = ", ".join(f"{name} {value:g}" for name, value in self.plan.options.items())
             raise HptError(
-                f"the loss became {means[0]} between steps {self.step - len(self._gathered) + 1} and {self.step}: "
+                f"the loss became {means[0]} between steps {self.step - len(self._gathered) + 1} and {self.step}",
                 f"lower learning_rate (now {self.plan.learning_rate}), use precision float32 (now "
-                f"{self.plan.precision}), or change the options of {self.plan.method} (now {options})"
+                f"{self.plan.precision}), or change the options of {self.plan.method} (now {options})",
             )
         last = self.group.gather(self._embeddings)
         recent = self.method.recent_embeddings(last, self.step * self.plan.batch_size)
@@ -227,18 +227,18 @@ class Trainer:
 
 
 def _compile(method: Method) -> None:
-    """Let torch.compile make the networks faster, in place, so that names in a state stay. The first step waits."""
+    """Compile the networks with torch.compile, in place, so that names in a state stay. The first step is slow."""
     import torch._dynamo
 
-    # What cannot be compiled is computed as it was.
+    # Run what cannot be compiled without compiling it.
     torch._dynamo.config.suppress_errors = True
     for network in method.networks:
         network.compile(dynamic=False)
 
 
 def _averaging_gradients(method: Method) -> nn.Module:
-    """A module whose backward pass leaves the mean gradients of all processes."""
+    """A module whose backward pass averages gradients over all processes."""
     with warnings.catch_warnings(), losses():
-        # Newer versions of torch have another name for `broadcast_buffers`, which older ones do not know.
+        # Newer versions of torch have another name for `broadcast_buffers`.
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(method, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -1,7 +1,8 @@
-"""Weights of convolutions that see nothing but padding, as the outer ones of a 3x3 kernel on a map of one pixel.
+"""Convolution weights that see only padding, such as the outer ones of a 3x3 kernel on a map of one pixel.
 
-Their gradient is 0. In bfloat16, oneDNN leaves in its place whatever the memory held, now and then NaN (seen with torch
-2.14.1 on an AMD EPYC with AVX512_BF16, resnet18 at 16 pixels). Such a weight does no harm until a larger image is seen.
+Their gradient is 0. In bfloat16, oneDNN leaves uninitialised memory in its place, sometimes NaN (seen with torch
+2.14.1 on an AMD EPYC with AVX512_BF16, resnet18 at 16 pixels). Such a weight is harmless until an
+image is larger.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from torch.utils.hooks import RemovableHandle
 
 
 def keep_unseen_weights(network: nn.Module, example: Tensor) -> None:
-    """Give weights that see only padding a gradient of 0, whatever the kernels make of it.
+    """Give weights that see only padding a gradient of 0, whatever the kernels compute.
 
     Args:
-        network: left in its mode, and as it is but for hooks on such weights.
+        network: unchanged but for hooks on such weights.
         example: images of the size that is trained on, (N, 3, H, W).
     """
     for layer, height, width in _inputs_of_convolutions(network, example):
@@ -32,7 +33,7 @@ def _only_where(seen: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _seen(layer: nn.Conv2d, length: int, axis: int) -> Tensor:
-    """Which places of a kernel's line meet a pixel of a line of this length; bool (kernel,)."""
+    """Which positions of a kernel's axis meet a pixel of an input axis of this length; bool (kernel,)."""
     kernel, stride, dilation = layer.kernel_size[axis], layer.stride[axis], layer.dilation[axis]
     padding = layer.padding[axis] if isinstance(layer.padding, tuple) else dilation * (kernel - 1) // 2
     outputs = (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
@@ -42,12 +43,12 @@ def _seen(layer: nn.Conv2d, length: int, axis: int) -> Tensor:
 
 @torch.no_grad()
 def _inputs_of_convolutions(network: nn.Module, example: Tensor) -> Iterator[tuple[nn.Conv2d, int, int]]:
-    """Each convolution, and the height and width of what it is given."""
-    found: list[tuple[nn.Conv2d, int, int]] = []
+    """Each convolution, and the height and width of its input."""
+    inputs_seen: list[tuple[nn.Conv2d, int, int]] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(layer, nn.Conv2d)
-        found.append((layer, inputs[0].shape[-2], inputs[0].shape[-1]))
+        inputs_seen.append((layer, inputs[0].shape[-2], inputs[0].shape[-1]))
 
     handles: list[RemovableHandle] = [
         layer.register_forward_pre_hook(note) for layer in network.modules() if isinstance(layer, nn.Conv2d)
@@ -60,4 +61,4 @@ def _inputs_of_convolutions(network: nn.Module, example: Tensor) -> Iterator[tup
             handle.remove()
         for layer, mode in modes:
             layer.training = mode
-    yield from found
+    yield from inputs_seen

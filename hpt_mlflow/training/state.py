@@ -30,10 +30,10 @@ FORMAT = "hpt_mlflow.training_state/4"
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A state, apart from the training that goes on.
+    """A copy of the state of a training.
 
     Attributes:
-        step: steps behind it.
+        step: optimiser steps done.
         tensors: `method/...`, `optimizer/...` and `report/...`, on the CPU.
         scaler: state of the gradient scaler.
         unreadable: index and reason of each image that turned out unreadable.
@@ -61,12 +61,12 @@ class TrainingState:
         """Read a state, checked against its checksum. Nothing in it is executed.
 
         Raises:
-            HptError: it is not there, not complete, or damaged.
+            HptError: it is missing, incomplete or damaged.
         """
         try:
             description = read_description(folder)
             if sha256(folder / TENSORS_FILE) != description["sha256"]:
-                raise ValueError("its checksum does not fit")
+                raise ValueError("its checksum does not match")
             tensors = safetensors.torch.load_file(folder / TENSORS_FILE)
             unreadable = {int(index): str(reason) for index, reason in description["unreadable"]}
             return TrainingState(int(description["step"]), tensors, dict(description["scaler"]), unreadable)
@@ -75,7 +75,7 @@ class TrainingState:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """The JSON file of a state; raises OSError, ValueError or KeyError where it is none."""
+    """The JSON file of a state; raises OSError, ValueError or KeyError if it is not one."""
     description: dict[str, Any] = json.loads((folder / JSON_FILE).read_text())
     if description["format"] != FORMAT:
         raise ValueError(f"written by another version of hpt_mlflow; this one reads {FORMAT}")
@@ -90,7 +90,7 @@ def take_state(
     report: Tensor,
     unreadable: Mapping[int, str],
 ) -> TrainingState:
-    """Copy the state of a training, so that it can be written while the training goes on.
+    """Copy the state of a training, so that it can be written while the training continues.
 
     Args:
         report: what the next report of metrics has gathered so far, float32 (steps, metrics).
@@ -105,7 +105,7 @@ def take_state(
 def put_state(
     state: TrainingState, method: Method, optimizer: torch.optim.Optimizer | None, scaler: torch.amp.GradScaler
 ) -> Tensor:
-    """Put a state into the objects of a training that is set up in the same way.
+    """Load a state into the objects of a training that is set up in the same way.
 
     Returns:
         What the next report of metrics had gathered.
@@ -115,14 +115,14 @@ def put_state(
     """
     try:
         method.load_state_dict(_below("method/", state.tensors))
-        kept: dict[int, dict[str, Tensor]] = {}
+        optimizer_state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _below("optimizer/", state.tensors).items():
             parameter, _, key = name.partition("/")
-            kept.setdefault(int(parameter), {})[key] = tensor
+            optimizer_state.setdefault(int(parameter), {})[key] = tensor
         if optimizer:
-            _check_shapes(kept, optimizer)
-            _lay_out(kept, optimizer)
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": kept})
+            _check_shapes(optimizer_state, optimizer)
+            _lay_out(optimizer_state, optimizer)
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": optimizer_state})
         scaler.load_state_dict(dict(state.scaler))
         return state.tensors["report/gathered"]
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -134,7 +134,7 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _lay_out(state: dict[int, dict[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
-    """Order values in memory as the parameters: a fused optimiser takes them as they lie there; in place."""
+    """Give values the memory layout of their parameters, which a fused optimiser expects; in place."""
     parameters = _parameters(optimizer)
     for i, tensors in state.items():
         for name, tensor in tensors.items():
@@ -142,7 +142,7 @@ def _lay_out(state: dict[int, dict[str, Tensor]], optimizer: torch.optim.Optimiz
 
 
 def _laid_out(shape: Sequence[int], parameter: Tensor) -> Tensor:
-    """Zeros, in memory as a parameter where they have its shape; counters of steps have none."""
+    """Zeros with the memory layout of a parameter, if they have its shape, as step counters do not."""
     if tuple(shape) == tuple(parameter.shape):
         return torch.zeros_like(parameter)
     return torch.zeros(tuple(shape), device=parameter.device)
@@ -156,7 +156,7 @@ def share_state(
     scaler: torch.amp.GradScaler,
     report: Tensor,
 ) -> tuple[int, Tensor]:
-    """Put what the first process has restored into all of a group.
+    """Send what the first process has restored to all processes of a group.
 
     Returns:
         Its step, and what the next report of metrics had gathered there.
@@ -168,8 +168,8 @@ def share_state(
         group.send_from_first(tensor)
     if step and optimizer:
         parameters = _parameters(optimizer)
-        known = [{name: list(value.shape) for name, value in optimizer.state[one].items()} for one in parameters]
-        for parameter, shapes in zip(parameters, group.share(known), strict=True):
+        own = [{name: list(value.shape) for name, value in optimizer.state[p].items()} for p in parameters]
+        for parameter, shapes in zip(parameters, group.share(own), strict=True):
             for name, shape in shapes.items():
                 value = optimizer.state[parameter].setdefault(name, _laid_out(shape, parameter))
                 group.send_from_first(value)
@@ -182,10 +182,10 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _check_shapes(state: dict[int, dict[str, Tensor]], optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError unless the state is one of the optimiser's own parameters: torch itself does not look."""
+    """Raise ValueError unless the state fits the optimiser's parameters, which torch does not check."""
     parameters = _parameters(optimizer)
     for i, tensors in state.items():
-        # `step` is how all optimisers of torch call their counter, the one value that has no shape of its own.
+        # All optimisers of torch call their counter `step`; it is the one value without the shape of its parameter.
         shapes = {tensor.shape for name, tensor in tensors.items() if name != "step" or tensor.ndim}
         if i >= len(parameters) or shapes - {parameters[i].shape}:
             raise ValueError("its optimiser learned other parameters")

@@ -50,7 +50,7 @@ def test_a_result_that_cannot_be_kept_is_made_again_from_the_last_training_state
         assert "make room and run the same command again" in error
         ballast.unlink()
         assert workplace.finish(workplace.pretrain(**options)) == 0
-        assert "goes on with run" in workplace.said()
+        assert "resumes run" in workplace.said()
     assert {run.info.status for run in workplace.runs()} == {"FINISHED"}
     assert equal(workplace.weights(1), workplace.weights(2))
 

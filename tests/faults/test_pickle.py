@@ -78,7 +78,7 @@ def test_a_pickle_in_place_of_the_newest_training_state_is_passed_over(workplace
         training = workplace.pretrain(**options)
         assert workplace.finish(training) == 0
         assert "is damaged" in workplace.said()
-        (again,) = re.findall(r"at step [12]0 of 60; (\d+) steps are done again", workplace.said())
+        (again,) = re.findall(r"at step [12]0 of 60; (\d+) steps are repeated", workplace.said())
         count.steps_again = int(again)
     assert not evidence.exists()
     (run,) = workplace.runs()

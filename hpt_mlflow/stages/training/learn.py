@@ -1,4 +1,4 @@
-"""What the two training stages do alike: train, show it, keep milestones and states, register the result."""
+"""The core of both training stages: train, show progress, keep milestones and training states, register the result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from hpt_mlflow.tracking.runs.stage_run import StageRun, current_run_id, stage_r
 from hpt_mlflow.tracking.tags import VERSION_PLACEHOLDER, milestone_name
 from hpt_mlflow.training.loop import Trainer
 
-# What the first process tells the others before the work begins.
+# Whether rank 0 has work for the other processes.
 AT_WORK, FINISHED = "at work", "finished"
 
 # Forward passes for the nearest-neighbour accuracy of all milestones, as a share of the images that training sees: it
@@ -43,18 +43,17 @@ NEIGHBOUR_SHARE = 0.03
 
 
 class Due(NamedTuple):
-    """Whether the training state is to be kept, and the training to end."""
+    """Whether to keep the training state, and whether to stop."""
 
     keep: bool
     stop: bool
 
 
 def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset, group: Group) -> StageResult:
-    """Train the backbone that a stage starts from on what it may see of a dataset; log, keep and register it.
+    """Train a backbone on the images of a dataset that training may see; log, keep and register it.
 
-    Where an unfinished run of the same work is found, it goes on from that run's newest training state. Everything that
-    can be refused is refused before the run is started. Of several processes, the first one does all but the training
-    by itself; every one gives the same result.
+    An unfinished run of the same work is resumed from its newest training state. Whatever can be refused is refused
+    before the run starts. Every process trains; rank 0 alone logs and keeps. All return the same result.
     """
     if group.first:
         result = _lead(stage, settings, start, dataset, group)
@@ -81,7 +80,7 @@ def _lead(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
             if earlier is None or tag.setting_param("precision") not in earlier.run.data.params:
                 counts = _introduce(run, work)
             if earlier:
-                _say_where_it_goes_on(run, work)
+                _announce_resume(run, work)
             history, stop = _train(run, work)
             run.picture(learning_curves(history), "learning_curves.png")
             result = {name: value for _, metrics in history for name, value in metrics.items()} | counts
@@ -92,14 +91,14 @@ def _lead(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
                 settings.alias,
                 work.describe(result, VERSION_PLACEHOLDER),
             )
-        # A signal that came during the last step has nothing left to stop here, but in the run around this one.
+        # A signal during the last step stops the run around this one.
         if stop and current_run_id():
             raise KeyboardInterrupt
         return StageResult(run.run_id, version, work.card.chain, result)
 
 
 def _introduce(run: StageRun, work: Work) -> dict[str, float]:
-    """Log what is known before the first step; gives what is counted of the data."""
+    """Log what is known before the first step; gives the counts of the data report."""
     run.tags(work.tags)
     run.describe(work.describe())
     run.params(work.params)
@@ -109,12 +108,12 @@ def _introduce(run: StageRun, work: Work) -> dict[str, float]:
     return report_data(run, work.dataset, work.split)
 
 
-def _say_where_it_goes_on(run: StageRun, work: Work) -> None:
-    """Tell the user, and the run, from which step it is continued, and what is done a second time."""
+def _announce_resume(run: StageRun, work: Work) -> None:
+    """Tell the user and the run at which step it resumes, and how many steps are repeated."""
     step = work.trainer.step
     repeated = max((logged for logged, _ in run.history), default=0) - step
-    again = f"; {repeated} steps are done again" if repeated > 0 else ""
-    print(f"{work.title}: goes on with run {run.run_id} at step {step} of {work.plan.steps}{again}", file=sys.stderr)
+    again = f"; {repeated} steps are repeated" if repeated > 0 else ""
+    print(f"{work.title}: resumes run {run.run_id} at step {step} of {work.plan.steps}{again}", file=sys.stderr)
     run.tags({tag.RESUMED_AT: step})
 
 
@@ -126,7 +125,7 @@ def _train(run: StageRun, work: Work) -> tuple[list[tuple[int, dict[str, float]]
 
     Raises:
         KeyboardInterrupt: a signal asked to stop; the training state is kept.
-        HptError: the training cannot go on, or its result cannot be kept.
+        HptError: the training cannot continue, or its result cannot be kept.
     """
     trainer, steps = work.trainer, work.plan.steps
     history = [(step, metrics) for step, metrics in run.history if step <= trainer.step]
@@ -153,12 +152,12 @@ def _train(run: StageRun, work: Work) -> tuple[list[tuple[int, dict[str, float]]
     finally:
         history.append((trainer.step, report_unreadable(run, work.images, trainer.step)))
     if error := run.failure(kept):
-        raise HptError(f"the trained backbone cannot be kept: {error}; make room and run the same command again")
+        raise HptError(f"the trained backbone cannot be kept: {error}", "free disk space, and rerun the command")
     return history, requests.stop
 
 
 def _follow(work: Work) -> None:
-    """Train along with the first process."""
+    """Train as one of the other processes."""
     with signals_as_requests() as requests:
         for step, _ in work.trainer.train(work.batches, work.workers, work.report_every):
             if _due(work, requests, step).stop:
@@ -166,7 +165,7 @@ def _follow(work: Work) -> None:
 
 
 def _due(work: Work, requests: Requests, step: int) -> Due:
-    """What is due after a step. What one process is asked, all do."""
+    """What is due after a step. A request to one process counts for all."""
     trainer, every = work.trainer, work.settings.checkpoint_every
     stop, keep = trainer.group.any(requests.stop, requests.keep)
     requests.keep = requests.keep and not keep

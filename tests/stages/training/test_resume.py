@@ -155,7 +155,7 @@ def test_an_interrupted_training_goes_on_as_if_it_never_had_been(
     capsys.readouterr()
     result = hpt_mlflow.pretrain(**settings)
     said = capsys.readouterr().err
-    assert f"goes on with run {run_id} at step {step} of 8" in said
+    assert f"resumes run {run_id} at step {step} of 8" in said
     assert "done again" not in said
     assert result.run_id == run_id
     assert result.model_uri == "models:/interrupted/1"
@@ -189,7 +189,7 @@ def test_what_is_done_again_after_a_failure_is_told_once(base, base_store, at_st
     content = damaged.read_bytes()
     damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     result = hpt_mlflow.pretrain(**settings)
-    assert "at step 3 of 8; 4 steps are done again" in capsys.readouterr().err
+    assert "at step 3 of 8; 4 steps are repeated" in capsys.readouterr().err
     assert result.run_id == run_id
     assert same(weights(result), expected_weights)
     assert metrics(run_id) == expected_metrics
