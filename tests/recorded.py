@@ -1,4 +1,4 @@
-"""A past to look at: stages, versions and evaluations as the stages leave them in MLflow, without training anything."""
+"""Stages, versions and evaluations as the stages leave them in MLflow, without any training."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def log_input(run_id, dataset):
 
 
 def predictions(accuracy, seed=0, classes=5, count=TEST_IMAGES):
-    """Index, truth and probabilities of so many images, of which the first share is right."""
+    """Index, truth and probabilities of `count` images, of which the share `accuracy` is right."""
     rng = np.random.default_rng(99)
     truth = rng.integers(classes, size=count)
     order = np.random.default_rng(seed).permutation(count)
@@ -79,7 +79,7 @@ def evaluation(
     contents=str(VERSION),
     **tensors,
 ):
-    """A finished evaluation of a model, with a registered classifier where it is named; gives the run's id."""
+    """A finished evaluation of a model, with a registered classifier if it is named; gives the run's id."""
     tags = {
         "hpt.stage": "evaluate",
         "hpt.parent_model": model,

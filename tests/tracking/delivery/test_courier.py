@@ -134,13 +134,6 @@ def test_the_order_is_kept_across_kinds(courier, delivered):
     assert [number for _, numbers in delivered for number in numbers] == list(range(12))
 
 
-def test_the_last_value_of_a_tag_stays(courier, run_id):
-    for number in range(20):
-        courier.put(Tags({"a": str(number)}))
-    courier.flush(SECONDS)
-    assert data(run_id).tags["a"] == "19"
-
-
 def test_metrics_go_out_together(spool, run_id, delivered):
     for step in range(1000):
         spool.add("metrics", loss(step).payload)
@@ -451,18 +444,6 @@ def test_what_was_in_memory_only_is_left_where_nobody_answers(courier_without_se
 def test_a_sign_of_life_comes_while_nothing_is_told(courier, run_id, monkeypatch):
     monkeypatch.setattr(courier_module, "HEARTBEAT_SECONDS", 0.0)
     wait_for(lambda: tag.HEARTBEAT in data(run_id).tags)
-
-
-def test_metrics_are_a_sign_of_life(courier, run_id):
-    courier.put(loss(1))
-    courier.flush(SECONDS)
-    assert abs(time.time() - float(data(run_id).tags[tag.HEARTBEAT])) < 60
-
-
-def test_settling_ends_at_once_where_nothing_waits(courier):
-    start = time.monotonic()
-    assert courier.flush(40) == []
-    assert time.monotonic() - start < 20
 
 
 def test_closing_ends_both_threads(spool, run_id):

@@ -142,10 +142,6 @@ def test_a_spool_without_entries_of_a_run_that_goes_on_is_that_of_a_killed_one(r
     assert status(run_id) == "KILLED"
 
 
-def test_nothing_to_sync_is_nothing(uri):
-    assert sync_all(SECONDS) == []
-
-
 def test_files_beside_spools_are_not_spools(uri):
     (spool_root() / "notes.txt").write_text("")
     assert sync_all(SECONDS) == []
