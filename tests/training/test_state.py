@@ -243,7 +243,7 @@ def test_one_flipped_bit_in_the_tensors_is_refused(saved, place):
     content = bytearray(file.read_bytes())
     content[place] ^= 1
     file.write_bytes(content)
-    with pytest.raises(HptError, match="checksum does not fit"):
+    with pytest.raises(HptError, match="checksum does not match"):
         TrainingState.read(saved)
 
 
@@ -252,7 +252,7 @@ def test_tensors_of_another_step_are_refused(images, saved, tmp_path):
     train(trainer, images, until=4)
     save(trainer, tmp_path / "later")
     (tmp_path / "later" / TENSORS_FILE).replace(saved / TENSORS_FILE)
-    with pytest.raises(HptError, match="checksum does not fit"):
+    with pytest.raises(HptError, match="checksum does not match"):
         TrainingState.read(saved)
 
 
