@@ -79,7 +79,7 @@ def _ranking(scores: Scores, objective: str) -> np.ndarray:
 def _searches(by_seed: dict[int, Scores]) -> list[str]:
     """Cost and regret of searches by the probe, beside what needs no search."""
     lines = [
-        "| search | steps, of all | regret by seed, points | mean | within 1 point | in other seeds |",
+        "| search | share of all steps | regret by seed, points | mean | within 1 point | in other seeds |",
         "|---|---|---|---|---|---|",
     ]
     first_of_all = next(iter(next(iter(by_seed.values())).values()))

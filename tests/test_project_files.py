@@ -2,19 +2,22 @@
 
 import dataclasses
 import re
+import shlex
 import subprocess
 import sys
-from pathlib import Path
 
+import click
 import pytest
 import yaml
+from mlflow.cli import run as mlflow_run
+from pages import PAGES, ROOT, broken_links, commands
 
 from hpt_mlflow.cli import hpt
+from hpt_mlflow.errors import HptError
 from hpt_mlflow.options import value_type
 from hpt_mlflow.project_files import FILES
 from hpt_mlflow.stages import STAGES
 
-ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {name: stage.settings for name, stage in STAGES.items()}
 MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 
@@ -79,15 +82,69 @@ def test_every_dependency_is_bounded():
     assert all(re.search(r">=.+,<", requirement) for requirement in pip)
 
 
-def test_commands_in_the_documents_use_options_that_there_are():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for stage, rest in re.findall(
-            r"mlflow run \S+ -e ([a-z]+)((?:\s+(?:-P\s+\S+|--\S+\s+\S+|\\))*)", page.read_text()
-        ):
-            for parameter in re.findall(r"-P\s+(\w+)=", rest):
-                assert parameter in names(stage), f"{page.name}: {stage} has no {parameter}"
-        for stage, rest in re.findall(
-            r"^hpt (pretrain|adapt|tune|evaluate|main)((?:[^\n]|\\\n)*)", page.read_text(), re.M
-        ):
-            for option in re.findall(r"--([a-z-]+)", rest):
-                assert option.replace("-", "_") in names(stage), f"{page.name}: {stage} has no --{option}"
+def check_command(words):
+    """Read a command of the documentation as `hpt` and its stage do, without running it."""
+    if words[0] == "mlflow":
+        values = mlflow_run.make_context("run", words[2:]).params
+        words = ["hpt", values["entry_point"]]
+        for parameter in values["param_list"]:
+            name, _, value = parameter.partition("=")
+            words += [] if name == "working_dir" else [f"--{name.replace('_', '-')}={value}"]
+    if words[1:] == ["--help"] or words[1].isupper():  # `hpt STAGE --name value` names no stage
+        return
+    context = hpt.make_context("hpt", words[1:])
+    name, command, arguments = hpt.resolve_command(context, words[1:])
+    # Just named, as in "`hpt compare` says which model is better".
+    if arguments or name in STAGES:
+        parsed = command.make_context(name, arguments)
+        if name in STAGES and "--help" not in arguments:
+            SETTINGS[name](**{key: value for key, value in parsed.params.items() if value is not None})
+
+
+# Commands of extending.md name what its examples add; test_extending.py runs them.
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "extending.md"], ids=lambda page: page.name)
+def test_every_command_in_the_documentation_is_one_that_hpt_takes(page):
+    for words in commands(page.read_text()):
+        try:
+            check_command(words)
+        except (click.ClickException, HptError) as error:
+            pytest.fail(f"{shlex.join(words)}: {error}")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "hpt train",
+        "hpt study --bases x",
+        "hpt tune --pruner best",
+        "mlflow run . -e adapt -P steps=many",
+        "hpt export m",
+    ],
+)
+def test_a_wrong_command_is_found(command):
+    for text in (f"```\nsrun {command}  # quickly\n```\n", f"Try `{command}`."):
+        (words,) = commands(text)
+        assert words == command.split()
+        with pytest.raises((click.ClickException, HptError)):
+            check_command(words)
+
+
+def test_commands_are_found_in_every_form():
+    text = "```bash\nA=1 hpt adapt \\\n  --steps 3 && ls\nmlflow run . -e adapt\n```\nor `hpt runs --help`; `hpt`\n"
+    assert list(commands(text)) == [
+        ["hpt", "adapt", "--steps", "3"],
+        ["mlflow", "run", ".", "-e", "adapt"],
+        ["hpt", "runs", "--help"],
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    assert broken_links(page) == []
+
+
+def test_a_broken_link_is_found(tmp_path):
+    (tmp_path / "page.md").write_text(
+        "# On two GPUs\n[a](page.md#on-two-gpus) [b](#there) [c](other.md) [d](https://e.org)"
+    )
+    assert broken_links(tmp_path / "page.md") == ["#there", "other.md"]
