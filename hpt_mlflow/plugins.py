@@ -7,7 +7,9 @@ settings are made, so that options of their methods become settings; those of `h
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from importlib.metadata import entry_points
+from typing import Any
 
 from hpt_mlflow.errors import one_line
 
@@ -24,3 +26,9 @@ def load_plugins(group: str) -> None:
             entry.load()()
         except Exception as error:
             log.warning("the plugin %s cannot be loaded (%s); it is left out", entry.value, one_line(error))
+
+
+def load_place(place: str) -> Any:
+    """What `module:attribute` names. Registries hold such places, so that a name is known without importing torch."""
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)

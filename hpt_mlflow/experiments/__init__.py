@@ -5,8 +5,9 @@ Nothing here runs anything: a study plans its trainings and evaluations, and exp
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
+
+from hpt_mlflow.plugins import load_place
 
 if TYPE_CHECKING:
     from hpt_mlflow.experiments.base import Study
@@ -39,8 +40,7 @@ def register_study(name: str, place: str, about: str) -> None:
 
 def load_study(name: str) -> Study:
     """A registered study."""
-    module, _, attribute = STUDIES[name].place.partition(":")
-    study: Study = getattr(import_module(module), attribute)()
+    study: Study = load_place(STUDIES[name].place)()
     return study
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
+
+from hpt_mlflow.plugins import load_place
 
 if TYPE_CHECKING:
     from hpt_mlflow.methods.base import Method
@@ -80,9 +81,8 @@ def register_method(name: str, registration: Registration) -> None:
 
 def load_method(name: str) -> type[Method]:
     """The class of a registered method."""
-    module, _, attribute = METHODS[name].place.partition(":")
-    loaded: type[Method] = getattr(import_module(module), attribute)
-    return loaded
+    method: type[Method] = load_place(METHODS[name].place)
+    return method
 
 
 def options_of(name: str) -> frozenset[str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hpt_mlflow.options import Settings
-from hpt_mlflow.plugins import load_plugins
+from hpt_mlflow.plugins import load_place, load_plugins
 from hpt_mlflow.settings import (
     AdaptSettings,
     EvaluateSettings,
@@ -39,8 +38,7 @@ class Stage:
     @property
     def function(self) -> Callable[..., StageResult | None]:
         """What does the work; takes the settings as keywords. None means that there was only something to print."""
-        module, _, name = self.place.partition(":")
-        function: Callable[..., StageResult | None] = getattr(import_module(module), name)
+        function: Callable[..., StageResult | None] = load_place(self.place)
         return function
 
     def __call__(self, **settings: Any) -> StageResult | None:

@@ -8,8 +8,9 @@ microscope. `infonce`, the loss of the training, has no judge.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
+
+from hpt_mlflow.plugins import load_place
 
 if TYPE_CHECKING:
     from hpt_mlflow.evaluation.objectives.base import Judge
@@ -70,6 +71,5 @@ def load_judge(objective: str) -> type[Judge]:
     """
     if objective not in OBJECTIVES or not has_judge(objective):
         raise ValueError(f"{objective!r} has no judge")
-    module, _, attribute = OBJECTIVES[objective].place.partition(":")
-    judge: type[Judge] = getattr(import_module(module), attribute)
+    judge: type[Judge] = load_place(OBJECTIVES[objective].place)
     return judge

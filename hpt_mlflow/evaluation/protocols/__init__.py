@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
+
+from hpt_mlflow.plugins import load_place
 
 if TYPE_CHECKING:
     from hpt_mlflow.evaluation.protocols.base import Protocol
@@ -87,6 +88,5 @@ def trains_backbone(name: str) -> bool:
 
 def load_protocol(name: str) -> Protocol:
     """A registered protocol."""
-    module, _, attribute = PROTOCOLS[name].place.partition(":")
-    protocol: Protocol = getattr(import_module(module), attribute)()
+    protocol: Protocol = load_place(PROTOCOLS[name].place)()
     return protocol
