@@ -69,7 +69,7 @@ def pretrain(
     arch: Text | None = None,
     image_size: int | None = None,
     small_stem: bool = False,
-    method: Literal["moco", "simclr"] = "moco",
+    method: Literal["moco", "simclr", "byol"] = "moco",
     preset: Literal["quick", "paper"] = "quick",
     steps: int | None = None,
     batch_size: int | None = None,
@@ -96,6 +96,7 @@ def pretrain(
     temperature: float | None = None,
     queue_size: int | None = None,
     bn_splits: int | None = None,
+    target_momentum: float | None = None,
 ) -> StageResult:
     """Train a backbone on a dataset from random weights or from `weights`, log it, and register it.
 
@@ -152,12 +153,14 @@ def pretrain(
         strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
         key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
             0.99 (quick), 0.999 (paper)]
-        temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
-            (paper)]
+        temperature: Temperature of the loss. Only for method moco or simclr.  [default: moco: 0.1 (quick), 0.2 (paper);
+            simclr: 0.5 (quick), 0.1 (paper)]
         queue_size: Keys in the queue of negatives; cut to a multiple of the batch that the dataset can fill. Only for
             method moco.  [default: 4096 (quick), 65536 (paper)]
         bn_splits: Parts of the key batch with their own batch statistics (instead of ShuffleBN). Only for method moco.
             [default: 4]
+        target_momentum: Share of its weights that the target network keeps at each step. Only for method byol.
+            [default: 0.99 (quick), 0.996 (paper)]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
@@ -173,7 +176,7 @@ def adapt(
     arch: Text | None = None,
     image_size: int | None = None,
     small_stem: bool = False,
-    method: Literal["moco", "simclr"] = "moco",
+    method: Literal["moco", "simclr", "byol"] = "moco",
     preset: Literal["quick", "paper"] = "quick",
     steps: int | None = None,
     batch_size: int | None = None,
@@ -200,6 +203,7 @@ def adapt(
     temperature: float | None = None,
     queue_size: int | None = None,
     bn_splits: int | None = None,
+    target_momentum: float | None = None,
 ) -> StageResult:
     """Go on from the backbone of `parent` on another dataset, log the result, and register it.
 
@@ -256,12 +260,14 @@ def adapt(
         strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
         key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
             0.99 (quick), 0.999 (paper)]
-        temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
-            (paper)]
+        temperature: Temperature of the loss. Only for method moco or simclr.  [default: moco: 0.1 (quick), 0.2 (paper);
+            simclr: 0.5 (quick), 0.1 (paper)]
         queue_size: Keys in the queue of negatives; cut to a multiple of the batch that the dataset can fill. Only for
             method moco.  [default: 4096 (quick), 65536 (paper)]
         bn_splits: Parts of the key batch with their own batch statistics (instead of ShuffleBN). Only for method moco.
             [default: 4]
+        target_momentum: Share of its weights that the target network keeps at each step. Only for method byol.
+            [default: 0.99 (quick), 0.996 (paper)]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
@@ -277,7 +283,7 @@ def tune(
     arch: Text | None = None,
     image_size: int | None = None,
     small_stem: bool = False,
-    method: Literal["moco", "simclr"] = "moco",
+    method: Literal["moco", "simclr", "byol"] = "moco",
     preset: Literal["quick", "paper"] = "quick",
     steps: int | None = None,
     batch_size: int | None = None,
@@ -316,6 +322,7 @@ def tune(
     temperature: float | None = None,
     queue_size: int | None = None,
     bn_splits: int | None = None,
+    target_momentum: float | None = None,
 ) -> StageResult:
     """Search the augmentations with which a parent adapts best; adapt with them in full, evaluate and register.
 
@@ -394,12 +401,14 @@ def tune(
             [default: true]
         key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
             0.99 (quick), 0.999 (paper)]
-        temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
-            (paper)]
+        temperature: Temperature of the loss. Only for method moco or simclr.  [default: moco: 0.1 (quick), 0.2 (paper);
+            simclr: 0.5 (quick), 0.1 (paper)]
         queue_size: Keys in the queue of negatives; cut to a multiple of the batch that the dataset can fill. Only for
             method moco.  [default: 4096 (quick), 65536 (paper)]
         bn_splits: Parts of the key batch with their own batch statistics (instead of ShuffleBN). Only for method moco.
             [default: 4]
+        target_momentum: Share of its weights that the target network keeps at each step. Only for method byol.
+            [default: 0.99 (quick), 0.996 (paper)]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work if possible.
@@ -518,7 +527,7 @@ def study(
     arch: Text | None = None,
     image_size: int | None = None,
     small_stem: bool = False,
-    method: Literal["moco", "simclr"] = "moco",
+    method: Literal["moco", "simclr", "byol"] = "moco",
     preset: Literal["quick", "paper"] = "quick",
     steps: int | None = None,
     batch_size: int | None = None,
@@ -558,6 +567,7 @@ def study(
     temperature: float | None = None,
     queue_size: int | None = None,
     bn_splits: int | None = None,
+    target_momentum: float | None = None,
 ) -> StageResult | None:
     """Run the trainings and evaluations of one of the paper's experiments, and answer its claims.
 
@@ -628,12 +638,14 @@ def study(
         dry_run: Only say what would be run, its cost in steps, and about how long it would take.  [default: false]
         key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
             0.99 (quick), 0.999 (paper)]
-        temperature: Temperature of the loss.  [default: moco: 0.1 (quick), 0.2 (paper); simclr: 0.5 (quick), 0.1
-            (paper)]
+        temperature: Temperature of the loss. Only for method moco or simclr.  [default: moco: 0.1 (quick), 0.2 (paper);
+            simclr: 0.5 (quick), 0.1 (paper)]
         queue_size: Keys in the queue of negatives; cut to a multiple of the batch that the dataset can fill. Only for
             method moco.  [default: 4096 (quick), 65536 (paper)]
         bn_splits: Parts of the key batch with their own batch statistics (instead of ShuffleBN). Only for method moco.
             [default: 4]
+        target_momentum: Share of its weights that the target network keeps at each step. Only for method byol.
+            [default: 0.99 (quick), 0.996 (paper)]
 
     Returns:
         None for a dry run.

@@ -67,6 +67,16 @@ METHODS = {
         # SimCLR, section 5.1 (ImageNet) and appendix B.9 (CIFAR-10).
         {"quick": {"temperature": 0.5}, "paper": {"temperature": 0.1}},
     ),
+    "byol": Registration(
+        "hpt_mlflow.methods.byol:BYOL",
+        {
+            "target_momentum": MethodOption(
+                float, "Share of its weights that the target network keeps at each step.", minimum=0, maximum=1
+            )
+        },
+        # Where the schedule of BYOL starts: its reference code for 100 and 300 epochs, and section 3.3 for 1000.
+        {"quick": {"target_momentum": 0.99}, "paper": {"target_momentum": 0.996}},
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.methods import METHODS, options_of
+from hpt_mlflow.methods import METHODS
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import Plan
 from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE, TrainingState
@@ -76,7 +76,7 @@ def saved(images, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("update", ["all", "bn", "bn-stats"])
 def test_resumed_training_ends_in_the_same_bits(images, tmp_path, update, method):
-    options = {name: value for name, value in PLAN.options.items() if name in options_of(method)}
+    options = {name: PLAN.options.get(name, value) for name, value in METHODS[method].presets["quick"].items()}
     plan = replace(PLAN, update=update, method=method, options=options)
     straight = make_trainer(plan)
     train(straight, images, until=6)

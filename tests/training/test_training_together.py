@@ -21,7 +21,7 @@ from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.group import ALONE, LostProcessError
-from hpt_mlflow.methods import METHODS, options_of
+from hpt_mlflow.methods import METHODS
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.state import TrainingState
 
@@ -246,7 +246,7 @@ def train_alone(group, line, plan, network, report_every):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_without_batch_norm_two_processes_train_as_one_does(method):
-    options = {name: value for name, value in PLAN.options.items() if name in options_of(method)}
+    options = {name: PLAN.options.get(name, value) for name, value in METHODS[method].presets["quick"].items()}
     plan = replace(PLAN, steps=6, method=method, options=options)
     progress, tensors = train_alone(ALONE, None, plan, plain_backbone, 4)
     (first_progress, first), (other_progress, other) = in_processes(train_alone, plan, plain_backbone, 4)

@@ -5,7 +5,7 @@ import pytest
 
 import hpt_mlflow
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.methods import METHODS, load_method, options_of
+from hpt_mlflow.methods import METHODS, all_options, load_method, options_of
 from hpt_mlflow.settings import PretrainSettings
 
 TINY = {"data": "builtin:digits", "image_size": 16, "batch_size": 32, "steps": 2, "precision": "float32"}
@@ -30,7 +30,7 @@ def test_a_chain_is_trained_and_searched_by_a_method(store, method, tmp_path):
     assert len(trained) == 2
     for run in trained:
         assert run.data.tags["hpt.method"] == run.data.params["settings/method"] == method
-        values = {name: run.data.params[f"settings/{name}"] for name in options_of("moco")}
+        values = {name: run.data.params[f"settings/{name}"] for name in all_options()}
         assert {name for name, value in values.items() if value != "None"} == options_of(method)
         assert f"**Method** {load_method(method).title}, shufflenet" in run.data.tags["mlflow.note.content"]
 
