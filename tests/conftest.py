@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from pages import write_examples
 from processes import processes_end_with
 
 from hpt_mlflow.data.dataset import Dataset
@@ -89,3 +91,14 @@ def store(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch)
     mlflow.set_tracking_uri(None)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return uri
+
+
+@pytest.fixture
+def examples(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the examples of docs/extending.md be imported as my_package, without registering any."""
+    folder = tmp_path_factory.mktemp("examples")
+    write_examples(folder)
+    monkeypatch.syspath_prepend(folder)
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
+        del sys.modules[name]

@@ -49,32 +49,19 @@ def _leads_somewhere(file: Path, anchor: str) -> bool:
     return anchor in {"#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def install_example(section: str, folder: Path) -> None:
-    """Write the files that a section of docs/extending.md shows, as a package that is installed in a folder.
+def write_examples(folder: Path) -> None:
+    """Write the examples of docs/extending.md into a folder as the package my_package, as pip would install it.
 
-    A block is a file if its first line is its path, as in `# my_package/method.py`. Entry points are those of the
-    section's own block `# pyproject.toml`, or of the one for all sections.
+    A block of code is a file if its first line is its path, as in `# my_package/method.py`.
     """
-    sections = _sections((ROOT / "docs" / "extending.md").read_text())
-    files = {"pyproject.toml": _files(sections["Where your code lives"])["pyproject.toml"], **_files(sections[section])}
-    project = files.pop("pyproject.toml")
-    assert files, f"docs/extending.md shows no files in the section {section!r}"
-    for name, code in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(code)
+    page = (ROOT / "docs" / "extending.md").read_text()
     info = folder / "my_package-1.dist-info"
-    info.mkdir()
+    for made in (folder / "my_package", info):
+        made.mkdir(parents=True)
+    for code in (code for _, code in FENCE.findall(page)):
+        if name := re.match(r"# (my_package/\w+\.py)\n", code):
+            (folder / name[1]).write_text(code)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
-    points = re.sub(r'\[project\.entry-points\."(.+)"\]', r"[\1]", project).replace('"', "")
-    (info / "entry_points.txt").write_text(points)
-
-
-def _sections(text: str) -> dict[str, str]:
-    parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-def _files(text: str) -> dict[str, str]:
-    """The code blocks of a text by the path in their first line."""
-    named = [re.match(r"# (\S+\.\w+)\n", code) for _, code in FENCE.findall(text)]
-    return {match[1]: match.string for match in named if match}
+    points = re.findall(r'^\[project\.entry-points\."([\w.]+)"\]\n(\w+) = "([\w.:]+)"$', page, re.MULTILINE)
+    assert {group for group, _, _ in points} == {f"hpt_mlflow.{kind}" for kind in ("plugins", "stages", "sources")}
+    (info / "entry_points.txt").write_text("".join(f"[{group}]\n{name} = {place}\n" for group, name, place in points))

@@ -8,9 +8,8 @@ import sys
 import mlflow
 import numpy as np
 import pytest
-from pages import ROOT
+from pages import ROOT, write_examples
 
-PAGE = (ROOT / "docs" / "extending.md").read_text()
 TINY = "--arch tiny --image-size 16 --batch-size 16 --precision float32 --compile off --steps 2"
 
 
@@ -18,18 +17,7 @@ TINY = "--arch tiny --image-size 16 --batch-size 16 --precision float32 --compil
 def package(tmp_path_factory):
     """A folder with my_package, as pip would install it, and with images for its reader."""
     folder = tmp_path_factory.mktemp("site")
-    (folder / "my_package").mkdir()
-    examples = re.findall(r"^```python\n# (my_package/\w+\.py)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    assert len(examples) == 11
-    for name, code in examples:
-        (folder / name).write_text(code)
-    info = folder / "my_package-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
-    groups = re.findall(r'^\[project\.entry-points\."([\w.]+)"\]\n(\w+) = "([\w.:]+)"$', PAGE, re.MULTILINE)
-    assert len(groups) == 3
-    lines = [f"[{group}]\n{name} = {place}\n" for group, name, place in groups]
-    (info / "entry_points.txt").write_text("".join(lines))
+    write_examples(folder)
     rng = np.random.default_rng(0)
     labels = np.arange(80) % 2
     images = (rng.integers(0, 100, (80, 20, 20, 3)) + 100 * labels[:, None, None, None]).astype(np.uint8)
@@ -59,17 +47,19 @@ def hpt(package, tmp_path):
     return run
 
 
-def test_a_chain_runs_on_a_method_a_backbone_a_reader_and_a_protocol_of_another_package(hpt, package):
+def test_a_chain_and_a_search_run_on_examples_of_another_package(hpt, package):
     data = f"npz:{package}/shades.npz"
     hpt(f"pretrain --data {data} --method barlow-twins --redundancy 0.02 {TINY}")
     hpt(f"adapt --data {data} --method barlow-twins --update bn --nproc 2 {TINY.replace('--arch tiny', '')}")
     hpt(f"evaluate --data {data} --protocol nearest-centroid")
+    search = "--parent models:/hpt/1 --objective nearest --augment crop --adapt-winner false --workers 1"
+    hpt(f"tune --data {data} {search} {TINY.replace('--arch tiny', '')}")
     runs = {run.data.tags["hpt.stage"]: run for run in mlflow.search_runs(output_format="list")}
-    assert set(runs) == {"pretrain", "adapt", "evaluate"}
+    assert set(runs) == {"pretrain", "adapt", "evaluate", "tune", "trial"}
     assert runs["pretrain"].data.params["settings/redundancy"] == "0.02"
     assert runs["adapt"].data.tags["hpt.method"] == "barlow-twins"
     assert "**Method** Barlow Twins, tiny at 16 px" in runs["adapt"].data.tags["mlflow.note.content"]
-    assert runs["evaluate"].data.metrics["test/accuracy"] == 1
+    assert runs["evaluate"].data.metrics["test/accuracy"] == runs["tune"].data.metrics["tune/best_score"] == 1
 
 
 def test_a_study_of_another_package_is_planned(hpt):

@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
+
 import mlflow
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import hpt_mlflow
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation import protocols
-from hpt_mlflow.evaluation.head import plain_head
 from hpt_mlflow.evaluation.protocols import Registration, register_protocol, trains_backbone
-from hpt_mlflow.evaluation.protocols.base import Outcome, Protocol
-from hpt_mlflow.evaluation.scores import primary_score
-from hpt_mlflow.evaluation.supervised import CurvePoint
 from hpt_mlflow.settings import EvaluateSettings, StudySettings
 
 NAME = "nearest-centroid"
 
 
-class NearestCentroid(Protocol):
-    """Each image gets the class whose mean feature is nearest (Mensink et al., ECCV 2012)."""
-
-    def learn(self, backbone, task, seed, steps, on_step):
-        """See `Protocol.learn`."""
-        features, labels = task.frozen_features(backbone), task.part_labels
-        if task.labels.ndim == 2:
-            raise HptError("nearest-centroid needs one class per image", "use fast", setting="protocol")
-        classes = range(len(task.classes))
-        centroids = torch.from_numpy(np.stack([features.train[labels.train == c].mean(axis=0) for c in classes]))
-        # |x - c|^2 = |x|^2 - 2 c x + |c|^2, so that the nearest centroid has the largest c x - |c|^2 / 2.
-        head = plain_head(centroids.T.contiguous(), -centroids.square().sum(dim=1) / 2)
-        validation, test = (
-            primary_score(truth, head.probabilities(part))
-            for truth, part in ((labels.validation, features.validation), (labels.test, features.test))
-        )
-        curve = [CurvePoint(1, validation, test)]
-        return Outcome(backbone, head, features, task, validation_score=validation, curve=curve, step=1)
-
-
 @pytest.fixture(autouse=True)
-def registered():
-    register_protocol(NAME, Registration(f"{__name__}:NearestCentroid", "the class of the nearest mean feature"))
+def registered(examples):
+    importlib.import_module("my_package.protocol").register()
     yield
     del protocols.PROTOCOLS[NAME]
 

@@ -19,10 +19,11 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def rates():
-    """The study's learning rates; it is registered for the tests of this file alone."""
-    yield importlib.import_module("learning_rate_study").RATES
+@pytest.fixture(autouse=True)
+def rates(examples):
+    """The learning rates of the study of docs/extending.md; it is registered for each test alone."""
+    importlib.import_module("my_package.study").register()
+    yield importlib.import_module("my_package.learning_rate").RATES
     del STUDIES["learning-rate"]
 
 
