@@ -1,5 +1,5 @@
-# make setup: an environment in .venv; make demo: the three stages on small real images; make test: the tests; make soak:
-# the slow ones, which break trainings, servers and disks, and end in a table.
+# make demo: the three stages on small real images; make test: linters and tests. Both set up .venv first. make soak: the
+# slow tests, which break trainings, servers and disks, and end in a table.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 DEMO_BASE_STEPS ?= 120
 DEMO_ADAPT_STEPS ?= 50
 UI_PORT ?= 5000
-# Tests run side by side, each file in one of so many processes.
+# Processes that run tests in parallel, one file at a time each.
 TEST_PROCESSES ?= 2
 PYTEST = $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 MLFLOW_RUN = PATH="$(CURDIR)/$(BIN):$$PATH" mlflow run . --env-manager local
@@ -64,7 +64,7 @@ results: setup
 	$(BIN)/python benchmarks/paper_experiments.py run
 	$(BIN)/python benchmarks/paper_experiments.py page
 
-# MLproject, conda.yaml and docs/reference.md, from the settings and pyproject.toml.
+# MLproject, conda.yaml, docs/reference.md and the type stub, from the settings and pyproject.toml.
 generate: setup
 	$(BIN)/python -m hpt_mlflow.project_files
 

@@ -77,6 +77,12 @@ def test_generated_files_are_up_to_date(name):
     assert (ROOT / name).read_text() == FILES[name](ROOT), "run `make generate`"
 
 
+def test_the_architecture_shows_the_layers_that_are_checked():
+    text = (ROOT / "pyproject.toml").read_text()
+    layers = re.findall(r'"(.+)"', re.search(r"^layers = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)[1])
+    assert "```text\n" + "\n".join(layers) + "\n```" in (ROOT / "docs" / "architecture.md").read_text()
+
+
 def test_every_dependency_is_bounded():
     pip = yaml.safe_load((ROOT / "conda.yaml").read_text())["dependencies"][-1]["pip"]
     assert all(re.search(r">=.+,<", requirement) for requirement in pip)
