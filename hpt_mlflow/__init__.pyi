@@ -159,8 +159,8 @@ def pretrain(
             method moco.  [default: 4096 (quick), 65536 (paper)]
         bn_splits: Parts of the key batch with their own batch statistics (instead of ShuffleBN). Only for method moco.
             [default: 4]
-        target_momentum: Share of its weights that the target network keeps at each step. Only for method byol.
-            [default: 0.99 (quick), 0.996 (paper)]
+        target_momentum: Share of its weights that the target network keeps at the first step; rises to 1. Only for
+            method byol.  [default: 0.99 (quick), 0.996 (paper)]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
@@ -266,8 +266,8 @@ def adapt(
             method moco.  [default: 4096 (quick), 65536 (paper)]
         bn_splits: Parts of the key batch with their own batch statistics (instead of ShuffleBN). Only for method moco.
             [default: 4]
-        target_momentum: Share of its weights that the target network keeps at each step. Only for method byol.
-            [default: 0.99 (quick), 0.996 (paper)]
+        target_momentum: Share of its weights that the target network keeps at the first step; rises to 1. Only for
+            method byol.  [default: 0.99 (quick), 0.996 (paper)]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
@@ -407,8 +407,8 @@ def tune(
             method moco.  [default: 4096 (quick), 65536 (paper)]
         bn_splits: Parts of the key batch with their own batch statistics (instead of ShuffleBN). Only for method moco.
             [default: 4]
-        target_momentum: Share of its weights that the target network keeps at each step. Only for method byol.
-            [default: 0.99 (quick), 0.996 (paper)]
+        target_momentum: Share of its weights that the target network keeps at the first step; rises to 1. Only for
+            method byol.  [default: 0.99 (quick), 0.996 (paper)]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work if possible.
@@ -644,8 +644,8 @@ def study(
             method moco.  [default: 4096 (quick), 65536 (paper)]
         bn_splits: Parts of the key batch with their own batch statistics (instead of ShuffleBN). Only for method moco.
             [default: 4]
-        target_momentum: Share of its weights that the target network keeps at each step. Only for method byol.
-            [default: 0.99 (quick), 0.996 (paper)]
+        target_momentum: Share of its weights that the target network keeps at the first step; rises to 1. Only for
+            method byol.  [default: 0.99 (quick), 0.996 (paper)]
 
     Returns:
         None for a dry run.

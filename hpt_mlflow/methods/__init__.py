@@ -71,7 +71,10 @@ METHODS = {
         "hpt_mlflow.methods.byol:BYOL",
         {
             "target_momentum": MethodOption(
-                float, "Share of its weights that the target network keeps at each step.", minimum=0, maximum=1
+                float,
+                "Share of its weights that the target network keeps at the first step; rises to 1.",
+                minimum=0,
+                maximum=1,
             )
         },
         # Where the schedule of BYOL starts: its reference code for 100 and 300 epochs, and section 3.3 for 1000.

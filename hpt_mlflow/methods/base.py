@@ -53,12 +53,14 @@ class Method(nn.Module, ABC):
         views: number of views of each image in a step.
         passes: how often an image passes through the network in a step, a backward pass counted as two.
         metrics: names of what a step reports besides the loss and the standard deviation of the embeddings.
+        steps: optimiser steps of the whole training; the training loop sets it before the first one.
     """
 
     title: ClassVar[str]
     views: ClassVar[int] = 2
     passes: ClassVar[int]
     metrics: ClassVar[tuple[str, ...]] = ()
+    steps: int = 1
 
     def __init__(self, backbone: nn.Module, feature_size: int, options: Mapping[str, Any], group: Group) -> None:
         """Keep the group; a method adds its networks and its options.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,9 +31,7 @@ class BYOL(Method):
     as in the reference code (`cross_replica_axis`); those of the backbone are of each process.
 
     Options:
-        target_momentum: share of its old weights that the target network keeps at a step (BYOL, equation 1). The paper
-            raises it to 1 along a cosine (section 3.3); here it is constant, as a method does not know how many steps
-            a training has.
+        target_momentum: share of its old weights that the target network keeps at the first step (BYOL, equation 1).
     """
 
     title = "BYOL"
@@ -80,15 +79,19 @@ class BYOL(Method):
     @override
     def after_step(self, step: int) -> None:
         """The last line of algorithm 1's loop."""
-        self.update_target_encoder()
+        self.update_target_encoder(self.momentum_at(step))
+
+    def momentum_at(self, step: int) -> float:
+        """The target network's momentum at a step, counted from 0: rises to 1 along a cosine (BYOL, section 3.3)."""
+        return 1 - (1 - self.target_momentum) * (math.cos(math.pi * step / self.steps) + 1) / 2
 
     @torch.no_grad()
-    def update_target_encoder(self) -> None:
+    def update_target_encoder(self, momentum: float) -> None:
         """Move the target network towards the online encoder (BYOL, equation 1)."""
         pairs = zip(self.online_encoder.parameters(), self.target_encoder.parameters(), strict=True)
         learning = [(online, target) for online, target in pairs if online.requires_grad]
         onlines, targets = [list(side) for side in zip(*learning, strict=True)]
-        torch._foreach_lerp_(targets, onlines, 1 - self.target_momentum)
+        torch._foreach_lerp_(targets, onlines, 1 - momentum)
 
     @classmethod
     @override

@@ -61,6 +61,7 @@ class Trainer:
         freeze(backbone, plan.update)
         with seeded(plan.seed):
             method = load_method(plan.method)(backbone, feature_size, plan.options, group)
+        method.steps = plan.steps
         self.method = method.to(device).to(memory_format=torch.channels_last).train()
         learns = plan.update != "bn-stats"
         self.optimizer = method.make_optimizer(plan.learning_rate, plan.weight_decay) if learns else None

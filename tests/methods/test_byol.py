@@ -145,3 +145,10 @@ def test_projector_and_predictor_are_those_of_the_paper():
 def test_the_backbone_is_the_online_encoder_without_its_projector():
     backbone = tiny_backbone()
     assert BYOL(backbone, 6, {"target_momentum": 0.9}).backbone is backbone
+
+
+@pytest.mark.parametrize(("step", "momentum"), [(0, 0.9), (5, 0.95), (10, 1.0)])
+def test_the_target_slows_down_to_a_standstill_along_a_cosine(step, momentum):
+    byol = tiny_byol(target_momentum=0.9)
+    byol.steps = 10
+    assert byol.momentum_at(step) == pytest.approx(momentum)
