@@ -176,7 +176,7 @@ def test_runs_and_sync_are_in_the_help():
     assert any(line.split()[:2] == ["sync", "Send"] for line in lines)
 
 
-@pytest.mark.parametrize(("command", "words"), [("runs", "goes on"), ("sync", "--patience"), ("sync", "KILLED")])
+@pytest.mark.parametrize(("command", "words"), [("runs", "resumes"), ("sync", "--patience"), ("sync", "KILLED")])
 def test_help_says_what_runs_and_sync_do(command, words):
     result = run(command, "--help")
     assert result.exit_code == 0
