@@ -100,7 +100,7 @@ def pretrain(
 ) -> StageResult:
     """Train a backbone on a dataset from random weights or from `weights`, log it, and register it.
 
-    With `weights` and `steps=0` the backbone is registered as it is, without a look at the dataset.
+    With `weights` and `steps=0` the backbone is registered as it is, without opening the dataset.
 
     Args:
         data: Images to learn from: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
@@ -205,10 +205,10 @@ def adapt(
     bn_splits: int | None = None,
     target_momentum: float | None = None,
 ) -> StageResult:
-    """Go on from the backbone of `parent` on another dataset, log the result, and register it.
+    """Continue training the backbone of `parent` on another dataset, log the result, and register it.
 
-    The backbone alone is carried along. The projection head starts anew, as in the paper's reference code: it has
-    learned to tell the images of the last dataset apart, and what is registered is the backbone.
+    Only the backbone is taken over. The projection head starts anew, as in the paper's reference code: it was trained
+    to tell the images of the previous dataset apart.
 
     Args:
         data: Images to adapt to: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
@@ -500,7 +500,7 @@ def main(
     Args:
         base: Images that the base model learns from.  [default: builtin:mnist]
         source: Images of a stage between base and target, nearer to the target. Default: none.
-        target: Images that the model is for; labels, where there are any, only judge it.  [default: builtin:digits]
+        target: Images that the model is for; labels, if any, are used only to evaluate it.  [default: builtin:digits]
         root: Folder that relative paths start from, and that holds torchvision: datasets.  [default: none]
         preset: Values of all training options: quick or paper.  [default: quick]
         base_steps: Optimiser steps on base. Default: the preset's.
@@ -635,7 +635,7 @@ def study(
         amounts: Of data-amount: numbers or percentages of the target's images.  [default: 1%,10%,25%,50%,100%]
         every_subset: Of augmentation: all 32 subsets, instead of the paper's five.  [default: false]
         at_once: Stages that run side by side on this machine, each on a share of the cores.  [default: 1]
-        dry_run: Only say what would be run, its cost in steps, and about how long it would take.  [default: false]
+        dry_run: Only print what would be run, its cost in steps, and an estimate of the time.  [default: false]
         key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
             0.99 (quick), 0.999 (paper)]
         temperature: Temperature of the loss. Only for method moco or simclr.  [default: moco: 0.1 (quick), 0.2 (paper);

@@ -21,7 +21,7 @@ class MainSettings(Settings):
     )
     target: str = option(
         "builtin:digits",
-        "Images that the model is for; labels, where there are any, only judge it.",
+        "Images that the model is for; labels, if any, are used only to evaluate it.",
         main=True,
         changes_result=False,
     )

@@ -58,7 +58,7 @@ class StudySettings(TrainingSettings):
         changes_result=False,
     )
     dry_run: bool = option(
-        False, "Only say what would be run, its cost in steps, and about how long it would take.", changes_result=False
+        False, "Only print what would be run, its cost in steps, and an estimate of the time.", changes_result=False
     )
     milestones: str = option(
         "2%,5%,10%,20%,35%,50%,75%,100%",

@@ -1,4 +1,4 @@
-"""Adapt: self-supervised training that goes on from a registered model."""
+"""Adapt: self-supervised training that continues from a registered model."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hpt_mlflow.tracking.models.store import find_model
 
 @takes(AdaptSettings)
 def adapt(chosen: AdaptSettings) -> StageResult:
-    """Go on from the backbone of `parent` on another dataset, log the result, and register it.
+    """Continue training the backbone of `parent` on another dataset, log the result, and register it.
 
-    The backbone alone is carried along. The projection head starts anew, as in the paper's reference code: it has
-    learned to tell the images of the last dataset apart, and what is registered is the backbone.
+    Only the backbone is taken over. The projection head starts anew, as in the paper's reference code: it was trained
+    to tell the images of the previous dataset apart.
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
@@ -30,7 +30,7 @@ def adapt(chosen: AdaptSettings) -> StageResult:
     dataset = open_dataset(chosen.data, chosen.root)
     connect()
     with training_group(own_device(resolve_device(chosen.device))) as group:
-        # An alias may be moved at any moment: all processes take what the first one finds.
+        # An alias may be moved at any moment: rank 0 resolves it for all.
         found = find_model(chosen.parent, "parent", chosen.model_name) if group.first else None
         uri = group.share(found.uri if found else None)
         parent = found or find_model(uri, "parent", chosen.model_name)

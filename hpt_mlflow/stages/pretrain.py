@@ -21,14 +21,15 @@ from hpt_mlflow.training.plan import PRESETS
 def pretrain(chosen: PretrainSettings) -> StageResult:
     """Train a backbone on a dataset from random weights or from `weights`, log it, and register it.
 
-    With `weights` and `steps=0` the backbone is registered as it is, without a look at the dataset.
+    With `weights` and `steps=0` the backbone is registered as it is, without opening the dataset.
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
     """
     if chosen.weights and chosen.steps == 0:
         if joins_others():
-            raise HptError("steps: 0 registers weights in one process; start it without torchrun and WORLD_SIZE")
+            problem = "0 registers weights in one process"
+            raise HptError(problem, "start it without torchrun and WORLD_SIZE", setting="steps")
         image_size = chosen.image_size or PRESETS[chosen.preset].image_size
         return import_weights(
             chosen.weights, chosen.model_name, chosen.alias, chosen.arch, image_size, chosen.small_stem
