@@ -253,9 +253,9 @@ def test_an_interrupted_stage_says_so_and_ends_as_shells_expect(store, monkeypat
 
 
 def test_an_interrupted_command_without_a_run_does_not_speak_of_one(store, monkeypatch):
-    from hpt_mlflow.tracking import connection
+    from hpt_mlflow.stages import models
 
-    monkeypatch.setattr(connection, "connect", lambda: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(models, "connect", lambda: os.kill(os.getpid(), signal.SIGINT))
     result = run("compare", "models:/hpt/1", "models:/hpt/2")
     assert (result.exit_code, result.output) == (130, "Interrupted.\n")
 

@@ -60,7 +60,7 @@ def folder(tmp_path):
         ({"images": "7"}, "batch_size: 8 is more than the 7 images"),
         ({"arch": "convnext_tiny", "image_size": 32}, "arch: convnext_tiny has no BatchNorm layers"),
         ({"arch": "resnet19"}, "arch: "),
-        ({"device": "cuda:99"}, "device: cuda:99 is not here"),
+        ({"device": "cuda:99"}, "device: cuda:99 is not available"),
         ({"device": "cpu:0", "nproc": 2, "batch_size": 8}, "nproc: 2 processes cannot share cpu:0"),
         ({"study": "data-amount", "amounts": "100%,100000"}, "amounts: 100000 is more than the 14"),
         ({"study": "data-amount", "amounts": "0.01%"}, "digits leaves 1 images to learn from; at least 2 are needed"),
