@@ -167,7 +167,7 @@ def try_image_size(backbone: nn.Module, architecture: Architecture) -> int:
     except (RuntimeError, ValueError, AssertionError) as error:
         raise _wrong_size(architecture, error) from error
     backbone.train(training)
-    if features.ndim != 2:
+    if architecture.name in ARCHITECTURES and features.flatten(1).shape != features.shape[:2]:
         shape = tuple(features.shape)
         raise HptError(f"{architecture.name} gives {shape} instead of (1, features) per image", setting="arch")
     return features.flatten(1).shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, parse_subset
 from hpt_mlflow.errors import HptError
@@ -11,6 +12,9 @@ from hpt_mlflow.options import option
 from hpt_mlflow.settings.training import AdaptSettings
 
 PRUNERS = ("halving", "hyperband", "none")
+
+# Marks of options that a resumed search may change: they change no trial, and parameters of a run cannot change.
+BUDGET: dict[str, Any] = {"changes_trial": False, "logged": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +45,7 @@ class TuneSettings(AdaptSettings):
         "journal:hpt_studies.journal",
         "Where the search is stored: journal:FILE, or a database such as postgresql://USER:PASSWORD@HOST/DATABASE, "
         "which needs the extra postgresql.",
-        changes_trial=False,
-        logged=False,
+        **BUDGET,
     )
     steps: int | None = option(
         None, "Length of the winner's adaptation, in optimiser steps.", minimum=1, changes_trial=False
@@ -64,30 +67,26 @@ class TuneSettings(AdaptSettings):
         None,
         "Maximum number of trials. Default: all subsets; with tune_strengths twice as many.",
         minimum=1,
-        changes_trial=False,
-        logged=False,
+        **BUDGET,
     )
     budget_steps: int | None = option(
         None,
         "Maximum number of optimiser steps of all trials together. Default: no limit.",
         minimum=1,
-        changes_trial=False,
-        logged=False,
+        **BUDGET,
     )
     minutes: float | None = option(
         None,
         "Maximum minutes that this command spends on trials. Default: no limit.",
         above=0,
-        changes_trial=False,
-        logged=False,
+        **BUDGET,
     )
     workers: int = option(
         1,
         "Search workers: processes that run trials in parallel on this machine, each on a GPU or a share of the cores.",
         minimum=1,
         changes_result=False,
-        changes_trial=False,
-        logged=False,
+        **BUDGET,
     )
     resume: str = option(
         "auto",
@@ -99,8 +98,7 @@ class TuneSettings(AdaptSettings):
     adapt_winner: bool = option(
         True,
         "Adapt in full with the best subset and with the paper's; evaluate both on test; register the best.",
-        changes_trial=False,
-        logged=False,
+        **BUDGET,
     )
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from hpt_mlflow.machine import machine
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.settings import StudySettings
 from hpt_mlflow.stages.identify import identify
+from hpt_mlflow.stages.objects import refuse_objects
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.stages.signature import takes
@@ -52,6 +53,7 @@ def study(chosen: StudySettings) -> StageResult | None:
         HptError: something that the user can mend is wrong; before any long work if possible.
     """
     check_processes(chosen)
+    refuse_objects(chosen)
     datasets = _open_datasets(chosen)
     connect()
     check_names(chosen.model_name, None)

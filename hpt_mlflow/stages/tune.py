@@ -22,6 +22,7 @@ from hpt_mlflow.group import joins_others
 from hpt_mlflow.options import marked
 from hpt_mlflow.settings import TuneSettings
 from hpt_mlflow.stages.identify import identify
+from hpt_mlflow.stages.objects import refuse_objects
 from hpt_mlflow.stages.result import StageResult, result_of
 from hpt_mlflow.stages.search.report import SearchReport
 from hpt_mlflow.stages.search.setup import TrialSetup, search_name, set_up_trials
@@ -66,6 +67,7 @@ def tune(settings: TuneSettings) -> StageResult:
         raise HptError(
             "tune starts processes itself", "use --workers, or the same command on each machine, without torchrun"
         )
+    refuse_objects(settings)
     dataset = open_dataset(settings.data, settings.root)
     storage = open_storage(settings.storage)
     connect()

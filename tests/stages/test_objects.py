@@ -53,9 +53,13 @@ def test_the_same_objects_are_the_same_work(store):
     network = Small()
     first = hpt_mlflow.pretrain(data=Shapes(), arch=network, **TINY)
     again = hpt_mlflow.pretrain(data=Shapes(), arch=network, **TINY)
-    other = hpt_mlflow.pretrain(data=Shapes(), arch=Small(), **TINY)
-    fingerprints = [mlflow.get_run(run.run_id).data.tags["hpt.fingerprint"] for run in (first, again, other)]
-    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+    others = [hpt_mlflow.pretrain(data=Shapes(), arch=Small(), **TINY)]
+    # Equal weights in other layers.
+    network.layers[2] = nn.GELU()
+    others.append(hpt_mlflow.pretrain(data=Shapes(), arch=network, **TINY))
+    fingerprints = [mlflow.get_run(run.run_id).data.tags["hpt.fingerprint"] for run in (first, again, *others)]
+    assert fingerprints[0] == fingerprints[1]
+    assert len(set(fingerprints)) == 3
 
 
 def test_other_processes_cannot_have_an_object(store):
@@ -65,6 +69,11 @@ def test_other_processes_cannot_have_an_object(store):
         hpt_mlflow.pretrain(data=Shapes(), nproc=2, **TINY)
     with pytest.raises(HptError, match="arch: module:Small-.* was passed as an object"):
         hpt_mlflow.pretrain(arch=Small(), nproc=2, **TINY)
+    with pytest.raises(HptError, match="data: memory:Shapes-.* was passed as an object"):
+        hpt_mlflow.tune(data=Shapes())
+    with pytest.raises(HptError, match="target: memory:Shapes-.* was passed as an object"):
+        hpt_mlflow.study(target=Shapes())
+    assert mlflow.search_runs(search_all_experiments=True).empty
 
 
 def test_a_model_of_an_object_says_what_another_process_lacks(store):

@@ -59,7 +59,7 @@ def launch(stage: str, settings: TrainingSettings) -> StageResult:
         KeyboardInterrupt: a signal asked to stop; the processes have kept the training state.
     """
     check_devices(settings)
-    refuse_objects(asdict(settings))
+    refuse_objects(settings)
     with ExitStack() as stack:
         stack.enter_context(termination_as_interrupt())
         if os.environ.get("MLFLOW_RUN_ID") and not os.environ.get("HPT_DETACHED"):

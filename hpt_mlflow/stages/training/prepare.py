@@ -68,10 +68,10 @@ class Work:
 def prepare(
     stage: str, settings: TrainingSettings, start: Start, dataset: Dataset, group: Group, earlier: EarlierRun | None
 ) -> Work:
-    """Resolve and check everything, decode what fits into memory, and take up the training state of an earlier run.
+    """Resolve and check everything, decode what fits into memory, and restore the training state of an earlier run.
 
     Args:
-        earlier: the run to go on with; only the first process of a group knows of it.
+        earlier: the run to resume; only the first process of a group has it.
     """
     device = own_device(resolve_device(settings.device))
     split = split_for(settings, dataset)
@@ -122,7 +122,7 @@ def prepare(
 
 
 def _open_images(dataset: Dataset, split: Split, image_size: int, settings: TrainingSettings, group: Group) -> Images:
-    """The first process decodes and keeps what the others then find, and they take its word for what is unreadable."""
+    """The first process decodes into the cache, where the others find the images, and says which are unreadable."""
     side = smallest_useful_side(image_size, parse_strengths(settings.strengths or "").crop_scale)
     opened = partial(Images, dataset, split.seen, side, settings.strict, cache_gib=settings.cache_gib)
     images = opened() if group.first else None
@@ -133,7 +133,7 @@ def _open_images(dataset: Dataset, split: Split, image_size: int, settings: Trai
 def _choose_arithmetic(
     settings: TrainingSettings, plan: Plan, start: Start, device: torch.device, group: Group, earlier: EarlierRun | None
 ) -> Arithmetic:
-    """What the first process finds best; a training that is continued keeps to what it began with."""
+    """The choice of the first process; a resumed training keeps the arithmetic that it began with."""
     chosen = None
     if group.first:
         began = earlier.run.data.params if earlier else {}
@@ -147,7 +147,7 @@ def _choose_arithmetic(
 
 
 def _channel_statistics(images: Images, group: Group) -> ChannelStatistics:
-    """Those that the first process has kept or computes."""
+    """Those of the first process, from the cache or computed."""
     found = kept_channel_statistics(images) if group.first else None
     shared = group.share(asdict(found) if found else None)
     return ChannelStatistics(tuple(shared["mean"]), tuple(shared["std"]))

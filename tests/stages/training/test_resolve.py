@@ -7,7 +7,7 @@ from hpt_mlflow.stages.training.resolve import resolve_training
 
 @pytest.fixture
 def fitted():
-    """The plan of the quick preset for so many images and processes."""
+    """A function from the number of images and of processes to the plan of the quick preset."""
 
     def fit(count, processes, **settings):
         return resolve_training(PretrainSettings(**settings), "few", count, processes)
