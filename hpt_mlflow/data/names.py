@@ -7,6 +7,7 @@ soon has its own copy of what it shares with its parent. Buffers of Arrow are on
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, islice
@@ -26,9 +27,9 @@ T = TypeVar("T")
 class Row(Sequence[T]):
     """N values, each made when it is read; equal to any sequence of the same values."""
 
+    @abstractmethod
     def _value(self, i: int) -> T:
         """The value at a position from 0 to N - 1."""
-        raise NotImplementedError
 
     def __getitem__(self, i: Any) -> Any:
         """The value at a position, a Python or numpy integer; or a list of those of a slice."""

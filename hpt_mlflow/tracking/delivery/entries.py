@@ -7,6 +7,7 @@ needs a default.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ BATCH = 900
 MODEL_FILE = "MLmodel"
 
 
-class Content:
+class Content(ABC):
     """What an entry contains."""
 
     kind: ClassVar[str]
@@ -48,6 +49,7 @@ class Content:
     def __str__(self) -> str:
         return self.kind
 
+    @abstractmethod
     def deliver(self, run: RunClient, folder: Path) -> str | None:
         """Send it to MLflow.
 
@@ -57,7 +59,6 @@ class Content:
         Returns:
             The address of a registered version.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
