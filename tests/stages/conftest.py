@@ -4,10 +4,23 @@ import os
 import shutil
 
 import mlflow
+import numpy as np
 import pytest
 from colours import TINY, Past, write_colours
+from PIL import Image
 
 import hpt_mlflow
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of 20 images of noise each."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        file = tmp_path / "images" / ("cat" if i % 2 else "dog") / f"{i:02}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(file)
+    return tmp_path / "images"
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import torch
 import torchvision
 from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
-from PIL import Image
 
 import hpt_mlflow
 from hpt_mlflow.cli.weights import export, import_
@@ -16,17 +15,6 @@ from hpt_mlflow.stages.weights import import_weights
 from hpt_mlflow.tracking.models.store import find_model
 
 TINY = {"image_size": 32, "batch_size": 8, "steps": 2, "precision": "float32"}
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Two classes of 20 images of noise each."""
-    rng = np.random.default_rng(0)
-    for i in range(40):
-        file = tmp_path / "images" / ("cat" if i % 2 else "dog") / f"{i:02}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(file)
-    return tmp_path / "images"
 
 
 @pytest.fixture

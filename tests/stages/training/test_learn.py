@@ -1,5 +1,4 @@
 import mlflow
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -8,17 +7,6 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 
 TINY = {"arch": "shufflenet_v2_x0_5", "image_size": 32, "batch_size": 8, "steps": 2, "precision": "float32"}
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Two classes of 20 images of noise each."""
-    rng = np.random.default_rng(0)
-    for i in range(40):
-        file = tmp_path / "images" / ("cat" if i % 2 else "dog") / f"{i:02}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(file)
-    return tmp_path / "images"
 
 
 def test_training_does_not_so_much_as_open_the_test_images(store, folder):
