@@ -9,6 +9,7 @@ from hpt_mlflow.experiments import STUDIES, load_study
 from hpt_mlflow.experiments.base import METHODS
 from hpt_mlflow.experiments.figure import BASE_AS_IS
 from hpt_mlflow.experiments.plan import START_SETTING
+from hpt_mlflow.methods import all_options, options_of
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings, StudySettings, TrainingSettings
 from hpt_mlflow.stages.training.resolve import resolve_training
@@ -109,7 +110,14 @@ FORMS = {
     "all named": {
         **{"root": "/x", "small_stem": True, "preset": "paper", "batch_size": 8, "learning_rate": 0.1, "nproc": 2},
         **{"weight_decay": 0.0, "key_momentum": 0.9, "temperature": 0.2, "queue_size": 64, "bn_splits": 2},
-        **{"strengths": "hue=0.1", "precision": "float16", "compile": "off", "cache_gib": 0.0, "device": "cpu"},
+        **{
+            "target_momentum": 0.5,
+            "strengths": "hue=0.1",
+            "precision": "float16",
+            "compile": "off",
+            "cache_gib": 0.0,
+            "device": "cpu",
+        },
         **{"restarts": 1, "checkpoint_every": 5, "model_name": "other", "strict": True, "arch": "resnet50"},
         **{"image_size": 48, "seed": 4, "workers": 0},
     },
@@ -327,14 +335,23 @@ NOT_PASSED_ON = {
 OTHERS = {
     **{"root": "/x", "method": "simclr", "preset": "paper", "batch_size": 8, "learning_rate": 0.5, "nproc": 2},
     **{"weight_decay": 0.5, "key_momentum": 0.5, "temperature": 0.5, "queue_size": 64, "bn_splits": 2, "workers": 0},
-    **{"strengths": "hue=0.1", "precision": "bfloat16", "compile": "off", "cache_gib": 1.0, "device": "cpu"},
+    **{
+        "target_momentum": 0.5,
+        "strengths": "hue=0.1",
+        "precision": "bfloat16",
+        "compile": "off",
+        "cache_gib": 1.0,
+        "device": "cpu",
+    },
     **{"restarts": 1, "checkpoint_every": 5, "model_name": "other", "strict": True},
 }
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(TrainingSettings) if f.name not in NOT_PASSED_ON])
 def test_what_is_said_about_training_is_said_to_each_training(name):
-    jobs = made(with_source=True, **{name: OTHERS[name]}).jobs
+    others = all_options().keys()
+    method = next(method for method in ("simclr", "moco", "byol") if name not in others - options_of(method))
+    jobs = made(with_source=True, **{"method": method, name: OTHERS[name]}).jobs
     assert {job.settings.get(name) for job in jobs if job.stage != "evaluate"} == {OTHERS[name]}
 
 

@@ -118,7 +118,7 @@ def test_one_process_or_one_that_torchrun_has_started_starts_none(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert not is_launched_here(PretrainSettings(nproc=2))
-    with pytest.raises(HptError, match="main starts processes itself: use --nproc"):
+    with pytest.raises(HptError, match="main starts its processes itself; use --nproc"):
         hpt_mlflow.main()
 
 
