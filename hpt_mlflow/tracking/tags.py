@@ -101,9 +101,6 @@ TEST_DATASET_DIGEST = "hpt.test_dataset_digest"
 DECISIVE_EVALUATION = "hpt.decisive_evaluation"
 # Who promoted the version against the comparison, when and why.
 FORCED = "hpt.forced"
-# When another version took its place, and which.
-REPLACED = "hpt.replaced"
-REPLACED_BY = "hpt.replaced_by"
 # On a registered model: hpt.promotion.ALIAS.TIME holds one move of an alias as JSON.
 PROMOTION_PREFIX = "hpt.promotion."
 

@@ -11,7 +11,7 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.task import Task
 from hpt_mlflow.settings import EvaluateSettings
-from hpt_mlflow.tracking.models.lineage import Node, stages_behind, what_is_unknown
+from hpt_mlflow.tracking.models.lineage import Node, lineage, what_is_unknown
 from hpt_mlflow.tracking.models.seen_images import NotKeptError, SeenImages, seen_images
 
 # Two datasets may share an image by chance; more than this share of the test images is a test on what was learned.
@@ -65,7 +65,7 @@ def overlaps(model: str, dataset: Dataset, test_content: np.ndarray) -> Overlaps
     Args:
         test_content: the contents of the test images, int64 (N,).
     """
-    stages = stages_behind(model)
+    stages = lineage(model, with_evaluations=False)
     known = test_content[test_content != UNKNOWN]
     found, unknown = [], [what_is_unknown(stages)]
     for stage in stages:

@@ -1,9 +1,4 @@
-"""Who was champion when: the dated history of an alias, kept as tags of the registered model, and moving the alias.
-
-Every move has its own tag, so that simultaneous moves cannot overwrite each other's record. Whoever moves the alias
-reads the history back until the alias points to its newest entry. So in whatever order several processes write, the
-alias ends at the last entry of the history.
-"""
+"""Who was champion when: the dated history of an alias, kept as tags of the registered model, and moving the alias."""
 
 from __future__ import annotations
 
@@ -13,19 +8,17 @@ import os
 import socket
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
 from mlflow.entities.model_registry import RegisteredModel
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from hpt_mlflow.errors import HptError, valid_unicode
+from hpt_mlflow.errors import valid_unicode
 from hpt_mlflow.tracking import tags as tag
 
 CHAMPION = "champion"
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
-# How often an alias is read back while other processes move it too.
-ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -90,45 +83,17 @@ def moves(model: RegisteredModel | None, alias: str) -> list[Move]:
     return sorted(history, key=lambda move: move.time)
 
 
-def next_time(*histories: list[Move]) -> str:
-    """Now, or just after the newest entry if that was written by a clock ahead of this one."""
-    now = datetime.now(timezone.utc)
-    for history in histories:
-        for newest in history[-1:]:
-            written = datetime.strptime(newest.time, TIME_FORMAT).replace(tzinfo=timezone.utc)
-            now = max(now, written + timedelta(microseconds=1))
-    return now.strftime(TIME_FORMAT)
+def now_as_text() -> str:
+    """The time of a move."""
+    return datetime.now(timezone.utc).strftime(TIME_FORMAT)
 
 
-def move_alias(name: str, alias: str, move: Move) -> Move:
-    """Record a move and make it, then make sure that the alias points to the newest entry of the history.
-
-    Returns:
-        The newest entry; not `move` if another process moved the alias at the same time.
-
-    Raises:
-        HptError: other processes keep moving it.
-        MlflowException: the server refuses, or does not answer.
-    """
+def move_alias(name: str, alias: str, move: Move) -> None:
+    """Move an alias, and record that; raises MlflowException."""
     client = MlflowClient()
-    key = f"{tag.PROMOTION_PREFIX}{alias}.{move.time}"
+    client.set_registered_model_alias(name, alias, move.version)
     entry = {field: value for field, value in asdict(move).items() if field != "time" and value not in ("", None)}
-    client.set_registered_model_tag(name, key, json.dumps(entry))
-    try:
-        client.set_registered_model_alias(name, alias, move.version)
-    except MlflowException:
-        with suppress(MlflowException):
-            client.delete_registered_model_tag(name, key)
-        raise
-    for _ in range(ATTEMPTS):
-        model = client.get_registered_model(name)
-        newest = moves(model, alias)[-1]
-        if alias_version(model, alias) == newest.version:
-            return newest
-        client.set_registered_model_alias(name, alias, newest.version)
-    raise HptError(
-        f"others keep moving {alias!r} of {name}", f"look at hpt history {name}, and try again", setting="alias"
-    )
+    client.set_registered_model_tag(name, f"{tag.PROMOTION_PREFIX}{alias}.{move.time}", json.dumps(entry))
 
 
 def champion_stack(history: list[Move], now: str) -> list[str]:

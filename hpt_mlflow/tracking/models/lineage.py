@@ -70,25 +70,33 @@ class Node:
         return self.stage != "evaluate" or trains_backbone(self.method.get("protocol", ""))
 
 
-def lineage(address: str) -> list[Node]:
+def lineage(address: str, with_evaluations: bool = True) -> list[Node]:
     """The chain behind a model, from it back to random or imported weights.
 
     If a model of the chain is deleted or unknown, the last node's `start` says so.
 
     Args:
         address: concrete.
+        with_evaluations: whether to look for those of each model.
 
     Raises:
         HptError: MLflow does not answer, or there is no model at the address itself.
     """
+    nodes: list[Node] = []
     with tracking_errors(f"cannot read the stages behind {address}"):
-        return _walk(address, with_evaluations=True)
-
-
-def stages_behind(address: str) -> list[Node]:
-    """As `lineage`, without evaluations."""
-    with tracking_errors(f"cannot read the stages behind {address}"):
-        return _walk(address, with_evaluations=False)
+        while len(nodes) < LONGEST_CHAIN:
+            try:
+                nodes.append(_node(address, with_evaluations))
+            except MlflowException as error:
+                if not nodes or error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise
+                start = f"{address}, which is deleted: the stages before it are unknown"
+                unknown = f"{address} is deleted, and what it learned from is unknown"
+                nodes[-1] = replace(nodes[-1], start=start, ends=True, unknown=unknown)
+            if nodes[-1].ends:
+                break
+            address = nodes[-1].copied_from or nodes[-1].start
+    return nodes
 
 
 def what_is_unknown(nodes: list[Node]) -> str:
@@ -96,40 +104,6 @@ def what_is_unknown(nodes: list[Node]) -> str:
     if not nodes[-1].ends:
         return f"the chain has more than {LONGEST_CHAIN} stages"
     return nodes[-1].unknown
-
-
-def chain_of_addresses(address: str) -> list[str]:
-    """The addresses of the models behind a model and its own, oldest first.
-
-    Raises whatever MLflow does.
-    """
-    return [node.address for node in reversed(_walk(address, with_evaluations=False))]
-
-
-def _walk(address: str, with_evaluations: bool) -> list[Node]:
-    nodes: list[Node] = []
-    visited: set[str] = set()
-    while len(nodes) < LONGEST_CHAIN:
-        try:
-            node = _node(address, with_evaluations)
-        except MlflowException as error:
-            if not nodes or error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise
-            gone = f"{address}, which is deleted: the stages before it are unknown"
-            return [*nodes[:-1], _end_at(nodes[-1], gone, f"{address} is deleted, and what it learned from is unknown")]
-        nodes.append(node)
-        visited.add(address)
-        address = node.copied_from or node.start
-        if address in visited:
-            circle = f"{address} again: the records lead in a circle"
-            return [*nodes[:-1], _end_at(node, circle, circle)]
-        if node.ends:
-            break
-    return nodes
-
-
-def _end_at(node: Node, start: str, unknown: str) -> Node:
-    return replace(node, start=start, ends=True, unknown=unknown)
 
 
 def _node(address: str, with_evaluations: bool) -> Node:
@@ -146,9 +120,6 @@ def _node(address: str, with_evaluations: bool) -> Node:
     name, sizes = logged_dataset(run) if run else ("", {})
     is_classifier = tag.EVALUATION in tags
     start, ends, unknown = _start(tags, params, run)
-    split_seed = None
-    with suppress(KeyError, ValueError):
-        split_seed = int(params["split_seed"])
     return Node(
         address=address,
         aliases=aliases,
@@ -157,7 +128,7 @@ def _node(address: str, with_evaluations: bool) -> Node:
         dataset_name=name or tags.get(tag.CHAIN, "").rpartition(" > ")[2],
         dataset_digest=tags.get(tag.DATASET_DIGEST, ""),
         sizes=sizes,
-        split_seed=split_seed,
+        split_seed=int(params["split_seed"]) if "split_seed" in params else None,
         update=tags.get(tag.UPDATE, ""),
         method={key: params[key] for key in METHOD if params.get(key, "None") != "None"},
         validation=run.data.metrics.get("knn/val_accuracy") if run and not is_classifier else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlflow.tracking import MlflowClient
@@ -16,16 +17,16 @@ from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.addresses import addresses_of_model, concrete_uri, exists, is_version, split_version
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.models.alias_history import (
-    ATTEMPTS,
     CHAMPION,
     Move,
     alias_version,
     champion_stack,
+    move_alias,
     moves,
+    now_as_text,
     registered_model,
     user_at_host,
 )
-from hpt_mlflow.tracking.models.apply_promotion import Promotion, apply_promotion
 from hpt_mlflow.tracking.models.evaluations import (
     Evaluation,
     common_evaluations,
@@ -33,12 +34,34 @@ from hpt_mlflow.tracking.models.evaluations import (
     evaluation_behind,
     evaluations_of,
 )
+from hpt_mlflow.tracking.models.lineage import lineage
 from hpt_mlflow.tracking.models.predictions import compare_evaluations
 from hpt_mlflow.tracking.models.store import check_names
 from hpt_mlflow.tracking.tags import CLASSIFIER_SUFFIX
 
 # Metrics are quotients: equal ones must not differ by their last digit.
 ROUNDING = 1e-12
+
+
+@dataclass
+class Promotion:
+    """A moved alias.
+
+    Attributes:
+        address: the version that it moved to.
+        before: the address that the alias pointed to before, or empty.
+        classifier: the classifier whose alias moved with it, or empty.
+        evaluation: the decisive one; None if it was forced without one, or went back.
+        comparison: with the champion before, on the images that both were tested on; None if there was none.
+        notes: what else the user should know, one sentence each.
+    """
+
+    address: str
+    before: str
+    classifier: str = ""
+    evaluation: Evaluation | None = None
+    comparison: Comparison | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def promote(
@@ -67,21 +90,19 @@ def promote(
             raise HptError(f"{address} is not a registered version", "give models:/NAME/VERSION", setting="model")
         name = to or split_version(address)[0]
         check_names(name, alias)
-        for _ in range(ATTEMPTS):
-            before, notes = _present(name, alias)
-            if before and before in addresses_of_model(address):
-                return Promotion(before, before, notes=[f"{before} is {alias} already"])
-            refusal, evaluation, comparison = _judge(address, before, margin)
-            # Another process may have promoted a model during the comparison.
-            if _present(name, alias)[0] == before:
-                break
+        before, notes = _present(name, alias)
+        if before and before in addresses_of_model(address):
+            return Promotion(before, before, notes=[f"{before} is {alias} already"])
+        refusal, evaluation, comparison = _judge(address, before, margin)
         if refusal and not force:
             raise HptError(refusal)
+        if (newest := _present(name, alias)[0]) != before:
+            raise HptError(f"{newest} became {alias} during the comparison", "compare with it: promote again")
         is_backbone = not evaluation_behind(address)
         if to:
             address = _copy(address, to)
         move = Move(
-            time="",
+            time=now_as_text(),
             version=split_version(address)[1],
             before=split_version(before)[1] if before else "",
             by=user_at_host(),
@@ -92,7 +113,7 @@ def promote(
         classifier = _existing(evaluation.classifier if evaluation and is_backbone else "", notes)
         if classifier and to:
             classifier = _copy(classifier, to + CLASSIFIER_SUFFIX)
-        return apply_promotion(Promotion(address, before, "", evaluation, comparison, notes), alias, move, classifier)
+        return _apply(Promotion(address, before, classifier, evaluation, comparison, notes), alias, move)
 
 
 def roll_back(name: str, alias: str = CHAMPION) -> Promotion:
@@ -123,8 +144,9 @@ def roll_back(name: str, alias: str = CHAMPION) -> Promotion:
             )
         address = f"models:/{name}/{version}"
         was = next((move for move in reversed(history) if move.version == version and not move.back), Move("", version))
+        classifier = _existing(was.classifier, notes)
         move = Move(
-            time="",
+            time=now_as_text(),
             version=version,
             before=now,
             metric=was.metric,
@@ -134,7 +156,47 @@ def roll_back(name: str, alias: str = CHAMPION) -> Promotion:
             back=True,
         )
         before = f"models:/{name}/{now}" if now else ""
-        return apply_promotion(Promotion(address, before, notes=notes), alias, move, _existing(was.classifier, notes))
+        return _apply(Promotion(address, before, classifier, notes=notes), alias, move)
+
+
+def _apply(promotion: Promotion, alias: str, move: Move) -> Promotion:
+    """Tag the version, and move the alias to it; the same for its classifier."""
+    name = split_version(promotion.address)[0]
+    _tag(promotion.address, move, promotion.evaluation)
+    move_alias(name, alias, replace(move, classifier=promotion.classifier))
+    if promotion.classifier:
+        classifier_name, version = split_version(promotion.classifier)
+        before = alias_version(registered_model(classifier_name), alias)
+        if before != version:
+            move = replace(move, version=version, before=before)
+            _tag(promotion.classifier, move, promotion.evaluation)
+            move_alias(classifier_name, alias, move)
+    else:
+        classifier_name = name + CLASSIFIER_SUFFIX
+        if stays := alias_version(registered_model(classifier_name), alias):
+            promotion.notes.append(f"no classifier moved: the {alias} of {classifier_name} stays version {stays}")
+    return promotion
+
+
+def _tag(address: str, move: Move, evaluation: Evaluation | None) -> None:
+    """Tag a version that is promoted."""
+    tags = {tag.PROMOTED: move.time, tag.PROMOTED_BY: move.by}
+    if not move.back:
+        tags[tag.LINEAGE] = " > ".join(node.address for node in reversed(lineage(address, with_evaluations=False)))
+    if evaluation:
+        tags |= {
+            tag.METRIC: evaluation.metric,
+            tag.VALUE: f"{evaluation.primary.value:.6g}",
+            tag.INTERVAL: move.interval,
+            tag.TEST_DIGEST: evaluation.test_digest,
+            # DATASET_DIGEST is that of the images that the version was trained on.
+            tag.TEST_DATASET_DIGEST: evaluation.dataset_digest,
+            tag.DECISIVE_EVALUATION: evaluation.run_id,
+        }
+    if move.reason:
+        tags[tag.FORCED] = f"{move.by} at {move.time}: {move.reason} (against: {move.forced or 'nothing'})"
+    for key, value in tags.items():
+        MlflowClient().set_model_version_tag(*split_version(address), key, value)
 
 
 def _existing(classifier: str, notes: list[str]) -> str:

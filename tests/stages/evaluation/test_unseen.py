@@ -202,7 +202,7 @@ def test_behind_a_deleted_version_nobody_knows(past, child):
 
 def test_behind_records_in_a_circle_nobody_knows(past, child):
     MlflowClient().set_tag(past.run_id, "hpt.parent_model", child)
-    assert_unchecked(past, "circle", model=child)
+    assert_unchecked(past, "more than 50 stages", model=child)
 
 
 def test_a_stage_whose_origin_is_unknown_cannot_be_checked(past):
@@ -271,7 +271,7 @@ def seen_of_thousand(monkeypatch):
             ends=True,
             unknown="",
         )
-        monkeypatch.setattr(unseen_module, "stages_behind", lambda model: [stage])
+        monkeypatch.setattr(unseen_module, "lineage", lambda model, with_evaluations: [stage])
         seen = SeenImages(np.arange(1, 1 + kept), share)
         monkeypatch.setattr(unseen_module, "seen_images", lambda run_id: seen)
         task = SimpleNamespace(

@@ -4,7 +4,7 @@ from mlflow.tracking import MlflowClient
 from recorded import evaluation, stage
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.tracking.models.lineage import LONGEST_CHAIN, chain_of_addresses, lineage, stages_behind
+from hpt_mlflow.tracking.models.lineage import LONGEST_CHAIN, lineage, what_is_unknown
 
 
 @pytest.fixture
@@ -26,6 +26,7 @@ def test_the_chain_leads_back_to_random_weights(chain, tmp_path):
     assert middle.aliases == ("source",)
     assert (middle.dataset_name, middle.dataset_digest, middle.sizes["images"]) == ("cats", "d-cats", 5000)
     assert (middle.update, middle.split_seed, middle.method["steps"], middle.validation) == ("bn", 7, "500", 0.81)
+    assert what_is_unknown(nodes) == ""
     assert [one.primary.value for one in middle.evaluations] == [0.7]
 
 
@@ -46,7 +47,7 @@ def test_the_chain_leads_back_to_imported_weights(store, tmp_path):
 
 def test_a_milestone_and_a_run_as_parents_are_followed(chain, tmp_path):
     milestone = MlflowClient().get_model_version("hpt", "1").source
-    run_id = stages_behind(chain[0])[0].run_id
+    run_id = lineage(chain[0])[0].run_id
     for parent in (milestone, f"runs:/{run_id}/step-500"):
         nodes = lineage(stage(tmp_path, "adapt", "birds", parent))
         assert [node.address for node in nodes[1:]] == [parent]
@@ -58,10 +59,11 @@ def test_a_deleted_parent_ends_the_chain_with_words(chain):
     nodes = lineage(chain[2])
     assert [node.address for node in nodes] == [chain[2], chain[1]]
     assert nodes[-1].start == f"{chain[0]}, which is deleted: the stages before it are unknown"
+    assert what_is_unknown(nodes) == f"{chain[0]} is deleted, and what it learned from is unknown"
 
 
 def test_a_deleted_run_leaves_what_it_knew(chain):
-    run_id = stages_behind(chain[1])[0].run_id
+    run_id = lineage(chain[1])[0].run_id
     mlflow.delete_run(run_id)
     assert [node.dataset_name for node in lineage(chain[2])] == ["tabbies", "cats", "imagenet"]
 
@@ -81,18 +83,8 @@ def test_a_classifier_stands_on_its_backbone(chain, tmp_path):
     nodes = lineage("models:/hpt-classifier/1")
     assert [node.address for node in nodes] == ["models:/hpt-classifier/1", chain[1], chain[0]]
     assert (nodes[0].stage, nodes[0].dataset_name) == ("evaluate", "mnist")
-    trained = [node.address for node in stages_behind("models:/hpt-classifier/1") if node.trained]
+    trained = [node.address for node in lineage("models:/hpt-classifier/1") if node.trained]
     assert trained == [chain[1], chain[0]]
-
-
-def test_stages_behind_say_which_images_each_has_seen(chain):
-    assert [
-        (node.stage, node.dataset_name, node.dataset_digest, node.split_seed) for node in stages_behind(chain[2])
-    ] == [
-        ("adapt", "tabbies", "d-tabbies", 0),
-        ("adapt", "cats", "d-cats", 7),
-        ("pretrain", "imagenet", "d-imagenet", 0),
-    ]
 
 
 def test_a_model_that_is_not_there_is_named(store):
@@ -101,12 +93,8 @@ def test_a_model_that_is_not_there_is_named(store):
 
 
 def test_records_in_a_circle_end(chain):
-    run_id = stages_behind(chain[0])[-1].run_id
+    run_id = lineage(chain[0])[-1].run_id
     MlflowClient().set_tag(run_id, "hpt.parent_model", chain[2])
-    nodes = lineage(chain[2])
-    assert len(nodes) == 3 < LONGEST_CHAIN
-    assert "circle" in nodes[-1].start
-
-
-def test_the_addresses_of_a_chain_come_oldest_first(chain):
-    assert chain_of_addresses(chain[2]) == chain
+    nodes = lineage(chain[2], with_evaluations=False)
+    assert len(nodes) == LONGEST_CHAIN
+    assert what_is_unknown(nodes) == f"the chain has more than {LONGEST_CHAIN} stages"
