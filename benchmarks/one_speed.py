@@ -72,20 +72,19 @@ def bare_step(arch, image_size, batch_size, steps, precision, update, compiled, 
     from hpt_mlflow.models.architecture import Architecture
     from hpt_mlflow.models.backbone import build_backbone
     from hpt_mlflow.stages.processes.device import resolve_device
-    from hpt_mlflow.training.arithmetic import choose_arithmetic
+    from hpt_mlflow.training.arithmetic import choose_compile, choose_precision
     from hpt_mlflow.training.loop import Trainer
     from hpt_mlflow.training.plan import PRESETS
 
     target = resolve_device(device)
     backbone, feature_size = build_backbone(Architecture(arch, image_size))
-    arithmetic = choose_arithmetic(precision, compiled, backbone, image_size, batch_size, steps, target)
     plan = replace(
         PRESETS["quick"].plan,
         batch_size=batch_size,
         steps=10**6,
         update=update,
-        precision=arithmetic.precision,
-        compile=arithmetic.compile,
+        precision=choose_precision(precision, target),
+        compile=choose_compile(compiled, steps, target),
     )
     trainer = Trainer(backbone, feature_size, plan, ChannelStatistics((0.5,) * 3, (0.25,) * 3), target)
     shape = (batch_size, 3, image_size, image_size)

@@ -49,7 +49,7 @@ from hpt_mlflow.stages.training.learn import LONGEST_REPORT
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.models.store import log_backbone
 from hpt_mlflow.tracking.runs.stage_run import StageRun, stage_run
-from hpt_mlflow.training.arithmetic import choose_arithmetic
+from hpt_mlflow.training.arithmetic import choose_precision
 from hpt_mlflow.training.loop import Progress, Trainer
 from hpt_mlflow.training.plan import PRESETS
 
@@ -100,10 +100,7 @@ def set_up(
     """A training as a stage sets it up."""
     dataset = open_dataset(data)
     backbone, feature_size = build_backbone(Architecture(arch, image_size))
-    plan = replace(PRESETS["quick"].plan, batch_size=batch_size)
-    plan = replace(
-        plan, precision=choose_arithmetic("auto", "off", backbone, image_size, batch_size, 1, device).precision
-    )
+    plan = replace(PRESETS["quick"].plan, batch_size=batch_size, precision=choose_precision("auto", device))
     images = Images(dataset, np.arange(len(dataset)), smallest_useful_side(image_size, plan.strengths.crop_scale))
     plan = plan.fit_to(len(images.indices))
     seen = channel_statistics(images.sample)

@@ -130,7 +130,7 @@ def pretrain(
             [default: crop,color,gray,blur,flip]
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
             others stay as in the paper. Default: all as in the paper.
-        precision: Arithmetic of the networks. auto: the fastest in a short trial on this machine.  [default: auto]
+        precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
         workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
@@ -237,7 +237,7 @@ def adapt(
             [default: crop,color,gray,blur,flip]
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
             others stay as in the paper. Default: all as in the paper.
-        precision: Arithmetic of the networks. auto: the fastest in a short trial on this machine.  [default: auto]
+        precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
         workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
@@ -356,7 +356,7 @@ def tune(
             crop,color,gray,blur,flip]
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
             others stay as in the paper. Default: all as in the paper.
-        precision: Arithmetic of the networks. auto: the fastest in a short trial on this machine.  [default: auto]
+        precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
         workers: Search workers: processes that run trials in parallel on this machine, each on a GPU or a share of the
@@ -599,7 +599,7 @@ def study(
             [default: crop,color,gray,blur,flip]
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
             others stay as in the paper. Default: all as in the paper.
-        precision: Arithmetic of the networks. auto: the fastest in a short trial on this machine.  [default: auto]
+        precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
         workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.

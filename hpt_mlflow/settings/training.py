@@ -92,7 +92,7 @@ class TrainingSettings(MethodOptions):
     )
     precision: str = option(
         "auto",
-        "Arithmetic of the networks. auto: the fastest in a short trial on this machine.",
+        "Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.",
         choices=PRECISIONS,
         changes_trial=False,
         passed_on=True,

@@ -28,7 +28,7 @@ from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.training.resolve import length_of, resolve_training, split_for
 from hpt_mlflow.stages.training.start import Start, start_from_parent
 from hpt_mlflow.tracking.models.store import FoundModel
-from hpt_mlflow.training.arithmetic import choose_arithmetic
+from hpt_mlflow.training.arithmetic import choose_compile, choose_precision
 from hpt_mlflow.training.plan import Plan
 from hpt_mlflow.tuning.pruning import rungs
 from hpt_mlflow.tuning.space import Space
@@ -92,15 +92,6 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
     images = Images(dataset, split.seen, side, settings.strict, cache_gib=settings.cache_gib)
     # Warm-up and cosine are those of a training of this length.
     plan = resolve_training(replace(settings, steps=steps), dataset.name, len(images.indices))
-    arithmetic = choose_arithmetic(
-        settings.precision,
-        settings.compile,
-        start.backbone,
-        start.architecture.image_size,
-        plan.batch_size,
-        steps,
-        device,
-    )
     statistics = kept_channel_statistics(images)
     reader = FeatureReader(images, start.architecture.image_size, statistics, device)
     return TrialSetup(
@@ -109,7 +100,11 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
         images=images,
         statistics=statistics,
         start=start,
-        plan=replace(plan, precision=arithmetic.precision, compile=arithmetic.compile),
+        plan=replace(
+            plan,
+            precision=choose_precision(settings.precision, device),
+            compile=choose_compile(settings.compile, steps, device),
+        ),
         rungs=rungs(steps, first_rung, settings.reduction),
         space=space,
         objective=objective,

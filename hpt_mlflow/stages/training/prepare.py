@@ -26,7 +26,7 @@ from hpt_mlflow.stages.training.start import Start
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.runs.resume import EarlierRun
 from hpt_mlflow.tracking.runs.states import newest_state
-from hpt_mlflow.training.arithmetic import Arithmetic, choose_arithmetic
+from hpt_mlflow.training.arithmetic import choose_compile, choose_precision
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import Plan
 
@@ -78,8 +78,7 @@ def prepare(
     images = _open_images(dataset, split, start.architecture.image_size, settings, group)
     plan = resolve_training(settings, dataset.name, len(images.indices), group.size)
     milestones = parse_milestones(settings.milestones, plan.steps)
-    arithmetic = _choose_arithmetic(settings, plan, start, device, group, earlier)
-    plan = replace(plan, precision=arithmetic.precision, compile=arithmetic.compile)
+    plan = _choose_arithmetic(settings, plan, device, group, earlier)
     statistics = _channel_statistics(images, group)
     workers = default_workers(images, device, processes_here()) if settings.workers is None else settings.workers
 
@@ -93,7 +92,7 @@ def prepare(
         title=f"{stage} {dataset.name}",
         run_name=f"{stage} {dataset.name}" + (f" < {start.chain[-1]}" if start.chain else ""),
         settings=settings,
-        params=_params(settings, plan, start, workers, device, group) | arithmetic.as_params(),
+        params=_params(settings, plan, start, workers, device, group),
         plan=plan,
         milestones=milestones,
         report_every=max(1, min(LONGEST_REPORT, plan.steps // REPORTS)),
@@ -131,19 +130,17 @@ def _open_images(dataset: Dataset, split: Split, image_size: int, settings: Trai
 
 
 def _choose_arithmetic(
-    settings: TrainingSettings, plan: Plan, start: Start, device: torch.device, group: Group, earlier: EarlierRun | None
-) -> Arithmetic:
-    """The choice of the first process; a resumed training keeps the arithmetic that it began with."""
-    chosen = None
+    settings: TrainingSettings, plan: Plan, device: torch.device, group: Group, earlier: EarlierRun | None
+) -> Plan:
+    """The plan with the choice of the first process; a resumed training keeps the arithmetic that it began with."""
+    choice = None
     if group.first:
         began = earlier.run.data.params if earlier else {}
         precision = began.get(tag.setting_param("precision"), settings.precision)
         compiled = {"True": "on", "False": "off"}.get(began.get(tag.setting_param("compile"), ""), settings.compile)
-        share = plan.batch_size // group.size
-        chosen = choose_arithmetic(
-            precision, compiled, start.backbone, start.architecture.image_size, share, plan.steps, device
-        )
-    return Arithmetic(**group.share(asdict(chosen) if chosen else None))
+        choice = choose_precision(precision, device), choose_compile(compiled, plan.steps, device)
+    precision, compiles = group.share(choice)
+    return replace(plan, precision=precision, compile=compiles)
 
 
 def _channel_statistics(images: Images, group: Group) -> ChannelStatistics:
