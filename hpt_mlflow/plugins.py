@@ -6,13 +6,15 @@ settings are made, so that options of their methods become settings; those of `h
 
 from __future__ import annotations
 
+import inspect
 import logging
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 from hpt_mlflow.errors import one_line
 
+T = TypeVar("T")
 log = logging.getLogger("hpt_mlflow")
 
 
@@ -26,6 +28,25 @@ def load_plugins(group: str) -> None:
             entry.load()()
         except Exception as error:
             log.warning("the plugin %s cannot be loaded (%s); it is left out", entry.value, one_line(error))
+
+
+def add_to(registry: dict[str, T], kind: str, name: str, value: T) -> None:
+    """Register `value` under `name`. Registering the same again is allowed, as a notebook's cell may run twice.
+
+    Args:
+        kind: what it is, for the error.
+
+    Raises:
+        ValueError: the name is taken by something else.
+    """
+    if name in registry and registry[name] != value and _defined_as(registry[name]) != _defined_as(value):
+        raise ValueError(f"there is already another {kind} named {name!r}")
+    registry[name] = value
+
+
+def _defined_as(value: object) -> object:
+    """Where a function is defined; any other value is itself."""
+    return (value.__module__, value.__qualname__) if inspect.isroutine(value) else value
 
 
 def load_place(place: str) -> Any:

@@ -20,6 +20,7 @@ from hpt_mlflow.data.list_source import open_list
 from hpt_mlflow.data.names import NumberedNames
 from hpt_mlflow.data.paper_layouts import open_paper
 from hpt_mlflow.data.shards_source import open_shards
+from hpt_mlflow.plugins import add_to
 
 # Installed packages may name readers under this group of entry points, each by its scheme.
 ENTRY_POINTS = "hpt_mlflow.sources"
@@ -88,11 +89,11 @@ def register_source(scheme: str, opener: Callable[[str, str | None], Dataset]) -
     """Let `open_dataset` read `SCHEME:REST` with `opener(REST, root)`, in this process.
 
     Raises:
-        ValueError: the scheme has fewer than two letters, or a colon.
+        ValueError: the scheme has fewer than two letters or a colon, or another reader has it.
     """
     if len(scheme) < 2 or ":" in scheme:
         raise ValueError(f"{scheme!r} is not a scheme; use two letters or more, without a colon")
-    SOURCES[scheme] = opener
+    add_to(SOURCES, "dataset reader", scheme, opener)
 
 
 def _open_builtin(name: str, root: str | None) -> Dataset:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpt_mlflow.plugins import load_place
+from hpt_mlflow.plugins import add_to, load_place
 
 if TYPE_CHECKING:
     from hpt_mlflow.experiments.base import Study
@@ -34,8 +34,11 @@ def register_study(name: str, place: str, about: str) -> None:
     Args:
         place: of its class, a subclass of `hpt_mlflow.experiments.base.Study`, as `module:class`.
         about: what it shows, in a few words.
+
+    Raises:
+        ValueError: another study has this name.
     """
-    STUDIES[name] = Registration(place, about)
+    add_to(STUDIES, "study", name, Registration(place, about))
 
 
 def load_study(name: str) -> Study:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpt_mlflow.plugins import load_place
+from hpt_mlflow.plugins import add_to, load_place
 
 if TYPE_CHECKING:
     from hpt_mlflow.methods.base import Method
@@ -88,8 +88,11 @@ def register_method(name: str, registration: Registration) -> None:
 
     Options that no other method has become settings only if this is called before `hpt_mlflow.settings` is imported, as
     a plugin does (see `hpt_mlflow.plugins`).
+
+    Raises:
+        ValueError: another method has this name.
     """
-    METHODS[name] = registration
+    add_to(METHODS, "method", name, registration)
 
 
 def load_method(name: str) -> type[Method]:

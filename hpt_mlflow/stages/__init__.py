@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpt_mlflow.options import Settings
-from hpt_mlflow.plugins import load_place, load_plugins
+from hpt_mlflow.plugins import add_to, load_place, load_plugins
 from hpt_mlflow.settings import (
     AdaptSettings,
     EvaluateSettings,
@@ -56,8 +56,11 @@ def register_stage(name: str, settings: type[Settings], place: str) -> None:
         name: of its command.
         settings: a frozen dataclass of `hpt_mlflow.options.option`s.
         place: `module:function` of a function that `hpt_mlflow.stages.stage` decorates.
+
+    Raises:
+        ValueError: another stage has this name.
     """
-    STAGES[name] = Stage(name, settings, place)
+    add_to(STAGES, "stage", name, Stage(name, settings, place))
 
 
 register_stage("pretrain", PretrainSettings, "hpt_mlflow.stages.pretrain:pretrain")

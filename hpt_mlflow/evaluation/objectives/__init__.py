@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpt_mlflow.plugins import load_place
+from hpt_mlflow.plugins import add_to, load_place
 
 if TYPE_CHECKING:
     from hpt_mlflow.evaluation.objectives.base import Judge
@@ -49,8 +49,11 @@ def register_objective(name: str, registration: Registration) -> None:
 
     It becomes a value of the setting only if this is called before `hpt_mlflow.settings` is imported, as a plugin does
     (see `hpt_mlflow.plugins`).
+
+    Raises:
+        ValueError: another objective has this name.
     """
-    OBJECTIVES[name] = registration
+    add_to(OBJECTIVES, "objective", name, registration)
 
 
 def has_judge(objective: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from hpt_mlflow.plugins import load_place
+from hpt_mlflow.plugins import add_to, load_place
 
 if TYPE_CHECKING:
     from hpt_mlflow.evaluation.protocols.base import Protocol
@@ -72,8 +72,7 @@ def register_protocol(name: str, registration: Registration) -> None:
     Raises:
         ValueError: another protocol has this name.
     """
-    if PROTOCOLS.setdefault(name, registration) != registration:
-        raise ValueError(f"there is already another protocol named {name!r}")
+    add_to(PROTOCOLS, "protocol", name, registration)
 
 
 def probe_names() -> tuple[str, ...]:
