@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 import PIL
 from PIL import Image, ImageOps
-from PIL.TgaImagePlugin import TgaImageFile
 
 from hpt_mlflow.errors import one_line, printable
 
 # Version of how pictures become RGB here; raise it with any change.
-CONVERSION = 2
+CONVERSION = 3
 # A picture as a dataset may hold it.
 Encoded = Path | bytes | np.ndarray | Image.Image
 
@@ -35,11 +34,11 @@ MOST_PIXELS = 180_000_000
 # What Pillow holds per pixel, so the largest picture takes `MOST_BYTES`.
 BYTES_PER_PIXEL = 4
 MOST_BYTES = BYTES_PER_PIXEL * MOST_PIXELS
+# Pictures and files above this size are decoded one at a time.
+LARGE_BYTES = 1 << 26
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT = 258, 262, 322, 323
 TIFF_EXTRA_SAMPLES, TIFF_SAMPLE_FORMAT = 338, 339
 MIN_IS_WHITE, UNSIGNED, SIGNED = 0, 1, 2
-# Where a TGA says how many bits of a pixel are alpha, and under which key `info` keeps that here.
-TGA_DESCRIPTOR, TGA_ALPHA_MASK, ALPHA_BITS = 17, 15, "alpha_bits"
 # Formats whose fourth channel programs often leave at zero without meaning transparency.
 UNFILLED_ALPHA = frozenset(["TGA", "BMP", "DIB"])
 # Squares of the smallest side that are kept of a strip: longer ones would fill the memory with what no crop shows.
@@ -91,7 +90,7 @@ def decode(picture: Encoded, smallest_side: int | None = None) -> np.ndarray:
         UnreadableImageError: it is not a picture, is damaged, has more than `MOST_PIXELS` pixels, or is a file of more
             than `MOST_BYTES` or not a regular file.
     """
-    with explaining(), _open(picture) as image, _room.for_bytes(BYTES_PER_PIXEL * _checked_pixels(image)):
+    with explaining(), _open(picture) as image, _turn(BYTES_PER_PIXEL * _checked_pixels(image)):
         if smallest_side and image.format == "JPEG" and image is not picture:
             image.draft(None, (smallest_side, smallest_side))
         upright = _upright_copy(image) if image is picture else _upright(image)
@@ -118,24 +117,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return _in_mode("RGB", image)
 
 
-def deep_values(picture: Encoded) -> tuple[np.ndarray, bool] | None:
+def deep_values(picture: Encoded) -> np.ndarray | None:
     """The numbers of a picture that are scaled to 8 bits; None if its header says that it has 8.
 
-    Returns:
-        The numbers, and whether they are all of it: of 16-bit colours in a file, Pillow keeps the upper 8 bits, which
-        are returned as uint16.
+    Of 16-bit colours in a file, Pillow keeps the upper 8 bits, which are returned as uint16.
 
     Raises:
         UnreadableImageError: as `decode`.
     """
     if isinstance(picture, np.ndarray):
-        return None if picture.dtype == np.uint8 else (picture, True)
+        return None if picture.dtype == np.uint8 else picture
     with explaining(), _open(picture) as image:
         halved = _has_halved_colours(image)
         if not _is_deep(image) and not halved:
             return None
-        with _room.for_bytes(BYTES_PER_PIXEL * _checked_pixels(image)):
-            return (np.asarray(image).astype(np.uint16) * 257, False) if halved else (_values(image), True)
+        with _turn(BYTES_PER_PIXEL * _checked_pixels(image)):
+            return np.asarray(image).astype(np.uint16) * 257 if halved else _values(image)
 
 
 def _values(image: Image.Image) -> np.ndarray:
@@ -172,45 +169,37 @@ def _tags(image: Image.Image) -> Mapping[int, Any]:
 def _has_unused_alpha(image: Image.Image, alpha: Image.Image) -> bool:
     """Whether a picture's alpha, from its last channel or its palette, does not mean transparency.
 
-    The header of a TGA may say so. Otherwise alpha is unused if it is zero throughout, in a format that often leaves it
-    unfilled or in a TIFF that does not explain it. A PNG or WebP that is transparent throughout is meant so: white.
+    It is unused if it is zero throughout, in a format that often leaves it unfilled or in a TIFF that does not explain
+    it. A PNG or WebP that is transparent throughout is meant so: white.
     """
-    if image.mode != "P" and image.info.get(ALPHA_BITS) == 0:
-        return True
     unexplained = image.format == "TIFF" and TIFF_EXTRA_SAMPLES not in _tags(image)
     return (image.format in UNFILLED_ALPHA or unexplained) and alpha.getbbox() is None
 
 
-class _Room:
-    """Memory that threads share for decoding: enough for the largest picture, or for many small ones at once."""
+class TurnLock:
+    """A lock for threads. A forked process starts with a free one: it lacks the threads that may have held it."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.clear()
+    def __init__(self) -> None:
+        self._renew()
         if hasattr(os, "register_at_fork"):
-            # A forked worker does not decode what the threads of its parent were decoding.
-            os.register_at_fork(after_in_child=self.clear)
+            os.register_at_fork(after_in_child=self._renew)
 
-    def clear(self) -> None:
-        self._free = self.size
-        self._changed = threading.Condition()
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
 
-    @contextmanager
-    def for_bytes(self, count: int) -> Iterator[None]:
-        """Wait until `count` bytes are free, and hold them; hold all there is for a larger count."""
-        count = min(count, self.size)
-        with self._changed:
-            self._changed.wait_for(lambda: count <= self._free)
-            self._free -= count
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += count
-                self._changed.notify_all()
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
 
 
-_room = _Room(MOST_BYTES)
+_turn_of_large = TurnLock()
+
+
+def _turn(size: int) -> AbstractContextManager[None]:
+    """Wait for a turn, if so many bytes are large: threads would fill the memory together."""
+    return _turn_of_large if size > LARGE_BYTES else nullcontext()
 
 
 @cache
@@ -226,7 +215,7 @@ def _open(picture: Encoded) -> AbstractContextManager[Image.Image]:
     if isinstance(picture, Image.Image):
         return nullcontext(picture)
     if isinstance(picture, bytes):
-        return _from_file(io.BytesIO(picture))
+        return Image.open(io.BytesIO(picture), formats=FORMATS)
     if isinstance(picture, np.ndarray):
         if picture.ndim == 3 and picture.shape[2] == 1:
             picture = picture[:, :, 0]
@@ -238,17 +227,8 @@ def _open(picture: Encoded) -> AbstractContextManager[Image.Image]:
     if status.st_size > MOST_BYTES:
         raise UnreadableImageError(f"{status.st_size} bytes are too many")
     # Opening reads the whole file in some formats.
-    with _room.for_bytes(status.st_size):
-        return _from_file(picture)
-
-
-def _from_file(file: Path | io.BytesIO) -> Image.Image:
-    """An image whose header has been read, with the alpha bits of a TGA, which Pillow ignores."""
-    image = Image.open(file, formats=FORMATS)
-    if isinstance(image, TgaImageFile) and image.fp:
-        image.fp.seek(TGA_DESCRIPTOR)
-        image.info[ALPHA_BITS] = image.fp.read(1)[0] & TGA_ALPHA_MASK
-    return image
+    with _turn(status.st_size):
+        return Image.open(picture, formats=FORMATS)
 
 
 def _checked_pixels(image: Image.Image) -> int:
@@ -299,21 +279,14 @@ def to_8_bits(values: np.ndarray) -> np.ndarray:
     # Scaling everything at once would take eight times the memory.
     for start in range(0, len(values), ROWS_AT_ONCE):
         rows = values[start : start + ROWS_AT_ONCE]
-        if is_stretched(low, high):
-            scaled = ((rows.astype(np.float64) if is_coarse else rows) - low) * (255 / (high - low))
+        if low < 0 or high > 65535:
+            rows = ((rows.astype(np.float64) if is_coarse else rows) - low) * (255 / (high - low))
         elif (values.dtype.kind == "u" and values.dtype.itemsize == 2) or high > 255:
-            scaled = rows / 257
+            rows = rows / 257
         elif values.dtype.kind == "f" and high <= 1:
-            scaled = rows * 255.0
-        else:
-            scaled = rows
-        shown[start : start + ROWS_AT_ONCE] = np.round(scaled)
+            rows = rows * 255.0
+        shown[start : start + ROWS_AT_ONCE] = np.round(rows)
     return shown
-
-
-def is_stretched(low: float, high: float) -> bool:
-    """Whether a picture of such extremes is scaled by them: they fit neither 16 bits, nor 8, nor [0, 1]."""
-    return low < 0 or high > 65535
 
 
 def _reduce(image: Image.Image, smallest_side: int | None) -> Image.Image:

@@ -26,8 +26,6 @@ SCHEMA = pa.schema([("name", pa.binary()), ("offset", pa.int64()), ("size", pa.i
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
 # A class is a word or a number.
 LONGEST_LABEL = 1024
-# Shards that a process has open at once, of the 1,024 files that systems often allow.
-OPEN_SHARDS = 128
 
 
 class Shard(NamedTuple):
@@ -84,18 +82,6 @@ class Members(Row[bytes]):
         self._starts = np.cumsum([0, *(len(shard.members) for shard in shards)])
         self._offsets = np.concatenate([shard.array("offset").to_numpy() for shard in shards])
         self.sizes = np.concatenate([shard.array("size").to_numpy() for shard in shards])
-        self._forget_opened()
-
-    def _forget_opened(self) -> None:
-        # A slot is read and set in one step, so that no lock is needed, which a fork could leave locked forever.
-        self._opened: list[tuple[int, _Opened] | None] = [None] * OPEN_SHARDS
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget_opened()
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -111,12 +97,14 @@ class Members(Row[bytes]):
             raise UnreadableImageError(f"{size} bytes are too many")
         shard = int(np.searchsorted(self._starts, i, side="right")) - 1
         try:
-            content = self._open(shard).read(int(self._offsets[i]), size)
+            with open(self.shards[shard], "rb", buffering=0) as opened:
+                status = os.fstat(opened.fileno())
+                if (status.st_size, status.st_mtime_ns) != self._stamps[shard]:
+                    raise UnreadableImageError("its shard has changed since the dataset was opened")
+                opened.seek(int(self._offsets[i]))
+                return opened.read(size)
         except OSError as error:
             raise UnreadableImageError(f"its shard cannot be read: {error.strerror or one_line(error)}") from error
-        if len(content) < size:
-            raise UnreadableImageError("its shard has been cut off")
-        return content
 
     def stamps(self, indices: np.ndarray) -> np.ndarray:
         """What changes when the shard of a picture does, int64 (n, 4): size, its two times, and the picture's place."""
@@ -125,14 +113,6 @@ class Members(Row[bytes]):
         rows = [(*self._stamps[i], _changed_ns(self.shards[i])) for i in present]
         return np.column_stack([np.array(rows, np.int64).reshape(-1, 3)[of_shard], self._offsets[indices]])
 
-    def _open(self, shard: int) -> _Opened:
-        slot = shard % OPEN_SHARDS
-        entry = self._opened[slot]
-        if entry is None or entry[0] != shard:
-            # What was there is closed when no other thread reads from it any more.
-            self._opened[slot] = entry = (shard, _Opened(self.shards[shard], self._stamps[shard]))
-        return entry[1]
-
 
 def _changed_ns(shard: str) -> int:
     """When a shard's content or status last changed."""
@@ -140,23 +120,6 @@ def _changed_ns(shard: str) -> int:
         return os.stat(shard).st_ctime_ns
     except OSError:
         return -1
-
-
-class _Opened:
-    """A shard that is open for reading. It has no current position, so forked processes can share it."""
-
-    def __init__(self, file: str, stamp: tuple[int, int]) -> None:
-        self._number = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
-        status = os.fstat(self._number)
-        if (status.st_size, status.st_mtime_ns) != stamp:
-            raise UnreadableImageError("its shard has changed since the dataset was opened")
-
-    def __del__(self) -> None:
-        if hasattr(self, "_number"):
-            os.close(self._number)
-
-    def read(self, start: int, count: int) -> bytes:
-        return os.pread(self._number, count, start)
 
 
 class _Samples:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -13,7 +11,7 @@ import torch
 from PIL import Image
 
 from hpt_mlflow.data.dataset import IN_MEMORY, Dataset, evenly_spaced
-from hpt_mlflow.data.decode import Encoded, UnreadableImageError, explaining
+from hpt_mlflow.data.decode import Encoded, TurnLock, UnreadableImageError, explaining
 from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.names import NumberedNames, Row
 from hpt_mlflow.errors import printable
@@ -26,17 +24,8 @@ SHAPES = (
     "floats from 0 to 1"
 )
 
-# Datasets are made for processes that each read on their own, so threads take turns. A forked process starts afresh.
-_turn = threading.Lock()
-
-
-def _forget_turns() -> None:
-    global _turn  # noqa: PLW0603
-    _turn = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_turns)
+# Datasets are made for processes that each read on their own, so threads take turns.
+_turn = TurnLock()
 
 
 class TorchPictures(Row[Encoded]):

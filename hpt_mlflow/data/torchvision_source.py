@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torchvision
 from PIL import EpsImagePlugin
+from torch.utils.data import ConcatDataset
 
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.decode import Encoded
 from hpt_mlflow.data.errors import data_error
-from hpt_mlflow.data.names import Files, Names, NumberedNames, Row
+from hpt_mlflow.data.names import Files, Names, NumberedNames
 from hpt_mlflow.data.torch_source import TorchPictures, name_classes
 from hpt_mlflow.errors import one_line
 
@@ -32,32 +32,6 @@ PARTS: tuple[tuple[str, tuple[Any, ...], Any], ...] = (
 CANNOT_OPEN = (RuntimeError, ValueError, OSError, TypeError, ImportError)
 # Names under which the datasets of torchvision keep the files of their pictures.
 FILE_ATTRIBUTES = ("samples", "imgs", "_samples", "_image_files", "_images", "images")
-
-
-class TorchvisionImages(Row[Encoded]):
-    """The pictures of several torchvision datasets in a row: as files if these are known, or else as they decode."""
-
-    def __init__(self, parts: list[Any]) -> None:
-        # A dataset of torchvision keeps its files as Python objects, of which each worker would get its own copy.
-        self.parts = [_files(part) or TorchPictures(part, threads=True) for part in parts]
-        self.starts = np.cumsum([0, *map(len, parts)])
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def _value(self, i: int) -> Encoded:
-        part, position = self._place(i)
-        return self.parts[part][position]
-
-    def path(self, i: int) -> str | None:
-        """The file at a position; None if torchvision decodes it."""
-        part, position = self._place(i)
-        return self.parts[part].path(position)
-
-    def _place(self, i: int) -> tuple[int, int]:
-        """The part of a position, and the position in it."""
-        part = int(np.searchsorted(self.starts, i, side="right")) - 1
-        return part, int(i - self.starts[part])
 
 
 def open_torchvision(name: str, root: str | None) -> Dataset:
@@ -80,8 +54,8 @@ def open_torchvision(name: str, root: str | None) -> Dataset:
     parameters = inspect.signature(build).parameters
     if "root" in parameters and parameters["root"].default is inspect.Parameter.empty and not root:
         raise data_error(f"torchvision:{name} needs a folder that its files are in, or are put into", "add --root")
-    parts, test_part = _open_parts(name, build, parameters, root)
-    pictures = TorchvisionImages(parts)
+    parts, has_test = _open_parts(name, build, parameters, root)
+    pictures = _files(parts) or TorchPictures(ConcatDataset(parts), threads=True)
     labels = np.concatenate([_labels(name, part) for part in parts])
     labels, classes = name_classes(labels, getattr(parts[0], "classes", None))
     return Dataset(
@@ -91,23 +65,23 @@ def open_torchvision(name: str, root: str | None) -> Dataset:
         names=NumberedNames(len(pictures), name),
         labels=labels,
         classes=classes,
-        test=None if test_part is None else np.arange(pictures.starts[test_part], len(pictures)),
+        test=np.arange(len(pictures) - len(parts[-1]), len(pictures)) if has_test else None,
     )
 
 
-def _open_parts(name: str, build: Any, parameters: Any, root: str | None) -> tuple[list[Any], int | None]:
-    """The parts of the dataset, test last, and the position of test, or None if it has no parts."""
+def _open_parts(name: str, build: Any, parameters: Any, root: str | None) -> tuple[list[Any], bool]:
+    """The parts of the dataset, test last, and whether there is a test part."""
     fixed = {"root": root} if "root" in parameters and root else {}
     reasons: list[str] = []
     for argument, seen, test in PARTS:
         if argument in parameters:
             try:
                 parts = [_open_part(build, parameters, fixed | {argument: value}) for value in (*seen, test)]
-                return parts, len(seen)
+                return parts, True
             except CANNOT_OPEN as error:
                 reasons.append(one_line(error))
     try:
-        return [_open_part(build, parameters, fixed)], None
+        return [_open_part(build, parameters, fixed)], False
     except CANNOT_OPEN as error:
         reasons.append(one_line(error))
     raise data_error(f"cannot open torchvision:{name} in {root}: {reasons[0]}")
@@ -123,11 +97,16 @@ def _open_part(build: Any, parameters: Any, arguments: dict[str, Any]) -> Any:
         return build(**arguments, download=True)
 
 
-def _files(part: Any) -> Files | None:
-    """The files of a part's pictures, or None if it does not name them."""
-    entries = next(filter(None, (getattr(part, key, None) for key in FILE_ATTRIBUTES)), ())
-    names = [entry[0] if isinstance(entry, tuple) else entry for entry in entries]
-    are_all = len(names) == len(part) and all(isinstance(name, str | Path) for name in names)
+def _files(parts: list[Any]) -> Files | None:
+    """The files of the pictures of all parts, or None if torchvision does not name them.
+
+    As packed names: torchvision keeps files as Python objects, of which each worker would get its own copy.
+    """
+    names: list[Any] = []
+    for part in parts:
+        entries = next(filter(None, (getattr(part, key, None) for key in FILE_ATTRIBUTES)), ())
+        names += [entry[0] if isinstance(entry, tuple) else entry for entry in entries]
+    are_all = len(names) == sum(map(len, parts)) and all(isinstance(name, str | Path) for name in names)
     return Files("", Names.of(map(str, names))) if are_all else None
 
 

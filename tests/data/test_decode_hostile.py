@@ -177,8 +177,8 @@ assert Image.core.get_block_size() == 1 << 26
 
 
 @pytest.mark.parametrize(("side", "together"), [(10, True), (50, False)])
-def test_threads_decode_as_much_at_once_as_there_is_room_for(monkeypatch, side, together):
-    monkeypatch.setattr(decode_module, "_room", decode_module._Room(4 * 50 * 50))
+def test_threads_decode_large_pictures_one_at_a_time(monkeypatch, side, together):
+    monkeypatch.setattr(decode_module, "LARGE_BYTES", 4 * 40 * 40)
     both = threading.Barrier(2)
 
     def meet(image):
@@ -195,18 +195,18 @@ def test_threads_decode_as_much_at_once_as_there_is_room_for(monkeypatch, side, 
         assert all(pool.map(lambda i: decode(Image.new("L", (side, side), i)).max() == i, range(2)))
 
 
-def test_room_is_given_back_by_pictures_that_are_refused(monkeypatch):
-    monkeypatch.setattr(decode_module, "_room", decode_module._Room(4 * 64 * 64))
+def test_a_large_picture_that_is_refused_gives_its_turn_to_the_next(monkeypatch):
+    monkeypatch.setattr(decode_module, "LARGE_BYTES", 0)
     whole = encode(Image.effect_noise((64, 64), 80))
-    for _ in range(3):
-        with pytest.raises(UnreadableImageError):
-            decode(whole[:1000])
+    with pytest.raises(UnreadableImageError):
+        decode(whole[:1000])
     assert decode(whole).shape == (64, 64, 3)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
-def test_a_forked_process_does_not_wait_for_threads_that_it_has_not():
-    with decode_module._room.for_bytes(decode_module.MOST_BYTES):
+def test_a_forked_process_does_not_wait_for_the_threads_of_its_parent(monkeypatch):
+    monkeypatch.setattr(decode_module, "LARGE_BYTES", 0)
+    with decode_module._turn_of_large:
         child = os.fork()
         if not child:
             signal.alarm(10)

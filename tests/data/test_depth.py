@@ -93,11 +93,6 @@ def test_few_dark_pictures_among_many_are_as_they_should_be(dataset_of):
     assert warning_of(dataset_of, [GOOD["16 bits"]] * 5 + [POOR["10 bits in 16"]]).startswith("1 of the 6 pictures")
 
 
-def test_a_no_data_value_is_told_however_few_pictures_have_it(dataset_of):
-    pictures = [GOOD["elevations"]] * 30 + [POOR["no-data value"]]
-    assert warning_of(dataset_of, pictures).startswith("1 of the 31 pictures looked at")
-
-
 def test_large_pictures_are_judged_by_some_of_their_pixels_and_by_their_extremes(dataset_of, monkeypatch):
     monkeypatch.setattr(depth, "PIXELS", 1000)
     values = noise((100, 100), 0, 2550, np.float32)
