@@ -1,4 +1,4 @@
-"""From a decoded image of any size to a square of fixed size: a random resized crop, or resize and centre crop."""
+"""From a decoded image of any size to a square of fixed size: resize and centre crop."""
 
 from __future__ import annotations
 
@@ -9,39 +9,6 @@ import torch
 from torch.nn import functional as F
 
 ASPECT_RATIO = (3 / 4, 4 / 3)
-
-
-def random_crop_box(
-    rng: np.random.Generator, width: int, height: int, scale: tuple[float, float]
-) -> tuple[int, int, int, int]:
-    """Draw the box of a random resized crop, as `torchvision.transforms.RandomResizedCrop.get_params` does.
-
-    Args:
-        width, height: size of the image in pixels.
-        scale: smallest and largest share of the image's area.
-
-    Returns:
-        left, top, right, bottom in pixels. Where ten draws do not fit into the image (a long strip), the largest
-        central box of an allowed aspect ratio.
-    """
-    low, high = math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1])
-    for _ in range(10):
-        area = width * height * rng.uniform(*scale)
-        ratio = math.exp(rng.uniform(low, high))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
-            return left, top, left + w, top + h
-    w = max(1, min(width, round(height * ASPECT_RATIO[1])))
-    h = max(1, min(height, round(width / ASPECT_RATIO[0])))
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
-
-
-def random_crop(image: np.ndarray, size: int, rng: np.random.Generator, scale: tuple[float, float]) -> np.ndarray:
-    """A random resized crop. Takes uint8 (height, width, 3), gives uint8 (size, size, 3)."""
-    left, top, right, bottom = random_crop_box(rng, image.shape[1], image.shape[0], scale)
-    return _resize(image[top:bottom, left:right], size, size)
 
 
 def centre_crop(image: np.ndarray, size: int, resize_to: int | None = None) -> np.ndarray:

@@ -38,11 +38,15 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 def crop_box(
     shapes: Array, place: Array, width: int, height: int, low: float, high: float
 ) -> tuple[int, int, int, int]:
-    """Left, top, width and height of a random resized crop; see `crop.random_crop_box`.
+    """Draw the box of a random resized crop, as `torchvision.transforms.RandomResizedCrop.get_params` does.
 
     Args:
         shapes, place: see `draws.CropDraws`, of one crop.
         low, high: smallest and largest share of the area.
+
+    Returns:
+        Left, top, width and height in pixels. If no attempt fits into the image (a long strip), the largest central box
+        of an allowed aspect ratio.
     """
     for attempt in range(len(shapes)):
         area = width * height * (low + (high - low) * shapes[attempt, 0])

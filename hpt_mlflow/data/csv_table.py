@@ -44,22 +44,6 @@ class Table(NamedTuple):
         return next((plain[name] for name in known if name in plain), None)
 
 
-class _Rows(NamedTuple):
-    """All rows that are not blank, the first of which may name the columns, up to the first fault."""
-
-    separator: str
-    rows: list[list[str]]
-    lines: list[int]
-    fault: tuple[str, ...]
-
-    @property
-    def rank(self) -> tuple[bool, bool, int, int]:
-        """The higher, the more likely the table was written with this separator."""
-        header = self.rows[0] if self.rows else []
-        named = any(plain_name(name) in IMAGE_COLUMNS or has_image_suffix(name) for name in header)
-        return not self.fault, named, 0 if self.fault else len(header), len(self.rows)
-
-
 def plain_name(name: str) -> str:
     """The name in lower case, letters and digits only."""
     return "".join(filter(str.isalnum, name.lower()))
@@ -74,7 +58,7 @@ def find_file(folder: Path | str, name: str) -> str | None:
 def read_table(file: Path, folders: Sequence[Path]) -> Table:
     """Read a table in UTF-8, or UTF-16 with a byte order mark; comma, semicolon, tab or vertical bar separate values.
 
-    The separator is the one by which all lines have as many values as the first. If line 1 holds the path of an image,
+    The separator is the one that gives line 1 most values. If line 1 holds the path of an image,
     there are no column names: the columns are then `path` and, if there is a second one, `label`.
 
     Args:
@@ -88,22 +72,20 @@ def read_table(file: Path, folders: Sequence[Path]) -> Table:
         raise data_error(f"there is no CSV file {shown}")
     with reading(shown):
         content = file.read_bytes()
-    read = _read_rows(_decode(content, shown), shown)
-    if read.fault:
-        raise data_error(*read.fault)
-    header, rows = read.rows[0] if read.rows else [], read.rows[1:]
-    images = [i for i in range(len(header)) if _is_image(i, header, rows, folders)]
+    separator, rows, lines = _read_rows(_decode(content, shown), shown)
+    header, below = rows[0] if rows else [], rows[1:]
+    images = [i for i in range(len(header)) if _is_image(i, header, below, folders)]
     if images:
-        return _nameless_table(shown, read, images)
+        return _nameless_table(shown, separator, rows, lines, images)
     names = [normalize("NFC", name) for name in header]
     if not any(names):
         raise data_error(f"{shown} has no column names in line 1", "write for example path,A,B")
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice is not None:
         raise data_error(f"line 1 of {shown} names the column {twice!r} twice", "rename one")
-    if not rows:
+    if not below:
         raise data_error(f"{shown} has no rows below its line of column names")
-    return Table(shown, dict(zip(names, zip(*rows, strict=True), strict=True)), read.lines[1:])
+    return Table(shown, dict(zip(names, zip(*below, strict=True), strict=True)), lines[1:])
 
 
 def _decode(content: bytes, shown: str) -> str:
@@ -121,14 +103,30 @@ def _decode(content: bytes, shown: str) -> str:
     return text
 
 
-def _read_rows(text: str, shown: str) -> _Rows:
-    """The rows by the separator that the file names, or else by the one that suits every line."""
+def _read_rows(text: str, shown: str) -> tuple[str, list[list[str]], list[int]]:
+    """The separator, the rows that are not blank, stripped of blanks, and the line that each ends on."""
     named = SEPARATOR_LINE.match(text)
-    if named:
-        return _read_by(named[1], text[named.end() :], 1, shown)
-    candidates = [separator for separator in SEPARATORS if len(_first_row(text, separator)) > 1]
-    # The first of several that suit equally counts; a table of one column has none.
-    return max((_read_by(separator, text, 0, shown) for separator in candidates or [","]), key=lambda r: r.rank)
+    separator = named[1] if named else max(SEPARATORS, key=lambda choice: len(_first_row(text, choice)))
+    reader = _reader(text[named.end() :] if named else text, separator)
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    try:
+        for row in reader:
+            # Most values occur in thousands of rows; one copy of each is kept.
+            values = [sys.intern(value.strip()) for value in row]
+            if any(values):
+                rows.append(values)
+                lines.append(reader.line_num + bool(named))
+    except csv.Error as error:
+        raise data_error(f"line {reader.line_num + bool(named)} of {shown} is not CSV: {error}") from error
+    for line, values in zip(lines, rows, strict=True):
+        if len(values) != len(rows[0]):
+            raise data_error(
+                f"line {line} of {shown} has {len(values)} values for {len(rows[0])} columns, separated by "
+                f"{SEPARATORS[separator]}",
+                "quote values that contain the separator",
+            )
+    return separator, rows, lines
 
 
 def _first_row(text: str, separator: str) -> list[str]:
@@ -139,32 +137,6 @@ def _first_row(text: str, separator: str) -> list[str]:
 
 def _reader(text: str, separator: str) -> Any:
     return csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
-
-
-def _read_by(separator: str, text: str, lines_before: int, shown: str) -> _Rows:
-    """The rows by one separator, up to the first that is wrong."""
-    reader = _reader(text, separator)
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    fault: tuple[str, ...] = ()
-    try:
-        for row in reader:
-            # Most values occur in thousands of rows; one copy of each is kept.
-            values = [sys.intern(value.strip()) for value in row]
-            if not any(values):
-                continue
-            if rows and len(values) != len(rows[0]):
-                fault = (
-                    f"line {reader.line_num + lines_before} of {shown} has {len(values)} values for {len(rows[0])} "
-                    f"columns, separated by {SEPARATORS[separator]}",
-                    "quote values that contain the separator",
-                )
-                break
-            rows.append(values)
-            lines.append(reader.line_num + lines_before)
-    except csv.Error as error:
-        fault = (f"line {reader.line_num + lines_before} of {shown} is not CSV: {error}",)
-    return _Rows(separator, rows, lines, fault)
 
 
 def _is_image(i: int, header: list[str], rows: list[list[str]], folders: Sequence[Path]) -> bool:
@@ -178,16 +150,16 @@ def _is_image(i: int, header: list[str], rows: list[list[str]], folders: Sequenc
     return has_image_suffix(value) and (not rows or any(has_image_suffix(row[i]) for row in rows))
 
 
-def _nameless_table(shown: str, read: _Rows, images: list[int]) -> Table:
-    width = len(read.rows[0])
+def _nameless_table(shown: str, separator: str, rows: list[list[str]], lines: list[int], images: list[int]) -> Table:
+    width = len(rows[0])
     if width > 2 or len(images) > 1:
-        example = read.separator.join(["path", "label", *(f"column{i}" for i in range(3, width + 1))][:width])
+        example = separator.join(["path", "label", *(f"column{i}" for i in range(3, width + 1))][:width])
         raise data_error(
-            f"line {read.lines[0]} of {shown} has an image, {read.rows[0][images[0]]!r}, in place of the names of its "
+            f"line {lines[0]} of {shown} has an image, {rows[0][images[0]]!r}, in place of the names of its "
             f"{width} columns",
             f"put a line such as {printable(example)} above it",
         )
-    columns = {"path": tuple(row[images[0]] for row in read.rows)}
+    columns = {"path": tuple(row[images[0]] for row in rows)}
     if width == 2:
-        columns["label"] = tuple(row[1 - images[0]] for row in read.rows)
-    return Table(shown, columns, read.lines)
+        columns["label"] = tuple(row[1 - images[0]] for row in rows)
+    return Table(shown, columns, lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,7 +19,8 @@ FEWEST_LEVELS = 100
 FEWEST_SHARE = 0.1
 
 
-class _Deep(NamedTuple):
+@dataclass(frozen=True)
+class _Deep:
     """A picture of more than 8 bits.
 
     Attributes:

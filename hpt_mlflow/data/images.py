@@ -14,7 +14,7 @@ import numpy as np
 
 from hpt_mlflow.data.dataset import Dataset, evenly_spaced
 from hpt_mlflow.data.decode import UnreadableImageError, decode
-from hpt_mlflow.data.decoded import DecodedCache, Measured
+from hpt_mlflow.data.decoded import DecodedCache
 from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.packed import DecodedFile, Packed, pack
 
@@ -152,40 +152,28 @@ class Images:
             ordered: the indices, ascending.
             check: find out which images of the sample are unreadable.
         """
-        sample: dict[int, np.ndarray] = {}
         packed = self._cached(cache, check)
-        measured = self._remembered(cache, check) if packed is None else None
-        if packed is None and measured is None:
+        if packed is None:
             with cache.alone():
                 packed = self._cached(cache, check)
                 if packed is None:
                     sample, size = self._measure(ordered, check)
-                    written = cache.write(self._all(ordered, sample), size)
-                    packed = written if isinstance(written, Packed) else None
-                    measured = Measured(written, dict(self.unreadable)) if not isinstance(written, Packed) else None
-        if measured is not None:
-            self.unreadable = measured.unreadable | self.unreadable
-            if measured.size <= memory_limit:
+                    packed = cache.write(self._all(ordered, sample), size)
+            if packed is None and size <= memory_limit:
                 packed = pack(self._all(ordered, sample))
-            elif check:
-                cache.remember(measured)
-                self._sample = list(sample.values()) or None
         if packed is not None:
             self.unreadable = packed.unreadable | self.unreadable
+        elif check:
+            self._sample = list(sample.values())
         self._packed = packed
 
     def _cached(self, cache: DecodedCache, check: bool) -> Packed | None:
         """The images in the cache, unless one that was unreadable is readable now."""
         packed = cache.read()
-        return None if packed is None or (check and self._is_mended(packed.unreadable)) else packed
-
-    def _remembered(self, cache: DecodedCache, check: bool) -> Measured | None:
-        measured = cache.measured()
-        return None if measured is None or (check and self._is_mended(measured.unreadable)) else measured
-
-    def _is_mended(self, unreadable: Mapping[int, str]) -> bool:
-        suspects = (index for index, reason in unreadable.items() if MENDABLE.search(reason))
-        return any(not isinstance(self._attempt(index), str) for index in suspects)
+        if packed is None or not check:
+            return packed
+        suspects = [index for index, reason in packed.unreadable.items() if MENDABLE.search(reason)]
+        return packed if all(isinstance(self._attempt(index), str) for index in suspects) else None
 
     def _measure(self, ordered: np.ndarray, check: bool) -> tuple[dict[int, np.ndarray], float]:
         """The sample by index, and about how many bytes all images take; unreadable ones are recorded."""

@@ -17,9 +17,6 @@ from hpt_mlflow.data.names import Files, Names
 from hpt_mlflow.data.paths import name_in, resolve_path
 from hpt_mlflow.errors import printable
 
-# A file with a longer line is not a text file. In characters.
-LONGEST_LINE = 1 << 24
-
 
 def open_list(path: str, root: str | None) -> Dataset:
     """Open a text file with one image per line: `PATH`, `PATH LABEL` (a whole number) or `PATH<tab>LABEL` (any text).
@@ -36,21 +33,11 @@ def open_list(path: str, root: str | None) -> Dataset:
         raise data_error(f"there is no list file {shown}")
     folder = os.path.expanduser(root) if root else file.parent
     column = LabelColumn()
-    first: dict[str, int] = {}
-    repeats: dict[int, int] = {}
 
     def read() -> Iterator[str]:
-        for i, (name, label) in enumerate(_entries(file, shown)):
-            name = name_in(folder, name)
+        for name, label in _entries(file):
             column.add(label)
-            if i < MOST:
-                earlier = first.setdefault(_place(name), i)
-                if earlier != i:
-                    repeats[i] = earlier
-            elif first:
-                first.clear()
-                repeats.clear()
-            yield name
+            yield name_in(folder, name)
 
     try:
         with reading(f"the list {shown}"):
@@ -60,6 +47,7 @@ def open_list(path: str, root: str | None) -> Dataset:
     if not len(names):
         raise data_error(f"the list {shown} names no images")
     labels, classes = column.numbered(names, shown)
+    repeats = _repeats(names) if len(names) <= MOST else {}
     left_out: tuple[LeftOut, ...] = ()
     if repeats:
         if labels is not None:
@@ -79,16 +67,13 @@ def open_list(path: str, root: str | None) -> Dataset:
     )
 
 
-def _entries(file: Path, shown: str) -> Iterator[tuple[str, str]]:
+def _entries(file: Path) -> Iterator[tuple[str, str]]:
     """Name and label of each line that is not blank; the label is empty if there is none."""
     with open(file, "rb") as opened:
         wide = opened.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE)
     encoding, on_error = ("utf-16", "strict") if wide else ("utf-8-sig", "surrogateescape")
     with open(file, encoding=encoding, errors=on_error) as text:
-        while line := text.readline(LONGEST_LINE):
-            if len(line) == LONGEST_LINE:
-                problem = f"a line of {shown} has more than {LONGEST_LINE} characters"
-                raise data_error(problem, "name a text file with one image per line")
+        for line in text:
             name, tab, label = line.rpartition("\t")
             if not tab:
                 name, _, label = line.strip().rpartition(" ")
@@ -100,9 +85,11 @@ def _entries(file: Path, shown: str) -> Iterator[tuple[str, str]]:
                 yield name, label
 
 
-def _place(name: str) -> str:
-    """The path of an image, the same for `a/b`, `./a/b` and `a//b`."""
-    return os.path.normpath(name) if "./" in name or "//" in name else name
+def _repeats(names: Names) -> dict[int, int]:
+    """The first line of each image that a later line names again; `a/b`, `./a/b` and `a//b` are one file."""
+    first: dict[str, int] = {}
+    places = (os.path.normpath(name) if "./" in name or "//" in name else name for name in names)
+    return {i: earlier for i, place in enumerate(places) if (earlier := first.setdefault(place, i)) != i}
 
 
 def _check_labels_agree(

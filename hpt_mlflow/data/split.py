@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from itertools import pairwise
 
 import numpy as np
 
 VALIDATION_SHARE = 0.2
 TEST_SHARE = 0.2
 SMALLEST_CLASS = 3
-SORTED_AT_ONCE = 1_000_000
 # The label of an image without a class.
 NO_LABEL = -1
 # Numbers of the parts, in the order of the fields of `Split`.
@@ -136,20 +134,13 @@ def join_identical(count: int, groups: np.ndarray | None, positions: np.ndarray,
 def _by_class(labels: np.ndarray, among: np.ndarray) -> Iterator[np.ndarray]:
     """The images of each class that has any, in ascending order, int64, of those that are `among`, bool (N,).
 
-    They are sorted by their labels, as a look at all labels for each class takes classes x N steps; and some classes
-    at a time, so that indices of all images are not held several times over.
+    They are sorted by their labels, as a look at all labels for each class takes classes x N steps.
     """
-    if not len(labels):
-        return
-    # Beyond the highest label lies the end of the last range.
-    edges = np.linspace(labels.min(), int(labels.max()) + 1, 2 + len(labels) // SORTED_AT_ONCE).astype(np.int64)
-    for low, high in pairwise(edges):
-        members = np.flatnonzero(among & (labels >= low) & (labels < high))
-        ordered = labels[members]
-        order = np.argsort(ordered, kind="stable")
-        members, ordered = members[order], ordered[order]
-        if len(members):
-            yield from np.split(members, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1)
+    members = np.flatnonzero(among)
+    members = members[np.argsort(labels[members], kind="stable")]
+    ordered = labels[members]
+    if len(members):
+        yield from np.split(members, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1)
 
 
 def grouped_split(

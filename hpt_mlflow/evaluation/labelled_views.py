@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpt_mlflow.augment.crop import random_crop
-from hpt_mlflow.augment.views import normalise
+from hpt_mlflow.augment.draws import draw_crops
+from hpt_mlflow.augment.subset import Strengths
+from hpt_mlflow.augment.views import crop_views, normalise
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
 
@@ -92,7 +93,9 @@ class TrainingViews:
             return image
         # Threads finish in any order, so each view has its own generator.
         rng = np.random.default_rng((self.seed, step, place, 2))
-        view = random_crop(image, self.reader.image_size, rng, CROP_SCALE)
+        strengths = Strengths(crop_scale=CROP_SCALE)
+        crops = crop_views([image], self.reader.image_size, ("crop",), strengths, draw_crops(rng, 1, views=1))
+        view = crops[0, 0].permute(1, 2, 0).numpy()
         return view[:, ::-1] if rng.random() < FLIP_P else view
 
     def _readable(self, positions: np.ndarray, views: Iterator[np.ndarray | str]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,6 @@ import torch
 from torchvision.transforms.v2 import functional
 
 from hpt_mlflow.augment import kernels
-from hpt_mlflow.augment.crop import random_crop_box
 from hpt_mlflow.augment.draws import CropDraws, FinishDraws, draw_crops, draw_finish
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
 from hpt_mlflow.augment.views import crop_views, finish_image_by_image, finish_in_batches
@@ -231,28 +230,6 @@ def test_a_plain_image_stays_plain(value):
     image = np.full((211, 157, 3), value, np.uint8)
     for size in (3, 64, 300):
         assert (resized(image, (0, 0, 157, 211), size) == value).all()
-
-
-class Drawn:
-    """A generator whose numbers are known before."""
-
-    def __init__(self, shapes, place):
-        self.shapes, self.place = iter(shapes.ravel()), iter(place)
-
-    def uniform(self, low, high):
-        return low + (high - low) * next(self.shapes)
-
-    def integers(self, low, high):
-        return low + int(next(self.place) * (high - low))
-
-
-@pytest.mark.parametrize("scale", [(0.2, 1.0), (0.9, 1.0), (0.08, 0.1)])
-@pytest.mark.parametrize(("width", "height"), [(200, 200), (90, 60), (1, 1), (1, 500), (500, 1), (2000, 3), (40, 55)])
-def test_boxes_are_those_of_the_plain_function(width, height, scale):
-    draws = draw_crops(np.random.default_rng(0), 60)
-    for shapes, place in zip(draws.shapes[1], draws.places[1], strict=True):
-        left, top, right, bottom = random_crop_box(Drawn(shapes, place), width, height, scale)
-        assert kernels.crop_box(shapes, place, width, height, *scale) == (left, top, right - left, bottom - top)
 
 
 def test_crops_are_their_boxes_resized_as_by_torchvision():

@@ -4,7 +4,6 @@ import os
 import resource
 import shutil
 from collections import namedtuple
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,30 +89,11 @@ def test_what_does_not_fit_is_kept_in_memory(opened, kept):
     assert kept() == []
 
 
-def test_what_fits_nowhere_is_measured_only_once(opened, kept, no_decoding, monkeypatch):
+def test_what_fits_nowhere_is_decoded_when_it_is_needed(opened, kept):
     images = opened(cache_gib=1e-6, memory_limit_bytes=0)
     assert not images.in_memory
-    assert [Path(name).suffix for name in kept()] == [".json"]
-    with monkeypatch.context():
-        no_decoding()
-        again = opened(cache_gib=1e-6, memory_limit_bytes=0)
-        monkeypatch.undo()
-    assert_all_there(again)
-
-
-def test_what_did_not_fit_is_kept_in_a_larger_cache(opened, kept):
-    opened(cache_gib=1e-6, memory_limit_bytes=0)
-    assert_all_there(opened())
-    assert any(name.endswith(".images") for name in kept())
-
-
-def test_images_that_turn_out_too_large_are_not_decoded_for_nothing_again(opened, kept, no_decoding, monkeypatch):
-    monkeypatch.setattr(images_module, "SAMPLE_SIZE", 1)
-    gib = 9_500 / 2**30  # 20 times the smallest image would fit
-    assert not opened(cache_gib=gib, memory_limit_bytes=0).in_memory
-    assert [Path(name).suffix for name in kept()] == [".json"]
-    no_decoding()
-    opened(cache_gib=gib, memory_limit_bytes=0)
+    assert kept() == []
+    assert_all_there(images)
 
 
 def test_images_that_turn_out_too_large_are_not_decoded_to_the_end(opened, monkeypatch):

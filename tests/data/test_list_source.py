@@ -79,12 +79,6 @@ def test_a_list_that_cannot_be_read_is_refused(opened, content, reason):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_without_lines_is_refused(opened, monkeypatch):
-    monkeypatch.setattr(list_source, "LONGEST_LINE", 1000)
-    with pytest.raises(HptError, match="more than 1000 characters"):
-        opened(bytes(5000))
-
-
 def test_numbers_that_python_does_not_read_are_ordered_as_text(opened):
     assert opened(f"a.png {'1' * 5000}\nb.png 9\nc.png 10\n").labels.tolist() == [1, 2, 0]
 

@@ -116,9 +116,7 @@ def split_class_by_class(labels, seed, test):
 
 
 @pytest.mark.parametrize("seed", range(30))
-@pytest.mark.parametrize("at_once", [1_000_000, 7])
-def test_the_split_is_the_one_that_registered_runs_have_kept_to(monkeypatch, seed, at_once):
-    monkeypatch.setattr("hpt_mlflow.data.split.SORTED_AT_ONCE", at_once)
+def test_the_split_is_the_one_that_registered_runs_have_kept_to(seed):
     rng = np.random.default_rng(seed)
     count, classes = int(rng.integers(1, 300)), int(rng.integers(1, 40))
     labels = rng.integers(-1, classes, count) * int(rng.integers(1, 4))

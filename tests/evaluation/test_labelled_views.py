@@ -6,7 +6,9 @@ import torch
 from PIL import Image
 from scipy.stats import kstest
 
-from hpt_mlflow.augment.crop import random_crop
+from hpt_mlflow.augment.draws import draw_crops
+from hpt_mlflow.augment.subset import Strengths
+from hpt_mlflow.augment.views import crop_views
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
@@ -49,7 +51,9 @@ def test_a_view_is_a_random_crop_that_may_be_flipped(open_images):
     flips = 0
     for place in range(5):
         rng = np.random.default_rng((3, 0, place, 2))
-        crop = random_crop(picture, 8, rng, (0.08, 1.0))
+        draws = draw_crops(rng, 1, views=1)
+        crop = crop_views([picture], 8, ("crop",), Strengths(crop_scale=(0.08, 1.0)), draws)[0, 0]
+        crop = crop.permute(1, 2, 0).numpy()
         flipped = rng.random() < 0.5
         flips += flipped
         values = (crop[:, ::-1] if flipped else crop) / 255
