@@ -21,7 +21,6 @@ from processes import PATIENCE_SECONDS, wait_for
 from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared" / "data"
 LISTENING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
 SMALL = {"image_size": 16, "batch_size": 32}
 
@@ -320,18 +319,3 @@ def test_main_runs_the_three_stages_as_nested_runs(tmp_path):
     assert {run.data.tags["hpt.stage"] for run in children} == {"pretrain", "adapt", "evaluate"}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert parent.data.metrics["test/accuracy"] > 0.2
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared image sets are not here")
-def test_the_chain_on_real_images_registers_three_versions(tmp_path):
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    parent = {}
-    for stage, data in (("pretrain", "clipart"), ("adapt", "noto"), ("adapt", "twemoji")):
-        done = mlflow_run(tmp_path, stage, data=SHARED / data, steps=3, batch_size=64, **parent)
-        assert done.returncode == 0, done.stderr
-        parent = {"parent": newest(stage).data.tags["hpt.model"]}
-    done = mlflow_run(tmp_path, "evaluate", data=SHARED / "twemoji")
-    assert done.returncode == 0, done.stderr
-    assert newest("evaluate").data.tags["hpt.chain"] == "clipart > noto > twemoji"
-    assert len(MlflowClient().search_model_versions("name='hpt'")) == 3

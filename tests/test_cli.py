@@ -40,77 +40,55 @@ def test_help_says_meaning_and_default_of_every_option(stage):
     assert text.count("efault: ") == len(dataclasses.fields(STAGES[stage].settings))
 
 
-def test_help_does_not_wait_for_torch_or_mlflow():
-    code = "import sys; from hpt_mlflow.cli import hpt; assert not {'torch', 'mlflow'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_a_setting_out_of_range_names_option_and_value(store):
-    assert_one_line_error(run("pretrain", "--temperature", "0"), "temperature", "0.0")
-
-
-def test_a_word_where_a_number_belongs(store):
-    assert_one_line_error(run("pretrain", "--steps", "many"), "'many'", "whole number", exit_code=2)
+DIGITS = ("pretrain", "--data", "builtin:digits")
 
 
 @pytest.mark.parametrize(
-    ("stage", "option"),
-    [("pretrain", "data"), ("adapt", "parent"), ("evaluate", "model"), ("main", "target"), ("study", "base")],
+    ("arguments", "words"),
+    [
+        (("pretrain", "--temperature", "0"), ("temperature", "0.0")),
+        (("pretrain", "--augment", "crop,rotate"), ("'rotate'", "color", "flip")),
+        (("pretrain", "--arch", "resnet81"), ("'resnet81'", "resnet18")),
+        (("pretrain", "--data", "/nowhere"), ("/nowhere",)),
+        (("pretrain", "--data", "empty"), ("no images", "empty")),
+        ((*DIGITS, "--device", "cuda:97"), ("cuda:97",)),
+        ((*DIGITS, "--steps", "10", "--milestones", "5,20"), ("milestones", 20, 10)),
+        ((*DIGITS, "--batch-size", "5000"), ("batch_size", 5000, 1438)),
+        ((*DIGITS, "--alias", "v3"), ("alias", "'v3'")),
+        ((*DIGITS, "--resume", "nowhere"), ("resume", "'nowhere'")),
+        (("adapt", "--parent", "models:/hpt/latest"), ("parent", "'hpt'", "pretrain first")),
+        (("evaluate", "--model", "s3://bucket/model"), ("model", "s3://bucket/model")),
+        (("pretrain", "--data", ""), ("data: it is empty", "leave it out")),
+        (("adapt", "--parent", ""), ("parent: it is empty", "leave it out")),
+        (("evaluate", "--model", ""), ("model: it is empty", "leave it out")),
+        (("main", "--target", ""), ("target: it is empty", "leave it out")),
+        (("study", "--base", ""), ("base: it is empty", "leave it out")),
+    ],
 )
-def test_an_option_that_is_empty_is_not_taken_for_its_default(store, stage, option):
-    assert_one_line_error(run(stage, f"--{option}", ""), f"{option}: it is empty", "leave it out")
+def test_a_mistake_is_one_line_and_leaves_no_run(store, tmp_path, monkeypatch, arguments, words):
+    import mlflow
 
-
-@pytest.mark.parametrize("option", ["--seed", "--nproc", "--strict"])
-def test_a_number_that_is_empty_is_not_taken_for_its_default(store, option):
-    assert_one_line_error(run("pretrain", option, ""), "''", exit_code=2)
-
-
-def test_an_unknown_option_is_refused(store):
-    assert_one_line_error(run("pretrain", "--epochs", "3"), "--epochs", exit_code=2)
-
-
-def test_an_unknown_augmentation_lists_those_that_there_are(store):
-    assert_one_line_error(run("pretrain", "--augment", "crop,rotate"), "'rotate'", "color", "flip")
-
-
-def test_an_unknown_architecture_suggests_a_close_one(store):
-    assert_one_line_error(run("pretrain", "--arch", "resnet81"), "'resnet81'", "resnet18")
-
-
-def test_a_missing_folder_is_named(store, tmp_path):
-    assert_one_line_error(run("pretrain", "--data", tmp_path / "nowhere"), tmp_path / "nowhere")
-
-
-def test_a_folder_without_images_is_named(store, tmp_path):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    assert_one_line_error(run("pretrain", "--data", tmp_path / "empty"), "no images", "empty")
+    assert_one_line_error(run(*arguments), *words)
+    assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []
 
 
-def test_a_device_that_is_not_here(store):
-    assert_one_line_error(run("pretrain", "--data", "builtin:digits", "--device", "cuda:97"), "cuda:97")
-
-
-def test_milestones_outside_the_training(store):
-    result = run("pretrain", "--data", "builtin:digits", "--steps", "10", "--milestones", "5,20")
-    assert_one_line_error(result, "milestones", 20, 10)
-
-
-def test_a_batch_larger_than_the_dataset(store):
-    result = run("pretrain", "--data", "builtin:digits", "--batch-size", "5000")
-    assert_one_line_error(result, "batch_size", 5000, 1438)
-
-
-def test_an_alias_that_mlflow_would_refuse_is_refused_before_the_training(store):
-    assert_one_line_error(run("pretrain", "--data", "builtin:digits", "--alias", "v3"), "alias", "'v3'")
-
-
-def test_a_parent_that_is_not_there(store):
-    assert_one_line_error(run("adapt", "--parent", "models:/hpt/latest"), "parent", "'hpt'", "pretrain first")
-
-
-def test_an_address_that_is_none(store):
-    assert_one_line_error(run("evaluate", "--model", "s3://bucket/model"), "model", "s3://bucket/model")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--steps", "many"), ("'many'", "whole number")),
+        (("--epochs", "3"), ("--epochs",)),
+        (("--seed", ""), ("''",)),
+        (("--nproc", ""), ("''",)),
+        (("--strict", ""), ("''",)),
+        # Only a switch may come without its value.
+        (("--steps", "--seed", "3"), ("--steps",)),
+        (("--resume",), ("--resume",)),
+    ],
+)
+def test_words_that_are_no_options_are_refused(arguments, words):
+    assert_one_line_error(run("pretrain", *arguments), *words, exit_code=2)
 
 
 def test_a_tracking_server_that_is_not_there(monkeypatch, unused_port):
@@ -118,13 +96,6 @@ def test_a_tracking_server_that_is_not_there(monkeypatch, unused_port):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     result = run("pretrain", "--data", "builtin:digits", "--image-size", "16")
     assert_one_line_error(result, "tracking server", unused_port, "nobody answers")
-
-
-def test_nothing_is_left_behind_by_a_refused_stage(store, tmp_path):
-    import mlflow
-
-    run("pretrain", "--data", "builtin:digits", "--batch-size", "5000")
-    assert mlflow.search_runs(search_all_experiments=True, output_format="list") == []
 
 
 def killed_run():
@@ -219,7 +190,7 @@ def test_sync_delivers_what_waits(store, servers_are_forgotten):
     run_id = killed_run()
     folder = keep_tags(run_id, store)
     result = run("sync")
-    assert (result.exit_code, result.output) == (0, f"pretrain cats ({run_id}): 1 entries delivered\n")
+    assert (result.exit_code, result.output) == (0, f"pretrain cats ({run_id}): 2 entries delivered\n")
     assert mlflow.get_run(run_id).data.tags["hpt.chain"] == "cats"
     assert not folder.exists()
 
@@ -258,12 +229,3 @@ def test_an_interrupted_command_without_a_run_does_not_speak_of_one(store, monke
     monkeypatch.setattr(models, "connect", lambda: os.kill(os.getpid(), signal.SIGINT))
     result = run("compare", "models:/hpt/1", "models:/hpt/2")
     assert (result.exit_code, result.output) == (130, "Interrupted.\n")
-
-
-def test_a_run_that_cannot_be_gone_on_with_is_refused(store):
-    assert_one_line_error(run("pretrain", "--data", "builtin:digits", "--resume", "nowhere"), "resume", "'nowhere'")
-
-
-@pytest.mark.parametrize("words", [["--steps", "--seed", "3"], ["--resume"]])
-def test_only_a_switch_may_stand_without_its_value(words):
-    assert CliRunner().invoke(hpt, ["pretrain", *words]).exit_code == 2

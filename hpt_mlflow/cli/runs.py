@@ -31,7 +31,7 @@ def runs() -> None:
         if not found:
             click.echo("Every run is finished.")
             return
-        echo_table(("run", "name", "state", "training state", "last seen"), [run.cells for run in found])
+        echo_table(("run", "name", "state", "training state", "last seen"), [run[:5] for run in found])
         continuable = [run for run in found if run.command]
         if continuable:
             click.echo("\nTo resume one of them, run its command again:")

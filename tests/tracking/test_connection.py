@@ -12,6 +12,7 @@ from hpt_mlflow.tracking import connection
 from hpt_mlflow.tracking.addresses import concrete_uri
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.delivery.spool import OWNER_FILE, Spool, spool_folder
+from hpt_mlflow.tracking.models.store import check_may_register
 from hpt_mlflow.tracking.runs.resume import owner_here
 
 
@@ -66,3 +67,9 @@ def test_a_registry_that_does_not_answer_is_told_soon_and_without_the_password(s
         concrete_uri("models:/hpt/1", "parent", "hpt")
     assert "secret" not in str(caught.value)
     assert time.monotonic() - started < 60
+
+
+def test_a_registry_that_does_not_answer_before_a_training_may_answer_later(store, unused_port, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    mlflow.set_registry_uri(f"http://127.0.0.1:{unused_port}")
+    check_may_register("hpt")

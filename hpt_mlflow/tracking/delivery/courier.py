@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking.connection import reason
-from hpt_mlflow.tracking.delivery.entries import BATCH, Content, End, Metrics, State, deliver, describe
+from hpt_mlflow.tracking.delivery.entries import Content, End, Metrics, State, deliver, describe
 from hpt_mlflow.tracking.delivery.run_client import RunClient
 from hpt_mlflow.tracking.delivery.spool import Entry, Spool, SpoolError
 
@@ -41,14 +42,12 @@ class Parcel:
     Attributes:
         answer: what the delivery returns.
         again_at: when it is tried again after it was refused.
-        alone: whether it is delivered by itself, since a batch with it was refused.
         refusal: why it was refused, or empty.
     """
 
     entry: Entry
     answer: Future[str] = field(default_factory=Future)
     again_at: float = 0.0
-    alone: bool = False
     refusal: str = ""
 
 
@@ -73,15 +72,8 @@ class Courier:
             threading.Thread(target=work, name=f"hpt{work.__name__}", daemon=True)
             for work in (self._write_all, self._send_all)
         ]
-        try:
-            for thread in self._threads:
-                thread.start()
-        except RuntimeError as error:
-            self._writes.put(None)
-            raise HptError(
-                f"{title}: cannot start a thread ({error})",
-                "check the free memory and the limit of processes (ulimit -u)",
-            ) from error
+        for thread in self._threads:
+            thread.start()
 
     def put(self, content: Content, fill: Callable[[Path], None] | None = None) -> Future[str]:
         """Hand over an entry; see `Spool.add`. Returns at once."""
@@ -179,52 +171,42 @@ class Courier:
                     parcels = self._due()
                 if self._closed:
                     return
+                self._sending = parcels[0] if parcels else None
             if not parcels:
                 self._beat()
-                continue
-            if self._send(parcels):
+            elif self._send(parcels):
                 backoff = 1.0
             else:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._closed or self._hurry, backoff)
-                    hurried = self._hurry
-                    if hurried and not self._closed:
-                        self._changed.wait_for(lambda: self._closed, 1.0)
-                backoff = 1.0 if hurried else min(LONGEST_BACKOFF_SECONDS, 2 * backoff)
+                    # Whoever flushes does not wait for a long pause to end.
+                    self._changed.wait_for(lambda: self._closed or self._hurry, backoff - 1.0)
+                    self._changed.wait_for(lambda: self._closed, 1.0)
+                    backoff = 1.0 if self._hurry else min(LONGEST_BACKOFF_SECONDS, 2 * backoff)
 
     def _due(self) -> list[Parcel]:
         """What to deliver next: one entry, or all metrics up to the next entry of another kind."""
         now = time.monotonic()
         waiting = [parcel for parcel in self._parcels if parcel.again_at <= now and not self._is_held(parcel)]
-        if not waiting or waiting[0].entry.kind != Metrics.kind or waiting[0].alone:
+        metrics = list(takewhile(lambda parcel: parcel.entry.kind == Metrics.kind, waiting))
+        if not metrics:
             return waiting[:1]
-        metrics: list[Parcel] = []
-        count = 0
-        for parcel in waiting:
-            count += len(parcel.entry.payload.get("metrics", ()))
-            if parcel.entry.kind != Metrics.kind or parcel.alone or (metrics and count > BATCH):
-                break
-            metrics.append(parcel)
         is_time = self._hurry or len(metrics) < len(waiting) or now - self._sent_at > PAUSE_SECONDS
         return metrics if is_time else []
 
     def _send(self, parcels: list[Parcel]) -> bool:
         """Deliver; False if the server does not answer."""
-        with self._changed:
-            if not set(parcels) <= set(self._parcels):
-                return True
-            self._sending = parcels[0]
-        failure = None
         try:
             answer = deliver(self._client, [parcel.entry for parcel in parcels])
         # Whatever happens: tracking never ends a training.
         except Exception as error:
-            failure = error
-        if failure is not None:
-            # Before the refusal is recorded: whoever waits for that may drop the parcel at once.
-            with self._changed:
-                self._sending = None
-            return self._record_failure(parcels, failure)
+            if not self._client.answers():
+                self._record_outage(error)
+                return False
+            if len(parcels) > 1:
+                # The cause may be one of them.
+                return all(self._send([parcel]) for parcel in parcels)
+            self._record_refusal(parcels[0], error)
+            return True
         self._sent_at = time.monotonic()
         if self._outage:
             log.warning("%s: the tracking server answers again", self._title)
@@ -232,41 +214,34 @@ class Courier:
         for parcel in parcels:
             self.spool.remove(parcel.entry)
             parcel.answer.set_result(answer)
-        self._forget(parcels)
-        return True
-
-    def _record_failure(self, parcels: list[Parcel], error: Exception) -> bool:
-        if not self._client.answers():
-            if not self._outage:
-                log.warning(
-                    "%s: the tracking server does not answer (%s); the run continues, and its entries wait in %s",
-                    self._title,
-                    reason(error),
-                    self.spool.folder,
-                )
-            self._outage = reason(error)
-            return False
-        if len(parcels) > 1:
-            # The cause may be one of them.
-            for parcel in parcels:
-                parcel.alone = True
-            return True
-        refused = parcels[0].entry
-        self._warn(
-            f"refused {refused.kind}", f"MLflow refuses {describe(refused)} ({reason(error)}); the run continues"
-        )
-        with self._changed:
-            for parcel in parcels:
-                parcel.refusal = reason(error)
-                parcel.again_at = time.monotonic() + REFUSED_SECONDS
-            self._changed.notify_all()
-        return True
-
-    def _forget(self, parcels: list[Parcel]) -> None:
         with self._changed:
             # Until now, what was sent must not be dropped: its answer is set once.
             self._sending = None
             self._parcels = [parcel for parcel in self._parcels if parcel not in parcels]
+            self._changed.notify_all()
+        return True
+
+    def _record_outage(self, error: Exception) -> None:
+        if not self._outage:
+            log.warning(
+                "%s: the tracking server does not answer (%s); the run continues, and its entries wait in %s",
+                self._title,
+                reason(error),
+                self.spool.folder,
+            )
+        with self._changed:
+            self._sending = None
+            self._outage = reason(error)
+
+    def _record_refusal(self, parcel: Parcel, error: Exception) -> None:
+        refused = parcel.entry
+        self._warn(
+            f"refused {refused.kind}", f"MLflow refuses {describe(refused)} ({reason(error)}); the run continues"
+        )
+        with self._changed:
+            self._sending = None
+            parcel.refusal = reason(error)
+            parcel.again_at = time.monotonic() + REFUSED_SECONDS
             self._changed.notify_all()
 
     def _beat(self) -> None:

@@ -25,7 +25,6 @@ from hpt_mlflow.signals import is_running
 
 OWNER_FILE = "run.json"
 LOCK_FILE = "lock"
-LIMIT_GIB = 20.0
 # How long the processes that a killed training leaves behind take to notice.
 LOCK_SECONDS = 30.0
 
@@ -130,7 +129,6 @@ class Spool:
         self._next += 1
         try:
             if fill and entry.folder:
-                self._check_room()
                 entry.folder.mkdir()
                 fill(entry.folder)
             write_in_one_step(self._file(entry), json.dumps({"kind": kind, "payload": payload}))
@@ -179,17 +177,6 @@ class Spool:
         for path in self.folder.iterdir():
             if path.is_dir() and not (path.name.isdigit() and int(path.name) in whole):
                 shutil.rmtree(path, ignore_errors=True)
-
-    def _check_room(self) -> None:
-        limit = float(os.environ.get("HPT_SPOOL_GIB") or LIMIT_GIB) * 2**30
-        used = 0
-        for folder, _, names in os.walk(self.folder):
-            for name in names:
-                # Delivered entries are deleted meanwhile.
-                with suppress(OSError):
-                    used += os.stat(os.path.join(folder, name)).st_size
-        if used > limit:
-            raise OSError(f"it holds {used / 2**30:.1f} GiB already, HPT_SPOOL_GIB allows {limit / 2**30:g}")
 
 
 def spool_root() -> Path:

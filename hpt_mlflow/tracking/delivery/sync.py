@@ -56,34 +56,16 @@ def sync(folder: Path, patience_seconds: float, lock_seconds: float = 0.0, model
         spool.close()
         return SyncResult(folder, folder.name, 0, left, "its run.json is missing or damaged" if left else "")
     use_servers(owner.tracking_uri, owner.registry_uri)
-    return deliver_rest(spool, owner, patience_seconds, model_name)
-
-
-def deliver_rest(spool: Spool, owner: Owner, patience_seconds: float, model_name: str | None = None) -> SyncResult:
-    """Deliver what is in an open spool, mark its run KILLED if it has no end, and close the spool."""
-    client = RunClient(owner.run_id, owner.experiment_id, model_name)
-    waiting = spool.entries()
-    if not any(entry.kind == End.kind for entry in waiting) and _may_be_running(client):
+    if not any(entry.kind == End.kind for entry in spool.entries()):
         spool.add(End.kind, End("KILLED", time.time_ns() // 1_000_000, if_running=True).payload)
-        waiting = spool.entries()
-    courier = Courier(spool, client, owner.name)
-    left = courier.close(patience_seconds)
-    why = courier.why(left) if left else ""
+    delivered, left, why = drain(spool, owner, patience_seconds, model_name)
     spool.close()
-    return SyncResult(spool.folder, f"{owner.name} ({owner.run_id})", len(waiting) - len(left), len(left), why)
+    return SyncResult(folder, f"{owner.name} ({owner.run_id})", delivered, left, why)
 
 
-def drain(spool: Spool, owner: Owner, patience_seconds: float) -> str:
-    """Deliver what is in an open spool; gives why some of it could not be delivered, or nothing."""
-    courier = Courier(spool, RunClient(owner.run_id, owner.experiment_id), owner.name)
+def drain(spool: Spool, owner: Owner, patience_seconds: float, model_name: str | None = None) -> tuple[int, int, str]:
+    """Deliver what is in an open spool; gives how many entries were delivered, how many are left, and why."""
+    waiting = len(spool.entries())
+    courier = Courier(spool, RunClient(owner.run_id, owner.experiment_id, model_name), owner.name)
     left = courier.close(patience_seconds)
-    return f"entries waiting in {spool.folder}: {len(left)} ({courier.why(left)})" if left else ""
-
-
-def _may_be_running(client: RunClient) -> bool:
-    """Whether the run is RUNNING on the server, or the server does not answer."""
-    try:
-        return client.status() == "RUNNING"
-    # The end as KILLED then waits with the others.
-    except Exception:
-        return True
+    return waiting - len(left), len(left), courier.why(left) if left else ""

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.certainty import Comparison, paired
 from hpt_mlflow.tracking.connection import reason
 from hpt_mlflow.tracking.models.evaluations import Evaluation
@@ -44,18 +44,9 @@ def read_predictions(evaluation: Evaluation) -> Predictions:
     with tempfile.TemporaryDirectory() as temporary:
         try:
             file = MlflowClient().download_artifacts(evaluation.run_id, PREDICTIONS_FILE, temporary)
-            tensors = load_file(file)
-        except MlflowException as error:
-            raise HptError(f"{subject} cannot be read ({reason(error)})", again) from error
-        except (OSError, SafetensorError, ValueError) as error:
-            raise HptError(f"{subject} are missing or damaged ({one_line(error)})", again) from error
-    try:
-        read = Predictions(tensors["index"], tensors["truth"], tensors["probabilities"])
-    except KeyError as error:
-        raise HptError(f"{subject} are damaged: there is no {error}", again) from error
-    if wrong := _what_is_wrong(read):
-        raise HptError(f"{subject} are damaged: {wrong}", again)
-    return read
+            return Predictions(**load_file(file))
+        except (MlflowException, OSError, SafetensorError, TypeError) as error:
+            raise HptError(f"{subject} are missing or damaged ({reason(error)})", again) from error
 
 
 def compare_evaluations(a: Evaluation, b: Evaluation) -> Comparison:
@@ -76,16 +67,3 @@ def compare_evaluations(a: Evaluation, b: Evaluation) -> Comparison:
             "evaluate both models again",
         )
     return paired(truth_a, first.probabilities[rows_a], second.probabilities[rows_b])
-
-
-def _what_is_wrong(read: Predictions) -> str:
-    """Why these cannot be predictions, or empty."""
-    if not len(read.index) or read.index.ndim != 1 or (np.diff(read.index) <= 0).any():
-        return "its indices do not ascend"
-    if read.probabilities.ndim != 2 or not len(read.index) == len(read.truth) == len(read.probabilities):
-        return f"{len(read.index)} indices, {len(read.truth)} labels, {len(read.probabilities)} predictions"
-    if not np.isfinite(read.probabilities).all():
-        return "its probabilities are not all finite numbers"
-    shape = read.probabilities.shape
-    fits = read.truth.shape == shape if read.truth.ndim == 2 else 0 <= read.truth.min() <= read.truth.max() < shape[1]
-    return "" if fits else f"its labels do not fit {shape[1]} classes"

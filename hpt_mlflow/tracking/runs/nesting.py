@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 
 import mlflow
 from mlflow.entities import RunInfo
+from mlflow.utils.autologging_utils import disable_autologging
 
 # The id of the run around a stage, if another process runs that.
 PARENT_VARIABLE = "HPT_PARENT_RUN_ID"
@@ -17,10 +18,16 @@ _current: ContextVar[RunInfo | None] = ContextVar("current_run", default=None)
 
 @contextmanager
 def nesting(info: RunInfo) -> Iterator[None]:
-    """Let runs that are started in the block be nested in this one."""
+    """Let runs that are started in the block be nested in this one.
+
+    MLflow's autologging is for the user's own code: it is off until the outermost of nested blocks ends.
+    """
+    # MLflow's own block switches it on again at its end, even inside another one.
+    autologging = nullcontext() if _current.get() else disable_autologging()
     token = _current.set(info)
     try:
-        yield
+        with autologging:
+            yield
     finally:
         _current.reset(token)
 

@@ -133,9 +133,11 @@ def reopen(client: MlflowClient, run: Run, even_if_finished: bool = False) -> Ea
     """
     owner = owner_here(run)
     spool = Spool.open(spool_folder(run.info.run_id), owner)
-    if left := drain(spool, owner, DRAIN_SECONDS):
+    _, left, why = drain(spool, owner, DRAIN_SECONDS)
+    if left:
         spool.close()
-        raise HptError(f"the run {run.info.run_id} cannot be resumed: {left}", "see hpt sync, or use resume=never")
+        problem = f"the run {run.info.run_id} cannot be resumed: {left} entries wait in {spool.folder} ({why})"
+        raise HptError(problem, "see hpt sync, or use resume=never")
     run = client.get_run(run.info.run_id)
     # It was finished, only MLflow did not know it yet.
     if run.info.status == "FINISHED" and not even_if_finished:

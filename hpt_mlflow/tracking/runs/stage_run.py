@@ -37,7 +37,6 @@ from hpt_mlflow.tracking.delivery.guard import Guard
 from hpt_mlflow.tracking.delivery.run_client import RunClient
 from hpt_mlflow.tracking.delivery.spool import Spool, SpoolError, spool_folder
 from hpt_mlflow.tracking.identity import Identity
-from hpt_mlflow.tracking.runs.autologging import no_autologging
 from hpt_mlflow.tracking.runs.nesting import current_run_id, nesting
 from hpt_mlflow.tracking.runs.resume import EarlierRun, owner_here
 from hpt_mlflow.tracking.runs.start import start
@@ -221,7 +220,6 @@ def stage_run(name: str, identity: Identity | None = None, earlier: EarlierRun |
     """
     with ExitStack() as stack:
         stack.enter_context(termination_as_interrupt())
-        stack.enter_context(no_autologging())
         with tracking_errors("cannot start a run"):
             started = start(name, identity, earlier, current_run_id())
         info = started.run.info

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import mlflow
 from mlflow.entities import Run
@@ -18,8 +18,7 @@ from hpt_mlflow.tracking.tags import STATE_FOLDERS
 UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 
-@dataclass(frozen=True)
-class UnfinishedRun:
+class UnfinishedRun(NamedTuple):
     """A run that is not finished.
 
     Attributes:
@@ -35,11 +34,6 @@ class UnfinishedRun:
     saved: str
     last_seen: str
     command: str
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """A row of a table."""
-        return (self.run_id, self.name, self.state, self.saved, self.last_seen)
 
 
 def unfinished_runs() -> list[UnfinishedRun]:

@@ -117,14 +117,6 @@ def test_the_process_ends_with_a_word_and_does_nothing(guard, left_behind, run_i
     assert status(run_id) == "RUNNING"
 
 
-def test_the_process_delivers_when_the_pipe_closes_without_a_word(guard, left_behind, run_id):
-    guard._process.stdin.close()
-    assert guard._process.wait(SECONDS) == 0
-    assert tags(run_id)["a"] == "b"
-    assert status(run_id) == "KILLED"
-    assert not left_behind.exists()
-
-
 def test_the_process_outlives_what_kills_the_group_of_its_training(guard):
     assert os.getpgid(guard._process.pid) != os.getpgid(0)
 

@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -112,19 +111,18 @@ def test_a_tilde_is_the_users_home_and_a_new_folder_is_marked_as_a_cache(monkeyp
 
 
 def test_entries_come_back_in_order_with_payload_and_files(spool):
-    for number in range(12):
-        spool.add("metrics", {"metrics": [["loss", number / 7, number, number, None]]})
-    spool.add("artifacts", {}, write_text("views"))
+    metrics = [{"metrics": [["loss", number / 7, number, number, None]]} for number in range(12)]
+    added = [spool.add("metrics", payload) for payload in metrics]
+    added.append(spool.add("artifacts", {}, write_text("views")))
+    # Neither is an entry.
+    for name in (".4711.000000000.json", "notes.json"):
+        (spool.folder / name).write_text('{"kind": "tags", "payload": {}}')
     entries = spool.entries()
+    assert entries == added
     assert [entry.number for entry in entries] == list(range(13))
     assert [entry.payload["metrics"][0][1] for entry in entries[:-1]] == [number / 7 for number in range(12)]
     assert all(entry.folder is None for entry in entries[:-1])
     assert (entries[-1].folder / "file.txt").read_text() == "views"
-
-
-def test_add_gives_the_entry_that_is_on_the_disk(spool):
-    added = [spool.add("tags", {"a": "b"}), spool.add("artifacts", {}, write_text("views"))]
-    assert spool.entries() == added
 
 
 def test_numbers_go_on_where_an_earlier_process_stopped(spool):
@@ -154,12 +152,6 @@ def test_what_is_not_a_whole_entry_is_left_out(spool, text):
         spool.add(kind, {})
     (spool.folder / "000000001.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     assert kinds(spool) == ["tags", "end"]
-
-
-def test_a_temporary_file_is_no_entry(spool):
-    (spool.folder / ".4711.000000000.json").write_text('{"kind": "tags", "payload": {}}')
-    (spool.folder / "notes.json").write_text('{"kind": "tags", "payload": {}}')
-    assert kinds(spool) == []
 
 
 def test_the_json_appears_only_after_the_files(spool):
@@ -239,43 +231,6 @@ def test_a_full_disk_at_the_start_is_told_with_what_to_do(small_disk):
     small_disk()
     with pytest.raises(HptError, match="No space left.*HPT_SPOOL"):
         Spool.open(spool_folder("run-1"), owner())
-
-
-def test_the_limit_refuses_files_once_more_waits_and_takes_the_rest(spool, monkeypatch):
-    monkeypatch.setenv("HPT_SPOOL_GIB", str(10_000 / 2**30))
-    first = spool.add("artifacts", {}, write_text("x" * 20_000))
-    with pytest.raises(SpoolError, match="HPT_SPOOL_GIB"):
-        spool.add("artifacts", {}, write_text("y"))
-    assert spool.add("tags", {}).unwritten == ""
-    spool.remove(first)
-    spool.add("artifacts", {}, write_text("z"))
-    assert kinds(spool) == ["tags", "artifacts"]
-
-
-def test_entries_that_go_meanwhile_do_not_disturb_the_limit(spool, monkeypatch):
-    monkeypatch.setenv("HPT_SPOOL_GIB", "1")
-
-    def several(folder):
-        for name in range(30):
-            (folder / f"{name}.txt").write_text("")
-
-    over = threading.Event()
-
-    def remove_and_make():
-        while not over.is_set():
-            other = spool.folder / "999999999"
-            other.mkdir(exist_ok=True)
-            several(other)
-            shutil.rmtree(other)
-
-    thread = threading.Thread(target=remove_and_make)
-    thread.start()
-    try:
-        for _ in range(300):
-            spool.remove(spool.add("artifacts", {}, write_text("views")))
-    finally:
-        over.set()
-        thread.join()
 
 
 def test_a_second_open_is_busy_at_once(spool):
@@ -363,7 +318,9 @@ def test_a_process_of_another_machine_is_not_at_work_here(spool):
 
 
 def test_close_removes_a_folder_without_entries(spool):
-    spool.remove(spool.add("artifacts", {}, write_text("views")))
+    entry = spool.add("artifacts", {}, write_text("views"))
+    for _ in range(2):
+        spool.remove(entry)
     (spool.folder / "000000007").mkdir()
     spool.close()
     assert not spool.folder.exists()
@@ -373,13 +330,6 @@ def test_close_keeps_a_folder_with_entries(spool):
     spool.add("artifacts", {}, write_text("views"))
     spool.close()
     assert (spool.folder / "000000000" / "file.txt").read_text() == "views"
-
-
-def test_removing_what_is_gone_does_nothing(spool):
-    entry = spool.add("artifacts", {}, write_text("views"))
-    spool.remove(entry)
-    spool.remove(entry)
-    assert spool.entries() == []
 
 
 def test_writing_in_one_step_replaces_the_whole_file_or_nothing(tmp_path):

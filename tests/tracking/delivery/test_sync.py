@@ -1,8 +1,6 @@
 import os
 import shutil
 import socket
-import subprocess
-import sys
 
 import mlflow
 import pytest
@@ -13,17 +11,6 @@ from hpt_mlflow.tracking.delivery.spool import Owner, Spool, read_owner, spool_f
 from hpt_mlflow.tracking.delivery.sync import drain, sync, sync_all
 
 SECONDS = 30.0
-# Has the spool of a run open, says so, and is killed while it waits for more to do.
-TRAINING = """
-import os, socket, sys
-from hpt_mlflow.tracking.delivery.spool import Owner, Spool, spool_folder
-run_id, uri = sys.argv[1:]
-spool = Spool.open(spool_folder(run_id), Owner(run_id, "0", "cats", uri, uri, os.getpid(), socket.gethostname()))
-spool.add("tags", {"a": "b"})
-spool.add("artifacts", {}, lambda folder: (folder / "views.txt").write_text("views"))
-print("open", flush=True)
-sys.stdin.readline()
-"""
 
 
 @pytest.fixture
@@ -37,21 +24,6 @@ def uri(store, monkeypatch):
 @pytest.fixture
 def run_id(uri):
     return MlflowClient().create_run("0").info.run_id
-
-
-@pytest.fixture
-def training(run_id, uri):
-    process = subprocess.Popen(
-        [sys.executable, "-c", TRAINING, run_id, uri], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "open\n"
-    yield process
-    kill(process)
-
-
-def kill(process):
-    process.kill()
-    process.wait()
 
 
 def owner(run_id, uri):
@@ -71,8 +43,11 @@ def end(status):
     return ("end", {"status": status, "end_time": 12345})
 
 
-def test_a_run_whose_process_died_is_delivered_and_marked_killed(training, run_id):
-    kill(training)
+def test_a_run_whose_process_died_is_delivered_and_marked_killed(run_id, uri):
+    spool = Spool.open(spool_folder(run_id), owner(run_id, uri))
+    spool.add("tags", {"a": "b"})
+    spool.add("artifacts", {}, lambda folder: (folder / "views.txt").write_text("views"))
+    spool.close()
     (synced,) = sync_all(SECONDS)
     assert (synced.run, synced.delivered, synced.left, synced.why) == (f"cats ({run_id})", 3, 0, "")
     assert status(run_id) == "KILLED"
@@ -90,15 +65,6 @@ def test_a_run_that_said_how_it_ended_is_what_it_said(run_id, uri, state):
     assert (info.status, info.end_time) == (state, 12345)
 
 
-def test_a_run_that_ended_stays_so_when_the_rest_comes(run_id, uri):
-    MlflowClient().set_terminated(run_id, "FINISHED", 12345)
-    leave(run_id, uri, ("tags", {"a": "b"}))
-    (synced,) = sync_all(SECONDS)
-    assert (synced.delivered, synced.left) == (1, 0)
-    assert tags(run_id)["a"] == "b"
-    assert status(run_id) == "FINISHED"
-
-
 def test_a_run_that_ended_stays_so_when_the_first_try_met_no_server(run_id, uri, tmp_path):
     MlflowClient().set_terminated(run_id, "FINISHED", 12345)
     folder = leave(run_id, uri, ("tags", {"a": "b"}))
@@ -109,13 +75,16 @@ def test_a_run_that_ended_stays_so_when_the_first_try_met_no_server(run_id, uri,
     assert status(run_id) == "FINISHED"
 
 
-def test_a_busy_spool_is_left_alone(training, run_id):
+def test_a_busy_spool_is_left_alone(run_id, uri):
+    spool = Spool.open(spool_folder(run_id), owner(run_id, uri))
+    spool.add("tags", {"a": "b"})
     (synced,) = sync_all(SECONDS)
     assert (synced.run, synced.delivered, synced.left) == (run_id, 0, 0)
     assert "at work" in synced.why
     assert status(run_id) == "RUNNING"
     assert "a" not in tags(run_id)
-    assert read_owner(spool_folder(run_id)).pid == training.pid
+    assert read_owner(spool.folder).pid == os.getpid()
+    spool.close()
 
 
 def test_a_spool_without_an_owner_is_named_and_kept(run_id, uri):
@@ -127,8 +96,9 @@ def test_a_spool_without_an_owner_is_named_and_kept(run_id, uri):
     assert len(list(folder.glob("*.json"))) == 1
 
 
-def test_an_empty_folder_is_cleared_away(uri):
+def test_an_empty_folder_is_cleared_away_and_a_file_is_left_alone(uri):
     (spool_root() / "notes").mkdir(parents=True)
+    (spool_root() / "notes.txt").write_text("")
     (synced,) = sync_all(SECONDS)
     assert (synced.left, synced.why) == (0, "")
     assert not synced.folder.exists()
@@ -140,11 +110,6 @@ def test_a_spool_without_entries_of_a_run_that_goes_on_is_that_of_a_killed_one(r
     (synced,) = sync_all(SECONDS)
     assert (synced.delivered, synced.left) == (1, 0)
     assert status(run_id) == "KILLED"
-
-
-def test_files_beside_spools_are_not_spools(uri):
-    (spool_root() / "notes.txt").write_text("")
-    assert sync_all(SECONDS) == []
 
 
 def test_every_spool_goes_to_its_own_server(run_id, uri, empty_database, tmp_path):
@@ -174,15 +139,6 @@ def test_what_cannot_be_delivered_is_counted_explained_and_kept(run_id, uri, unu
     spool.close()
 
 
-def test_what_waited_for_the_server_comes_with_the_next_try(training, run_id, tmp_path):
-    kill(training)
-    with outage(tmp_path):
-        assert sync(spool_folder(run_id), 0.2).left == 3
-    assert sync(spool_folder(run_id), SECONDS).left == 0
-    assert status(run_id) == "KILLED"
-    assert tags(run_id)["a"] == "b"
-
-
 def test_what_is_refused_is_left_and_the_rest_comes(run_id, uri):
     folder = leave(run_id, uri, ("tags", {"": "no name"}), ("tags", {"a": "b"}), end("FINISHED"))
     (synced,) = sync_all(SECONDS)
@@ -201,20 +157,16 @@ def test_a_run_that_was_deleted_for_good_does_not_hold_up_the_others(run_id, uri
     assert there.left == 0
 
 
-def test_draining_says_nothing_where_all_is_delivered(run_id, uri):
+def test_draining_delivers_leaves_the_run_running_and_says_what_is_left_and_why(run_id, uri):
     spool = Spool.open(spool_folder(run_id), owner(run_id, uri))
     spool.add("tags", {"a": "b"})
-    assert drain(spool, spool.owner, SECONDS) == ""
+    assert drain(spool, spool.owner, SECONDS) == (1, 0, "")
     assert tags(run_id)["a"] == "b"
     assert status(run_id) == "RUNNING"
-    assert spool.entries() == []
-    spool.close()
-
-
-def test_draining_says_what_is_left_and_why(run_id, uri):
-    spool = Spool.open(spool_folder(run_id), owner(run_id, uri))
     spool.add("tags", {"": "no name"})
-    assert drain(spool, spool.owner, SECONDS).startswith(f"entries waiting in {spool.folder}: 1 (")
+    delivered, left, why = drain(spool, spool.owner, SECONDS)
+    assert (delivered, left) == (0, 1)
+    assert why
     spool.close()
 
 

@@ -108,21 +108,6 @@ def test_predictions_are_read_back(models, tmp_path):
         np.testing.assert_array_equal(getattr(read, name), expected)
 
 
-@pytest.mark.parametrize(
-    ("tensors", "words"),
-    [
-        ({"index": np.zeros(TEST_IMAGES, int)}, "do not ascend"),
-        ({"truth": np.full(TEST_IMAGES, 7)}, "do not fit 5 classes"),
-        ({"truth": np.zeros(3, int)}, "3 labels"),
-        ({"probabilities": np.full((TEST_IMAGES, 5), np.nan, np.float32)}, "finite"),
-    ],
-)
-def test_predictions_that_cannot_be_are_refused(models, tmp_path, tensors, words):
-    evaluation(tmp_path, models[0], 0.7, **tensors)
-    with pytest.raises(HptError, match=words):
-        read_predictions(evaluations_of(models[0])[0])
-
-
 def test_missing_and_damaged_predictions_are_named_with_the_command(models, tmp_path):
     run_id = evaluation(tmp_path, models[0], 0.7)
     (one,) = evaluations_of(models[0])

@@ -1,12 +1,9 @@
 """MLflow's autologging of scikit-learn around stages."""
 
-import threading
-
 import mlflow
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from hpt_mlflow.tracking.runs.autologging import no_autologging
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 
 
@@ -46,23 +43,3 @@ def test_an_error_leaves_autologging_on(autologging):
         raise ZeroDivisionError
     fit()
     assert names() == ["?", "LogisticRegression"]
-
-
-def test_the_last_of_stages_in_threads_switches_it_on_again(autologging):
-    entered, over = threading.Event(), threading.Event()
-
-    def stage():
-        with no_autologging():
-            entered.set()
-            over.wait()
-
-    thread = threading.Thread(target=stage)
-    with no_autologging():
-        thread.start()
-        entered.wait()
-    fit()
-    assert names() == []
-    over.set()
-    thread.join()
-    fit()
-    assert names() == ["LogisticRegression"]

@@ -1,5 +1,4 @@
 import logging
-import os
 import socket
 import subprocess
 import sys
@@ -87,25 +86,14 @@ def test_a_run_that_nobody_works_on_is_found(status):
     assert found(resume=run_id) == run_id
 
 
-def test_never_finds_nothing():
+def test_a_run_that_is_deleted_or_of_other_work_or_of_another_experiment_is_not_found(monkeypatch):
+    make_run(work=OTHER_WORK)
+    MlflowClient().delete_run(make_run())
+    assert found() is None
     make_run()
     assert found(resume="never") is None
-
-
-def test_a_run_of_other_work_is_not_found():
-    make_run(work=OTHER_WORK)
-    assert found() is None
-
-
-def test_a_run_of_another_experiment_is_not_found(monkeypatch):
-    make_run()
     mlflow.create_experiment("another")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
-    assert found() is None
-
-
-def test_a_deleted_run_is_not_found():
-    MlflowClient().delete_run(make_run())
     assert found() is None
 
 
@@ -294,10 +282,6 @@ def test_inside_a_parent_a_finished_run_is_used_again():
     with earlier_run(WORK, "auto", "a" * 32) as run:
         assert run.finished
         assert run.run.info.run_id == run_id
-
-
-def test_inside_a_parent_never_starts_anew():
-    make_run("FINISHED", parent="a" * 32)
     assert found(resume="never", parent="a" * 32) is None
 
 
@@ -376,24 +360,6 @@ def test_a_server_that_is_not_there_is_an_error_in_one_line(unused_port, monkeyp
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused_port}")
     assert "cannot look for earlier runs: nobody answers" in refusal("auto")
-
-
-def test_a_spool_that_cannot_be_made_is_an_error_in_one_line(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("HPT_SPOOL", str(tmp_path / "file"))
-    make_run()
-    assert "set HPT_SPOOL to a folder that can be written" in refusal("auto")
-
-
-def test_the_owner_here_is_this_process(store):
-    run_id = make_run()
-    owner = owner_here(mlflow.get_run(run_id))
-    assert (owner.run_id, owner.pid, owner.host, owner.tracking_uri) == (
-        run_id,
-        os.getpid(),
-        socket.gethostname(),
-        store,
-    )
 
 
 def test_a_process_number_that_came_again_is_not_at_work():

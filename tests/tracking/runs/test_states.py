@@ -4,7 +4,6 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
-from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
 
 from hpt_mlflow.errors import HptError
@@ -13,7 +12,6 @@ from hpt_mlflow.tracking.delivery.run_client import RunClient
 from hpt_mlflow.tracking.delivery.spool import Owner, Spool, spool_folder
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 from hpt_mlflow.tracking.runs.states import newest_state
-from hpt_mlflow.tracking.tags import STATE_FOLDERS
 from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE, TrainingState
 
 
@@ -56,19 +54,6 @@ def test_the_newest_state_comes_back_as_it_was(store, caplog, steps):
     assert (state.step, state.unreadable) == (steps[-1], {steps[-1]: "no picture"})
     assert torch.equal(state.tensors["method/queue"], torch.full((4, 3), float(steps[-1])))
     assert warnings(caplog) == []
-
-
-def test_two_states_are_kept(store):
-    run_id = run_with_states(5, 10, 15, 20)
-    assert sorted(files_of(run_id, JSON_FILE)) == [15, 20]
-    folders = [file.path for file in MlflowClient().list_artifacts(run_id, "training_state")]
-    assert sorted(folders) == sorted(STATE_FOLDERS)
-
-
-def test_a_state_that_comes_late_does_not_take_the_place_of_a_newer_one(store):
-    run_id = run_with_states(10, 5)
-    assert list(files_of(run_id, JSON_FILE)) == [10]
-    assert newest_state(run_id).step == 10
 
 
 def test_a_damaged_state_falls_back_to_the_one_before_it(store, caplog):

@@ -60,7 +60,6 @@ def test_an_interrupted_run_says_what_it_kept_and_how_it_goes_on(store, states, 
     assert (run.name, run.state, run.saved) == ("pretrain cats", "interrupted", saved)
     assert run.command == "hpt pretrain --data 'my cats' --steps 8"
     assert run.last_seen.endswith(" s ago")
-    assert run.cells == (run.run_id, run.name, run.state, run.saved, run.last_seen)
 
 
 def test_each_run_is_called_by_its_true_state_newest_first(store):
