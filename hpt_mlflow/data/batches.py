@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from hpt_mlflow.augment.draws import draw_crops
 from hpt_mlflow.augment.subset import Strengths
@@ -100,23 +100,12 @@ class ViewBatches(Dataset[Batch]):
             yield step, order[position * self.batch_size :][self.part].copy()
 
 
-class _Tasks(Sampler[tuple[int, np.ndarray]]):
-    """Hands the tasks of some steps to the workers."""
-
-    def __init__(self, batches: ViewBatches, steps: range) -> None:
-        self._batches = batches
-        self._steps = steps
-
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        return self._batches.tasks(self._steps)
-
-
 def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.device) -> Iterator[Batch]:
     """The batches of these steps in order, loaded by `workers` processes, or by this one if `workers` is 0."""
     loader = DataLoader(
         batches,
         batch_size=None,
-        sampler=_Tasks(batches, steps),
+        sampler=batches.tasks(steps),
         num_workers=workers,
         pin_memory=device.type == "cuda",
         worker_init_fn=_start_worker,

@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -79,7 +79,8 @@ def _read(pictures: Sequence[Encoded], indices: np.ndarray) -> np.ndarray:
         unread = np.flatnonzero(~known)
         shown = {"desc": "reading images once", "unit": " images", "delay": QUIET_SECONDS, "leave": False}
         with tqdm(total=len(unread), **shown) as bar:
-            for some in _chunks(unread):
+            # A million tasks waiting at once would take a gigabyte.
+            for some in np.split(unread, range(AT_ONCE, len(unread), AT_ONCE)):
                 values[some] = list(pool.map(lambda i: _content(pictures, i), indices[some].tolist()))
                 bar.update(len(some))
     settled = unread[stamps[unread, 1:3].max(axis=1, initial=0) < started - RACY_NS]
@@ -87,12 +88,6 @@ def _read(pictures: Sequence[Encoded], indices: np.ndarray) -> np.ndarray:
     settled = settled[(stamps[settled, 0] >= 0) & (values[settled] != UNKNOWN)]
     index.add(indices[settled], stamps[settled], values[settled])
     return values
-
-
-def _chunks(positions: np.ndarray) -> Iterator[np.ndarray]:
-    """Parts of the positions: a million tasks waiting at once would take a gigabyte."""
-    for start in range(0, len(positions), AT_ONCE):
-        yield positions[start : start + AT_ONCE]
 
 
 def _content(pictures: Sequence[Encoded], index: int) -> int:
@@ -128,11 +123,9 @@ def _stamps(pictures: Sequence[Encoded], indices: np.ndarray, pool: ThreadPoolEx
     """What changes when a file does, int64 (n, 4): size, times of content and status, and inode number or offset."""
     if isinstance(pictures, Members):
         return pictures.stamps(indices)
-    stamps = [np.empty((0, 4), np.int64)]
-    for some in _chunks(indices):
-        tasks = np.array_split(some, THREADS)
-        stamps += pool.map(lambda task: np.array([_stamp(pictures, i) for i in task.tolist()]).reshape(-1, 4), tasks)
-    return np.concatenate(stamps)
+    tasks = np.array_split(indices, THREADS)
+    stamps = pool.map(lambda task: np.array([_stamp(pictures, i) for i in task.tolist()]).reshape(-1, 4), tasks)
+    return np.concatenate(list(stamps))
 
 
 def _stamp(pictures: Sequence[Encoded], index: int) -> tuple[int, int, int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from hpt_mlflow.data.paper_files import (
     image_names,
     labelled_lines,
     other_layout,
+    parsing,
     read_json,
 )
 from hpt_mlflow.errors import printable
@@ -121,19 +123,17 @@ def _weather_of_part(entry: CatalogueEntry, base: Path, part: str) -> Iterable[t
 
 def _weather_of_list(entry: CatalogueEntry, file: Path) -> Iterable[tuple[str, str]]:
     """Name and weather of each image of a list."""
-    frames = read_json(entry, file, BDD_KEYS)
-    if not isinstance(frames, list):
-        raise other_layout(entry, file.parent, f"{file.name} is not a list of frames")
-    for frame in frames:
-        weather = _weather(entry, file, frame)
-        yield check_inside(entry, file, str(frame.get("name", ""))), weather
+    with parsing(entry, file):
+        frames = read_json(entry, file, BDD_KEYS)
+        if not isinstance(frames, list):
+            raise TypeError("it is not a list of frames")
+        return [(check_inside(entry, file, frame["name"]), _weather(entry, file, frame)) for frame in frames]
 
 
-def _weather(entry: CatalogueEntry, file: Path, frame: object) -> str:
+def _weather(entry: CatalogueEntry, file: Path, frame: Any) -> str:
     """The weather of an image, from its entry in a JSON file."""
-    name = frame.get("name") if isinstance(frame, dict) else None
-    attributes = frame.get("attributes") if isinstance(frame, dict) else None
-    weather = attributes.get("weather") if isinstance(attributes, dict) else None
-    if not isinstance(name, str) or weather not in (*BDD_WEATHER, BDD_UNDEFINED):
-        raise other_layout(entry, file.parent, f"{file.name} has a frame {name!r} of the weather {weather!r}")
-    return weather
+    with parsing(entry, file):
+        weather: str = frame["attributes"]["weather"]
+        if weather not in (*BDD_WEATHER, BDD_UNDEFINED):
+            raise ValueError(f"the weather {weather!r}")
+        return weather

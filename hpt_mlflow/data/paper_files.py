@@ -6,7 +6,8 @@ import csv
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,17 +132,27 @@ def folder_names(folder: Path) -> list[str]:
     return sorted(name for name in folders if name.lower() not in SYSTEM_FOLDERS)
 
 
+@contextmanager
+def parsing(entry: CatalogueEntry, file: Path) -> Iterator[None]:
+    """Turn whatever a malformed file makes the block raise into an error that names the file."""
+    try:
+        yield
+    except HptError:
+        raise
+    # Damaged data may raise almost anything.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise other_layout(entry, file.parent, f"{file.name} cannot be read ({reason})") from error
+
+
 def read_text(entry: CatalogueEntry, file: Path) -> str:
     """A text file in UTF-8.
 
     Raises:
         HptError: it cannot be read as such.
     """
-    try:
-        with reading(printable(str(file))):
-            return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise other_layout(entry, file.parent, f"{file.name} is not UTF-8") from error
+    with parsing(entry, file), reading(printable(str(file))):
+        return file.read_text(encoding="utf-8-sig")
 
 
 def read_json(entry: CatalogueEntry, file: Path, keys: frozenset[str]) -> Any:
@@ -151,10 +162,8 @@ def read_json(entry: CatalogueEntry, file: Path, keys: frozenset[str]) -> Any:
         HptError: it cannot be read as such.
     """
     text = read_text(entry, file)
-    try:
+    with parsing(entry, file):
         return json.loads(text, object_pairs_hook=lambda pairs: {key: value for key, value in pairs if key in keys})
-    except (ValueError, RecursionError) as error:
-        raise other_layout(entry, file.parent, f"{file.name} is not JSON ({one_line(error)})") from error
 
 
 def read_rows(entry: CatalogueEntry, file: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
@@ -164,21 +173,15 @@ def read_rows(entry: CatalogueEntry, file: Path, columns: Sequence[str]) -> list
         HptError: it is not CSV, or lacks a column or a value.
     """
     reader = csv.reader(read_text(entry, file).splitlines(), strict=True)
-    rows = []
-    try:
+    with parsing(entry, file):
         header = [name.strip() for name in next(reader, [])]
-        absent = next((name for name in columns if name not in header), None)
-        if absent is not None:
-            raise other_layout(entry, file.parent, f"{file.name} has no column {absent!r}")
         positions = [header.index(name) for name in columns]
-        for row in reader:
-            if row and len(row) != len(header):
-                raise other_layout(entry, file.parent, f"line {reader.line_num} of {file.name} is cut short")
-            if row:
-                rows.append(tuple(row[i].strip() for i in positions))
-    except csv.Error as error:
-        raise other_layout(entry, file.parent, f"line {reader.line_num} of {file.name} is not CSV ({error})") from error
-    return rows
+        rows = []
+        for row in filter(None, reader):
+            if len(row) != len(header):
+                raise ValueError(f"line {reader.line_num} is cut short")
+            rows.append(tuple(row[i].strip() for i in positions))
+        return rows
 
 
 def labelled_lines(entry: CatalogueEntry, file: Path) -> Iterable[tuple[str, str]]:

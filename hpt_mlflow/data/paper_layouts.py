@@ -24,6 +24,7 @@ from hpt_mlflow.data.paper_files import (
     image_names,
     labelled_lines,
     other_layout,
+    parsing,
 )
 from hpt_mlflow.data.paper_objects import read_coco, read_voc, read_xview
 from hpt_mlflow.data.paper_xrays import read_chest_xray_kids, read_chexpert
@@ -63,7 +64,6 @@ def read_domainnet(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
     base = find_base(entry, root, ("DomainNet", "domainnet"), [domain, *lists])
     named: dict[int, str] = {}
     train, test = (_of_domain(entry, base, first_there(entry, base, choices), named) for choices in lists)
-    _warn_of_duplicates(entry, len(train) + len(test))
     in_train = {label for _, label in train}
     # Painting has a class only in test, which cannot be learned.
     unknown = [label for _, label in test if label not in in_train]
@@ -130,19 +130,6 @@ def _of_domain(entry: CatalogueEntry, base: Path, file: str, named: dict[int, st
     return images
 
 
-def _warn_of_duplicates(entry: CatalogueEntry, count: int) -> None:
-    """The lists before cleaning have the same file names as those after it, but more images."""
-    cleaned = entry.sizes.total
-    if cleaned is not None and count > cleaned:
-        log.warning(
-            "data: the lists of %s name %d images, those of the cleaned version %d; duplicates may be in train and in "
-            "test; take the lists of domainnet/txt/",
-            entry.title,
-            count,
-            cleaned,
-        )
-
-
 def _named_after_folder(entry: CatalogueEntry, base: Path, prefix: str, joint: str) -> Iterable[str]:
     """Images `CLASS/CLASS<joint>NUMBER` in folders of classes, below base / prefix."""
     for kind in folder_names(base / prefix):
@@ -157,21 +144,13 @@ def _mat_arrays(entry: CatalogueEntry, file: Path, keys: list[str]) -> list[np.n
     """Arrays of whole numbers, int64 (n,), of a file of MATLAB 5, which contains only data."""
     from scipy.io import loadmat  # type: ignore[import-untyped]
 
-    try:
+    with parsing(entry, file):
         with open(file, "rb") as opened:
             header = opened.read(len(MAT_HEADER))
         if header != MAT_HEADER or file.stat().st_size > LARGEST_MAT:
             raise ValueError("it is not a file of MATLAB 5")
         content = loadmat(file, variable_names=keys)
-        arrays = [np.asarray(content[key]).reshape(-1) for key in keys]
-        if not all(np.issubdtype(array.dtype, np.integer) for array in arrays):
-            raise ValueError("it does not hold whole numbers")
-    # Damaged data may raise almost anything.
-    except Exception as error:
-        raise other_layout(
-            entry, file.parent, f"{file.name} cannot be read ({type(error).__name__}: {error})"
-        ) from error
-    return [array.astype(np.int64) for array in arrays]
+        return [content[key].reshape(-1).astype(np.int64, casting="safe") for key in keys]
 
 
 READERS: dict[str, Callable[[CatalogueEntry, Path], tuple[Path, Content]]] = {

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,11 +15,10 @@ from hpt_mlflow.data.paper_files import (
     find_base,
     first_there,
     image_names,
-    other_layout,
+    parsing,
     read_json,
     read_text,
 )
-from hpt_mlflow.errors import one_line
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -54,19 +51,17 @@ def read_xview(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
     base = find_base(entry, root, ("xView", "xview"), ["train_images", files])
     file = base / first_there(entry, base, files)
     folder = first_there(entry, base, ["train_images/train_images", "train_images"])
-    found = read_json(entry, file, frozenset({"features", "properties", "image_id", "type_id"}))
     names = image_names(base / folder)
     position = {name: i for i, name in enumerate(names)}
     column = {number: i for i, number in enumerate(XVIEW_CLASSES)}
     labels = np.zeros((len(names), len(column)), dtype=np.uint8)
-    for feature in _objects(entry, file, found, "features"):
-        properties = feature.get("properties")
-        if not isinstance(properties, dict) or not isinstance(properties.get("type_id"), int):
-            raise other_layout(entry, base, f"{file.name} has an object without a type_id")
-        image, kind = properties.get("image_id"), properties["type_id"]
-        # It names an image that is not in the archive.
-        if isinstance(image, str) and image in position and kind in column:
-            labels[position[image], column[kind]] = 1
+    with parsing(entry, file):
+        keys = frozenset({"features", "properties", "image_id", "type_id"})
+        for feature in read_json(entry, file, keys)["features"]:
+            image, kind = feature["properties"]["image_id"], feature["properties"]["type_id"]
+            # It names an image that is not in the archive.
+            if image in position and kind in column:
+                labels[position[image], column[kind]] = 1
     return base, Content([f"{folder}/{name}" for name in names], labels, tuple(XVIEW_CLASSES.values()))
 
 
@@ -78,27 +73,22 @@ def read_coco(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
     names: list[str] = []
     blocks = []
     kinds: dict[int, str] = {}
+    keys = frozenset(["images", "annotations", "categories", "id", "file_name", "image_id", "category_id", "name"])
     for part in parts:
         file = base / f"annotations/instances_{part}.json"
-        kept = frozenset(["images", "annotations", "categories", "id", "file_name", "image_id", "category_id", "name"])
-        found = read_json(entry, file, kept)
-        of_part = {
-            _number(entry, file, kind, "id"): str(kind.get("name"))
-            for kind in _objects(entry, file, found, "categories")
-        }
-        if kinds and of_part != kinds:
-            raise other_layout(entry, base, f"{file.name} has other categories than {parts[0]}")
-        kinds = of_part
-        column = {number: i for i, number in enumerate(sorted(kinds))}
-        position: dict[int, int] = {}
-        for image in _objects(entry, file, found, "images"):
-            position[_number(entry, file, image, "id")] = len(position)
-            names.append(f"{part}/{check_inside(entry, file, str(image.get('file_name', '')))}")
-        pairs = (
-            (_number(entry, file, thing, "image_id"), _number(entry, file, thing, "category_id"))
-            for thing in _objects(entry, file, found, "annotations")
-        )
-        blocks.append(_presence(entry, file, pairs, position, column))
+        with parsing(entry, file):
+            content = read_json(entry, file, keys)
+            of_part = {kind["id"]: str(kind["name"]) for kind in content["categories"]}
+            if kinds and of_part != kinds:
+                raise ValueError(f"it has other categories than {parts[0]}")
+            kinds = of_part
+            names += [f"{part}/{check_inside(entry, file, image['file_name'])}" for image in content["images"]]
+            row = {image["id"]: i for i, image in enumerate(content["images"])}
+            column = {number: i for i, number in enumerate(sorted(kinds))}
+            block = np.zeros((len(content["images"]), len(column)), dtype=np.uint8)
+            for thing in content["annotations"]:
+                block[row[thing["image_id"]], column[thing["category_id"]]] = 1
+        blocks.append(block)
     labels = np.concatenate(blocks)
     test = np.arange(len(blocks[0]), len(labels))
     return base, Content(names, labels, tuple(kinds[number] for number in sorted(kinds)), test)
@@ -134,48 +124,10 @@ def read_voc(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
 
 def _voc_objects(entry: CatalogueEntry, file: Path) -> np.ndarray:
     """Which objects an XML file of Pascal VOC names, uint8 (20,)."""
-    text = read_text(entry, file)
-    # Entities can be nested until they fill the memory; files of Pascal VOC declare none.
-    if "<!" in text:
-        raise other_layout(entry, file.parent, f"{file.name} has a declaration")
-    try:
+    with parsing(entry, file):
+        text = read_text(entry, file)
+        # Entities can be nested until they fill the memory; files of Pascal VOC declare none.
+        if "<!" in text:
+            raise ValueError("it has a declaration")
         objects = [thing.findtext("name", "").strip() for thing in ElementTree.fromstring(text).findall("object")]
-    except (ElementTree.ParseError, ValueError) as error:
-        raise other_layout(entry, file.parent, f"{file.name} is not XML ({one_line(error)})") from error
-    unknown = next((name for name in objects if name not in VOC_CLASSES), None)
-    if unknown is not None:
-        raise other_layout(entry, file.parent, f"{file.name} has an object {unknown!r}")
-    return np.isin(VOC_CLASSES, objects).astype(np.uint8)
-
-
-def _presence(
-    entry: CatalogueEntry,
-    file: Path,
-    pairs: Iterable[tuple[int, int]],
-    position: Mapping[int, int],
-    column: Mapping[int, int],
-) -> np.ndarray:
-    """Labels uint8 (N, L) from pairs of an image and a category."""
-    labels = np.zeros((len(position), len(column)), dtype=np.uint8)
-    for image, kind in pairs:
-        if image not in position or kind not in column:
-            raise other_layout(
-                entry, file.parent, f"{file.name} has an object {kind} of an image {image} that it lacks"
-            )
-        labels[position[image], column[kind]] = 1
-    return labels
-
-
-def _objects(entry: CatalogueEntry, file: Path, found: Any, key: str) -> Sequence[dict[str, Any]]:
-    """The list of objects under a key of a JSON file."""
-    values = found.get(key) if isinstance(found, dict) else None
-    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise other_layout(entry, file.parent, f"{file.name} has no list {key!r}")
-    return values
-
-
-def _number(entry: CatalogueEntry, file: Path, values: dict[str, Any], key: str) -> int:
-    value = values.get(key)
-    if not isinstance(value, int):
-        raise other_layout(entry, file.parent, f"{file.name} has an entry without a number {key!r}")
-    return value
+        return np.bincount([VOC_CLASSES.index(name) for name in objects], minlength=len(VOC_CLASSES)) > 0

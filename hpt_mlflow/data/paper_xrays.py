@@ -20,6 +20,7 @@ from hpt_mlflow.data.paper_files import (
     folder_names,
     image_names,
     other_layout,
+    parsing,
     read_rows,
 )
 
@@ -60,14 +61,11 @@ def read_chexpert(entry: CatalogueEntry, root: Path) -> tuple[Path, Content]:
 
 def _chexpert_rows(entry: CatalogueEntry, base: Path, file: Path) -> list[tuple[str, list[int]]]:
     """Path, as `train/patient00001/...`, and the labels of each image of a table."""
-    rows = []
-    for path, *values in read_rows(entry, file, ("Path", *CHEXPERT_LABELS)):
-        name = check_inside(entry, file, path.partition("/")[2])
-        unknown = next((value for value in values if value not in LABEL_VALUES), None)
-        if unknown is not None:
-            raise other_layout(entry, base, f"{file.name} has the label {unknown!r} for {path}")
-        rows.append((name, [LABEL_VALUES[value] for value in values]))
-    return rows
+    with parsing(entry, file):
+        return [
+            (check_inside(entry, file, path.partition("/")[2]), [LABEL_VALUES[value] for value in values])
+            for path, *values in read_rows(entry, file, ("Path", *CHEXPERT_LABELS))
+        ]
 
 
 def _in_batches(entry: CatalogueEntry, base: Path, names: list[str]) -> list[str]:

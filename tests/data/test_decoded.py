@@ -102,23 +102,6 @@ def test_encoded_bytes_are_known_by_their_content(opened, files, arrays, kept, n
     assert_all_there(opened(pictures=pictures), arrays)
 
 
-def test_a_file_that_is_replaced_is_decoded(opened, files):
-    opened()
-    spoil(files[7:8])
-    time = files[7].stat().st_mtime_ns
-    os.utime(files[7], ns=(time, time + 1))
-    with pytest.raises(HptError, match=r"1 of 20 .*07\.png"):
-        opened()
-
-
-def test_a_file_of_another_size_is_decoded(opened, files, arrays):
-    opened()
-    time = files[7].stat().st_mtime_ns
-    shutil.copy(files[19], files[7])
-    os.utime(files[7], ns=(time, time))
-    np.testing.assert_array_equal(opened()[7], arrays[19])
-
-
 def test_another_size_selection_or_version_is_another_file(opened, kept, monkeypatch):
     opened()
     opened(side=8)
@@ -189,14 +172,6 @@ def test_the_file_of_other_images_is_not_taken_for_these(opened, arrays, folder)
     opened(indices=range(10))
     (other,) = set(folder.glob("*.images")) - {file}
     shutil.copy(other, file)
-    assert_all_there(opened(), arrays)
-
-
-def test_a_folder_in_the_place_of_the_file_is_no_error(opened, arrays, folder):
-    opened()
-    (file,) = folder.glob("*.images")
-    file.unlink()
-    (file / "inside").mkdir(parents=True)
     assert_all_there(opened(), arrays)
 
 

@@ -1,6 +1,5 @@
 """The readers of datasets of class folders and lists, and what all readers share, on small folders."""
 
-import dataclasses
 import logging
 import shutil
 
@@ -9,8 +8,8 @@ import pytest
 from paper_checks import assert_refused, classes_of, held_out, opened
 from scipy.io import savemat
 
-from hpt_mlflow.data.catalogue import BY_KEY, ENTRIES, Sizes
-from hpt_mlflow.data.paper_layouts import READERS, read_domainnet
+from hpt_mlflow.data.catalogue import BY_KEY, ENTRIES
+from hpt_mlflow.data.paper_layouts import READERS
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 
@@ -69,14 +68,6 @@ def test_domainnet_leaves_out_test_images_of_a_class_that_train_has_none_of(doma
     assert held_out(dataset) == {"sketch/ant/sketch_007_000001.jpg"}
     (warning,) = [record.getMessage() for record in caplog.records if "bee" in record.getMessage()]
     assert "2 test images" in warning
-
-
-def test_domainnet_warns_of_the_lists_before_cleaning(domainnet, caplog):
-    entry = dataclasses.replace(BY_KEY["domainnet-sketch"], sizes=Sizes(2, 1, None, 1))
-    with caplog.at_level(logging.WARNING, "hpt_mlflow"):
-        read_domainnet(entry, domainnet)
-    assert "3 images" in caplog.text
-    assert "duplicates" in caplog.text
 
 
 def test_domainnet_quickdraw_is_png(unpacked):

@@ -118,27 +118,12 @@ def test_folders_are_classes_and_parts(tree, paths, classes, test):
         assert class_of(dataset) == {name: name.split("/")[0] for name in dataset.names}
 
 
-def test_hidden_files_and_those_of_systems_are_left_out(tree):
-    folder = tree("cat/1.png", "cat/.2.png", "cat/._1.png", ".thumbnails/1.png", "__MACOSX/cat/1.png", "dog/1.png")
-    assert open_dataset(str(folder)).names == ["cat/1.png", "dog/1.png"]
-
-
 def test_a_relative_folder_starts_from_the_root_and_a_tilde_is_home(tree, monkeypatch):
     folder = tree("cat/1.png")
     monkeypatch.setenv("HOME", str(folder.parent))
     for address, root in [("folder:data", str(folder.parent)), ("data", str(folder.parent)), ("~/data", None)]:
         assert open_dataset(address, root).names == ["cat/1.png"]
     assert open_dataset(str(folder), root="/nowhere").names == ["cat/1.png"]
-
-
-def test_files_that_are_no_images_are_left_out(tree):
-    folder = tree("cat/1.png", "dog/1.png")
-    (folder / "labels.csv").write_text("1,2")
-    (folder / "cat" / "Thumbs.db").write_bytes(b"")
-    (folder / "empty").mkdir()
-    dataset = open_dataset(str(folder))
-    assert dataset.names == ["cat/1.png", "dog/1.png"]
-    assert dataset.classes == ("cat", "dog")
 
 
 @pytest.mark.parametrize("suffix", ["PNG", "JPG", "Jpeg", "TIF", "bmp", "webp", "gif"])

@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 
-from hpt_mlflow.data.cache import cache_folder
 from hpt_mlflow.data.statistics import channel_statistics, kept_channel_statistics
 
 
@@ -74,19 +73,7 @@ def test_other_images_of_the_same_names_and_sizes_have_other_statistics(open_ima
     assert kept_channel_statistics(open_images(second)) == channel_statistics(second)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b'{"mean": [0.1, 0.2',
-        b"\xff\xfe\x00",
-        b"[]",
-        b"null",
-        b"{}",
-        b'{"mean": 1, "std": 2}',
-        b'{"mean": [0.5], "std": []}',
-    ],
-)
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"mean": 1, "std": 2}', b'{"mean": [0.5], "std": []}'])
 def test_a_damaged_cache_is_computed_again(cache, open_images, content):
     images = noise(3)
     expected = kept_channel_statistics(open_images(images))
@@ -94,21 +81,3 @@ def test_a_damaged_cache_is_computed_again(cache, open_images, content):
     file.write_bytes(content)
     assert kept_channel_statistics(open_images(images)) == expected
     assert json.loads(file.read_text())["mean"] == list(expected.mean)
-
-
-def test_a_cache_that_cannot_be_written_is_no_error(cache, open_images):
-    cache.write_text("a file where the folder would be")
-    images = noise(3)
-    assert kept_channel_statistics(open_images(images)) == channel_statistics(images)
-
-
-def test_nothing_but_the_result_is_left_in_the_cache(cache, open_images):
-    for seed in (0, 1):
-        kept_channel_statistics(open_images(noise(3, seed=seed)))
-    assert sorted(file.suffix for file in cache.rglob("*") if file.is_file()) == [".TAG", ".json", ".json"]
-
-
-def test_the_cache_is_in_the_folder_of_the_user_where_nothing_else_is_said(monkeypatch):
-    monkeypatch.delenv("HPT_CACHE")
-    assert cache_folder().is_absolute()
-    assert "hpt" in cache_folder().name
