@@ -8,7 +8,7 @@ from operator import itemgetter
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, Locator, LogLocator, MaxNLocator, SymmetricalLogLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from sklearn.metrics import roc_curve
 
 from hpt_mlflow.evaluation.calibration import reliability
@@ -24,8 +24,6 @@ ONE_SIDED = 20
 SMALLEST_SHARE = 1.0
 # A legend of more labels than twice as many has only the best and the worst.
 ROC_BEST_AND_WORST = 9
-# Up to this ratio of the last step to the first, a logarithmic axis has room for ticks at 2 and 5 too.
-MOST_LABELLED_SPAN = 300
 
 
 def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: Sequence[str]) -> Figure:
@@ -64,7 +62,10 @@ def confusion_matrix(truth: np.ndarray, prediction: np.ndarray, classes: Sequenc
     axes.set_yticks(range(n), rows, fontsize=8)
     axes.set_ylabel("true class (its images)", labelpad=8)
     axes.set_xlabel(f"predicted class\n(% of the row, where at least {SMALLEST_SHARE:.0f})")
-    _grid_lines(axes, n, len(columns))
+    axes.set_xticks(np.arange(1, len(columns)) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, n) - 0.5, minor=True)
+    axes.grid(which="minor", color="0.9", linewidth=0.6)
+    axes.tick_params(which="minor", length=0)
     size = 7 if n > ONE_SIDED else 9
     for row, column in zip(*np.nonzero(shares >= SMALLEST_SHARE), strict=True):
         colour = "white" if shares[row, column] > 45 else "black"
@@ -87,14 +88,6 @@ def _most_confused_classes(counts: np.ndarray, most: int) -> list[int]:
         if len(shown) == most:
             break
     return sorted(shown)
-
-
-def _grid_lines(axes: Axes, rows: int, columns: int) -> None:
-    """White lines between the cells of a matrix."""
-    axes.set_xticks(np.arange(1, columns) - 0.5, minor=True)
-    axes.set_yticks(np.arange(1, rows) - 0.5, minor=True)
-    axes.grid(which="minor", color="0.9", linewidth=0.6)
-    axes.tick_params(which="minor", length=0)
 
 
 def probe_curve(
@@ -235,17 +228,9 @@ def _step_axis(axes: Axes, steps: np.ndarray) -> None:
     """
     positive = steps[steps > 0]
     if len(positive) and positive[-1] > 10 * positive[0]:
-        between = (1.0, 2.0, 5.0) if positive[-1] < MOST_LABELLED_SPAN * positive[0] else (1.0,)
-        if steps[0] == 0:
-            # A logarithmic axis has no place for step 0.
-            axes.set_xscale("symlog", linthresh=positive[0], subs=[2, 5])
-            ticks: Locator = SymmetricalLogLocator(base=10, linthresh=positive[0], subs=between)
-        else:
-            axes.set_xscale("log")
-            ticks = LogLocator(subs=between)
-        axes.xaxis.set_major_locator(ticks)
+        # Linear below the first step, as a logarithmic axis has no place for step 0.
+        axes.set_xscale("symlog", linthresh=positive[0])
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.xaxis.set_minor_formatter("")
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.xaxis.set_major_formatter("{x:,.0f}")

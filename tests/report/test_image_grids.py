@@ -57,33 +57,34 @@ def test_confused_pairs_show_the_surest_mistakes():
     prediction = np.array([1, 2, 2, 2, 1, 0, 0])
     confidence = np.array([0.6, 0.5, 0.9, 0.7, 1.0, 1.0, 1.0], dtype=np.float32)
     images = Counting()
-    figure = confused_pairs(images, truth, prediction, confidence, CLASSES, pairs=6, examples=2)
-    assert images.asked == [2, 3, 0]
+    figure = confused_pairs(images, 10 + np.arange(7), truth, prediction, confidence, CLASSES, pairs=6, examples=2)
+    assert images.asked == [12, 13, 10]
     first, second = figure.axes[:3], figure.axes[3:]
     assert captions(first) == ["3 of 4\nbird\ntaken for\n\\$cat\\$", "0.90", "0.70"]
-    assert brightness(first) == [2, 3]
+    assert brightness(first) == [12, 13]
     assert captions(second) == ["1 of 3\nairplane\ntaken for\nbird", "0.60"]
-    assert brightness(second) == [0]
+    assert brightness(second) == [10]
     assert stored(figure) > 0
 
 
 def test_confused_pairs_are_none_where_nothing_is_confused():
     labels = np.array([0, 1, 2])
-    assert confused_pairs(Counting(), labels, labels, np.ones(3, dtype=np.float32), CLASSES) is None
+    assert confused_pairs(Counting(), labels, labels, labels, np.ones(3, dtype=np.float32), CLASSES) is None
     nothing = np.zeros(0, dtype=np.int64)
-    assert confused_pairs(Counting(), nothing, nothing, np.zeros(0, dtype=np.float32), CLASSES) is None
+    assert confused_pairs(Counting(), nothing, nothing, nothing, np.zeros(0, dtype=np.float32), CLASSES) is None
 
 
 def test_confused_pairs_ask_for_few_of_many_images():
     rng = np.random.default_rng(0)
     truth, prediction = rng.integers(0, 45, 250), rng.integers(0, 45, 250)
     images = Counting()
-    confused_pairs(images, truth, prediction, rng.random(250), [str(i) for i in range(45)])
+    confused_pairs(images, np.arange(250), truth, prediction, rng.random(250), [str(i) for i in range(45)])
     assert len(images.asked) <= 24
 
 
 def test_an_image_that_cannot_be_read_any_more_leaves_the_others():
-    figure = confused_pairs(Counting(unreadable=0), np.zeros(2, int), np.ones(2, int), np.array([0.9, 0.8]), CLASSES)
+    truth, prediction = np.zeros(2, int), np.ones(2, int)
+    figure = confused_pairs(Counting(unreadable=0), np.arange(2), truth, prediction, np.array([0.9, 0.8]), CLASSES)
     assert brightness(figure.axes) == [1]
     assert "cannot\nbe read" in captions(figure.axes)
     assert stored(figure) > 0
@@ -94,46 +95,39 @@ def frames(axes) -> list[str | None]:
 
 
 def test_neighbour_grid_frames_same_and_other_classes():
-    asked, known = Counting(), Counting()
+    images = Counting()
     nearest = np.array([[7, 3], [5, 9]])
-    figure = neighbour_grid(asked, np.array([0, 1]), known, nearest, np.array([[0, 2], [0, 1]]), CLASSES)
-    assert asked.asked == [0, 1]
-    assert known.asked == [7, 3, 5, 9]
+    figure = neighbour_grid(images, np.array([20, 21]), np.array([0, 1]), nearest, np.array([[0, 2], [0, 1]]), CLASSES)
+    assert images.asked == [20, 7, 3, 21, 5, 9]
     rows = figure.axes[:4], figure.axes[4:]
-    assert [brightness(row) for row in rows] == [[0, 7, 3], [1, 5, 9]]
+    assert [brightness(row) for row in rows] == [[20, 7, 3], [21, 5, 9]]
     assert [frames(row) for row in rows] == [[None, None, GREEN, VERMILION], [None, None, VERMILION, GREEN]]
     assert [captions(row) for row in rows] == [["airplane", "airplane", "\\$cat\\$"], ["bird", "airplane", "bird"]]
     assert "same class" in figure.get_suptitle()
     assert stored(figure) > 0
 
 
-def test_neighbour_grid_without_labels_has_no_frames():
-    figure = neighbour_grid(Counting(), None, Counting(), np.array([[1, 2]]), None, CLASSES)
+def test_neighbour_grid_of_many_labels_names_them_and_has_no_frames():
+    labels = np.array([[1, 1, 0]], dtype=np.uint8)
+    neighbours = np.array([[[0, 0, 0], [0, 1, 1]]], dtype=np.uint8)
+    figure = neighbour_grid(Counting(), np.array([0]), labels, np.array([[1, 2]]), neighbours, CLASSES)
     assert frames(figure.axes) == [None] * 4
-    assert "".join(captions(figure.axes)) == ""
+    assert captions(figure.axes) == ["airplane, bird", "none", "bird, \\$cat\\$"]
     assert "class" not in figure.get_suptitle()
 
 
-def test_neighbour_grid_of_many_labels_names_them():
-    asked = np.array([[1, 1, 0]], dtype=np.uint8)
-    neighbours = np.array([[[0, 0, 0], [0, 1, 1]]], dtype=np.uint8)
-    figure = neighbour_grid(Counting(), asked, Counting(), np.array([[1, 2]]), neighbours, CLASSES)
-    assert frames(figure.axes) == [None] * 4
-    assert captions(figure.axes) == ["airplane, bird", "none", "bird, \\$cat\\$"]
-
-
-@pytest.mark.parametrize("shape", [(0, 5), (1, 1), (8, 8), (16, 10)])
+@pytest.mark.parametrize("shape", [(1, 1), (8, 8), (16, 10)])
 def test_pictures_of_any_photographs_stay_small(shape):
     noise = np.random.default_rng(0).integers(0, 256, (224, 224, 3)).astype(np.uint8)
     smooth = [(noise // 4 + 96).astype(np.uint8)] * 200
-    figure = neighbour_grid(smooth, None, smooth, np.arange(shape[0] * shape[1]).reshape(shape), None, CLASSES)
+    labels = np.zeros(shape, dtype=np.int64)
+    figure = neighbour_grid(smooth, labels[:, 0], labels[:, 0], np.arange(labels.size).reshape(shape), labels, CLASSES)
     assert stored(figure) < 1_500_000
 
 
 def test_grid_of_narrow_columns_keeps_captions_apart():
-    classes = ["a class with a very long name", "another one with a very long name"]
     labels = np.zeros((16, 10), dtype=np.int64)
-    figure = neighbour_grid(Counting(), labels[:, 0], Counting(), labels, labels, classes)
+    figure = neighbour_grid(Counting(), labels[:, 0], labels[:, 0], labels, labels, ["a class with a very long name"])
     stored(figure)
-    boxes = [text.get_window_extent() for one in figure.axes for text in one.texts if text.get_text()]
-    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    boxes = [text.get_window_extent() for axes in figure.axes for text in axes.texts if text.get_text()]
+    assert not any(box.overlaps(other) for i, box in enumerate(boxes) for other in boxes[:i])

@@ -11,8 +11,6 @@ import safetensors.numpy
 import torch
 from torch.nn import functional as F
 
-from hpt_mlflow.data.decode import UnreadableImageError
-from hpt_mlflow.data.images import Images
 from hpt_mlflow.errors import printable
 from hpt_mlflow.evaluation.protocols.base import Outcome
 from hpt_mlflow.evaluation.scores import is_multilabel, primary_name
@@ -33,23 +31,6 @@ QUERIES = 8
 NEIGHBOURS_SHOWN = 7
 
 
-class _Pictures(Sequence[np.ndarray]):
-    """Images of some indices, decoded on demand; grey in place of one that has become unreadable."""
-
-    def __init__(self, images: Images, indices: np.ndarray) -> None:
-        self._images = images
-        self._indices = indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, position):  # type: ignore[no-untyped-def]
-        try:
-            return self._images[int(self._indices[position])]
-        except UnreadableImageError:
-            return np.full((8, 8, 3), 128, dtype=np.uint8)
-
-
 def log_pictures(run: StageRun, steps: str, outcome: Outcome) -> None:
     """Log figures that show where a classifier is right, and where it is wrong.
 
@@ -57,18 +38,19 @@ def log_pictures(run: StageRun, steps: str, outcome: Outcome) -> None:
         steps: what the steps of its learning curve are.
     """
     task, truth = outcome.task, outcome.task.part_labels.test
-    shown = _Pictures(task.reader.images, task.split.test)
     if is_multilabel(truth):
         run.picture(roc_curves(truth, outcome.probabilities, task.classes), "roc_curves.png")
     else:
         prediction = outcome.probabilities.argmax(axis=1)
         run.picture(confusion_matrix(truth, prediction, task.classes), "confusion_matrix.png")
         confidence = outcome.probabilities.max(axis=1)
-        confused = confused_pairs(shown, truth, prediction, confidence, task.classes)
+        confused = confused_pairs(task.reader.images, task.split.test, truth, prediction, confidence, task.classes)
         if confused is not None:
             run.picture(confused, "most_confused.png")
     run.picture(reliability_diagram(truth, outcome.probabilities), "reliability.png")
-    run.picture(embedding_map(outcome.features.test, truth, task.classes), "embedding_map.png")
+    features = embedding_map(outcome.features.test, truth, task.classes)
+    if features is not None:
+        run.picture(features, "embedding_map.png")
     run.picture(probe_curve(outcome.curve, primary_name(truth), steps, outcome.step), "probe_curve.png")
     _log_neighbours(run, outcome)
 
@@ -145,10 +127,10 @@ def _log_neighbours(run: StageRun, outcome: Outcome) -> None:
     queries = F.normalize(torch.from_numpy(features.test[shown]), dim=1)
     nearest = (queries @ bank.T).topk(min(NEIGHBOURS_SHOWN, len(bank)), dim=1).indices.numpy()
     figure = neighbour_grid(
-        _Pictures(task.reader.images, task.split.test[shown]),
+        task.reader.images,
+        task.split.test[shown],
         labels.test[shown],
-        _Pictures(task.reader.images, task.split.train),
-        nearest,
+        task.split.train[nearest],
         labels.train[nearest],
         task.classes,
     )

@@ -141,4 +141,4 @@ def test_an_image_that_vanished_is_a_grey_square(store, task):
 def test_few_images_are_enough(store, task):
     few = replace(task, split=Split(SPLIT.train[:4], SPLIT.validation[:4], SPLIT.test[:2]))
     few = replace(few, labels=np.where(np.isin(np.arange(COUNT), [*few.split.train[:2], few.split.test[0]]), 0, 1))
-    assert files_of(logged(learn(replace(few, classes=("a", "b"))), pictures=True)) >= ALWAYS
+    assert files_of(logged(learn(replace(few, classes=("a", "b"))), pictures=True)) >= ALWAYS - {"embedding_map.png"}
