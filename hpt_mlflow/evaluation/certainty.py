@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from hpt_mlflow.evaluation.scores import is_multilabel, primary_name
 from hpt_mlflow.interval import Interval
@@ -131,21 +132,9 @@ def paired(
     figures, resampled = _resample_classes(truth, right, resamples, rng)
     primary, balanced = (_difference(name, figures[name], resampled[name]) for name in figures)
     only_a, only_b = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-    return Comparison(len(truth), primary, balanced, only_a, only_b, mcnemar(only_a, only_b))
-
-
-def mcnemar(only_a: int, only_b: int) -> float:
-    """Two-sided p of McNemar's exact test: the discordant images are flips of a fair coin (McNemar 1947).
-
-    Args:
-        only_a, only_b: images that one model alone got right.
-    """
-    n = only_a + only_b
-    log_shares = [
-        math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2)
-        for i in range(min(only_a, only_b) + 1)
-    ]
-    return min(1.0, 2 * math.fsum(map(math.exp, log_shares)))
+    # The images that one model alone got right are flips of a fair coin (McNemar 1947).
+    mcnemar_p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return Comparison(len(truth), primary, balanced, only_a, only_b, mcnemar_p)
 
 
 def _resample_classes(

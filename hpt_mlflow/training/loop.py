@@ -132,12 +132,10 @@ class Trainer:
 
     def restore(self, state: TrainingState | None) -> None:
         """Resume from a training state, which the first process has; raises HptError if it is of another training."""
-        gathered = self._rows()
-        if state:
-            gathered = put_state(state, self.method, self.optimizer, self.scaler).to(self.device)
-            self.step = state.step
-        self.step, gathered = share_state(self.group, self.step, self.method, self.optimizer, self.scaler, gathered)
-        self._gathered = list(gathered)
+        if state or self.group.size > 1:
+            state = share_state(self.group, state or self.state({}))
+            gathered = put_state(state, self.method, self.optimizer, self.scaler)
+            self.step, self._gathered = state.step, list(gathered.to(self.device))
 
     def learn(self, views: Views) -> StepResult:
         """One optimiser step on the views of a batch."""

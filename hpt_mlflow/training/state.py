@@ -7,7 +7,7 @@ step number stands for the place in the data and for all random generators.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,43 +138,26 @@ def _lay_out(state: dict[int, dict[str, Tensor]], optimizer: torch.optim.Optimiz
     parameters = _parameters(optimizer)
     for i, tensors in state.items():
         for name, tensor in tensors.items():
-            tensors[name] = _laid_out(tensor.shape, parameters[i]).copy_(tensor)
+            # Step counters do not have the shape of their parameter.
+            if tensor.shape == parameters[i].shape:
+                tensors[name] = torch.zeros_like(parameters[i]).copy_(tensor)
 
 
-def _laid_out(shape: Sequence[int], parameter: Tensor) -> Tensor:
-    """Zeros with the memory layout of a parameter, if they have its shape, as step counters do not."""
-    if tuple(shape) == tuple(parameter.shape):
-        return torch.zeros_like(parameter)
-    return torch.zeros(tuple(shape), device=parameter.device)
+def share_state(group: Group, state: TrainingState) -> TrainingState:
+    """The state of the first process, in all processes of a group.
 
-
-def share_state(
-    group: Group,
-    step: int,
-    method: Method,
-    optimizer: torch.optim.Optimizer | None,
-    scaler: torch.amp.GradScaler,
-    report: Tensor,
-) -> tuple[int, Tensor]:
-    """Send what the first process has restored to all processes of a group.
-
-    Returns:
-        Its step, and what the next report of metrics had gathered there.
+    Args:
+        state: that of this process; the others' tensors need not be those of the first process.
     """
     if group.size == 1:
-        return step, report
-    step, rows, scale = group.share([step, report.tolist(), scaler.state_dict()])
-    for tensor in method.state_dict().values():
-        group.send_from_first(tensor)
-    if step and optimizer:
-        parameters = _parameters(optimizer)
-        own = [{name: list(value.shape) for name, value in optimizer.state[p].items()} for p in parameters]
-        for parameter, shapes in zip(parameters, group.share(own), strict=True):
-            for name, shape in shapes.items():
-                value = optimizer.state[parameter].setdefault(name, _laid_out(shape, parameter))
-                group.send_from_first(value)
-    scaler.load_state_dict(scale)
-    return step, torch.tensor(rows, device=report.device).view(-1, report.shape[1])
+        return state
+    layout = [(name, str(tensor.dtype).removeprefix("torch."), tensor.shape) for name, tensor in state.tensors.items()]
+    step, scaler, layout = group.share([state.step, state.scaler, layout])
+    tensors = {}
+    for name, dtype, shape in layout:
+        tensors[name] = state.tensors[name] if group.first else torch.empty(shape, dtype=getattr(torch, dtype))
+        group.send_from_first(tensors[name])
+    return TrainingState(step, tensors, scaler, state.unreadable)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
