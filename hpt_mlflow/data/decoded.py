@@ -13,7 +13,7 @@ from hpt_mlflow.data.cache import cache_folder, check_room, limit, locked
 from hpt_mlflow.data.dataset import MOST, Dataset, evenly_spaced
 from hpt_mlflow.data.decode import Encoded, UnreadableImageError, conversion
 from hpt_mlflow.data.names import Files
-from hpt_mlflow.data.packed import MAGIC, DecodedFile, Packed, TooLargeError, write_packed
+from hpt_mlflow.data.packed import MAGIC, DecodedFile, Packed, write_packed
 from hpt_mlflow.data.shards import Members
 
 # How many pictures are looked at for whether they need decoding.
@@ -82,8 +82,8 @@ class DecodedCache:
         limit(self._folder, self.most_bytes - expected_bytes)
         try:
             check_room(self._folder, expected_bytes)
-            write_packed(self._path, self._key, images, self.most_bytes)
-        except (TooLargeError, OSError):
+            write_packed(self._path, self._key, images)
+        except OSError:
             return None
         packed = self.read()
         limit(self._folder, self.most_bytes)

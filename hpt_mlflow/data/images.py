@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from hpt_mlflow.data.packed import DecodedFile, Packed, pack
 
 MEMORY_LIMIT_BYTES = 1 << 30
 SAMPLE_SIZE = 2048
-# Enough to know how much memory images take, if another process knows which are unreadable.
+# Enough to know how much memory images take.
 SIZE_SAMPLE = 128
 UNREADABLE_LIMIT = 0.01
 # Images per thread that are decoded in advance.
@@ -157,15 +156,15 @@ class Images:
             with cache.alone():
                 packed = self._cached(cache, check)
                 if packed is None:
-                    sample, size = self._measure(ordered, check)
-                    packed = cache.write(self._all(ordered, sample), size)
+                    size = self._expected_bytes(ordered)
+                    packed = cache.write(self._decoded(ordered), size)
             if packed is None and size <= memory_limit:
-                packed = pack(self._all(ordered, sample))
+                packed = pack(self._decoded(ordered))
+        self._packed = packed
         if packed is not None:
             self.unreadable = packed.unreadable | self.unreadable
         elif check:
-            self._sample = list(sample.values())
-        self._packed = packed
+            _ = self.sample  # finds its unreadable images
 
     def _cached(self, cache: DecodedCache, check: bool) -> Packed | None:
         """The images in the cache, unless one that was unreadable is readable now."""
@@ -175,25 +174,11 @@ class Images:
         suspects = [index for index, reason in packed.unreadable.items() if MENDABLE.search(reason)]
         return packed if all(isinstance(self._attempt(index), str) for index in suspects) else None
 
-    def _measure(self, ordered: np.ndarray, check: bool) -> tuple[dict[int, np.ndarray], float]:
-        """The sample by index, and about how many bytes all images take; unreadable ones are recorded."""
-        sampled = self._sampled if check else evenly_spaced(ordered, SIZE_SAMPLE)
-        sample = {}
-        for index, image in self._decoded(sampled):
-            if isinstance(image, str):
-                self.unreadable[index] = image
-            else:
-                sample[index] = image
-        if not sample and len(sampled) < len(ordered):
-            return sample, np.inf  # the size of the others is unknown
-        return sample, sum(image.nbytes for image in sample.values()) / max(1, len(sample)) * len(ordered)
-
-    def _all(self, ordered: np.ndarray, sample: Mapping[int, np.ndarray]) -> Iterator[tuple[int, np.ndarray | str]]:
-        """Index and image, or why it is unreadable, in order; those of the sample are not decoded again."""
-        missing = ordered[~np.isin(ordered, np.fromiter(sample, np.int64))]
-        with closing(self._decoded(missing)) as others:
-            for index in map(int, ordered):
-                yield (index, sample[index]) if index in sample else next(others)
+    def _expected_bytes(self, ordered: np.ndarray) -> float:
+        """About how many bytes all images take; infinite if none that is looked at is readable."""
+        decoded = self._decoded(evenly_spaced(ordered, SIZE_SAMPLE))
+        sizes = [image.nbytes for _, image in decoded if not isinstance(image, str)]
+        return float(np.mean(sizes)) * len(ordered) if sizes else np.inf
 
     def _decoded(self, indices: np.ndarray) -> Generator[tuple[int, np.ndarray | str], None, None]:
         """Index and image, or why it is unreadable, in order; only a few in advance, however slow the consumer is."""

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpt_mlflow.data.cache import check_room
 from hpt_mlflow.files import replacing
 
 # Another one where files are laid out, or images decoded, in another way.
@@ -28,11 +27,6 @@ MAGIC = b"hptimg02"
 TRAILER = struct.Struct("<8sQQQ32s")
 ROW_BYTES = 32
 BUFFER_BYTES = 1 << 20
-BYTES_BETWEEN_LOOKS_AT_THE_DISK = 1 << 28
-
-
-class TooLargeError(Exception):
-    """Images turn out larger than their file may be."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +35,9 @@ class DecodedFile:
 
     path: Path
     key: str
-    checksum: bytes | None = None
 
     def map(self) -> Packed | None:
-        """The images of the file; None where it is gone, damaged, or of another key or checksum."""
+        """The images of the file; None where it is gone, damaged, or of another key."""
         try:
             # Whoever removes or replaces the file, what is mapped stays as it is.
             mapped = np.asarray(np.memmap(self.path, dtype=np.uint8, mode="r"))
@@ -56,7 +49,6 @@ class DecodedFile:
                 magic != MAGIC
                 or start + table_bytes + header_bytes + TRAILER.size != len(mapped)
                 or hashlib.sha256(index.data).digest() != checksum
-                or self.checksum not in {None, checksum}
                 or (header := json.loads(index[table_bytes:].tobytes()))["key"] != self.key
             ):
                 return None
@@ -64,7 +56,7 @@ class DecodedFile:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
             return None
         table = index[:table_bytes].view("<i8").reshape(4, count)
-        return Packed(mapped[:pixel_bytes], table, unreadable, DecodedFile(self.path, self.key, checksum))
+        return Packed(mapped[:pixel_bytes], table, unreadable, self)
 
 
 class Packed(Sequence[np.ndarray]):
@@ -147,7 +139,7 @@ def pack(images: Iterable[tuple[int, np.ndarray | str]]) -> Packed:
     return Packed(pixels, table.columns(), table.unreadable, None)
 
 
-def write_packed(file: Path, key: str, images: Iterable[tuple[int, np.ndarray | str]], most_bytes: float) -> None:
+def write_packed(file: Path, key: str, images: Iterable[tuple[int, np.ndarray | str]]) -> None:
     """Write a file of images as they come, in one step: nobody ever sees half of it.
 
     Args:
@@ -155,27 +147,19 @@ def write_packed(file: Path, key: str, images: Iterable[tuple[int, np.ndarray | 
         images: index, and image or why there is none; indices ascend.
 
     Raises:
-        TooLargeError: the file would take more than `most_bytes`.
-        OSError: it cannot be written, or leaves too little of the disk.
+        OSError: it cannot be written.
     """
-    table, looked = _Table(), 0
+    table = _Table()
     with replacing(file) as temporary, open(temporary, "wb", BUFFER_BYTES) as opened:
         for index, image in images:
             if (pixels := table.add(index, image)) is not None:
                 opened.write(pixels.data)
-            if table.end > most_bytes:
-                raise TooLargeError
-            if table.end - looked > BYTES_BETWEEN_LOOKS_AT_THE_DISK:
-                looked = table.end
-                check_room(file.parent, 0)
         opened.write(bytes(_aligned(table.end) - table.end))
         columns = table.columns().astype("<i8").tobytes()
         header = json.dumps({"key": key, "unreadable": table.unreadable}).encode()
         checksum = hashlib.sha256(columns + header).digest()
         opened.write(columns + header)
         opened.write(TRAILER.pack(MAGIC, table.end, len(columns) // ROW_BYTES, len(header), checksum))
-        if opened.tell() > most_bytes:
-            raise TooLargeError
         # Or else a machine that loses its power may keep the name, but not what was written.
         opened.flush()
         os.fsync(opened.fileno())

@@ -26,7 +26,7 @@ def told(picture, side):
 
 logging.basicConfig(level="INFO", stream=sys.stdout, format="%(message)s")
 images.os.cpu_count = lambda: 1
-images.SAMPLE_SIZE = 1
+images.SIZE_SAMPLE = 1
 decoded, decode, images.decode = itertools.count(), images.decode, told
 files = sorted(Path(sys.argv[1]).iterdir())
 dataset = Dataset("some", "folder:some", files, [file.name for file in files], None, ())
@@ -69,7 +69,7 @@ def test_of_two_that_open_at_once_one_decodes_and_the_other_waits(start, folder)
     assert names(folder) == ["half"]
     first.stdin.write("go on\n")
     first.stdin.flush()
-    assert first.stdout.readline().split() == [str(COUNT), str(sum(range(COUNT)))]
+    assert first.stdout.readline().split() == [str(COUNT + 1), str(sum(range(COUNT)))]
     assert second.stdout.readline().split() == ["0", str(sum(range(COUNT)))]
     assert names(folder) == [".images"]
 
@@ -83,7 +83,7 @@ def test_one_that_is_killed_half_way_leaves_it_to_the_one_that_waits(start, fold
     assert second.stdout.readline() == "half\n"
     second.stdin.write("go on\n")
     second.stdin.flush()
-    assert second.stdout.readline().split() == [str(COUNT), str(sum(range(COUNT)))]
+    assert second.stdout.readline().split() == [str(COUNT + 1), str(sum(range(COUNT)))]
     assert names(folder) == [".images"]
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from hpt_mlflow.data import images as images_module
-from hpt_mlflow.data import packed as packed_module
 from hpt_mlflow.data.images import Images
 
 COUNT = 20
@@ -60,14 +59,6 @@ def test_some_of_the_disk_is_left_to_others(opened, kept, monkeypatch, total, fr
     assert len(kept()) == fits
 
 
-def test_a_disk_that_others_fill_meanwhile_is_left_alone(opened, kept, monkeypatch):
-    answers = iter([1 << 40, 1 << 40, 0])
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 40, 0, next(answers)))
-    monkeypatch.setattr(packed_module, "BYTES_BETWEEN_LOOKS_AT_THE_DISK", 3_000)
-    assert_all_there(opened())
-    assert kept() == []
-
-
 def test_what_was_used_longest_ago_makes_room(opened, folder):
     gib = 2.5 * opened(indices=range(10)).sample._pixels.nbytes / 2**30
     (first,) = folder.glob("*.images")
@@ -96,17 +87,8 @@ def test_what_fits_nowhere_is_decoded_when_it_is_needed(opened, kept):
     assert_all_there(images)
 
 
-def test_images_that_turn_out_too_large_are_not_decoded_to_the_end(opened, monkeypatch):
-    decoded, decode = [], images_module.decode
-    monkeypatch.setattr(images_module, "decode", lambda *given: decoded.append(given) or decode(*given))
-    monkeypatch.setattr(images_module, "AHEAD", 0)
-    monkeypatch.setattr(images_module, "SAMPLE_SIZE", 1)
-    opened(cache_gib=9_500 / 2**30, memory_limit_bytes=0)
-    assert 5 < len(decoded) < COUNT
-
-
 def test_others_make_room_also_for_what_is_larger_than_expected(opened, folder, monkeypatch):
-    monkeypatch.setattr(images_module, "SAMPLE_SIZE", 1)
+    monkeypatch.setattr(images_module, "SIZE_SAMPLE", 1)
     opened(indices=range(10, 20))  # 12 KB
     opened(cache_gib=25_000 / 2**30)  # 22 KB, where 9 KB are expected
     assert sum(file.stat().st_size for file in folder.glob("*.images")) < 25_000

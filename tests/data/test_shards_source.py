@@ -342,10 +342,7 @@ def test_a_damaged_cache_is_not_trusted(tmp_path, monkeypatch, cache):
     open_dataset(f"shards:{file}")
     (kept,) = (cache / "shards").iterdir()
     content = kept.read_bytes()
-    table = shards_module.pa.ipc.open_file(content).read_all()
-    shifted = table.set_column(1, "offset", shards_module.pa.array([512, 10**6]))
-    shards_module._keep(kept, shifted)
-    bad = [b"", content[:-50], content[:50], b"\x80\x04K\x05.", kept.read_bytes()]
+    bad = [b"", content[:-50], content[:50], b"\x80\x04K\x05."]
     for damaged in bad:
         kept.write_bytes(damaged)
         assert values_of(open_dataset(f"shards:{file}")) == [1, 2]
