@@ -23,6 +23,15 @@ class Interval(NamedTuple):
         """Whether 0 lies outside the interval: False without one."""
         return self.low > 0 or self.high < 0
 
+    def __str__(self) -> str:
+        """`0.731 (0.710 to 0.752)`, or the figure alone."""
+        return f"{self.value:.3f}" + (f" ({self.ends})" if self.is_known else "")
+
+    @property
+    def ends(self) -> str:
+        """`0.710 to 0.752`, or empty."""
+        return f"{self.low:.3f} to {self.high:.3f}" if self.is_known else ""
+
     def signed(self, digits: int = 3) -> str:
         """A difference as text: `+0.031 [+0.010, +0.052]`."""
         ends = f" [{self.low:+.{digits}f}, {self.high:+.{digits}f}]" if self.is_known else ""

@@ -87,12 +87,12 @@ def end_with_parent(pid: int | None = None) -> Iterator[None]:
     Args:
         pid: of the process that has started this one, where it is known: it may be gone already.
     """
-    parent = _parent_that_counts() if pid is None else lambda: os.getppid() == pid
+    expected = _parents() if pid is None else (pid, 0)
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(PARENT_POLL_SECONDS):
-            if not parent():
+            if _parents() != expected:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
@@ -118,25 +118,14 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def _parent_that_counts() -> Callable[[], bool]:
-    """A question: is the parent still there? Where that is a shell, its own parent is meant as well."""
+def _parents() -> tuple[int, int]:
+    """The parent process, and the parent of that if it is a shell, or 0."""
     parent = os.getppid()
-    grandparent = None
     with suppress(OSError):
         name, _, above = _stat(parent)
         if name in SHELLS:
-            grandparent = int(above)
-
-    def there() -> bool:
-        if os.getppid() != parent:
-            return False
-        if grandparent is None:
-            return True
-        with suppress(OSError):
-            return int(_stat(parent)[2]) == grandparent
-        return False
-
-    return there
+            return parent, int(above)
+    return parent, 0
 
 
 def _stat(pid: int) -> tuple[str, str, str]:

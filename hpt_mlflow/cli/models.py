@@ -13,7 +13,6 @@ from hpt_mlflow.errors import HptError
 
 if TYPE_CHECKING:
     from hpt_mlflow.evaluation.certainty import Comparison
-    from hpt_mlflow.interval import Interval
     from hpt_mlflow.tracking.models.alias_history import Move
     from hpt_mlflow.tracking.models.lineage import Node
 
@@ -154,9 +153,9 @@ def _echo_comparison(a: str, b: str, found: Comparison) -> None:
     rows = [
         (
             figure.name.replace("_", " "),
-            _interval(figure.a),
-            _interval(figure.b),
-            _interval(figure.difference, "+"),
+            str(figure.a),
+            str(figure.b),
+            f"{figure.difference.value:+.3f} ({figure.difference.ends})",
             _p(figure.p),
         )
         for figure in (found.primary, found.balanced)
@@ -169,10 +168,6 @@ def _echo_comparison(a: str, b: str, found: Comparison) -> None:
             f"{found.only_b:,}; p = {_p(found.mcnemar_p)}"
         )
     click.echo(verdict(a, b, found))
-
-
-def _interval(interval: Interval, sign: str = "") -> str:
-    return f"{interval.value:{sign}.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
 
 def _p(p: float) -> str:
@@ -224,6 +219,5 @@ def _details(node: Node) -> Iterator[str]:
         if node.validation is not None:
             yield f"knn/val_accuracy {node.validation:.3f}"
     for one in node.evaluations:
-        figure = _interval(one.primary) if one.primary.low == one.primary.low else f"{one.primary.value:.3f}"
         protocol = f", protocol {one.protocol}" if one.protocol else ""
-        yield f"evaluated on {one.dataset}: {one.metric} {figure}{protocol}"
+        yield f"evaluated on {one.dataset}: {one.metric} {one.primary}{protocol}"

@@ -13,9 +13,6 @@ from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.artifacts import models_of_run
 from hpt_mlflow.tracking.connection import check_database, tracking_errors
 
-# A copy of a copy of a copy; more is a circle.
-LONGEST_TRAIL = 20
-
 
 def concrete_uri(address: str, option: str, model_name: str) -> str:
     """The address with aliases and `latest` resolved to what they mean now.
@@ -145,20 +142,18 @@ def addresses_of_model(address: str) -> list[str]:
 
     Raises whatever MLflow does.
     """
-    client = MlflowClient()
     addresses = [address]
-    while is_version(addresses[-1]) and len(addresses) < LONGEST_TRAIL:
-        # What a copy was made from may be deleted; the model itself may not.
-        version = find_version(addresses[-1]) if addresses[1:] else client.get_model_version(*split_version(address))
-        source = (version.source or "") if version else ""
-        if not is_version(source):
-            model_id = model_id_in(source)
-            source = f"models:/{model_id}" if model_id else ""
-        if not source or source in addresses:
-            break
-        addresses.append(source)
     for known in addresses:
-        copies = client.search_model_versions(f"source_path='{known}'") if len(addresses) < LONGEST_TRAIL else []
         # Two versions of one name made from one milestone, and copies in other registered models.
-        addresses += [at for copy in copies if (at := f"models:/{copy.name}/{copy.version}") not in addresses]
+        copies = MlflowClient().search_model_versions(f"source_path='{known}'")
+        same = [_source(known), *(f"models:/{copy.name}/{copy.version}" for copy in copies)]
+        addresses += [each for each in same if each and each not in addresses]
     return addresses
+
+
+def _source(address: str) -> str:
+    """The version or LoggedModel that a registered version was made from; empty if that is unknown."""
+    version = find_version(address) if is_version(address) else None
+    source = (version.source or "") if version else ""
+    model_id = model_id_in(source)
+    return source if is_version(source) else f"models:/{model_id}" if model_id else ""

@@ -253,14 +253,12 @@ def _decisive(evaluation: Evaluation | None, comparison: Comparison | None) -> d
     """The decisive metric, as a move records it."""
     if evaluation is None:
         return {}
-    value, low, high = evaluation.primary
-    difference = comparison.primary.difference.value if comparison else None
-    interval = "" if math.isnan(low) else f"{low:.3f} to {high:.3f}"
+    primary = evaluation.primary
     return {
         "metric": evaluation.metric,
-        "value": None if math.isnan(value) else value,
-        "interval": interval,
-        "difference": difference,
+        "value": None if math.isnan(primary.value) else primary.value,
+        "interval": primary.ends,
+        "difference": comparison.primary.difference.value if comparison else None,
     }
 
 

@@ -26,7 +26,6 @@ def result_rows() -> list[tuple[str, ...]]:
 
 def _row(evaluation: Evaluation) -> tuple[str, ...]:
     primary = evaluation.primary
-    interval = "-" if math.isnan(primary.low) else f"{primary.low:.3f} to {primary.high:.3f}"
     values = (
         next((evaluation.metrics[name] for name in metrics if name in evaluation.metrics), math.nan)
         for metrics in COLUMNS.values()
@@ -38,7 +37,7 @@ def _row(evaluation: Evaluation) -> tuple[str, ...]:
         evaluation.protocol or "-",
         evaluation.metric.removeprefix("test/"),
         _number(primary.value),
-        interval,
+        primary.ends or "-",
         *map(_number, values),
     )
 

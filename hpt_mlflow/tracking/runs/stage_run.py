@@ -221,21 +221,21 @@ def stage_run(name: str, identity: Identity | None = None, earlier: EarlierRun |
     with ExitStack() as stack:
         stack.enter_context(termination_as_interrupt())
         with tracking_errors("cannot start a run"):
-            started = start(name, identity, earlier, current_run_id())
-        info = started.run.info
+            started, mlflow_run_id, history = start(name, identity, earlier, current_run_id())
+        info = started.info
         spool = earlier.spool if earlier else None
         try:
-            spool = spool or Spool.open(spool_folder(info.run_id), owner_here(started.run))
+            spool = spool or Spool.open(spool_folder(info.run_id), owner_here(started))
             courier = Courier(spool, RunClient(info.run_id, info.experiment_id), name)
         except Exception:
             if spool:
                 spool.close()
             MlflowClient().set_terminated(info.run_id, "FAILED")
             raise
-        if started.mlflow_run_id and not os.environ.get("HPT_DETACHED") and not joins_others():
+        if mlflow_run_id and not os.environ.get("HPT_DETACHED") and not joins_others():
             stack.enter_context(end_with_parent())
-        guard = Guard(spool.folder, started.mlflow_run_id)
-        run = StageRun(info.run_id, info.experiment_id, courier, started.history)
+        guard = Guard(spool.folder, mlflow_run_id)
+        run = StageRun(info.run_id, info.experiment_id, courier, history)
         if guard.missing:
             run.warn(guard.missing)
         status = "FAILED"

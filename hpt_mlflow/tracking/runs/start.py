@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import time
-from dataclasses import dataclass
 
 from mlflow.entities import Run, RunTag
 from mlflow.tracking import MlflowClient
@@ -20,25 +19,17 @@ from hpt_mlflow.tracking.runs.resume import EarlierRun
 NAME_BY_MLFLOW = re.compile(r"[a-z]+-[a-z]+-\d+")
 
 
-@dataclass(frozen=True)
-class Started:
-    """A run that this process works on.
-
-    Attributes:
-        mlflow_run_id: the run that `mlflow run` made for this process, or empty.
-        history: metrics that the run has already, by step.
-    """
-
-    run: Run
-    mlflow_run_id: str
-    history: list[tuple[int, dict[str, float]]]
-
-
-def start(name: str, identity: Identity | None, earlier: EarlierRun | None, parent_run_id: str | None) -> Started:
+def start(
+    name: str, identity: Identity | None, earlier: EarlierRun | None, parent_run_id: str | None
+) -> tuple[Run, str, list[tuple[int, dict[str, float]]]]:
     """Start a run, or resume one.
 
     Args:
         parent_run_id: the run that a new one is nested in.
+
+    Returns:
+        The run; the id of the one that `mlflow run` made for this process, or empty; metrics that the run has already,
+        by step.
     """
     client = MlflowClient()
     tags = {tag.HOST: socket.gethostname(), tag.HEARTBEAT: str(int(time.time()))} | (identity.tags if identity else {})
@@ -56,11 +47,11 @@ def start(name: str, identity: Identity | None, earlier: EarlierRun | None, pare
     else:
         parent = {tag.PARENT_RUN: parent_run_id} if parent_run_id else {}
         created = client.create_run(experiment_id_here(), tags=resolve_tags(parent | tags), run_name=name)
-        return Started(created, "", [])
+        return created, "", []
     client.update_run(run_id, status="RUNNING")
     client.log_batch(run_id, tags=[RunTag(*pair) for pair in tags.items()])
     run = client.get_run(run_id)
-    return Started(run, made if by_mlflow_run else "", _history(client, run) if earlier else [])
+    return run, made if by_mlflow_run else "", _history(client, run) if earlier else []
 
 
 def mark_as_attempt(client: MlflowClient, run_id: str, resumed: Run) -> None:
