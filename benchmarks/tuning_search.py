@@ -28,6 +28,7 @@ from hpt_mlflow.tuning.pruning import make_halving, make_pruner, rungs
 from hpt_mlflow.tuning.records import best_trial
 from hpt_mlflow.tuning.search import SharedSearch
 from hpt_mlflow.tuning.space import Space
+from hpt_mlflow.tuning.trials import STEPS
 
 # By subset, what one line says.
 Scores = dict[str, dict]
@@ -142,7 +143,7 @@ def _replay(scores: Scores, pruner: str, length: int, first: int, order: int) ->
     while trial := search.claim("replay:1"):
         of_trial = scores[",".join(space.suggest(trial)[0]) or "none"]["probe"]
         for step in places:
-            search.reserve(trial, step)
+            trial.set_user_attr(STEPS, step)
             trial.report(of_trial[str(step)], step)
             ended = step < length and (step == search.target(trial) or trial.should_prune())
             if ended:

@@ -315,7 +315,6 @@ def tune(
     first_rung: int | None = None,
     reduction: int = 4,
     trials: int | None = None,
-    budget_steps: int | None = None,
     minutes: float | None = None,
     adapt_winner: bool = True,
     key_momentum: float | None = None,
@@ -395,7 +394,6 @@ def tune(
         first_rung: Steps of a trial before it is first scored. Default: 1/32 of trial_steps.
         reduction: One trial in N continues after a rung, and the next rung is N times as far.  [default: 4]
         trials: Maximum number of trials. Default: all subsets; with tune_strengths twice as many.
-        budget_steps: Maximum number of optimiser steps of all trials together. Default: no limit.
         minutes: Maximum minutes that this command spends on trials. Default: no limit.
         adapt_winner: Adapt in full with the best subset and with the paper's; evaluate both on test; register the best.
             [default: true]
@@ -423,7 +421,6 @@ def evaluate(
     labels: Text | None = None,
     steps: int | None = None,
     repeats: int = 1,
-    steps_to: float | None = None,
     untrained: bool = True,
     classifier_name: Text | None = None,
     leave_out: Text | None = None,
@@ -456,8 +453,6 @@ def evaluate(
             Default: all of them; for finetune 1000.
         steps: Steps of paper (the paper's: 5000) or of each of finetune's trainings. Default: the paper's.
         repeats: Repetitions of paper or finetune with other seeds, for a mean and a spread.  [default: 1]
-        steps_to: For a run: an accuracy (or AUROC); the first milestone that reaches it is logged as test/steps_to.
-            [default: none]
         untrained: Also evaluate an untrained network of the same architecture in the same way.  [default: true]
         classifier_name: Registered model that gets the classifier; none: keep it with the run only. Default:
             NAME-classifier.

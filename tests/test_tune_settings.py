@@ -8,8 +8,6 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.objectives import OBJECTIVES
 from hpt_mlflow.options import choices_of
 from hpt_mlflow.settings import AdaptSettings, TuneSettings
-from hpt_mlflow.settings import tune as tune_settings
-from hpt_mlflow.tuning import pruning
 
 # Those of tune alone.
 OWN = {field.name: field for field in dataclasses.fields(TuneSettings)}
@@ -26,11 +24,6 @@ def test_the_objectives_are_those_that_there_are_and_auto():
     assert choices_of(OWN["objective"]) == ("auto", *OBJECTIVES)
 
 
-def test_the_pruners_are_those_that_there_are():
-    assert tune_settings.PRUNERS == pruning.PRUNERS
-    assert choices_of(OWN["pruner"]) == pruning.PRUNERS
-
-
 def test_the_defaults():
     chosen = TuneSettings()
     assert (chosen.objective, chosen.pruner, chosen.reduction, chosen.workers) == ("auto", "halving", 4, 1)
@@ -38,7 +31,7 @@ def test_the_defaults():
     assert chosen.storage == "journal:hpt_studies.journal"
     assert chosen.adapt_winner
     assert not chosen.tune_strengths
-    free = ("study", "steps", "trial_steps", "first_rung", "trials", "budget_steps", "minutes")
+    free = ("study", "steps", "trial_steps", "first_rung", "trials", "minutes")
     assert [getattr(chosen, name) for name in free] == [None] * len(free)
 
 
@@ -72,7 +65,6 @@ def test_any_others_may_be_chosen_from(augment):
         ("first_rung", 0, "the minimum is 1"),
         ("reduction", 1, "the minimum is 2"),
         ("trials", 0, "the minimum is 1"),
-        ("budget_steps", 0, "the minimum is 1"),
         ("minutes", 0, "greater than 0"),
         ("minutes", -1.0, "greater than 0"),
         ("minutes", float("inf"), "finite"),
@@ -93,7 +85,7 @@ def test_values_out_of_range_are_refused(name, value, words):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *[(name, 1) for name in ("steps", "trial_steps", "first_rung", "trials", "budget_steps", "workers")],
+        *[(name, 1) for name in ("steps", "trial_steps", "first_rung", "trials", "workers")],
         *[("reduction", 2), ("minutes", 0.01), ("minutes", 1), ("study", "cats"), ("strengths", "hue=0.5")],
         *[("objective", name) for name in ("auto", "probe", "knn", "rotation", "infonce")],
         *[("pruner", name) for name in ("halving", "hyperband", "none")],

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_curve
 
 from hpt_mlflow.evaluation.calibration import reliability
 from hpt_mlflow.evaluation.scores import is_multilabel, label_aurocs
-from hpt_mlflow.report.figures import BLUE, COLOURS, GREEN, GREY, SKY, VERMILION, class_label, plain_axes
+from hpt_mlflow.report.figures import BLUE, COLOURS, GREY, SKY, VERMILION, class_label, plain_axes
 
 # A matrix of more classes than MOST_CLASSES shows SHOWN_CLASSES of them.
 MOST_CLASSES = 60
@@ -189,7 +189,6 @@ def milestone_curve(
     highs: Sequence[float],
     metric: str,
     untrained: float | None = None,
-    reached: tuple[float, int] | None = None,
 ) -> Figure:
     """Score of each milestone against pretraining steps, on a logarithmic axis where they span more than a decade.
 
@@ -198,7 +197,6 @@ def milestone_curve(
         scores, lows, highs: of each milestone, and the ends of its interval.
         metric: name of the score.
         untrained: score of the untrained network.
-        reached: a score that was asked for, and the first step with it.
     """
     figure, axes = plain_axes("optimiser steps of pretraining", metric)
     order = np.argsort(steps, kind="stable")
@@ -208,14 +206,6 @@ def milestone_curve(
     _step_axis(axes, x)
     if untrained is not None:
         axes.axhline(untrained, color=GREY, linestyle="--", label=f"untrained network: {untrained:.3f}")
-    if reached is not None:
-        wanted, step = reached
-        axes.axvline(step, color=GREEN, linestyle=":", zorder=0)
-        axes.axhline(wanted, color=GREEN, linestyle=":", zorder=0)
-        label = f"{wanted:.3f} first reached: step {step:,}"
-        axes.plot(
-            x[x == step][:1], y[x == step][:1], "*", markersize=14, color=GREEN, markeredgecolor="black", label=label
-        )
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths, format_strengths
+from hpt_mlflow.augment.subset import AUGMENTATIONS, format_strengths
 from hpt_mlflow.interval import Interval
 from hpt_mlflow.tuning.effects import common_step, main_effects
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord, best_trial
@@ -70,7 +70,7 @@ def tuning_card(
         pruning: the rule, in words; empty for none.
         dashboard: the command that opens the search in optuna-dashboard.
         augmentations: that subsets are chosen from.
-        trials, spent: the trials so far, and the steps that they have trained or reserved.
+        trials, spent: the trials so far, and the steps that they have trained.
     """
     *early_rungs, steps = rungs
     rule = f"{pruning}, at {', '.join(f'{rung:,}' for rung in early_rungs)} steps" if pruning and early_rungs else ""
@@ -86,8 +86,8 @@ def tuning_card(
     best = best_trial(trials, maximise)
     if best is not None:
         name = f"{best.name} {format_strengths(best.strengths)}".rstrip()
-        score = f"`{name}` (trial {best.number}): {best.score:.4g} after {best.reached:,} of {steps:,} steps"
-        parts.append(f"**Best** {score}; {_against_baseline(best, trials, maximise)}")
+        score = f"{best.score:.4g} after {best.reached:,} of {steps:,} steps"
+        parts.append(f"**Best** `{name}` (trial {best.number}): {score}")
     step = common_step(trials)
     if effects := main_effects(trials, step, augmentations):
         parts.append(f"**Effects** of each augmentation, on instead of off, after {step:,} steps (95%):")
@@ -119,19 +119,3 @@ def _state(trials: Sequence[TrialRecord], spent: int, all_steps: int) -> str:
     counts = Counter(trial.state for trial in trials)
     words = [f"{counts[state]:,} {state}" for state in (COMPLETE, PRUNED, FAILED, RUNNING)]
     return f"{', '.join(words)}; {spent:,} steps, {spent / all_steps:.1%} of the {all_steps:,} of an exhaustive search"
-
-
-def _against_baseline(best: TrialRecord, trials: Sequence[TrialRecord], maximise: bool) -> str:
-    """The best trial compared with the paper's subset and strengths, at the deepest rung at which both have a score."""
-    paper = (AUGMENTATIONS, Strengths())
-    name = f"the paper's `{','.join(AUGMENTATIONS)}`"
-    if (best.subset, best.strengths) == paper:
-        return f"this is {name}"
-    papers = [trial for trial in trials if (trial.subset, trial.strengths) == paper]
-    shared = max(((step, -t.number, t) for t in papers for step in t.scores if step in best.scores), default=None)
-    if shared is None:
-        return f"{name} has no score to compare with"
-    step, _, other = shared
-    gain = best.scores[step] - other.scores[step]
-    verdict = "better" if gain and (gain > 0) == maximise else "not better"
-    return f"after {step:,} steps {best.scores[step]:.4g} against {other.scores[step]:.4g} of {name}: {verdict}"

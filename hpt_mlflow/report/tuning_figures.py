@@ -6,16 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths, format_strengths
 from hpt_mlflow.interval import Interval
 from hpt_mlflow.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, plain_axes
-from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord, best_trial
+from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord
 
 # Marker and colour of each state, in the order of the legend.
 STATES = {COMPLETE: ("o", BLUE), PRUNED: ("v", GREY), RUNNING: ("d", PURPLE), FAILED: ("X", VERMILION)}
@@ -23,43 +21,6 @@ STATES = {COMPLETE: ("o", BLUE), PRUNED: ("v", GREY), RUNNING: ("d", PURPLE), FA
 MOST_LETTERS = 60
 # Height of a figure with a legend below, in inches.
 HEIGHT = 4.4
-
-
-def optimisation_history(trials: Sequence[TrialRecord], maximise: bool, objective_label: str) -> Figure:
-    """The last score of each trial in the order they were started, and the best so far of those trained longest.
-
-    Failed trials are on the lower edge, as their scores do not count.
-
-    Args:
-        maximise: whether a high score is good.
-        objective_label: the name of the score.
-    """
-    figure, axes = plain_axes("trial", objective_label, HEIGHT)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    last = max((trial.number for trial in trials), default=0)
-    axes.set_xlim(-0.03 * last - 0.5, 1.03 * last + 0.5)
-    for state, (marker, colour) in STATES.items():
-        shown = [trial for trial in trials if trial.state == state and (trial.scores or state == FAILED)]
-        scores = [0.0 if state == FAILED else trial.score for trial in shown]
-        on_edge: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False} if state == FAILED else {}
-        if shown:
-            numbers = [trial.number for trial in shown]
-            axes.plot(numbers, scores, marker, color=colour, zorder=3, label=_state_label(state), **on_edge)
-    best = best_trial(trials, maximise)
-    if best is None:
-        _write_instead(axes, "no scores yet")
-    else:
-        longest = [t for t in trials if t.reached == best.reached and t.state in (COMPLETE, PRUNED)]
-        longest.sort(key=lambda trial: trial.number)
-        best_so_far = (np.maximum if maximise else np.minimum).accumulate([trial.score for trial in longest])
-        numbers_so_far = [*(trial.number for trial in longest), last + 0.4]
-        label = f"best so far after {best.reached:,} steps"
-        axes.step(numbers_so_far, [*best_so_far, best_so_far[-1]], where="post", color=GREEN, label=label)
-        star: dict[str, Any] = {"color": GREEN, "markeredgecolor": "black", "markersize": 15, "zorder": 4}
-        axes.plot([best.number], [best.score], "*", label=f"best: {_with_score(best)}", **star)
-    if axes.lines:
-        figure.legend(loc="outside lower center", ncols=2, fontsize=8)
-    return figure
 
 
 def main_effects_figure(effects: Mapping[str, Interval], step: int, objective_label: str) -> Figure:
@@ -89,40 +50,6 @@ def main_effects_figure(effects: Mapping[str, Interval], step: int, objective_la
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.margins(x=0.08)
-    return figure
-
-
-def interactions_figure(effects: Mapping[tuple[str, str], Interval], step: int, objective_label: str) -> Figure:
-    """By how much the effect of one augmentation (row) differs when another (column) is on rather than off.
-
-    Args:
-        effects: by pair, each pair once.
-        step: of training, at which scores were compared.
-        objective_label: the name of the score.
-    """
-    n = len(AUGMENTATIONS)
-    values = np.full((n, n), math.nan)
-    for (a, b), effect in effects.items():
-        i, j = AUGMENTATIONS.index(a), AUGMENTATIONS.index(b)
-        values[i, j] = values[j, i] = effect.value
-    figure = Figure(figsize=(6.0, 5.2), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(_after("Effect of the row when the column is on rather than off", step), fontsize=10)
-    largest = np.nanmax(np.abs(values)) if effects else 1.0
-    image = axes.imshow(np.ma.masked_invalid(values), cmap="PuOr", vmin=-largest, vmax=largest)
-    axes.set_facecolor("0.93")
-    axes.set_xticks(range(n), AUGMENTATIONS)
-    axes.set_yticks(range(n), AUGMENTATIONS)
-    axes.set_xlabel("bold: the 95% interval leaves out 0" if effects else "too few trials to tell any interaction")
-    for (a, b), effect in effects.items():
-        i, j = AUGMENTATIONS.index(a), AUGMENTATIONS.index(b)
-        colour = "white" if abs(effect.value) > 0.7 * largest else "black"
-        weight = "bold" if effect.excludes_zero else "normal"
-        style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 9, "color": colour, "weight": weight}
-        for row, column in ((i, j), (j, i)):
-            axes.text(column, row, f"{effect.value:+.3f}", **style)
-    if effects:
-        figure.colorbar(image, label=f"difference of {objective_label}", shrink=0.8)
     return figure
 
 

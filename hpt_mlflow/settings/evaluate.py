@@ -50,12 +50,6 @@ class EvaluateSettings(Settings):
     repeats: int = option(
         1, "Repetitions of paper or finetune with other seeds, for a mean and a spread.", minimum=1, maximum=100
     )
-    steps_to: float | None = option(
-        None,
-        "For a run: an accuracy (or AUROC); the first milestone that reaches it is logged as test/steps_to.",
-        minimum=0,
-        maximum=1,
-    )
     untrained: bool = option(True, "Also evaluate an untrained network of the same architecture in the same way.")
     classifier_name: str | None = option(
         None, "Registered model that gets the classifier; none: keep it with the run only. Default: NAME-classifier."

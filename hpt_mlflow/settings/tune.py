@@ -69,12 +69,6 @@ class TuneSettings(AdaptSettings):
         minimum=1,
         **BUDGET,
     )
-    budget_steps: int | None = option(
-        None,
-        "Maximum number of optimiser steps of all trials together. Default: no limit.",
-        minimum=1,
-        **BUDGET,
-    )
     minutes: float | None = option(
         None,
         "Maximum minutes that this command spends on trials. Default: no limit.",

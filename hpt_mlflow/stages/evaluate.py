@@ -56,8 +56,8 @@ def evaluate(chosen: EvaluateSettings) -> StageResult:
         by_step[model.card.step] = metrics
         untrained = _learn_from_untrained(work) if chosen.untrained else None
         more = _seen_metrics(run, work) | baseline_metrics(best, untrained)
-        if len(by_step) > 1 or chosen.steps_to is not None:
-            more |= log_milestones(run, by_step, primary_name(task.labels), chosen.steps_to, untrained)
+        if len(by_step) > 1:
+            log_milestones(run, by_step, primary_name(task.labels), untrained)
         run.metrics(more, model.card.step, model.model_id)
         log_curve(run, best)
         log_predictions(run, best, [dataset.names[i] for i in task.split.test])

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from tqdm import auto, std
 from typing_extensions import Self
 
-from hpt_mlflow.cores import CoreShare
-
 LINE_SECONDS = 15.0
 
 
@@ -21,10 +19,9 @@ class ProgressDisplay:
         self._title = title
         self._steps = steps
         self._loss = ""
-        self._started = self._said = time.monotonic()
+        self._started = self._shown = time.monotonic()
         self._first = done
         self._rate = 0.0
-        self._cores, self._looked, self._complained = CoreShare(), self._started, False
         self._bar = auto.tqdm(total=steps, initial=done, desc=title, unit="step") if _has_bars() else None
 
     def advance(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -32,27 +29,16 @@ class ProgressDisplay:
         if "train/loss" in metrics:
             self._loss = f"loss {metrics['train/loss']:.3f}, "
         self._rate = metrics.get("train/images_per_second", self._rate)
-        self._look_at_the_machine()
         if self._bar is not None:
             self._bar.update(1)
             if self._rate:
                 self._bar.set_postfix_str(f"{self._loss}{self._rate:.0f} images/s")
-        elif step == self._steps or time.monotonic() - self._said > LINE_SECONDS:
-            self._said = time.monotonic()
-            left = (self._steps - step) * (self._said - self._started) / max(1, step - self._first)
+        elif step == self._steps or time.monotonic() - self._shown > LINE_SECONDS:
+            self._shown = time.monotonic()
+            left = (self._steps - step) * (self._shown - self._started) / max(1, step - self._first)
             rate = f"{self._rate:.0f} images/s, " if self._rate else ""
             text = f"{self._title}: step {step}/{self._steps}, {self._loss}{rate}{left:.0f} s left"
             print(text, file=sys.stderr, flush=True)
-
-    def _look_at_the_machine(self) -> None:
-        """Warn once if other work takes the cores."""
-        if self._complained or time.monotonic() - self._looked < LINE_SECONDS:
-            return
-        self._looked = time.monotonic()
-        if complaint := self._cores.complaint():
-            self._complained = True
-            # Above the bar, if there is one.
-            auto.tqdm.write(f"{self._title}: {complaint}", file=sys.stderr)
 
     def __enter__(self) -> Self:
         return self

@@ -123,7 +123,7 @@ def _join_or_take_over(settings: TuneSettings, setup: TrialSetup, search: Shared
                 return _lead(settings, setup, search, earlier)
         with joined_run(run_id):
             print(f"study {search.name}: another process leads it; its run {run_id} shows the result")
-            run_search_workers(settings, search, setup.rungs[0], run_id)
+            run_search_workers(settings, search, run_id)
         if not is_abandoned(run_id):
             return StageResult(run_id, settings.parent, setup.chain, {})
 
@@ -136,14 +136,14 @@ def _lead(settings: TuneSettings, setup: TrialSetup, search: SharedSearch, earli
     """
     queue = setup.space.queue(settings.trials, settings.seed)
     search.fill(queue)
-    if earlier and _is_done(settings, search, setup.rungs[0], earlier):
+    if earlier and _is_done(settings, search, earlier):
         return result_of(earlier)
     title = f"tune {setup.dataset.name} < {setup.start.chain[-1]}"
     with stage_run(title, _identity(settings, setup), earlier) as run:
         search.set_attribute(LEADER_RUN, run.run_id)
         _log_start(run, settings, setup)
         report = SearchReport(run, settings, setup, search, len(queue))
-        run_search_workers(settings, search, setup.rungs[0], run.run_id, report.update)
+        run_search_workers(settings, search, run.run_id, report.update)
         trials = report.update()
         report.draw(trials)
         best = best_trial(trials, report.maximise)
@@ -160,11 +160,11 @@ def _lead(settings: TuneSettings, setup: TrialSetup, search: SharedSearch, earli
         return StageResult(run.run_id, model, setup.chain, metrics)
 
 
-def _is_done(settings: TuneSettings, search: SharedSearch, first_rung: int, earlier: EarlierRun) -> bool:
-    """Whether the search was finished with the budget that it has now."""
+def _is_done(settings: TuneSettings, search: SharedSearch, earlier: EarlierRun) -> bool:
+    """Whether the search was finished with as many trials as it has now."""
     tags = earlier.run.data.tags
     has_winner = not settings.adapt_winner or tags.get(tag.ADAPTED) == "true"
-    has_trials_left = search.has_steps_for(first_rung) and (search.promote() or search.trials(TrialState.WAITING))
+    has_trials_left = search.promote() or search.trials(TrialState.WAITING)
     return earlier.run.info.status == "FINISHED" and tag.MODEL in tags and has_winner and not has_trials_left
 
 
@@ -200,6 +200,4 @@ def _no_score(trials: list[TrialRecord]) -> HptError:
     reasons = sorted({trial.reason for trial in trials if trial.state == FAILED and trial.reason})
     if reasons:
         return HptError(f"all trials failed: {'; '.join(reasons[:3])}")
-    return HptError(
-        "the budget was spent before any trial had a score", "raise budget_steps or minutes, or lower first_rung"
-    )
+    return HptError("the time was over before any trial had a score", "raise minutes, or lower first_rung")

@@ -6,8 +6,6 @@ from optuna.pruners import BasePruner, HyperbandPruner, NopPruner
 
 from hpt_mlflow.tuning.halving import Halving
 
-PRUNERS = ("halving", "hyperband", "none")
-
 
 def rungs(steps: int, first: int, reduction: int) -> tuple[int, ...]:
     """Steps at which a trial is scored: the first, each `reduction` times the one before, and the last step.

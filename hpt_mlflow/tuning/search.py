@@ -68,7 +68,6 @@ class SharedSearch:
     Attributes:
         name: of the Optuna study.
         pruner: ends trials between rungs.
-        budget_steps: optimiser steps of all trials together; None for no limit.
         halving: which trials continue beyond the first rung; None leaves that to the pruner.
     """
 
@@ -77,7 +76,6 @@ class SharedSearch:
     space: Space
     pruner: BasePruner
     seed: int
-    budget_steps: int | None = None
     halving: Halving | None = None
 
     def create(self, identity: Mapping[str, Any], maximise: bool) -> bool:
@@ -143,17 +141,15 @@ class SharedSearch:
     def fill(self, queue: Sequence[Mapping[str, Any]]) -> None:
         """Queue the trials that were not queued before: all of them, or those by which the budget has grown.
 
-        Also queues again trials that ran out of budget, and those given up by a process that was killed before it
-        could queue them again.
+        Also queues again trials that ran out of time, and those given up by a process that was killed before it could
+        queue them again.
         """
         last = {place_of(trial): trial for trial in self.trials()}
         for place, parameters in enumerate(queue):
             if place not in last:
                 self._enqueue(parameters, place, attempt=1)
         for trial in last.values():
-            # Trials that ran out of budget are not failed: they wait until it has grown.
-            if trial.state == TrialState.FAIL or self.has_steps_for(1):
-                self._queue_again(trial)
+            self._queue_again(trial)
 
     def _queue_again(self, trial: FrozenTrial) -> None:
         """Queue a trial that has ended, if it is to be tried again."""
@@ -223,23 +219,6 @@ class SharedSearch:
         """The rung at which a trial ends by successive halving; None without it."""
         return self.halving.target(trial) if self.halving else None
 
-    def reserve(self, trial: Trial, steps: int) -> bool:
-        """Whether the budget lets a trial train up to this step; if it does, the steps count as spent."""
-        if self.budget_steps is None:
-            trial.set_user_attr(STEPS, steps)
-            return True
-        before = int(trial.user_attrs.get(STEPS, 0))
-        # Set first and counted afterwards, so that two processes cannot both take the last steps.
-        trial.set_user_attr(STEPS, steps)
-        if self.spent_steps() <= self.budget_steps:
-            return True
-        trial.set_user_attr(STEPS, before)
-        return False
-
-    def has_steps_for(self, steps: int) -> bool:
-        """Whether the budget has this many steps left."""
-        return self.budget_steps is None or self.spent_steps() + steps <= self.budget_steps
-
     def spent_steps(self) -> int:
         """Optimiser steps of all trials, including failed ones."""
         return sum(int(trial.user_attrs.get(STEPS, 0)) for trial in self.trials())
@@ -250,7 +229,7 @@ class SharedSearch:
         """Store how a trial ended, and return state and reason; a trial whose score is not finite has failed.
 
         Args:
-            again: whether it is to be tried again once the budget has grown.
+            again: whether it is to be tried again by the next command.
         """
         if score is not None and not math.isfinite(score):
             state, score, reason = TrialState.FAIL, None, f"its score is {score}"

@@ -12,7 +12,7 @@ from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING
 from hpt_mlflow.tuning.space import Space
 
 # Attributes of a trial: its place in the queue, its attempt, the attempt as which it is queued again; the step that it
-# is to reach unless that is the first rung, the steps that it has trained or reserved; its MLflow run, the process that
+# is to reach unless that is the first rung, the steps to its next rung; its MLflow run, the process that
 # works on it and since when (seconds since the epoch), why it ended.
 PLACE, ATTEMPT, AGAIN = "hpt.place", "hpt.attempt", "hpt.again"
 TARGET, STEPS = "hpt.target", "hpt.steps"

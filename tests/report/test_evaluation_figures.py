@@ -224,15 +224,13 @@ def test_roc_curves_without_any_answer_to_learn_from():
     drawn(figure)
 
 
-def test_milestone_curve_marks_the_first_step_that_reached_a_score():
+def test_milestone_curve_is_sorted_by_steps():
     steps, scores = [1000, 100, 10_000], [0.6, 0.5, 0.7]
-    figure = milestone_curve(steps, scores, [0.5, 0.4, 0.6], [0.7, 0.6, 0.8], "accuracy", 0.3, (0.55, 1000))
+    figure = milestone_curve(steps, scores, [0.5, 0.4, 0.6], [0.7, 0.6, 0.8], "accuracy", 0.3)
     axes = figure.axes[0]
     assert axes.lines[0].get_xydata().tolist() == [[100, 0.5], [1000, 0.6], [10_000, 0.7]]
-    assert axes.lines[-1].get_xydata().tolist() == [[1000, 0.6]]
     texts = legend_texts(figure.legends[0])
     assert "untrained network: 0.300" in texts
-    assert "0.550 first reached: step 1,000" in texts
     assert axes.get_xscale() == "symlog"
     assert overlapping(figure, [*axes.get_xticklabels(), *figure.legends[0].get_texts()]) == []
 

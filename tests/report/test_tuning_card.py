@@ -9,7 +9,6 @@ from hpt_mlflow.interval import Interval
 from hpt_mlflow.report.tuning_card import Winner, tuning_card
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, TrialRecord
 
-ALL = "`crop,color,gray,blur,flip`"
 SEARCH = {
     "data": "folder:/data/birds",
     "seen": 1200,
@@ -86,52 +85,15 @@ def test_it_counts_trials_and_their_steps():
     assert "92 steps, 35.9% of the 256 of" in part(fewer, "State")
 
 
-def test_the_best_is_compared_where_the_papers_subset_has_a_score_too():
-    best = part(card(trials=TRIALS), "Best")
-    reached, compared = best.split("; ")
-    assert reached == "`crop,flip` (trial 1): 0.6 after 64 of 64 steps"
-    assert compared == f"after 16 steps 0.5 against 0.4 of the paper's {ALL}: better"
-
-
-@pytest.mark.parametrize(
-    ("maximise", "score", "verdict"),
-    [
-        (True, 0.5, "better"),
-        (True, 0.3, "not better"),
-        (True, 0.4, "not better"),
-        (False, 0.3, "better"),
-        (False, 0.4, "not better"),
-        (False, 0.5, "not better"),
-    ],
-)
-def test_better_is_what_is_wanted(maximise, score, verdict):
-    trials = [TRIALS[0], TrialRecord(1, ("crop",), COMPLETE, {16: score, 64: 0.6})]
-    assert part(card(trials=trials, maximise=maximise), "Best").endswith(f": {verdict}")
+def test_the_best_is_named_with_its_strengths_and_steps():
+    other = TrialRecord(5, AUGMENTATIONS, PRUNED, {4: 0.7, 16: 0.7, 64: 0.7}, Strengths(hue=0.1))
+    named = "`crop,color,gray,blur,flip hue=0.1` (trial 5): 0.7 after 64 of 64 steps"
+    assert part(card(trials=[*TRIALS, other]), "Best") == named
 
 
 def test_the_best_is_the_smallest_where_that_is_wanted():
     trials = [TrialRecord(0, ("crop",), COMPLETE, {64: 0.5}), TrialRecord(1, ("flip",), COMPLETE, {64: 0.4})]
     assert part(card(trials=trials, maximise=False), "Best").startswith("`flip` (trial 1): 0.4")
-
-
-def test_the_best_is_not_compared_where_it_has_no_score():
-    trials = [TrialRecord(0, AUGMENTATIONS, FAILED, {4: 0.3, 32: 0.4}), TRIALS[1]]
-    assert "; after 4 steps 0.2 against 0.3 of" in part(card(trials=trials), "Best")
-
-
-def test_the_papers_subset_is_the_one_with_its_strengths():
-    other = TrialRecord(5, AUGMENTATIONS, PRUNED, {4: 0.7, 16: 0.7, 64: 0.7}, Strengths(hue=0.1))
-    best = part(card(trials=[*TRIALS, other]), "Best")
-    named = "`crop,color,gray,blur,flip hue=0.1` (trial 5): 0.7 after 64 of 64 steps"
-    assert best == f"{named}; after 16 steps 0.7 against 0.4 of the paper's {ALL}: better"
-
-
-def test_the_papers_subset_may_be_the_best_or_have_no_score():
-    assert (
-        part(card(trials=TRIALS[:1]), "Best")
-        == f"`{','.join(AUGMENTATIONS)}` (trial 0): 0.4 after 16 of 64 steps; this is the paper's {ALL}"
-    )
-    assert part(card(trials=TRIALS[1:]), "Best").endswith(f"the paper's {ALL} has no score to compare with")
 
 
 def test_effects_have_a_line_each_the_largest_first():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from itertools import combinations, product
+from itertools import product
 
 import numpy as np
 import pytest
@@ -14,13 +14,11 @@ from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
 from hpt_mlflow.interval import Interval
 from hpt_mlflow.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 from hpt_mlflow.report.tuning_figures import (
-    interactions_figure,
     main_effects_figure,
-    optimisation_history,
     rung_curves,
     trials_table,
 )
-from hpt_mlflow.tuning.effects import common_step, interactions, main_effects
+from hpt_mlflow.tuning.effects import common_step, main_effects
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING, TrialRecord, best_trial
 
 SCORE = "20-NN accuracy on validation"
@@ -58,9 +56,7 @@ def search(count, rungs=(4, 16, 64)):
 def figures(trials):
     step = common_step(trials)
     return {
-        "history": optimisation_history(trials, True, SCORE),
         "main": main_effects_figure(main_effects(trials, step, AUGMENTATIONS), step, SCORE),
-        "interactions": interactions_figure(interactions(trials, step, AUGMENTATIONS), step, SCORE),
         "rungs": rung_curves(trials, AUGMENTATIONS, best_trial(trials, True), SCORE),
     }
 
@@ -132,57 +128,6 @@ def test_every_text_can_be_read(name):
         assert max(drawn(figure).size) < 1000
 
 
-def test_history_shows_each_state_by_shape_and_colour():
-    axes = optimisation_history(FIVE, True, SCORE).axes[0]
-    shown = {state: looks(line(axes, state)) for state in (COMPLETE, PRUNED, RUNNING, FAILED)}
-    assert {colour for _, colour in shown.values()} == {BLUE, GREY, PURPLE, VERMILION}
-    assert len({marker for marker, _ in shown.values()}) == 4
-    assert points(line(axes, COMPLETE)) == [(0, 0.5), (2, 0.6)]
-    assert points(line(axes, PRUNED)) == [(1, 0.8)]
-    assert points(line(axes, RUNNING)) == [(4, 0.2)]
-    assert axes.get_ylabel() == SCORE
-
-
-def test_history_keeps_failed_trials_on_the_edge():
-    axes = optimisation_history([*FIVE, TrialRecord(6, (), FAILED)], True, SCORE).axes[0]
-    failed = line(axes, FAILED)
-    assert points(failed) == [(3, 0), (6, 0)]
-    assert failed.get_transform() == axes.get_xaxis_transform()
-    assert axes.get_ylim()[1] < 0.9
-
-
-@pytest.mark.parametrize(
-    ("maximise", "best", "number"), [(True, [0.5, 0.5, 0.7, 0.7], 2), (False, [0.5, 0.4, 0.4, 0.4], 1)]
-)
-def test_history_follows_the_best_of_those_trained_longest(maximise, best, number):
-    trials = [TrialRecord(i, (), COMPLETE, {16: y}) for i, y in enumerate((0.5, 0.4, 0.7))]
-    trials += [TrialRecord(3, (), PRUNED, {4: 0.99}), TrialRecord(4, (), PRUNED, {4: 0.01})]
-    figure = optimisation_history(trials[::-1], maximise, SCORE)
-    axes = figure.axes[0]
-    running = line(axes, "best so far after 16 steps")
-    assert running.get_drawstyle() == "steps-post"
-    assert [y for _, y in points(running)] == best
-    assert [x for x, _ in points(running)] == [0, 1, 2, 4.4]
-    star = line(axes, "best: ")
-    assert points(star) == [(number, trials[number].score)]
-    assert star.get_label() == f"best: {trials[number].score:.4g}, none (trial {number})"
-    assert legend(figure) == ["complete", "pruned (its last score)", running.get_label(), star.get_label()]
-
-
-@pytest.mark.parametrize("state", [FAILED, RUNNING])
-def test_history_has_no_best_of_trials_that_do_not_count(state):
-    axes = optimisation_history([TrialRecord(0, (), state, {4: 0.5})], True, SCORE).axes[0]
-    assert [text.get_text() for text in axes.texts] == ["no scores yet"]
-    assert axes.get_yticks().size == 0
-    assert len(axes.lines) == 1
-
-
-def test_history_counts_only_whole_trials():
-    axes = optimisation_history(FIVE[:1], True, SCORE).axes[0]
-    low, high = axes.get_xlim()
-    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [0]
-
-
 def test_main_effects_are_sorted_and_have_their_intervals():
     effects = {"crop": Interval(0.1, 0.05, 0.15), "flip": Interval(-0.2, -0.3, -0.1), "blur": Interval(0.3, 0.2, 0.4)}
     axes = main_effects_figure(effects, 1024, SCORE).axes[0]
@@ -208,35 +153,8 @@ def test_main_effects_without_an_interval_have_none():
     assert [text.get_text() for text in axes.texts] == ["+0.100"]
 
 
-def test_interactions_stand_on_both_sides_of_the_diagonal():
-    effects = {("crop", "color"): Interval(0.05, 0.01, 0.09), ("color", "flip"): Interval(-0.1, -0.3, 0.1)}
-    axes = interactions_figure(effects, 16, SCORE).axes[0]
-    values = axes.images[0].get_array()
-    assert values.shape == (5, 5)
-    assert (~values.mask).sum() == 4
-    assert values[0, 1] == values[1, 0] == 0.05
-    assert values[1, 4] == values[4, 1] == -0.1
-    assert axes.images[0].get_clim() == (-0.1, 0.1)
-    shown = {text.get_position()[::-1]: (text.get_text(), text.get_weight()) for text in axes.texts}
-    assert shown[0, 1] == shown[1, 0] == ("+0.050", "bold")
-    assert shown[1, 4] == shown[4, 1] == ("-0.100", "normal")
-    assert len(shown) == 4
-    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
-        assert [label.get_text() for label in labels] == list(AUGMENTATIONS)
-    assert "after 16 optimiser steps" in axes.get_title()
-
-
-def test_interactions_that_are_all_zero_can_be_drawn():
-    zero = dict.fromkeys(combinations(AUGMENTATIONS, 2), Interval(0.0, 0.0, 0.0))
-    figure = interactions_figure(zero, 4, SCORE)
-    assert unreadable(figure) == []
-    low, high = figure.axes[0].images[0].get_clim()
-    assert low < 0 < high
-
-
-def test_without_effects_the_figures_say_so():
+def test_without_effects_the_figure_says_so():
     assert "too few trials" in main_effects_figure({}, 0, SCORE).axes[0].texts[0].get_text()
-    assert "too few trials" in interactions_figure({}, 0, SCORE).axes[0].get_xlabel()
 
 
 def test_rung_curves_show_each_trial_from_rung_to_rung():

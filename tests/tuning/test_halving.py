@@ -17,7 +17,7 @@ from hpt_mlflow.tuning.records import COMPLETE, PRUNED
 from hpt_mlflow.tuning.search import MOST_ATTEMPTS, SharedSearch
 from hpt_mlflow.tuning.space import Space
 from hpt_mlflow.tuning.storage import open_storage
-from hpt_mlflow.tuning.trials import AGAIN, ATTEMPT, QUEUED_TWICE, REASON, TARGET, place_of
+from hpt_mlflow.tuning.trials import AGAIN, ATTEMPT, QUEUED_TWICE, REASON, STEPS, TARGET, place_of
 
 SPACE = Space(AUGMENTATIONS)
 # Of 32, they let 8, 2 and one go on.
@@ -26,9 +26,9 @@ BY_FOURS = Halving((3, 12, 48, 96), 4)
 BY_TWOS = Halving((1, 2, 4), 2)
 
 
-def made(trials, halving=BY_TWOS, maximise=True, storage=None, budget_steps=None):
+def made(trials, halving=BY_TWOS, maximise=True, storage=None):
     """A search with its trials queued."""
-    search = SharedSearch(storage or InMemoryStorage(), "s", SPACE, NopPruner(), 0, budget_steps, halving)
+    search = SharedSearch(storage or InMemoryStorage(), "s", SPACE, NopPruner(), 0, halving)
     search.create({}, maximise)
     search.fill(SPACE.queue(trials, seed=0))
     return search
@@ -41,17 +41,12 @@ def train(search, trial, score):
         score: of a place after so many steps; NaN makes it fail.
     """
     rungs = search.halving.rungs
-    if not search.reserve(trial, rungs[0]):
-        search.give_up(trial, "budget_steps is spent", count=False)
-        return
     for step, later in zip(rungs, (*rungs[1:], None), strict=True):
         found = score(place_of(trial), step)
+        trial.set_user_attr(STEPS, step)
         trial.report(found, step)
         if step == search.target(trial):
             search.end(trial, TrialState.PRUNED if later else TrialState.COMPLETE, found)
-            return
-        if not search.reserve(trial, later):
-            search.end(trial, TrialState.PRUNED, found, "budget_steps is spent", again=True)
             return
         yield
 
@@ -63,9 +58,9 @@ def finish(search, trial, score):
 
 
 def work_off(search, score, workers=1, seed=0, interrupt=False):
-    """Let workers and a leader take turns as they are drawn, until nothing is left or a budget is spent."""
+    """Let workers and a leader take turns as they are drawn, until nothing is left."""
     turns, busy = random.Random(seed), {}
-    while search.has_steps_for(search.halving.rungs[0]):
+    while True:
         worker = turns.randrange(workers + (workers > 1))
         if worker == workers:
             search.promote()
@@ -74,15 +69,11 @@ def work_off(search, score, workers=1, seed=0, interrupt=False):
             if trial:
                 busy[worker] = trial, train(search, trial, score)
             elif not busy:
-                break
+                return
         elif interrupt and turns.random() < 0.2:
             assert search.give_up(busy.pop(worker)[0], "interrupted", count=False)
         elif next(busy[worker][1], "ended") == "ended":
             del busy[worker]
-        assert search.budget_steps is None or search.spent_steps() <= search.budget_steps
-    # A worker ends what it has begun.
-    for _, rest in busy.values():
-        list(rest)
 
 
 def trained(search, *states):
@@ -543,72 +534,53 @@ def test_a_trial_of_others_that_has_gone_on_waits_again(count):
     assert SPACE.suggest(search.claim("me"))[0] == ("flip",)
 
 
-# Budgets of steps
+# When the time is over
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-@pytest.mark.parametrize("budgets", [[95], [100, 200], [150, 250, 350], [383]])
-def test_a_budget_is_kept_and_a_larger_one_goes_on(budgets, workers):
-    score = table(seed=2)
-    search = made(32, BY_FOURS)
-    for seed, budget in enumerate(budgets):
-        search = replace(search, budget_steps=budget)
-        search.fill(SPACE.queue(32, seed=0))
-        work_off(search, score, workers, seed)
-        # Not so many are left that anything could go on to its next rung.
-        assert budget - 48 < search.spent_steps() <= budget
-        assert set(trained(search)) <= set(sorted_out(range(32), score))
-    search = replace(search, budget_steps=None)
-    search.fill(SPACE.queue(32, seed=0))
-    work_off(search, score, workers)
-    assert trained(search) == sorted_out(range(32), score)
-
-
-def stop_by_a_budget(others):
-    """A search of four places of which the last is the best: it has gone on to step 4, and then no more than one step.
+def stop_by_time(others):
+    """A search of four places of which the last is the best: it was to reach step 16, and its time was over at step 1.
 
     Args:
         others: whether that one was queued by others.
     """
-    search = made(4 - others, Halving((1, 4, 16), 2), budget_steps=4 * 1 + 2 * 4 + 1)
+    search = made(4 - others, Halving((1, 4, 16), 2))
     if others:
         search.optuna_study().enqueue_trial(SPACE.parameters(("flip",)))
-    for number, score in enumerate((0.0, 0.1, 0.2, 0.3, 0.3, 0.2, 0.3)):
-        trial = search.claim("me")
-        assert trial.number == number
-        finish(search, trial, score)
-    assert search.spent_steps() == search.budget_steps
-    (stopped,) = search.trials()[-1:]
-    assert (stopped.user_attrs[TARGET], stopped.intermediate_values) == (16, {1: 0.3})
-    return search, place_of(stopped)
+    for score in (0.0, 0.1, 0.2, 0.3, 0.3, 0.2):
+        finish(search, search.claim("me"), score)
+    trial = search.claim("me")
+    assert trial.user_attrs[TARGET] == 16
+    trial.report(0.3, 1)
+    search.end(trial, TrialState.PRUNED, 0.3, "minutes are over", again=True)
+    return search, place_of(trial)
 
 
-def test_a_record_of_what_a_budget_has_stopped_has_the_score_that_was_reached_before():
-    search, _ = stop_by_a_budget(others=False)
+def test_a_record_of_what_was_stopped_has_the_score_that_was_reached_before():
+    search, _ = stop_by_time(others=False)
     assert sorted(record.reached for record in search.records()) == [1, 1, 4, 4]
     (best,) = [record for record in search.records() if record.subset == SPACE.subsets(0)[3]]
     assert best.scores == {1: 0.3, 4: 0.3}
 
 
 @pytest.mark.parametrize("others", [False, True])
-def test_what_a_budget_has_stopped_goes_on_with_a_larger_one(others):
-    search, place = stop_by_a_budget(others)
-    search = replace(search, budget_steps=None)
+def test_what_was_stopped_continues_with_the_next_command(others):
+    search, place = stop_by_time(others)
     search.fill(SPACE.queue(4 - others, seed=0))
     assert waiting(search) == [(place, 16)]
     work_off(search, lambda place, step: 0.3)
     assert trained(search, TrialState.COMPLETE) == [(place, 16)]
 
 
-def test_one_that_a_budget_has_stopped_counts_as_one_that_may_be_better():
-    search = made(4, Halving((1, 4, 16), 2), budget_steps=4 * 1 + 4 + 1)
-    for _ in range(6):
+def test_one_that_was_stopped_counts_as_one_that_may_be_better():
+    search = made(4, Halving((1, 4, 16), 2))
+    for _ in range(5):
         trial = search.claim("me")
         finish(search, trial, place_of(trial) / 4)
-    (stopped,) = search.trials()[-1:]
-    assert (place_of(stopped), stopped.user_attrs[TARGET], stopped.intermediate_values) == (2, 4, {1: 0.5})
+    stopped = search.claim("me")
+    assert (place_of(stopped), stopped.user_attrs[TARGET]) == (2, 4)
+    stopped.report(0.5, 1)
+    search.end(stopped, TrialState.PRUNED, 0.5, "minutes are over", again=True)
     assert search.promote() == 0
-    search = replace(search, budget_steps=None)
     search.fill(SPACE.queue(4, seed=0))
     work_off(search, lambda place, step: 1.0)
     # After 4 steps, 2 is better.

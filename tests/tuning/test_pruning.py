@@ -5,8 +5,9 @@ import optuna
 import pytest
 from optuna.pruners import HyperbandPruner, NopPruner
 
+from hpt_mlflow.settings.tune import PRUNERS
 from hpt_mlflow.tuning.halving import Halving
-from hpt_mlflow.tuning.pruning import PRUNERS, make_halving, make_pruner, rungs
+from hpt_mlflow.tuning.pruning import make_halving, make_pruner, rungs
 
 
 def train(pruner, plan, scores, direction="maximize", at_every_step=False):

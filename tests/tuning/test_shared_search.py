@@ -28,7 +28,7 @@ from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, RUNNING, WAITING
 from hpt_mlflow.tuning.search import MOST_ATTEMPTS, SharedSearch, attributes_of
 from hpt_mlflow.tuning.space import PAPER_SUBSETS, STRENGTHS, Space
 from hpt_mlflow.tuning.storage import open_storage, storage_errors
-from hpt_mlflow.tuning.trials import ATTEMPT, OWNER, PLACE, REASON, RUN, STEPS, TAKEN
+from hpt_mlflow.tuning.trials import ATTEMPT, OWNER, PLACE, REASON, RUN, TAKEN
 
 WORKERS = 4
 SPACE = Space(AUGMENTATIONS)
@@ -59,8 +59,8 @@ def opened(address):
     return databases[address]
 
 
-def shared(address, name="cats", space=SPACE, seed=0, budget_steps=None, halving=None):
-    return SharedSearch(opened(address), name, space, NopPruner(), seed, budget_steps, halving)
+def shared(address, name="cats", space=SPACE, seed=0, halving=None):
+    return SharedSearch(opened(address), name, space, NopPruner(), seed, halving)
 
 
 def made(address, queue=(), maximise=True, **settings):
@@ -195,21 +195,6 @@ def halve_all(place, address, scores):
     while trial := search.claim(f"worker {place}"):
         done.append(halve(search, trial, scores))
     return done
-
-
-def spend(place, address, budget, steps):
-    """Reserve more and more steps for trial after trial; gives what was granted, and what was seen spent."""
-    search = shared(address, budget_steps=budget)
-    granted = []
-    while trial := search.claim(f"worker {place}"):
-        reserved = 0
-        for upto in range(steps, 5 * steps, steps):
-            if not search.reserve(trial, upto):
-                break
-            reserved = upto
-        granted.append(reserved)
-        search.end(trial, TrialState.PRUNED, 0.0, "budget_steps is spent")
-    return granted
 
 
 def give_up_all(place, address):
@@ -389,61 +374,6 @@ def test_several_processes_make_as_many_trials_as_there_are_in_the_budget(addres
     assert states(search) == [TrialState.COMPLETE] * budget
 
 
-# Steps
-
-
-def test_a_budget_of_steps_is_spent_to_the_last_one(address):
-    search = made(address, SPACE.queue(4, seed=0), budget_steps=20)
-    first, second, third = (search.claim("me") for _ in range(3))
-    assert search.reserve(first, 4)
-    assert search.reserve(first, 12)
-    assert not search.reserve(second, 9)
-    assert search.spent_steps() == 12
-    assert search.reserve(second, 8)
-    assert search.spent_steps() == 20
-    assert not search.reserve(third, 1)
-    assert not search.reserve(first, 13)
-    assert [trial.user_attrs.get(STEPS) for trial in search.trials()] == [12, 8, 0, None]
-
-
-def test_what_failed_trials_have_trained_stays_spent(address):
-    search = made(address, SPACE.queue(4, seed=0), budget_steps=20)
-    first, second = search.claim("me"), search.claim("me")
-    assert search.reserve(first, 8)
-    assert search.reserve(second, 4)
-    search.give_up(first, "its worker was lost")
-    search.end(second, TrialState.FAIL, reason="broken")
-    assert search.spent_steps() == 12
-    third = search.claim("me")
-    assert not search.reserve(third, 9)
-    assert search.reserve(third, 8)
-
-
-def test_whether_there_are_steps_left(address):
-    search = made(address, SPACE.queue(1, seed=0), budget_steps=20)
-    search.reserve(search.claim("me"), 15)
-    assert search.has_steps_for(5)
-    assert not search.has_steps_for(6)
-
-
-def test_without_a_budget_steps_are_counted_and_always_there(address):
-    search = made(address, SPACE.queue(1, seed=0))
-    trial = search.claim("me")
-    assert search.reserve(trial, 10**9)
-    assert search.spent_steps() == 10**9
-    assert search.has_steps_for(10**9)
-
-
-def test_several_processes_never_spend_more_than_the_budget(address, crew):
-    budget, steps = 60, 7
-    search = made(address, SPACE.queue(8, seed=0))
-    granted = [each for of_process in crew(spend, address, budget, steps) for each in of_process]
-    assert len(granted) == 8
-    # Of two that want the last steps at once, neither may get them.
-    assert budget / 2 < sum(granted) <= budget
-    assert search.spent_steps() == sum(granted)
-
-
 # Giving up
 
 
@@ -467,7 +397,7 @@ def test_a_trial_given_up_before_anything_was_chosen_keeps_its_subset(address, c
     search = made(address, SEARCH.queue(3, seed=0), space=SEARCH)
     trial = search.claim("me")
     given_up = search.trials()[0] if frozen else trial
-    assert search.give_up(given_up, "budget_steps is spent", count)
+    assert search.give_up(given_up, "interrupted", count)
     assert search.trials()[-1].system_attrs["fixed_params"] == SEARCH.parameters(PAPER_SUBSETS[0])
 
 

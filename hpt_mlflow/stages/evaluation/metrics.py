@@ -69,13 +69,6 @@ def baseline_metrics(learned: Outcome, untrained: Outcome | None) -> dict[str, f
     return metrics
 
 
-def first_step_to(score: float | None, steps: Sequence[int], scores: Sequence[float]) -> int | None:
-    """The first of `steps`, in ascending order, whose score is at least `score`; None if there is none."""
-    if score is None:
-        return None
-    return next((step for step, reached in zip(steps, scores, strict=True) if reached >= score), None)
-
-
 def metric_names(labels: Sequence[str]) -> dict[str, str]:
     """How each label is spelled in the name of a metric: in characters that MLflow accepts, and all different."""
     names: dict[str, str] = {}

@@ -23,7 +23,6 @@ from hpt_mlflow.report.evaluation_figures import (
     roc_curves,
 )
 from hpt_mlflow.report.image_grids import confused_pairs, neighbour_grid
-from hpt_mlflow.stages.evaluation.metrics import first_step_to
 from hpt_mlflow.tracking.runs.stage_run import StageRun
 from hpt_mlflow.tracking.tags import PREDICTIONS_FILE
 
@@ -91,32 +90,17 @@ def log_curve(run: StageRun, outcome: Outcome) -> None:
         run.metrics({key: value for key, value in values.items() if not math.isnan(value)}, step)
 
 
-def log_milestones(
-    run: StageRun,
-    by_step: dict[int, dict[str, float]],
-    name: str,
-    steps_to: float | None,
-    untrained: Outcome | None,
-) -> dict[str, float]:
+def log_milestones(run: StageRun, by_step: dict[int, dict[str, float]], name: str, untrained: Outcome | None) -> None:
     """Draw the score of each milestone against pretraining steps.
 
     Args:
         by_step: metrics of each milestone, by its step.
         name: of the primary score.
-        steps_to: a score whose first milestone is looked for.
-
-    Returns:
-        The metric `test/steps_to`, if a milestone reaches that score.
     """
     steps = sorted(by_step)
     scores, lows, highs = ([by_step[step][f"test/{name}{end}"] for step in steps] for end in ("", "_low", "_high"))
-    first = first_step_to(steps_to, steps, scores)
-    reached = (steps_to, first) if steps_to is not None and first is not None else None
     baseline = untrained.test_score if untrained else None
-    run.picture(milestone_curve(steps, scores, lows, highs, name, baseline, reached), "milestones.png")
-    if steps_to is not None and first is None:
-        run.warn(f"no milestone reaches {name} {steps_to:g}; the best has {max(scores):.3f}")
-    return {"test/steps_to": float(first)} if first is not None else {}
+    run.picture(milestone_curve(steps, scores, lows, highs, name, baseline), "milestones.png")
 
 
 def _log_neighbours(run: StageRun, outcome: Outcome) -> None:

@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from hpt_mlflow.evaluation.objectives import OBJECTIVES, maximises
 from hpt_mlflow.report.tuning_card import Winner, tuning_card
 from hpt_mlflow.report.tuning_figures import (
-    interactions_figure,
     main_effects_figure,
-    optimisation_history,
     rung_curves,
     trials_table,
 )
@@ -20,7 +18,7 @@ from hpt_mlflow.settings import TuneSettings
 from hpt_mlflow.stages.search.setup import TrialSetup
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.runs.stage_run import StageRun
-from hpt_mlflow.tuning.effects import common_step, interactions, main_effects
+from hpt_mlflow.tuning.effects import common_step, main_effects
 from hpt_mlflow.tuning.records import COMPLETE, FAILED, PRUNED, TrialRecord, best_trial
 from hpt_mlflow.tuning.search import SharedSearch
 from hpt_mlflow.tuning.storage import dashboard_command
@@ -71,12 +69,9 @@ class SearchReport:
         run, space, label = self.run, self.setup.space, OBJECTIVES[self.setup.objective].title
         step = common_step(trials)
         effects = main_effects(trials, step, space.augmentations)
-        pairs = interactions(trials, step, space.augmentations)
         curves = rung_curves(trials, space.paper_subsets[0], best_trial(trials, self.maximise), label)
-        run.picture(optimisation_history(trials, self.maximise, label), "optimisation_history.png")
         run.picture(curves, "rung_curves.png")
         run.picture(main_effects_figure(effects, step, label), "main_effects.png")
-        run.picture(interactions_figure(pairs, step, label), "interactions.png")
         run.table(trials_table(trials, self.maximise), "trials.json")
         self.describe(trials)
         self._drawn = time.monotonic()

@@ -33,10 +33,10 @@ from hpt_mlflow.tuning.pruning import make_halving, make_pruner
 from hpt_mlflow.tuning.records import FAILED
 from hpt_mlflow.tuning.search import SharedSearch
 from hpt_mlflow.tuning.storage import open_storage, storage_errors
-from hpt_mlflow.tuning.trials import RUN, STATES
+from hpt_mlflow.tuning.trials import RUN, STATES, STEPS
 
 # Why a trial ended early, as stored.
-BUDGET_STEPS, BUDGET_MINUTES, INTERRUPTED = "budget_steps is spent", "minutes are over", "interrupted"
+BUDGET_MINUTES, INTERRUPTED = "minutes are over", "interrupted"
 
 log = logging.getLogger("hpt_mlflow")
 
@@ -46,7 +46,7 @@ def open_search(settings: TuneSettings, storage: BaseStorage, setup: TrialSetup)
     assert settings.study is not None
     pruner = make_pruner(settings.pruner, setup.plan.steps, setup.rungs[0], settings.reduction)
     halving = make_halving(settings.pruner, setup.rungs, settings.reduction)
-    return SharedSearch(storage, settings.study, setup.space, pruner, settings.seed, settings.budget_steps, halving)
+    return SharedSearch(storage, settings.study, setup.space, pruner, settings.seed, halving)
 
 
 def is_over(deadline: float | None) -> bool:
@@ -55,7 +55,7 @@ def is_over(deadline: float | None) -> bool:
 
 
 def run_trials(settings: TuneSettings, deadline: float | None) -> None:
-    """Take trials until none is left, or a budget is spent.
+    """Take trials until none is left, or the time is over.
 
     Args:
         settings: with study, parent and precision as the leader resolved them.
@@ -71,23 +71,19 @@ def run_trials(settings: TuneSettings, deadline: float | None) -> None:
     with storage_errors(settings.storage):
         search = open_search(settings, open_storage(settings.storage), setup)
         search.check_identity(setup.identity)
-        while not is_over(deadline) and search.has_steps_for(setup.rungs[0]):
-            trial = search.claim(worker_name())
-            if trial is None or not _run_trial(setup, search, trial, deadline):
-                return
+        while not is_over(deadline) and (trial := search.claim(worker_name())):
+            _run_trial(setup, search, trial, deadline)
 
 
-def _run_trial(setup: TrialSetup, search: SharedSearch, trial: Trial, deadline: float | None) -> bool:
-    """Adapt with the subset of a trial, for as long as it is promising; returns whether to take another one.
+def _run_trial(setup: TrialSetup, search: SharedSearch, trial: Trial, deadline: float | None) -> None:
+    """Adapt with the subset of a trial, for as long as it is promising.
 
     Raises:
         HptError: no run can be started; the trial waits in the queue again.
         KeyboardInterrupt: a signal asked to stop; likewise.
     """
     try:
-        if not search.reserve(trial, setup.rungs[0]):
-            search.give_up(trial, BUDGET_STEPS, count=False)
-            return False
+        trial.set_user_attr(STEPS, setup.rungs[0])
         subset, strengths = setup.space.suggest(trial)
         setup = replace(setup, plan=replace(setup.plan, subset=subset, strengths=strengths))
         with stage_run(_title(trial, setup)) as run:
@@ -107,7 +103,6 @@ def _run_trial(setup: TrialSetup, search: SharedSearch, trial: Trial, deadline: 
         if given_up or isinstance(error, KeyboardInterrupt):
             raise
         log.warning("%s failed: %s", _title(trial, setup), error)
-    return True
 
 
 def _train_and_end(
@@ -130,7 +125,7 @@ def _train_and_end(
         run.tags({tag.TRIAL_STATE: "interrupted", tag.REASON: reason})
         raise EndedEarly
     state = TrialState.PRUNED if reason else TrialState.COMPLETE
-    state, reason = search.end(trial, state, score, reason, again=reason in (BUDGET_STEPS, BUDGET_MINUTES))
+    state, reason = search.end(trial, state, score, reason, again=reason == BUDGET_MINUTES)
     run.tags({tag.TRIAL_STATE: STATES[state], tag.REASON: reason})
     if state == TrialState.FAIL:
         raise HptError(reason)
@@ -200,6 +195,8 @@ def _train(
                 trial.report(score, step)
                 if reason := _why_ended(setup, search, trial, step):
                     return score, reason
+                if step < plan.steps:
+                    trial.set_user_attr(STEPS, setup.rungs[setup.rungs.index(step) + 1])
             if requests.stop:
                 raise KeyboardInterrupt
             if is_over(deadline) and step < plan.steps:
@@ -208,14 +205,14 @@ def _train(
 
 
 def _why_ended(setup: TrialSetup, search: SharedSearch, trial: Trial, step: int) -> str:
-    """Why a trial ends at a rung; an empty text if it continues, and then the steps to the next rung are spent."""
+    """Why a trial ends at a rung before the last; an empty text if it continues."""
     if step == setup.rungs[-1]:
         return ""
     if step == search.target(trial):
         return f"ended at step {step}, from where the best continue"
     if trial.should_prune():
         return f"not among the best at step {step}"
-    return "" if search.reserve(trial, setup.rungs[setup.rungs.index(step) + 1]) else BUDGET_STEPS
+    return ""
 
 
 def _work(job: Mapping[str, Any]) -> None:

@@ -27,11 +27,10 @@ MOST_DEATHS = 5
 def run_search_workers(
     settings: TuneSettings,
     search: SharedSearch,
-    first_rung: int,
     run_id: str,
     on_change: Callable[[], object] = lambda: None,
 ) -> None:
-    """Let search workers take trials until none is left or a budget is spent, here and on other machines.
+    """Let search workers take trials until none is left or the time is over, here and on other machines.
 
     Trials whose worker was killed are marked as failed, and tried again.
 
@@ -51,7 +50,7 @@ def run_search_workers(
             for trial in search.give_up_lost(_is_alive):
                 lost.add(trial.user_attrs.get(RUN, ""))
             lost.settle()
-            over = is_over(deadline) or not search.has_steps_for(first_rung)
+            over = is_over(deadline)
             if not over:
                 search.promote()
             count = Counter(trial.state for trial in search.trials())

@@ -19,7 +19,6 @@ from hpt_mlflow.evaluation.supervised import CurvePoint
 from hpt_mlflow.evaluation.task import Parts, Task
 from hpt_mlflow.stages.evaluation.metrics import (
     baseline_metrics,
-    first_step_to,
     metric_names,
     outcome_metrics,
     repeat_metrics,
@@ -153,13 +152,6 @@ def test_labels_are_compared_by_the_area_under_the_curve():
     assert figures["gain/auroc"] == pytest.approx(difference)
     assert figures["chance/auroc"] == 0.5
     assert set(figures) == {"chance/auroc", "random/auroc", "gain/auroc", "gain/auroc_low", "gain/auroc_high"}
-
-
-@pytest.mark.parametrize(
-    ("score", "step"), [(None, None), (0.0, 10), (0.5, 10), (0.51, 30), (0.7, 30), (0.9, 40), (0.91, None)]
-)
-def test_the_first_step_that_reaches_a_score(score, step):
-    assert first_step_to(score, [10, 20, 30, 40], [0.5, 0.4, 0.7, 0.9]) == step
 
 
 ODD = ["Ödem", "犬", "A+B", "A&B", "A_B", "x:y", "a/b", "a//b", "..", ".", "../x", "/", "v1.0", "½", "a\tb", "x" * 400]
