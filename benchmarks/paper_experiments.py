@@ -9,6 +9,8 @@ The page above its mark is written by people.
 
 from __future__ import annotations
 
+import csv
+import io
 import logging
 from collections import Counter
 from itertools import product
@@ -22,8 +24,8 @@ from mlflow.entities import Run
 from hpt_mlflow import study
 from hpt_mlflow.experiments import load_study
 from hpt_mlflow.experiments.claims import HELD, NOT_SHOWN, OPPOSITE
-from hpt_mlflow.experiments.page import HOW_TO_READ, means_table, read_study_csv
-from hpt_mlflow.experiments.results import Results
+from hpt_mlflow.experiments.page import HOW_TO_READ, UNTRAINED_ROW, means_table
+from hpt_mlflow.experiments.results import METRICS, Results
 from hpt_mlflow.stages.weights import import_weights
 from hpt_mlflow.tracking import tags as tag
 
@@ -114,6 +116,22 @@ def page() -> None:
             finished.append(Finished(base, made, read_study_csv(table)))
     above = PAGE.read_text().partition(MARK)[0]
     PAGE.write_text(f"{above}{MARK}\n\n{below_the_mark(finished)}")
+
+
+def read_study_csv(text: str) -> Results:
+    """What `study_csv` was written from."""
+    study, metric = "", ""
+    scores: dict[tuple[str, str, int], dict[int, float]] = {}
+    untrained: dict[int, float] = {}
+    for row in csv.DictReader(io.StringIO(text)):
+        study = row["study"]
+        metric, value = next((name, float(row[f"test_{name}"])) for name in METRICS if f"test_{name}" in row)
+        if row["method"] == UNTRAINED_ROW:
+            untrained[int(row["seed"])] = value
+        else:
+            curve = scores.setdefault((row["method"], row["condition"], int(row["seed"])), {})
+            curve[int(row["step"])] = value
+    return Results(study, metric, scores, untrained)
 
 
 def prepare_imagenet() -> None:

@@ -26,8 +26,6 @@ HEIGHT = 4.6
 MOST_TICKS = 10
 # Distance between the methods at one condition.
 APART = 0.08
-# Distance between the intervals of levels, right of the axes, as a share of their width.
-BESIDE = 0.015
 
 
 class Level(NamedTuple):
@@ -117,9 +115,9 @@ def _finish(
         axes.axhline(
             100 * level.mean.value, color=level.colour, linewidth=1.2, linestyle=level.style, label=level.label
         )
+        if level.mean.is_known:
+            axes.axhspan(100 * level.mean.low, 100 * level.mean.high, color=level.colour, alpha=0.1, linewidth=0)
     is_cut = _look_at_means(axes)
-    for number, level in enumerate(levels):
-        _interval_beside(axes, number, level)
     seeds = len({seed for _, _, seed in results.scores})
     shown = "mean and 95% interval" if seeds > 1 else "no interval"
     cut = ", cut off where longer" if is_cut else ""
@@ -127,24 +125,6 @@ def _finish(
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", ncols=5, fontsize=8)
     return figure
-
-
-def _interval_beside(axes: Axes, number: int, level: Level) -> None:
-    """The interval of a level, right of the axes, cut to their range."""
-    if not level.mean.is_known:
-        return
-    ends = np.clip([100 * level.mean.low, 100 * level.mean.high], *axes.get_ylim())
-    where = 1 + BESIDE * (number + 1)
-    axes.plot(
-        [where, where],
-        ends,
-        transform=axes.get_yaxis_transform(),
-        clip_on=False,
-        color=level.colour,
-        linewidth=1.2,
-        linestyle=level.style,
-        label=f"_{level.label}",
-    )
 
 
 def _look_at_means(axes: Axes) -> bool:

@@ -124,22 +124,6 @@ def study_csv(results: Results) -> str:
     return text.getvalue()
 
 
-def read_study_csv(text: str) -> Results:
-    """What `study_csv` was written from."""
-    study, metric = "", ""
-    scores: dict[tuple[str, str, int], dict[int, float]] = {}
-    untrained: dict[int, float] = {}
-    for row in csv.DictReader(io.StringIO(text)):
-        study = row["study"]
-        metric, value = next((name, float(row[f"test_{name}"])) for name in METRICS if f"test_{name}" in row)
-        if row["method"] == UNTRAINED_ROW:
-            untrained[int(row["seed"])] = value
-        else:
-            curve = scores.setdefault((row["method"], row["condition"], int(row["seed"])), {})
-            curve[int(row["step"])] = value
-    return Results(study, metric, scores, untrained)
-
-
 def means_table(study: Study, results: Results) -> tuple[list[str], list[tuple[str, ...]]]:
     """The mean of each method under each condition after the last step, with its interval: a head, and rows."""
     rows = [(method, *(_percent(results.mean(method, c)) for c in results.conditions)) for method in results.methods]

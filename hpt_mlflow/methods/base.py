@@ -126,11 +126,6 @@ class Method(nn.Module, ABC):
         return dict(options)
 
     @classmethod
-    def share_options(cls, options: Mapping[str, Any], processes: int) -> dict[str, Any]:
-        """Those options that differ for one of several processes when it trains alone."""
-        return {}
-
-    @classmethod
     @abstractmethod
     def chance(cls, options: Mapping[str, Any], batch_size: int) -> str:
         """The values that embeddings without information would give, for a run's description."""

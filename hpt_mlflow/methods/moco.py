@@ -140,11 +140,6 @@ class MoCo(Method):
 
     @classmethod
     @override
-    def share_options(cls, options: Mapping[str, Any], processes: int) -> dict[str, Any]:
-        return {"bn_splits": max(1, options["bn_splits"] // processes)}
-
-    @classmethod
-    @override
     def chance(cls, options: Mapping[str, Any], batch_size: int) -> str:
         candidates = 1 + options["queue_size"]
         return f"loss ln(1 + queue) = {math.log(candidates):.2f}, top-1 = {1 / candidates:.2%}"

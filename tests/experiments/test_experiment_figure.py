@@ -341,29 +341,22 @@ def test_a_missing_figure_leaves_a_gap():
     assert sorted(round(y) for _, y, *_ in dots(axes_of(results))) == [10, 20, 50]
 
 
-def beside(axes):
-    """The intervals right of the picture, by what they belong to."""
-    marks = [line for line in axes.lines if line.get_transform() != axes.transData and len(set(line.get_xdata())) == 1]
-    return {line.get_label().removeprefix("_"): tuple(line.get_ydata()) for line in marks}
+def bands(axes):
+    """The lower and upper ends of the bands around levels."""
+    return [(box.get_y(), box.get_y() + box.get_height()) for box in axes.patches]
 
 
-def test_levels_have_their_intervals_beside_the_picture():
+def test_levels_have_their_intervals_as_bands():
     figures = {"Base": [0.5, 0.52, 0.54], "Target": [0.4, 0.5, 0.6], "HPT": [0.5, 0.6, 0.7]}
     axes = axes_of(imagined("separability", figures, untrained=[0.51, 0.52, 0.53]))
-    assert beside(axes) == {
-        "Base": pytest.approx(percent(figures["Base"])[1:]),
-        "untrained network": pytest.approx(percent([0.51, 0.52, 0.53])[1:]),
-    }
-    assert all(x > 1 for line in axes.lines if line.get_label() in ("_Base",) for x in line.get_xdata())
+    ends = [percent(values)[1:] for values in (figures["Base"], [0.51, 0.52, 0.53])]
+    assert bands(axes) == [pytest.approx(pair) for pair in ends]
 
 
 def test_a_level_of_one_seed_has_none():
-    assert beside(axes_of(imagined("sequential", {"B": [0.5]}, untrained=[0.4]))) == {}
+    assert bands(axes_of(imagined("sequential", {"B": [0.5]}, untrained=[0.4]))) == []
 
 
 def test_intervals_that_leave_the_view_are_said_to():
     results = imagined("sequential", {"B": [0.5, 0.52], "T": [0.5, 0.9]}, untrained=[0.2, 0.8])
-    axes = axes_of(results)
-    assert axes.get_title() == "sequential: mean and 95% interval, cut off where longer, 2 seeds"
-    # What stands beside ends with the picture.
-    assert beside(axes)["untrained network"] == axes.get_ylim()
+    assert axes_of(results).get_title() == "sequential: mean and 95% interval, cut off where longer, 2 seeds"

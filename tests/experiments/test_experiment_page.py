@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -11,7 +10,7 @@ from imagined import FOUR, claims, figure, imagined, markdown, of_each_study, pa
 
 from hpt_mlflow.experiments import STUDIES
 from hpt_mlflow.experiments.claims import HELD, NOT_SHOWN, OPPOSITE
-from hpt_mlflow.experiments.page import Origin, figure_as_svg, read_study_csv, study_csv
+from hpt_mlflow.experiments.page import Origin, figure_as_svg, study_csv
 
 EVIL = "<b>x</b>&\"'<script>alert(1)</script>"
 VOID = {"meta", "br"}
@@ -238,14 +237,6 @@ def test_the_table_names_the_metric_and_has_steps_in_their_order():
         "separability,HPT,,0,20,0.5\n"
         "separability,untrained,,0,0,0.125\n"
     )
-
-
-@pytest.mark.parametrize("seeds", [1, 3])
-@pytest.mark.parametrize("metric", ["accuracy", "auroc"])
-@pytest.mark.parametrize("study", STUDIES)
-def test_a_table_is_read_as_what_it_was_written_from(study, metric, seeds):
-    results = replace(of_each_study(seeds)[study], metric=metric)
-    assert read_study_csv(study_csv(results)) == results
 
 
 @pytest.mark.parametrize("study", STUDIES)

@@ -7,8 +7,8 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -18,10 +18,10 @@ from hpt_mlflow.evaluation.protocols import load_protocol
 from hpt_mlflow.experiments.chains import Chains
 from hpt_mlflow.experiments.plan import Job
 from hpt_mlflow.group import Group
-from hpt_mlflow.methods import load_method
+from hpt_mlflow.methods import load_method, options_of
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
-from hpt_mlflow.settings import AdaptSettings, PretrainSettings, StudySettings
+from hpt_mlflow.settings import StudySettings
 from hpt_mlflow.stages.evaluation.task import label_count
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.studies.checks import evaluation_settings, fitted_plan, training_settings
@@ -35,49 +35,6 @@ WARM_UP_STEPS, TRIED_STEPS = 1, 3
 LONG = 10**6
 
 
-class Kind(NamedTuple):
-    """Trainings whose steps take equally long."""
-
-    data: str
-    update: str
-    batch_size: int
-    options: tuple[tuple[str, float], ...]
-
-
-@dataclass
-class Trials:
-    """Trials of trainings on this machine.
-
-    Attributes:
-        datasets: by address.
-        network: of all trainings.
-        seconds: of a step, by kind of training.
-    """
-
-    device: torch.device
-    datasets: Mapping[str, Dataset]
-    network: Architecture
-    seconds: dict[Kind, float] = field(default_factory=dict)
-
-    def seconds_per_step(self, job: Job) -> float:
-        """The seconds per step of a training; each kind is tried once."""
-        settings, dataset = training_settings(job), self.datasets[job.settings["data"]]
-        plan = fitted_plan(settings, dataset)
-        kind = Kind(settings.data, plan.update, plan.batch_size, tuple(sorted(plan.options.items())))
-        if kind not in self.seconds:
-            # On several GPUs each process has its part of a batch; on a CPU all processes share the cores.
-            parts = settings.nproc if self.device.type == "cuda" else 1
-            options = load_method(plan.method).share_options(plan.options, parts)
-            part = replace(settings, batch_size=plan.batch_size // parts, **options)
-            self.seconds[kind] = _try(job.stage, part, dataset, self.network)
-        return self.seconds[kind]
-
-    def seconds_per_pass(self, job: Job) -> float:
-        """The seconds per image and pass through the network, from a training of all weights."""
-        plan = fitted_plan(training_settings(job), self.datasets[job.settings["data"]])
-        return self.seconds_per_step(job) / plan.batch_size / load_method(plan.method).passes
-
-
 def seconds_of(
     jobs: Sequence[Job],
     settings: StudySettings,
@@ -86,36 +43,42 @@ def seconds_of(
 ) -> float:
     """About how many seconds jobs would take on this machine, `at_once` side by side.
 
-    A few steps of each kind of training are tried, on its images, with its share of the cores. An evaluation is
-    estimated by its passes through the network, as many seconds each as in a training of all weights on the target.
-    Every job takes the time that a process needs to start, too.
+    A few steps of a training on the target are tried, with its share of the cores. Every other job is taken to need as
+    long per pass of an image through the network, and the time that a process needs to start.
 
     Args:
         datasets: by address.
         network: of all trainings.
     """
+    if not jobs:
+        return 0.0
     device = resolve_device(settings.device)
     cores = torch.get_num_threads()
     together = min(settings.at_once, cores if device.type == "cpu" else max(1, torch.cuda.device_count()))
-    seconds = len(jobs) * _seconds_to_start() if jobs else 0.0
+    # On several GPUs each process has its part of a batch; on a CPU all processes share the cores.
+    parts = settings.nproc if device.type == "cuda" else 1
     with _threads(max(1, cores // settings.at_once)):
-        trials = Trials(device, datasets, network)
-        training = Chains(settings, settings.seed, images=0, network=network).target_alone()
-        for job in jobs:
-            if job.stage == "evaluate":
-                seconds += passes_of(job, datasets[job.settings["data"]]) * trials.seconds_per_pass(training)
-            else:
-                seconds += job.steps * trials.seconds_per_step(job)
-    return seconds / together
+        seconds_per_pass = _try(settings, datasets[settings.target], network, parts)
+    passes = sum(passes_of(job, datasets[job.settings["data"]], parts) for job in jobs)
+    return (len(jobs) * _seconds_to_start() + passes * seconds_per_pass) / together
 
 
-def _try(stage: str, settings: PretrainSettings | AdaptSettings, dataset: Dataset, network: Architecture) -> float:
-    """Seconds per optimiser step, views included, in a short training from random weights."""
-    backbone, feature_size = build_backbone(network)
-    assert settings.batch_size is not None
-    few = min(len(split_for(settings, dataset).seen), (WARM_UP_STEPS + TRIED_STEPS) * settings.batch_size)
-    tried = replace(settings, images=str(few), steps=LONG, milestones="100%", compile="off", workers=0)
-    work = prepare(stage, tried, Start(backbone, feature_size, network), dataset, Group(), None)
+def _try(settings: StudySettings, dataset: Dataset, network: Architecture, parts: int) -> float:
+    """Seconds per image and pass through the network, views included, in a short training on the target.
+
+    Args:
+        parts: of a batch, of which one is tried.
+    """
+    training = training_settings(Chains(settings, settings.seed, images=0, network=network).target_alone())
+    plan = fitted_plan(training, dataset)
+    batch_size = max(2, plan.batch_size // parts)
+    few = min(len(split_for(training, dataset).seen), (WARM_UP_STEPS + TRIED_STEPS) * batch_size)
+    # Options of the method as they fit this part of a batch.
+    own: dict[str, Any] = dict.fromkeys(options_of(plan.method))
+    tried = replace(
+        training, batch_size=batch_size, images=str(few), steps=LONG, milestones="100%", compile="off", workers=0, **own
+    )
+    work = prepare("pretrain", tried, Start(*build_backbone(network), network), dataset, Group(), None)
     for progress in work.trainer.train(work.batches, 0, report_every=LONG):
         if progress.step == WARM_UP_STEPS:
             _wait_for(work.trainer.device)
@@ -123,7 +86,7 @@ def _try(stage: str, settings: PretrainSettings | AdaptSettings, dataset: Datase
         if progress.step == WARM_UP_STEPS + TRIED_STEPS:
             break
     _wait_for(work.trainer.device)
-    return (time.perf_counter() - started) / TRIED_STEPS
+    return (time.perf_counter() - started) / TRIED_STEPS / batch_size / load_method(plan.method).passes
 
 
 def _wait_for(device: torch.device) -> None:
@@ -131,8 +94,15 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def passes_of(job: Job, dataset: Dataset) -> float:
-    """The passes of images through the network in an evaluation, for all milestones that it evaluates."""
+def passes_of(job: Job, dataset: Dataset, parts: int = 1) -> float:
+    """The passes of images through the network in a job; of an evaluation, for all milestones that it evaluates.
+
+    Args:
+        parts: of a training, side by side.
+    """
+    if job.stage != "evaluate":
+        plan = fitted_plan(training_settings(job), dataset)
+        return job.steps * plan.batch_size * load_method(plan.method).passes / parts
     settings = evaluation_settings(job)
     train = len(dataset.split(settings.split_seed).train)
     count = label_count(settings, train)

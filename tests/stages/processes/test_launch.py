@@ -140,27 +140,22 @@ def test_one_of_several_that_were_started_without_torchrun_starts_none(monkeypat
             stage()
 
 
-@pytest.mark.soak
-def test_main_and_an_adaptation_of_what_it_made(store):
-    settings = {"base_steps": 2, "adapt_steps": 2, "nproc": 2}
-    result = hpt_mlflow.main(base="builtin:digits", target="builtin:digits", **settings)
-    everything = {run.data.tags["hpt.stage"]: run for run in runs()}
-    assert everything.keys() == {"main", "pretrain", "adapt", "evaluate"}
-    assert len(runs()) == 4
-    assert {run.info.status for run in everything.values()} == {"FINISHED"}
-    for stage in ("pretrain", "adapt"):
-        assert everything[stage].data.tags["mlflow.parentRunId"] == result.run_id
-        assert everything[stage].data.params["settings/nproc"] == "2"
-    assert everything["adapt"].data.tags["hpt.parent_model"] == everything["pretrain"].data.tags["hpt.model"]
+def test_main_trains_in_several_processes(nothing_starts, store):
+    with pytest.raises(HptError, match=r"^cannot start another process"):
+        hpt_mlflow.main(base="builtin:digits", target="builtin:digits", nproc=2)
 
-    adapted = hpt_mlflow.adapt(**SHORT, parent="hpt@base", nproc=2, update="bn")
+
+def test_an_adaptation_in_two_processes_of_the_newest_version(past):
+    """One process resolves `latest` for both; with the settings of HPT-BN all but the BatchNorm layers stay."""
+    adapted = hpt_mlflow.adapt(data=str(past.images), steps=2, batch_size=8, precision="float32", nproc=2, update="bn")
     run = mlflow.get_run(adapted.run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.tags["hpt.parent_model"] == "models:/hpt/1"
-    assert adapted.chain == ("digits", "digits")
-    first, second = (find_model(uri, "model", "hpt").backbone for uri in ("models:/hpt/1", adapted.model_uri))
-    assert torch.equal(first.conv1.weight, second.conv1.weight)
-    assert not torch.equal(first.bn1.weight, second.bn1.weight)
+    assert run.data.params["settings/nproc"] == "2"
+    assert run.data.tags["hpt.parent_model"] == past.model
+    assert adapted.chain == ("images", "images")
+    first, second = (find_model(uri, "model", "hpt").backbone for uri in (past.model, adapted.model_uri))
+    assert torch.equal(first.conv1[0].weight, second.conv1[0].weight)
+    assert not torch.equal(first.conv1[1].weight, second.conv1[1].weight)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What a study would take: the kinds of trainings that are tried, and what is counted."""
+"""What a study would take: what is tried, and what is counted."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from hpt_mlflow.experiments.plan import job
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.settings import StudySettings
 from hpt_mlflow.stages.studies import cost as study_cost
-from hpt_mlflow.stages.studies.cost import Trials, passes_of, seconds_of
+from hpt_mlflow.stages.studies.cost import passes_of, seconds_of
 
 DIGITS = "builtin:digits"
 NETWORK = Architecture("shufflenet_v2_x0_5", 32)
 TINY = {"data": DIGITS, "batch_size": 8, "bn_splits": 1, "precision": "float32", "seed": 0, "milestones": "100%"}
+SHORT = {"arch": NETWORK.name, "image_size": 32, "batch_size": 8, "bn_splits": 1, "precision": "float32"}
 TARGET = job("pretrain", steps=10, **TINY)
 REFRESHED = job("adapt", TARGET, steps=10, update="bn-stats", **TINY)
 
@@ -24,25 +25,8 @@ def datasets(store):
     return {DIGITS: open_dataset(DIGITS)}
 
 
-@pytest.fixture
-def trials(datasets):
-    return Trials(torch.device("cpu"), datasets, NETWORK)
-
-
 def evaluation(training=TARGET, whole_run=False, **settings):
     return job("evaluate", training, whole_run, data=DIGITS, seed=0, **{"untrained": False} | settings)
-
-
-def test_each_kind_of_training_is_tried_once(trials):
-    longer = job("pretrain", **TINY | {"steps": 1000, "seed": 3})
-    few = job("pretrain", steps=10, **TINY | {"batch_size": None, "images": "5"})
-    first = [trials.seconds_per_step(each) for each in (TARGET, REFRESHED, longer, few)]
-    assert all(seconds > 0 for seconds in first)
-    assert first[2] == first[0]
-    # A batch of five images has two parts at most.
-    assert [kind[:3] for kind in trials.seconds] == [(DIGITS, "all", 8), (DIGITS, "bn-stats", 8), (DIGITS, "all", 5)]
-    assert [dict(kind.options)["bn_splits"] for kind in trials.seconds] == [1, 1, 1]
-    assert [trials.seconds_per_step(each) for each in (TARGET, REFRESHED, longer, few)] == first
 
 
 def test_an_evaluation_passes_all_images_for_each_milestone(datasets):
@@ -73,11 +57,11 @@ def test_what_learns_labels_by_views_passes_these_too(datasets):
 
 def test_seconds_add_up_and_are_shared_by_those_at_once(datasets, monkeypatch):
     monkeypatch.setattr(study_cost, "_seconds_to_start", lambda: 5.0)
-    monkeypatch.setattr(study_cost, "_try", lambda stage, *_: 2.0 if stage == "pretrain" else 0.5)
+    monkeypatch.setattr(study_cost, "_try", lambda *_: 0.01)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     jobs = [TARGET, REFRESHED, evaluation()]
-    # 8 images a step, each passing four times.
-    expected = 3 * 5 + 10 * 2 + 10 * 0.5 + len(datasets[DIGITS]) * 2 / 8 / 4
+    # Two trainings of ten steps, of 8 images each that pass four times.
+    expected = 3 * 5 + (2 * 10 * 8 * 4 + len(datasets[DIGITS])) * 0.01
 
     def told(at_once, jobs=jobs):
         settings = StudySettings(target=DIGITS, device="cpu", at_once=at_once, batch_size=8, bn_splits=1)
@@ -90,7 +74,11 @@ def test_seconds_add_up_and_are_shared_by_those_at_once(datasets, monkeypatch):
     assert told(1, []) == 0
 
 
-def test_threads_are_as_they_were(datasets):
+def test_steps_are_tried_and_threads_are_as_they_were(datasets):
     before = torch.get_num_threads()
-    seconds_of([TARGET], StudySettings(target=DIGITS, device="cpu", at_once=2), datasets, NETWORK)
+    settings = StudySettings(target=DIGITS, device="cpu", at_once=2, **SHORT)
+    few, many = (
+        seconds_of([job("pretrain", steps=steps, **TINY)], settings, datasets, NETWORK) for steps in (1, 10**7)
+    )
+    assert 0 < 100 * few < many
     assert torch.get_num_threads() == before
