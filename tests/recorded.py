@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 
 import mlflow
 import numpy as np
+import pytest
 from mlflow.entities import Dataset as MlflowDataset
 from mlflow.entities import DatasetInput
 from mlflow.tracking import MlflowClient
@@ -40,6 +42,25 @@ def stage(tmp_path, kind, dataset, parent=None, name="hpt", tags=None, params=No
     client.log_model_artifacts(model.model_id, str(folder))
     client.finalize_logged_model(model.model_id, "READY")
     return register(name, f"models:/{model.model_id}", tags, model.model_id)
+
+
+def three_stages(empty_database, folder, stages, accuracies):
+    """A store with three versions of hpt, each with an evaluation and a classifier; gives its file and the addresses.
+
+    Args:
+        stages: kind, dataset, and the index of the stage that each starts from, or None.
+    """
+    shutil.copy(empty_database, folder / "mlflow.db")
+    made = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        for kind, dataset, parent in stages:
+            made.append(stage(folder, kind, dataset, None if parent is None else made[parent]))
+        for seed, (model, accuracy) in enumerate(zip(made, accuracies, strict=True)):
+            evaluation(folder, model, accuracy, seed=seed, classifier="hpt-classifier")
+        mlflow.set_tracking_uri(None)
+    return folder / "mlflow.db", made
 
 
 def register(name, source, tags, model_id=None):

@@ -141,19 +141,6 @@ def test_runs_gives_no_command_for_a_run_at_work(store):
     assert "--seed 77" not in result.output
 
 
-def test_runs_and_sync_are_in_the_help():
-    lines = run("--help").output.splitlines()
-    assert any(line.split()[:2] == ["runs", "List"] for line in lines)
-    assert any(line.split()[:2] == ["sync", "Send"] for line in lines)
-
-
-@pytest.mark.parametrize(("command", "words"), [("runs", "resumes"), ("sync", "--patience"), ("sync", "KILLED")])
-def test_help_says_what_runs_and_sync_do(command, words):
-    result = run(command, "--help")
-    assert result.exit_code == 0
-    assert words in " ".join(result.output.split())
-
-
 def test_sync_says_when_nothing_waits(store):
     result = run("sync")
     assert result.exit_code == 0

@@ -46,10 +46,8 @@ def courier(spool, run_id):
 
 
 @pytest.fixture
-def courier_without_server(spool, unused_port, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused_port}")
-    mlflow.set_tracking_uri(None)
+def courier_without_server(spool, lose_server):
+    lose_server()
     started = Courier(spool, RunClient("0" * 32, "0"), "cats")
     yield started
     started.close(0)

@@ -189,20 +189,6 @@ def test_back_passes_over_deleted_versions_and_says_so(models):
     assert done.notes == ["models:/hpt/2 was champion before, but is deleted"]
 
 
-def test_back_returns_to_a_champion_that_was_set_without_a_record(models):
-    MlflowClient().set_registered_model_alias("hpt", "champion", "1")
-    promote(models[1])
-    assert roll_back("hpt").address == models[0]
-
-
-def test_after_back_a_promotion_goes_on_from_there(models):
-    promote(models[0])
-    promote(models[1])
-    roll_back("hpt")
-    promote(models[2])
-    assert roll_back("hpt").address == models[0]
-
-
 def test_a_copy_is_promoted_where_it_was_copied_to_with_its_classifier(models):
     promote(models[0])
     done = promote(models[1], to="production")

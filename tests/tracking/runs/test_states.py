@@ -94,11 +94,9 @@ def test_no_state_is_left_where_both_are_damaged(store, caplog):
     assert ["step 10" in warning or "step 5" in warning for warning in warnings(caplog)] == [True, True]
 
 
-def test_a_server_that_is_not_there_is_an_error_in_one_line(store, unused_port, monkeypatch):
+def test_a_server_that_is_not_there_is_an_error_in_one_line(store, lose_server):
     run_id = run_with_states(5)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused_port}")
-    mlflow.set_tracking_uri(None)
+    lose_server()
     with pytest.raises(HptError, match=f"training states of {run_id}.*nobody answers") as caught:
         newest_state(run_id)
     assert "\n" not in str(caught.value)

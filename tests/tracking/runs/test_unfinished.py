@@ -96,10 +96,8 @@ def test_the_last_seen_of_life_has_a_unit_that_suits_it(store):
     assert said[3].endswith(" s ago")
 
 
-def test_a_server_that_is_not_there_is_an_error_in_one_line(unused_port, monkeypatch):
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{unused_port}")
-    mlflow.set_tracking_uri(None)
+def test_a_server_that_is_not_there_is_an_error_in_one_line(lose_server):
+    lose_server()
     with pytest.raises(HptError, match="cannot list the runs: nobody answers") as caught:
         unfinished_runs()
     assert "\n" not in str(caught.value)
