@@ -33,6 +33,8 @@ BATCH_SIZE = 64
 # A label that stands on its own is given from this probability on.
 LABEL_THRESHOLD = 0.5
 CHANNELS = (1, 3, 4)
+# Types that hold an encoded file; text is base64.
+ENCODED = (str, bytes, bytearray, memoryview)
 SHAPES = "(height, width), or (height, width, 1, 3 or 4) with the channels last"
 
 
@@ -165,13 +167,13 @@ def _pictures(images: Any) -> Sequence[Any]:
         return list(images.iloc[:, 0]) if len(images.columns) else []
     if isinstance(images, dict):
         return _pictures(next(iter(images.values()), []))
-    if _is_encoded(images) or isinstance(images, Image.Image):
+    if isinstance(images, (*ENCODED, Image.Image)):
         return [images]
     if isinstance(images, list | tuple) and images and isinstance(images[0], list | tuple | int | float):
         # Of images of several sizes, nested lists make no array.
         with suppress(ValueError):
             images = _array(images)
-    elif hasattr(images, "__array__") or isinstance(images, memoryview):
+    elif hasattr(images, "__array__"):
         # A tensor of one image would give its rows.
         try:
             images = _as_array(images)
@@ -187,26 +189,12 @@ def _pictures(images: Any) -> Sequence[Any]:
 
 def _of_array(images: np.ndarray) -> Sequence[Any]:
     """One entry per image of an array: of numbers, or of files and other objects, of which it may be a column."""
-    if images.dtype.kind == "S":
-        # What numpy takes for padding may have belonged to a file; readers of files pass over what is too much.
-        return [file.ljust(images.itemsize, b"\0") for file in images.ravel().tolist()]
     if images.dtype.kind in "OU":
         return list(np.atleast_1d(images[:, 0] if images.shape[1:] == (1,) else images))
     if images.size and images.ndim not in (2, 3, 4):
         raise HptError(f"an array of shape {images.shape} does not hold images", f"give {SHAPES}, or several of them")
     is_one = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in CHANNELS)
     return list(images[None] if is_one else images)
-
-
-def _is_encoded(picture: Any) -> bool:
-    """Whether a picture is the bytes of a file, in whatever holds them, or base64 text of them."""
-    if isinstance(picture, str):
-        return True
-    try:
-        view = memoryview(picture)
-    except (TypeError, ValueError, BufferError):
-        return False
-    return view.ndim == 1 and view.itemsize == 1
 
 
 def decode_image(picture: Any, smallest_side: int, name: str = "the image") -> np.ndarray:
@@ -233,7 +221,7 @@ def _encoded(picture: Any) -> Encoded:
         return base64.b64decode(picture, validate=True)
     if isinstance(picture, Image.Image):
         return picture
-    if _is_encoded(picture):
+    if isinstance(picture, bytes | bytearray | memoryview):
         return bytes(picture)
     values = _array(picture)
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in CHANNELS) or not values.size:

@@ -26,7 +26,7 @@ class Reliability(NamedTuple):
 
     @property
     def expected_calibration_error(self) -> float:
-        """Mean gap between confidence and accuracy, weighted by the decisions in each bin; NaN without decisions."""
+        """Mean gap between confidence and accuracy of the decisions (equation 3), in [0, 1]; NaN without any."""
         if not self.counts.sum():
             return float("nan")
         gaps = np.nan_to_num(np.abs(self.accuracy - self.confidence))
@@ -59,13 +59,3 @@ def reliability(truth: np.ndarray, probabilities: np.ndarray, bins: int = BINS) 
         confidence=np.bincount(chosen, weights=confidence, minlength=bins) / filled,
         accuracy=np.bincount(chosen, weights=right, minlength=bins) / filled,
     )
-
-
-def expected_calibration_error(truth: np.ndarray, probabilities: np.ndarray, bins: int = BINS) -> float:
-    """Mean gap between confidence and accuracy over bins of confidence (Guo et al., ICML 2017, equation 3), in [0, 1].
-
-    Args:
-        truth: int64 (N,) classes, or uint8 (N, C) labels, whose decisions are pooled.
-        probabilities: float32 (N, C).
-    """
-    return reliability(truth, probabilities, bins).expected_calibration_error

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from hpt_mlflow.evaluation.calibration import expected_calibration_error, reliability
+from hpt_mlflow.evaluation.calibration import reliability
 
 
 def guo(confidences, right, bins: int) -> float:
@@ -27,7 +27,7 @@ def test_error_is_that_of_the_paper(classes, bins):
     probabilities = rng.dirichlet(np.ones(classes), 300).astype(np.float32)
     truth = rng.integers(0, classes, 300)
     expected = guo(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth, bins)
-    assert expected_calibration_error(truth, probabilities, bins) == pytest.approx(expected, abs=1e-6)
+    assert reliability(truth, probabilities, bins).expected_calibration_error == pytest.approx(expected, abs=1e-6)
 
 
 def test_error_of_labels_pools_the_decision_on_each():
@@ -36,13 +36,15 @@ def test_error_of_labels_pools_the_decision_on_each():
     truth = rng.integers(0, 2, (100, 5)).astype(np.uint8)
     confidences = [max(p, 1 - p) for p in probabilities.ravel()]
     right = [(p >= 0.5) == bool(t) for p, t in zip(probabilities.ravel(), truth.ravel(), strict=True)]
-    assert expected_calibration_error(truth, probabilities) == pytest.approx(guo(confidences, right, 15), abs=1e-6)
+    assert reliability(truth, probabilities).expected_calibration_error == pytest.approx(
+        guo(confidences, right, 15), abs=1e-6
+    )
 
 
 def test_sure_and_right_has_no_error_sure_and_wrong_has_all():
     probabilities = np.eye(3, dtype=np.float32)
-    assert expected_calibration_error(np.arange(3), probabilities) == 0
-    assert expected_calibration_error((np.arange(3) + 1) % 3, probabilities) == 1
+    assert reliability(np.arange(3), probabilities).expected_calibration_error == 0
+    assert reliability((np.arange(3) + 1) % 3, probabilities).expected_calibration_error == 1
 
 
 def test_bins_hold_every_decision_once():
@@ -56,4 +58,6 @@ def test_bins_hold_every_decision_once():
 
 
 def test_no_decisions_have_no_error():
-    assert math.isnan(expected_calibration_error(np.zeros(0, dtype=np.int64), np.zeros((0, 3), dtype=np.float32)))
+    assert math.isnan(
+        reliability(np.zeros(0, dtype=np.int64), np.zeros((0, 3), dtype=np.float32)).expected_calibration_error
+    )

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics
-from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.labelled_views import TrainingViews
 from hpt_mlflow.evaluation.protocols.finetune import (
@@ -94,8 +93,6 @@ def test_a_schedule_can_be_left_out(tune):
     tuned = tune(iterations=None, learning_rates=(0.1,))
     assert tuned.trials["schedule"] == ["2 epochs"]
     assert tuned.curve[-1].step == 8
-    with pytest.raises(HptError, match="no schedule"):
-        tune(iterations=None, epochs=None)
 
 
 def test_validations_are_at_even_intervals(tune):
@@ -127,13 +124,6 @@ def test_colours_are_learned_and_all_weights_change(tune):
         assert not torch.equal(tensor, before[name]), name
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
     assert not backbone[0].weight.requires_grad
-
-
-def test_multilabel_truth_is_learned(tune):
-    tuned = tune(LABELS)
-    assert tuned.head.multilabel
-    assert tuned.head.weight.shape == (6, 2)
-    assert tuned.validation_score > 0.8
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -180,12 +170,6 @@ def test_batch_norm_is_in_training_mode_between_validations(task_of):
         assert network.training
         network.eval()  # as a validation might leave it
     assert network[1].num_batches_tracked == 4
-
-
-def test_the_same_seed_gives_the_same_result_and_another_another(tune):
-    heads = [tune(seed=seed).head for seed in (0, 0, 1)]
-    assert torch.equal(heads[0].weight, heads[1].weight)
-    assert not torch.equal(heads[0].weight, heads[2].weight)
 
 
 def test_a_trial_whose_loss_is_not_finite_says_so_and_another_wins(tune):

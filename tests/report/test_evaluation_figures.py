@@ -5,7 +5,7 @@ import pytest
 from drawn import drawn
 from sklearn.metrics import roc_auc_score
 
-from hpt_mlflow.evaluation.calibration import expected_calibration_error
+from hpt_mlflow.evaluation.calibration import reliability
 from hpt_mlflow.report.evaluation_figures import (
     confusion_matrix,
     milestone_curve,
@@ -167,7 +167,10 @@ def test_reliability_diagram_shows_bins_counts_and_error(multilabel):
     truth = rng.integers(0, 2, (200, 4)).astype(np.uint8) if multilabel else rng.integers(0, 4, 200)
     figure = reliability_diagram(truth, probabilities)
     upper, lower = figure.axes
-    assert upper.get_title() == f"Expected calibration error {expected_calibration_error(truth, probabilities):.3f}"
+    assert (
+        upper.get_title()
+        == f"Expected calibration error {reliability(truth, probabilities).expected_calibration_error:.3f}"
+    )
     counts = [bar.get_height() for bar in lower.patches]
     assert len(counts) == 15
     assert sum(counts) == (800 if multilabel else 200)

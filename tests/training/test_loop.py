@@ -264,7 +264,7 @@ def test_bfloat16_refreshes_float32_statistics(images):
 
 
 def resumed_after(images, plan: Plan, step: int, report_every: int) -> tuple[list, Trainer]:
-    """Progress of a training that goes on from a copy of its state after a step, in another trainer."""
+    """Progress of a training that resumes from a copy of its state after a step, in another trainer."""
     first, second = make_trainer(plan), make_trainer(plan)
     progress = []
     for one in first.train(make_batches(images, plan), workers=0, report_every=report_every):
@@ -284,7 +284,7 @@ def without_speed(progress: list) -> list:
 
 
 @pytest.mark.parametrize("update", ["all", "bn", "bn-stats"])
-@pytest.mark.parametrize("step", [1, 3, 4, 5, 6])
+@pytest.mark.parametrize("step", [1, 3, 5])
 def test_a_resume_anywhere_in_a_window_changes_no_bit_of_a_report(images, update, step):
     plan = replace(PLAN, steps=7, update=update)
     expected, progress = run(images, plan, report_every=3)
@@ -305,13 +305,6 @@ def test_a_resumed_training_reports_the_speed_of_its_own_steps(images):
     assert step == 400
     # 400 steps in the time of one would be four times as many.
     assert metrics["train/images_per_second"] < 100 * plan.batch_size / (time.perf_counter() - began)
-
-
-def test_a_training_that_is_done_has_no_steps_left(images):
-    trainer, _ = run(images, PLAN)
-    other = make_trainer(PLAN)
-    other.restore(trainer.state({}))
-    assert list(other.train(make_batches(images, PLAN), workers=0, report_every=1)) == []
 
 
 @pytest.mark.parametrize(("step", "gathered"), [(1, 1), (2, 2), (3, 0), (4, 1)])

@@ -371,8 +371,7 @@ def written(state, folder):
     return TrainingState.read(folder)
 
 
-@pytest.mark.parametrize("update", ["all", "bn", "bn-stats"])
-@pytest.mark.parametrize("until", [2, 3])
+@pytest.mark.parametrize(("update", "until"), [("all", 2), ("bn", 3), ("bn-stats", 2)])
 def test_two_processes_go_on_to_the_same_bits(update, until, tmp_path):
     plan = replace(PLAN, steps=7, update=update)
     straight = in_processes(go_on, plan, 7, None, 3)
@@ -399,8 +398,10 @@ def test_a_state_has_the_mean_of_what_all_have_gathered(tmp_path):
             assert row == pytest.approx([metrics[f"train/{name}"] for name in ("loss", "top1", "embedding_std")])
 
 
-@pytest.mark.parametrize(("update", "network"), [("all", plain_backbone), ("bn-stats", tiny_backbone)])
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3)])
+@pytest.mark.parametrize(
+    ("before", "after", "update", "network"),
+    [(1, 2, "all", plain_backbone), (2, 1, "all", plain_backbone), (2, 3, "bn-stats", tiny_backbone)],
+)
 def test_a_state_of_another_number_of_processes_is_taken_up(before, after, update, network, tmp_path):
     options = PLAN.options | {"queue_size": 24, "bn_splits": 6}
     plan = replace(PLAN, steps=7, update=update, batch_size=12, options=options)

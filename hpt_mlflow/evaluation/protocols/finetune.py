@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.head import LinearHead
 from hpt_mlflow.evaluation.labelled_views import TrainingViews
 from hpt_mlflow.evaluation.protocols.base import OnStep, Outcome, Protocol
@@ -161,11 +160,9 @@ def fine_tune(
         The best checkpoint by validation; the given weights with an initialised head if no training improves on them.
 
     Raises:
-        HptError: the grid is empty, or too many images have become unreadable.
+        HptError: too many images have become unreadable.
     """
     grid = settings.grid(len(task.split.train))
-    if not grid:
-        raise HptError("fine-tuning has no schedule or no learning rate", "give iterations or epochs, and a rate")
     network = copy.deepcopy(backbone).to(task.reader.device).to(memory_format=torch.channels_last).requires_grad_(True)
     features = task.reader.features(network, task.split.validation)
     head = _served(new_head(features.shape[1], len(task.classes), seed), task)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hpt_mlflow.evaluation.calibration import expected_calibration_error
+from hpt_mlflow.evaluation.calibration import reliability
 from hpt_mlflow.evaluation.certainty import paired, test_intervals
 from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
 from hpt_mlflow.evaluation.protocols import PROTOCOLS
@@ -32,7 +32,7 @@ def outcome_metrics(protocol: str, outcome: Outcome) -> dict[str, float]:
     for key, interval in test_intervals(labels.test, outcome.probabilities, outcome.task.classes).items():
         score, slash, label = key.partition("/")
         metrics |= with_ends(f"test/{score}{slash}{names[label] if slash else ''}", interval)
-    metrics["test/calibration_error"] = expected_calibration_error(labels.test, outcome.probabilities)
+    metrics["test/calibration_error"] = reliability(labels.test, outcome.probabilities).expected_calibration_error
     return metrics | _neighbour_metrics(outcome)
 
 
