@@ -172,13 +172,6 @@ def test_loops_and_batches_do_the_same(size):
     assert_near(loops, finish_in_batches(crops, draws, RADIUS, MEAN, STD), atol=1e-4)
 
 
-def test_blur_weights_sum_to_1_and_are_those_of_a_gaussian():
-    weights = kernels.blur_weights(np.float32(1.3), 8)
-    density = np.exp(-(np.arange(9) ** 2) / (2 * 1.3**2))
-    np.testing.assert_allclose(weights, density / (2 * density.sum() - 1), atol=1e-6)
-    assert 2 * weights.sum() - weights[0] == pytest.approx(1, abs=1e-6)
-
-
 def resized(image, box, size):
     """By the kernel: uint8 (3, size, size)."""
     out = np.zeros((3, size, size), np.uint8)
@@ -218,18 +211,6 @@ def test_a_box_is_resized_as_by_torchvision():
 )
 def test_an_extreme_image_is_resized_as_by_torchvision(height, width, size):
     assert_resized_as_by_torchvision(noise(height, width, 3), (0, 0, width, height), size)
-
-
-def test_a_box_of_the_size_asked_for_is_copied():
-    image = noise(20, 30, 3)
-    np.testing.assert_array_equal(resized(image, (4, 5, 12, 12), 12), image[5:17, 4:16].transpose(2, 0, 1))
-
-
-@pytest.mark.parametrize("value", [0, 1, 127, 254, 255])
-def test_a_plain_image_stays_plain(value):
-    image = np.full((211, 157, 3), value, np.uint8)
-    for size in (3, 64, 300):
-        assert (resized(image, (0, 0, 157, 211), size) == value).all()
 
 
 def test_crops_are_their_boxes_resized_as_by_torchvision():

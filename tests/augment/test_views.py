@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from hpt_mlflow.augment import views
@@ -189,31 +188,6 @@ def test_a_failure_in_a_thread_is_not_lost(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     with pytest.raises(ValueError, match="unpack"):
         cut([*noisy_images(*[(9, 9)] * 39), np.zeros((9,), np.uint8)], subset=())
-
-
-class Crops(Dataset):
-    """Batches of crops, made where the data loader asks for them."""
-
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, step):
-        return cut(noisy_images((20, 30), (30, 20), (25, 25)), 16, seed=step)
-
-
-def test_crops_survive_what_happens_to_them_on_their_way():
-    expected = [Crops()[step] for step in range(2)]
-    loaded = list(DataLoader(Crops(), batch_size=None, num_workers=1, multiprocessing_context="spawn"))
-    draws = draw_finish(np.random.default_rng(0), 3, AUGMENTATIONS, Strengths())
-    order = torch.tensor([2, 0, 1])
-    for came, went in zip(loaded, expected, strict=True):
-        assert torch.equal(came, went)
-        views_of_it = finish_views(went[1], draws, Strengths(), MEAN, STD)
-        assert torch.equal(finish_views(came[1], draws, Strengths(), MEAN, STD), views_of_it)
-        together = torch.cat([came[1], went[1]])[3:]
-        assert torch.equal(finish_views(together, draws, Strengths(), MEAN, STD), views_of_it)
-        shuffled = finish_views(came[1][order], draws.part(order.numpy()), Strengths(), MEAN, STD)
-        assert torch.equal(shuffled, views_of_it[order])
 
 
 @pytest.mark.parametrize("way", [finish_image_by_image, finish_in_batches])

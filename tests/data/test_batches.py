@@ -128,18 +128,6 @@ def test_workers_do_not_change_the_batches(images):
         assert first.unreadable == second.unreadable == []
 
 
-def test_workers_report_what_they_could_not_read(dataset_of, plain_files):
-    files = plain_files(12)
-    images = Images(dataset_of(files), np.arange(12), smallest_side=4, memory_limit_bytes=0)
-    files[7].unlink()
-    batches = batches_of(images, batch_size=4)
-    alone, together = (list(iterate(batches, range(3), workers, CPU)) for workers in (0, 2))
-    for first, second in zip(alone, together, strict=True):
-        assert torch.equal(first.crops, second.crops)
-        assert first.unreadable == second.unreadable
-    assert next(index for batch in together for index, _ in batch.unreadable) == 7
-
-
 def test_a_vanished_image_is_replaced_and_reported(dataset_of, plain_files):
     files = plain_files(12)
     images = Images(dataset_of(files), np.arange(12), smallest_side=4, memory_limit_bytes=0)

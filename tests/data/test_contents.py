@@ -255,14 +255,6 @@ def test_a_damaged_index_is_made_anew(plain_files, read_files, tmp_path, monkeyp
     assert len(read_files) == 3
 
 
-def test_a_cache_that_cannot_be_written_is_no_error(plain_files, read_files, tmp_path, monkeypatch):
-    (tmp_path / "in the way").write_text("")
-    monkeypatch.setenv("HPT_CACHE", str(tmp_path / "in the way"))
-    files = plain_files(3)
-    assert Contents(files).of(np.arange(3)).tolist() == Contents(list(files)).of(np.arange(3)).tolist()
-    assert len(read_files) == 6
-
-
 def test_the_indices_of_old_datasets_make_room(plain_files, read_files, tmp_path, monkeypatch):
     monkeypatch.setenv("HPT_CACHE", str(tmp_path / "cache"))
     files = plain_files(3)

@@ -1,4 +1,3 @@
-import logging
 import time
 
 import numpy as np
@@ -75,12 +74,6 @@ def test_a_column_of_class_names_makes_classes(table):
 
 def test_named_labels_go_before_a_column_of_class_names(table):
     assert open_dataset(table("file,label,flag\n1.png,dog,1\n2.png,cat,0\n") + "?labels=flag").classes == ("flag",)
-
-
-def test_a_table_without_labels_is_unlabelled(table):
-    dataset = open_dataset(table("path,Age\n1.png,3\n2.png,4\n"))
-    assert dataset.labels is None
-    assert dataset.classes == ()
 
 
 @pytest.mark.parametrize("column", ["Path", "IMAGE", "file", "File name", "img"])
@@ -276,16 +269,3 @@ def test_a_million_rows_take_seconds(tmp_path, write_image):
     assert time.process_time() - start < 30
     assert len(dataset) == 500_000
     assert dataset.left_out[0].count == 500_000
-
-
-def test_a_large_table_takes_seconds(tmp_path, write_image, caplog):
-    caplog.set_level(logging.ERROR)
-    write_image(tmp_path / "0.png")
-    rows = "".join(
-        f"{i}.png,Female,{i % 90},{','.join('1.0' if i % (k + 2) == 0 else '' for k in range(14))}\n"
-        for i in range(20_000)
-    )
-    (tmp_path / "large.csv").write_text("Path,Sex,Age," + ",".join(f"L{k}" for k in range(14)) + "\n" + rows)
-    dataset = open_dataset(f"csv:{tmp_path}/large.csv")
-    assert dataset.labels.shape == (20_000, 14)
-    assert dataset.labels[:, 3].sum() == len(range(0, 20_000, 5))

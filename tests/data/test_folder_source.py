@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 
 from hpt_mlflow.data.sources import open_dataset
@@ -51,12 +50,6 @@ def test_a_folder_beside_the_parts_is_left_out_and_never_a_class(opened):
     assert account_of(dataset) == {
         "images in folders that are not a part": (3, "extra, old next to the parts"),
     }
-
-
-def test_parts_may_be_called_sets(opened):
-    dataset = opened("training_set/a/1.png", "training_set/b/1.png", "test_set/a/1.png", "test_set/b/1.png")
-    assert dataset.classes == ("a", "b")
-    assert test_names(dataset) == {"test_set/a/1.png", "test_set/b/1.png"}
 
 
 @pytest.mark.parametrize("name", ["unlabeled", "unlabelled_images"])
@@ -140,20 +133,6 @@ def test_train_beside_most_of_the_images_is_a_folder_like_any_other(opened):
     assert len(dataset) == 12
 
 
-def test_thumbnails_are_left_out_of_every_class(opened):
-    names = images("a", 4) + images("b", 4)
-    thumbnails = [name.replace("/", "/@eaDir/") + "/SYNOPHOTO_THUMB_M.jpg" for name in names]
-    dataset = opened(*names, *thumbnails)
-    assert sorted(dataset.names) == names
-    assert account_of(dataset)["folders of a system or tool"][0] == 2
-
-
-def test_our_own_outputs_in_the_folder_are_no_class(opened):
-    run = "ab" * 16
-    dataset = opened(*images("a", 4), *images("b", 4), f"mlruns/0/{run}/artifacts/views.png")
-    assert dataset.classes == ("a", "b")
-
-
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
@@ -176,10 +155,3 @@ def test_a_folder_of_pictures_that_are_not_read_says_so(tmp_path):
         (tmp_path / f"{i}.heic").write_bytes(b"")
     with pytest.raises(HptError, match=r"no images in .*left out: 3 files \.heic"):
         open_dataset(str(tmp_path))
-
-
-def test_labels_are_as_ever_where_nothing_is_odd(opened):
-    dataset = opened(*images("a", 3), *images("b", 2))
-    assert dataset.labels.tolist() == [0, 0, 0, 1, 1]
-    assert dataset.labels.dtype == np.int64
-    assert (dataset.left_out, dataset.unlabelled_because, dataset.test) == ((), "", None)

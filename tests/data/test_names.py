@@ -121,16 +121,3 @@ def test_a_forked_worker_that_reads_all_names_gets_no_copy_of_them(many):
 
     assert growth(many) < 4e6
     assert growth(list(many)) > 10e6  # as it was
-
-
-def first_names(names, queue):
-    queue.put([names[0], names[np.int64(len(names) - 1)]])
-
-
-def test_a_spawned_worker_has_the_same_names(many):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    worker = context.Process(target=first_names, args=(many, queue))
-    worker.start()
-    assert queue.get(timeout=60) == [many[0], many[-1]]
-    worker.join()
