@@ -136,9 +136,10 @@ def _by_class(labels: np.ndarray, among: np.ndarray) -> Iterator[np.ndarray]:
 
     They are sorted by their labels, as a look at all labels for each class takes classes x N steps.
     """
-    last = labels.max(initial=0) + 1
-    members = np.argsort(np.where(among, labels, last).astype(np.int32), kind="stable")[: among.sum()]
-    ordered = labels[members].astype(np.int32)
+    keys = labels.astype(np.int32)
+    keys[~among] = np.iinfo(np.int32).max
+    members = np.argsort(keys, kind="stable")[: among.sum()]
+    ordered = keys[members]
     if len(members):
         yield from np.split(members, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1)
 
