@@ -110,14 +110,7 @@ FORMS = {
     "all named": {
         **{"root": "/x", "small_stem": True, "preset": "paper", "batch_size": 8, "learning_rate": 0.1, "nproc": 2},
         **{"weight_decay": 0.0, "key_momentum": 0.9, "temperature": 0.2, "queue_size": 64, "bn_splits": 2},
-        **{
-            "target_momentum": 0.5,
-            "strengths": "hue=0.1",
-            "precision": "float16",
-            "compile": "off",
-            "cache_gib": 0.0,
-            "device": "cpu",
-        },
+        **{"strengths": "hue=0.1", "precision": "float16", "compile": "off", "cache_gib": 0.0, "device": "cpu"},
         **{"restarts": 1, "checkpoint_every": 5, "model_name": "other", "strict": True, "arch": "resnet50"},
         **{"image_size": 48, "seed": 4, "workers": 0},
     },
