@@ -23,6 +23,13 @@ UNREAD = """
     .zip .tar .tgz .gz .bz2 .xz .7z .rar .mp4 .mov .avi .mkv .webm .pdf
 """
 UNREAD_SUFFIXES = frozenset(UNREAD.split())
+# First bytes of pictures, for files whose suffix says nothing.
+PICTURE_STARTS = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|RIFF....WEBP|....ftyp(heic|heix|mif1|avif)|.{128}DICM", re.S
+)
+SNIFFED_BYTES = 132
+# Files numbered by their suffix are not all looked at.
+MOST_SNIFFED = 100
 # Where storage, systems and tools put thumbnails, deleted files and what they unpacked; in lower case.
 SYSTEM_FOLDERS = frozenset(
     [
@@ -74,6 +81,7 @@ class _Walk:
     seen: set[tuple[int, int]] = field(default_factory=set)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    is_picture: dict[str, bool] = field(default_factory=dict)
 
     def names(self) -> Iterator[str]:
         """All images; `runs` is filled on the way."""
@@ -136,10 +144,18 @@ class _Walk:
         suffix = os.path.splitext(entry.name)[1].lower()
         if suffix in IMAGE_SUFFIXES:
             return True
-        if suffix in UNREAD_SUFFIXES:
-            why = "they look like pictures, but are not read; convert them"
-            self._leave_out(f"files {suffix}", why, folder + entry.name)
+        if suffix in UNREAD_SUFFIXES or self._holds_picture(suffix, entry):
+            kind = suffix or "without a suffix"
+            self._leave_out(
+                f"files {kind}", "they look like pictures, but are not read; convert them", folder + entry.name
+            )
         return False
+
+    def _holds_picture(self, suffix: str, entry: os.DirEntry[str]) -> bool:
+        """Whether the first file with an unknown suffix starts as a picture does."""
+        if suffix not in self.is_picture and len(self.is_picture) < MOST_SNIFFED:
+            self.is_picture[suffix] = _starts_as_picture(entry)
+        return self.is_picture.get(suffix, False)
 
     def _leave_out(self, what: str, why: str, name: str) -> None:
         key = (what, why)
@@ -158,6 +174,17 @@ def _why_no_data(name: str, entries: list[os.DirEntry[str]]) -> str:
     if name and inside & OUTPUT_MARKS:
         return "outputs, caches or environments"
     return ""
+
+
+def _starts_as_picture(entry: os.DirEntry[str]) -> bool:
+    try:
+        # Opening a FIFO would wait for somebody to write.
+        if not entry.is_file():
+            return False
+        with open(entry.path, "rb") as opened:
+            return bool(PICTURE_STARTS.match(opened.read(SNIFFED_BYTES)))
+    except OSError:
+        return False
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

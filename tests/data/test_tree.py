@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from hpt_mlflow.data.account import MOST_EXAMPLES
@@ -70,6 +72,31 @@ def test_pictures_that_are_not_read_are_counted_by_kind(account):
     examples = left_out["files .heic"][1]
     assert len(examples) == MOST_EXAMPLES
     assert set(examples) < files.keys()
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        *(b"\xff\xd8\xff\xe0", b"\x89PNG\r\n", b"GIF89a", b"II*\0", b"MM\0*", b"RIFF0000WEBP", b"0000ftypheic"),
+        bytes(128) + b"DICM",
+    ],
+)
+def test_a_file_that_starts_as_a_picture_is_counted_whatever_its_suffix(account, start):
+    _, left_out = account(**{"b/1": start, "b/2": start, "b/3.photo": start})
+    assert {what: count for what, (count, _) in left_out.items()} == {"files without a suffix": 2, "files .photo": 1}
+
+
+def test_a_pipe_is_not_opened_to_see_what_is_in_it(unpacked):
+    folder = unpacked(["a/1.png"])
+    os.mkfifo(folder / "pipe")
+    assert look_through(folder).left_out == []
+
+
+def test_many_files_numbered_by_their_suffix_are_not_all_opened(account, monkeypatch):
+    opened = []
+    monkeypatch.setattr("hpt_mlflow.data.tree._starts_as_picture", lambda entry: opened.append(entry.name) or False)
+    account(**{f"b/simulation.{i:04}": b"x" for i in range(300)})
+    assert len(opened) == 100
 
 
 def test_names_come_in_runs_of_their_folders(unpacked):
