@@ -74,12 +74,12 @@ def fit_probe(
     probes = []
     for regularisation in regularisations:
         with _flushed_denormals():
-            fit = _fit(standardised, labels, weight, bias, regularisation, iterations)
-        trace = tuple((n, LinearHead(mean, std, w.cpu(), b.cpu(), multilabel)) for n, w, b in fit.looks)
+            looks, converged = _fit(standardised, labels, weight, bias, regularisation, iterations)
+        trace = tuple((n, LinearHead(mean, std, w.cpu(), b.cpu(), multilabel)) for n, w, b in looks)
         head = trace[-1][1]
         score = primary_score(validation_labels, head.probabilities(validation_features))
-        probes.append(Probe(head, regularisation, score, trace, fit.converged))
-        weight, bias = fit.looks[-1][1:]
+        probes.append(Probe(head, regularisation, score, trace, converged))
+        weight, bias = looks[-1][1:]
     queries, truth = torch.from_numpy(validation_features), torch.from_numpy(validation_labels)
 
     # Of probes with equal scores, or none, the one with the best probabilities.
@@ -100,17 +100,10 @@ def _flushed_denormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-class _Fit(NamedTuple):
-    """Iterations, weight and bias at each look."""
-
-    looks: list[tuple[int, Tensor, Tensor]]
-    converged: bool
-
-
 def _fit(
     features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, regularisation: float, iterations: int
-) -> _Fit:
-    """L-BFGS from the given weight and bias."""
+) -> tuple[list[tuple[int, Tensor, Tensor]], bool]:
+    """L-BFGS from the given weight and bias: iterations, weight and bias at each look, and whether it converged."""
     weight, bias = weight.clone().requires_grad_(), bias.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([weight, bias], line_search_fn="strong_wolfe")
 
@@ -133,7 +126,7 @@ def _fit(
         looks.append((look, weight.detach().clone(), bias.detach().clone()))
         if fallen < ENDED:
             break
-    return _Fit(looks, fallen < SETTLED)
+    return looks, fallen < SETTLED
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import itemgetter
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -88,36 +87,6 @@ def _most_confused_classes(counts: np.ndarray, most: int) -> list[int]:
         if len(shown) == most:
             break
     return sorted(shown)
-
-
-def probe_curve(
-    curve: Sequence[tuple[int, float, float]], metric: str, xlabel: str, chosen: int | None = None
-) -> Figure:
-    """Score of a probe while it is fitted, on validation and on test; the step that was chosen is marked.
-
-    Args:
-        curve: (step, validation score, test score); a score that was not measured is NaN.
-        metric: name of the score.
-        xlabel: what the steps are.
-        chosen: the step whose probe is used; None for the first that is best on validation.
-    """
-    figure, axes = plain_axes(xlabel, metric)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    steps, validation, test = np.array(sorted(curve, key=itemgetter(0)), dtype=np.float64).reshape(-1, 3).T
-    marker = "o" if len(steps) < 30 else None
-    for scores, colour, line, name in ((validation, BLUE, "-", "validation"), (test, VERMILION, "--", "test")):
-        if not np.isnan(scores).all():
-            axes.plot(steps, scores, line, color=colour, label=name, marker=marker, markersize=4)
-    marked = ~np.isnan(validation) if chosen is None else steps == chosen
-    if marked.any():
-        best = int(np.nanargmax(np.where(marked, validation, -np.inf)))
-        at_best = "" if np.isnan(test[best]) else f", test {test[best]:.3f}"
-        label = f"chosen: {validation[best]:.3f} on validation at step {steps[best]:,.0f}{at_best}"
-        axes.axvline(steps[best], color=GREY, linestyle=":", zorder=0)
-        axes.plot([steps[best]], [validation[best]], "*", markersize=14, color="black", label=label)
-    if axes.lines:
-        figure.legend(loc="outside lower center", ncols=3, fontsize=8)
-    return figure
 
 
 def reliability_diagram(truth: np.ndarray, probabilities: np.ndarray) -> Figure:

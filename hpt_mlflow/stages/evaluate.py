@@ -61,7 +61,7 @@ def evaluate(chosen: EvaluateSettings) -> StageResult:
         run.metrics(more, model.card.step, model.model_id)
         log_curve(run, best)
         log_predictions(run, best, [dataset.names[i] for i in task.split.test])
-        log_pictures(run, PROTOCOLS[chosen.protocol].steps, best)
+        log_pictures(run, best)
         report_unreadable(run, task.reader.images, model.card.step)
         result = metrics | more | counts
         classifier = _keep_classifier(run, work, best, tags, result)

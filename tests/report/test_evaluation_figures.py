@@ -9,7 +9,6 @@ from hpt_mlflow.evaluation.calibration import reliability
 from hpt_mlflow.report.evaluation_figures import (
     confusion_matrix,
     milestone_curve,
-    probe_curve,
     reliability_diagram,
     roc_curves,
 )
@@ -125,39 +124,6 @@ def test_class_names_are_text_and_not_mathematics():
         for name in ("$x_1$", "x_1")
     ]
     assert not np.array_equal(*pixels)
-
-
-def test_probe_curve_marks_the_first_best_step_on_validation():
-    figure = probe_curve([(200, 0.8, 0.7), (100, 0.5, 0.4), (300, 0.8, 0.9)], "accuracy", "iterations")
-    axes = figure.axes[0]
-    validation, test, _, chosen = axes.lines
-    assert validation.get_xydata().tolist() == [[100, 0.5], [200, 0.8], [300, 0.8]]
-    assert test.get_xydata().tolist() == [[100, 0.4], [200, 0.7], [300, 0.9]]
-    assert chosen.get_xydata().tolist() == [[200, 0.8]]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("iterations", "accuracy")
-    assert "chosen: 0.800 on validation at step 200, test 0.700" in legend_texts(figure.legends[0])
-    drawn(figure)
-
-
-def test_probe_curve_marks_the_step_that_was_chosen():
-    curve = [(100, 0.8, 0.7), (200, 0.5, 0.4)]
-    figure = probe_curve(curve, "accuracy", "iterations", chosen=200)
-    assert figure.axes[0].lines[-1].get_xydata().tolist() == [[200, 0.5]]
-    assert len(probe_curve(curve, "accuracy", "iterations", chosen=0).axes[0].lines) == 2
-
-
-def test_probe_curve_takes_scores_that_were_not_measured():
-    nan = float("nan")
-    figure = probe_curve([(1, nan, nan), (2, 0.5, nan), (3, 0.4, nan)], "accuracy", "iterations")
-    assert legend_texts(figure.legends[0]) == ["validation", "chosen: 0.500 on validation at step 2"]
-    drawn(figure)
-
-
-@pytest.mark.parametrize("curve", [[], [(1, float("nan"), float("nan"))]])
-def test_probe_curve_of_nothing_is_empty(curve):
-    figure = probe_curve(curve, "accuracy", "iterations")
-    assert len(figure.axes[0].lines) == 0
-    drawn(figure)
 
 
 @pytest.mark.parametrize("multilabel", [False, True])

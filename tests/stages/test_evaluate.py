@@ -26,7 +26,7 @@ from hpt_mlflow.stages.evaluation.work import classifier_name
 from hpt_mlflow.stages.predict import predict
 from hpt_mlflow.tracking.models.store import find_model
 
-PICTURES = {"confusion_matrix", "reliability", "embedding_map", "probe_curve", "nearest_neighbours"}
+PICTURES = {"confusion_matrix", "reliability", "embedding_map", "nearest_neighbours"}
 COMMON = {"device": "cpu", "workers": 1}
 
 

@@ -24,7 +24,6 @@ class Registration(NamedTuple):
         random_crops: whether it learns from random crops. Then images are decoded large enough for them, and tested on
             the centre of a slightly larger image.
         default_labels: how many labels it learns from at most, unless the user says otherwise; None for all.
-        steps: what the steps of its learning curve are.
     """
 
     place: str
@@ -33,7 +32,6 @@ class Registration(NamedTuple):
     takes_steps: bool = False
     random_crops: bool = False
     default_labels: int | None = None
-    steps: str = "steps"
 
     @property
     def metric_prefix(self) -> str:
@@ -45,14 +43,12 @@ PROTOCOLS = {
     "fast": Registration(
         "hpt_mlflow.evaluation.protocols.fast:Fast",
         "a linear probe on features that are computed once, its regularisation chosen on validation",
-        steps="iterations of L-BFGS",
     ),
     "paper": Registration(
         "hpt_mlflow.evaluation.protocols.paper:Paper",
         "a linear probe by SGD on random crops and flips, as the paper trains it",
         takes_steps=True,
         random_crops=True,
-        steps="steps of SGD",
     ),
     "finetune": Registration(
         "hpt_mlflow.evaluation.protocols.finetune:Finetune",
@@ -61,7 +57,6 @@ PROTOCOLS = {
         takes_steps=True,
         random_crops=True,
         default_labels=1000,  # HPT, section 4.2.
-        steps="iterations",
     ),
 }
 

@@ -18,7 +18,6 @@ from hpt_mlflow.report.embedding_map import embedding_map
 from hpt_mlflow.report.evaluation_figures import (
     confusion_matrix,
     milestone_curve,
-    probe_curve,
     reliability_diagram,
     roc_curves,
 )
@@ -30,12 +29,8 @@ QUERIES = 8
 NEIGHBOURS_SHOWN = 7
 
 
-def log_pictures(run: StageRun, steps: str, outcome: Outcome) -> None:
-    """Log figures that show where a classifier is right, and where it is wrong.
-
-    Args:
-        steps: what the steps of its learning curve are.
-    """
+def log_pictures(run: StageRun, outcome: Outcome) -> None:
+    """Log figures that show where a classifier is right, and where it is wrong."""
     task, truth = outcome.task, outcome.task.part_labels.test
     if is_multilabel(truth):
         run.picture(roc_curves(truth, outcome.probabilities, task.classes), "roc_curves.png")
@@ -50,7 +45,6 @@ def log_pictures(run: StageRun, steps: str, outcome: Outcome) -> None:
     features = embedding_map(outcome.features.test, truth, task.classes)
     if features is not None:
         run.picture(features, "embedding_map.png")
-    run.picture(probe_curve(outcome.curve, primary_name(truth), steps, outcome.step), "probe_curve.png")
     _log_neighbours(run, outcome)
 
 

@@ -15,7 +15,6 @@ from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.head import plain_head
-from hpt_mlflow.evaluation.protocols import PROTOCOLS
 from hpt_mlflow.evaluation.protocols.base import learn_labels
 from hpt_mlflow.evaluation.task import Parts, Task
 from hpt_mlflow.stages.evaluation.pictures import log_curve, log_pictures, log_predictions
@@ -29,7 +28,6 @@ SPLIT = Split(np.sort(PARTS[:30]), np.sort(PARTS[30:45]), np.sort(PARTS[45:]))
 ALWAYS = {
     "reliability.png",
     "embedding_map.png",
-    "probe_curve.png",
     "nearest_neighbours.png",
     "predictions.safetensors",
 }
@@ -51,13 +49,13 @@ def learn(task, protocol="fast", steps=None):
     return learn_labels(protocol, network, task, 0, steps)
 
 
-def logged(outcome, protocol="fast", names=None, pictures=False):
+def logged(outcome, names=None, pictures=False):
     """Log all but the pictures, or these, too; gives the run's id."""
     with stage_run("evaluate colours") as run:
         log_curve(run, outcome)
         log_predictions(run, outcome, names or [f"{i}.png" for i in outcome.task.split.test])
         if pictures:
-            log_pictures(run, PROTOCOLS[protocol].steps, outcome)
+            log_pictures(run, outcome)
     return run.run_id
 
 
@@ -89,7 +87,7 @@ def test_labels_are_shown_by_their_curves(store, task):
 
 
 def test_what_was_tried_in_fine_tuning_is_a_table(store, task):
-    run_id = logged(learn(task, "finetune", 4), "finetune", pictures=True)
+    run_id = logged(learn(task, "finetune", 4), pictures=True)
     assert "trials.json" in files_of(run_id)
     assert mlflow.load_table("trials.json", run_ids=[run_id])["learning_rate"].tolist() == [0.01, 0.001]
 
@@ -127,7 +125,7 @@ def test_the_curve_is_there_by_its_own_steps_without_what_is_unknown(store, task
         name = f"probe_curve/{'val' if part == 'validation' else part}_accuracy"
         history = client.get_metric_history(run_id, name)
         assert [(m.step, m.value) for m in history] == [(p.step, getattr(p, f"{part}_score")) for p in outcome.curve]
-    tuned = logged(learn(task, "finetune", 4), "finetune")
+    tuned = logged(learn(task, "finetune", 4))
     assert set(client.get_run(tuned).data.metrics) == {"probe_curve/val_accuracy"}
 
 
