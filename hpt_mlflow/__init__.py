@@ -41,6 +41,7 @@ _PLACES = {
     "register_architecture": "hpt_mlflow.models.backbone",
     "register_method": "hpt_mlflow.methods",
     "register_stage": "hpt_mlflow.stages",
+    "study_plan": "hpt_mlflow.stages.study",
 }
 
 

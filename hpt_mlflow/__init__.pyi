@@ -22,6 +22,7 @@ from hpt_mlflow.stages.models import load_model as load_model
 from hpt_mlflow.stages.models import promote as promote
 from hpt_mlflow.stages.predict import predict as predict
 from hpt_mlflow.stages.result import StageResult as StageResult
+from hpt_mlflow.stages.study import study_plan as study_plan
 from hpt_mlflow.stages.weights import export as export
 from hpt_mlflow.stages.weights import import_weights as import_weights
 
@@ -57,6 +58,7 @@ __all__ = [
     "register_method",
     "register_stage",
     "study",
+    "study_plan",
     "tune",
 ]
 

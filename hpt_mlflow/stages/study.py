@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from hpt_mlflow.data.dataset import Dataset
@@ -52,27 +52,14 @@ def study(chosen: StudySettings) -> StageResult | None:
     Raises:
         HptError: something that the user can mend is wrong; before any long work if possible.
     """
-    check_processes(chosen)
-    refuse_objects(chosen)
-    datasets = _open_datasets(chosen)
-    connect()
-    check_names(chosen.model_name, None)
-    base = find_model(chosen.base_model, "base_model", chosen.model_name) if chosen.base_model else None
-    network = _network(chosen, base)
-    if base:
-        chosen = _with_base(chosen, base)
-    this = load_study(chosen.study)
-    # Of the seeds' splits the smallest, so that sizes that have to be cut are the same for all.
-    seeds = range(chosen.seed, chosen.seed + chosen.seeds)
-    images = min(len(datasets[chosen.target].split(seed).seen) for seed in seeds)
-    plan = this.plan(chosen, images, network if base else None)
-    check_jobs(plan, datasets, network, this.own_names)
+    laid_out = _lay_out(chosen)
+    this, chosen, plan, datasets = laid_out.study, laid_out.settings, laid_out.plan, laid_out.datasets
     if chosen.dry_run:
-        print(_describe(plan, chosen, datasets, network))
+        print(_describe(plan, chosen, datasets, laid_out.network))
         return None
     named = [datasets[address] for address in _addresses(chosen).values()]
     identity = identify("study", chosen, named, chosen.base_model)
-    chain = (*(base.card.chain if base else ()), *(dataset.name for dataset in named))
+    chain = (*laid_out.chain, *(dataset.name for dataset in named))
     with earlier_run(identity, chosen.resume, current_run_id()) as earlier:
         if earlier and earlier.finished:
             return result_of(earlier)
@@ -89,6 +76,55 @@ def study(chosen: StudySettings) -> StageResult | None:
             model = done[this.result(plan)].model
             run.tags({tag.MODEL: model})
             return StageResult(run.run_id, model, chain, means)
+
+
+@takes(StudySettings)
+def study_plan(chosen: StudySettings) -> StudyPlan:
+    """The trainings and evaluations that `study` would run, without running them.
+
+    Raises:
+        HptError: as `study` does before any long work.
+    """
+    return _lay_out(chosen).plan
+
+
+@dataclass(frozen=True)
+class _LaidOut:
+    """A study before it is run.
+
+    Attributes:
+        settings: with the Base's version in place of an alias.
+        datasets: by address.
+        network: of all trainings.
+        chain: names of the datasets behind a registered Base, oldest first.
+    """
+
+    study: Study
+    settings: StudySettings
+    plan: StudyPlan
+    datasets: dict[str, Dataset]
+    network: Architecture
+    chain: tuple[str, ...]
+
+
+def _lay_out(chosen: StudySettings) -> _LaidOut:
+    """Open the datasets, and plan and check all jobs."""
+    check_processes(chosen)
+    refuse_objects(chosen)
+    datasets = _open_datasets(chosen)
+    connect()
+    check_names(chosen.model_name, None)
+    base = find_model(chosen.base_model, "base_model", chosen.model_name) if chosen.base_model else None
+    network = _network(chosen, base)
+    if base:
+        chosen = _with_base(chosen, base)
+    this = load_study(chosen.study)
+    # Of the seeds' splits the smallest, so that sizes that have to be cut are the same for all.
+    seeds = range(chosen.seed, chosen.seed + chosen.seeds)
+    images = min(len(datasets[chosen.target].split(seed).seen) for seed in seeds)
+    plan = this.plan(chosen, images, network if base else None)
+    check_jobs(plan, datasets, network, this.own_names)
+    return _LaidOut(this, chosen, plan, datasets, network, base.card.chain if base else ())
 
 
 def _open_datasets(chosen: StudySettings) -> dict[str, Dataset]:

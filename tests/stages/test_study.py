@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
 
 import mlflow
 import pytest
@@ -11,6 +12,7 @@ import torch
 from colours import write_colours
 from mlflow.tracking import MlflowClient
 
+import hpt_mlflow
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import StudySettings
 from hpt_mlflow.stages.studies import cost as study_cost
@@ -136,6 +138,16 @@ def test_a_dry_run_says_what_would_be_run_and_runs_nothing(store, capsys):
     assert re.match(r"About \d+ min for 20 stages, by short trials on this machine", lines[6])
     assert MlflowClient().search_runs(["0"]) == []
     assert mlflow.active_run() is None
+
+
+def test_the_plan_of_a_study_holds_the_jobs_of_the_study(store):
+    settings = SMALL | {"base_steps": 30, "seeds": 2, "milestones": "50%"}
+    plan = hpt_mlflow.study_plan(**settings)
+    stages = Counter(job.stage for job in plan.jobs)
+    assert stages == {"pretrain": 4, "adapt": 6, "evaluate": 10}
+    assert {point.method for point in plan.points} >= {"Base", "Target", "HPT", "HPT-BN"}
+    with pytest.raises(HptError, match="^target: there is no folder"):
+        hpt_mlflow.study_plan(**settings | {"target": "folder:/nowhere"})
 
 
 def test_trainings_of_several_processes_do_not_share_gpus(monkeypatch):
