@@ -26,12 +26,12 @@ def test_training_goes_on_while_the_disk_of_the_spool_is_full(workplace, small_d
         training = workplace.pretrain(steps=120, checkpoint_every=10, milestones="100%")
         wait_for(lambda: workplace.spooled_step() >= 4, training)
         ballast = fill(small_disk)
-        wait_for(lambda: "cannot keep the training state" in workplace.said(), training)
+        wait_for(lambda: "cannot write the training state" in workplace.said(), training)
         ballast.unlink()
         assert workplace.finish(training) == 0
         (run,) = workplace.runs()
         count.lost = 120 - len(workplace.loss_curve(run))
-    assert workplace.said().count("cannot keep the training state") == 1
+    assert workplace.said().count("cannot write the training state") == 1
     assert [step for step, _ in workplace.loss_curve(run)] == list(range(1, 121))
     assert run.info.status == "FINISHED"
 
@@ -47,7 +47,7 @@ def test_a_result_that_cannot_be_kept_is_made_again_from_the_last_training_state
         ballast = fill(small_disk)
         assert workplace.finish(training) == 1
         error = [line for line in workplace.said().splitlines() if line.startswith("Error: ")][-1]
-        assert "make room and run the same command again" in error
+        assert "free disk space, and rerun the command" in error
         ballast.unlink()
         assert workplace.finish(workplace.pretrain(**options)) == 0
         assert "resumes run" in workplace.said()
