@@ -47,6 +47,7 @@ def hpt(package, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_chain_and_a_search_run_on_examples_of_another_package(hpt, package):
     data = f"npz:{package}/shades.npz"
     hpt(f"pretrain --data {data} --method barlow-twins --redundancy 0.02 {TINY}")

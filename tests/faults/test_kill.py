@@ -21,7 +21,7 @@ def go_on(workplace, process):
     return int(said[1]), int(said[2] or 0)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("kills", [pytest.param(2, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.soak)])
 def test_a_training_killed_again_and_again_ends_in_the_same_bits(workplace, fault, kills):
     steps = kills * 15 + EVERY
     assert workplace.finish(workplace.pretrain(steps=steps, checkpoint_every=EVERY)) == 0
@@ -50,6 +50,7 @@ def test_a_training_killed_again_and_again_ends_in_the_same_bits(workplace, faul
     assert not list(workplace.spool.glob("*/*.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_training_does_not_outlive_its_mlflow_run(workplace, fault, number):
     options = {

@@ -155,7 +155,7 @@ def test_signals_to_the_command_reach_all_and_the_same_command_goes_on(workplace
     nothing_is_left(workplace, pids.values())
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_processes_do_not_outlive_a_command_that_was_killed(workplace, fault):
     with fault("kill -9 of the command of two processes"):
         process = workplace.pretrain(steps=LONG, nproc=2, checkpoint_every=0)

@@ -197,7 +197,7 @@ def errors(place):
     return [line for line in place.said().splitlines() if line.startswith("Error:")]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_trial_whose_worker_was_killed_is_tried_again(search, fault):
     with fault("kill -9 of a worker of a study"):
         process = search.tune()
@@ -441,7 +441,7 @@ def test_mlflow_run_works_along(search, fault):
         assert len({trial.user_attrs["hpt.owner"] for trial in search.trials()}) > 1
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_study_whose_trials_all_fail_says_why(search, fault):
     with fault("all trials of a study fail"):
         process = search.tune(learning_rate=1e30, workers=2)

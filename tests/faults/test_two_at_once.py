@@ -3,6 +3,7 @@
 import pytest
 
 
+@pytest.mark.slow
 def test_trainings_that_start_together_each_register_a_version(workplace, fault):
     with fault("three trainings start at once on an empty store"):
         processes = [workplace.pretrain(steps=6, seed=seed, alias="base") for seed in range(3)]

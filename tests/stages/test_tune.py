@@ -153,7 +153,7 @@ def test_strengths_are_searched_by_tpe_and_go_into_the_adaptation(parent):
     assert version.tags.get("hpt.strengths", "") == format_strengths(strengths)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_loss_is_minimised(parent):
     found = tune(parent=parent, augment="crop,flip", objective="infonce", adapt_winner=False, **SEARCH)
     complete = [t.value for t in study().get_trials() if t.state == TrialState.COMPLETE]
@@ -192,6 +192,7 @@ def test_labels_are_asked_for_where_there_are_none(parent, tmp_path):
             tune(parent=parent, **SEARCH | {"data": "photos", "objective": objective, "batch_size": 16})
 
 
+@pytest.mark.slow
 def test_a_study_of_another_space_dataset_or_parent_is_refused_by_name(parent):
     tune(parent=parent, augment="crop,flip", trials=2, adapt_winner=False, **SEARCH)
     other = hpt_mlflow.pretrain(data="builtin:digits", steps=1, milestones="100%", seed=1, **BASE).model_uri

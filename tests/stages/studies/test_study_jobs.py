@@ -80,7 +80,7 @@ def test_jobs_run_in_their_order_nested_and_are_found_again_from_another_run(pas
     assert not any(result.reused for result in anew.values())
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_jobs_run_side_by_side(past):
     """Two trainings at once, and what is judged of each, whichever is done first."""
     trainings = [adaptation(past.images, past.model, seed=seed) for seed in (0, 1)]
@@ -102,7 +102,7 @@ def test_what_a_job_cannot_do_is_said_in_one_line_and_leaves_no_run_running(past
     assert {run.info.status for run in mlflow.search_runs(["0"], output_format="list")} <= {"FINISHED", "FAILED"}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_what_is_not_to_be_reused_is_made_again(past, chain):
     training = [chain[0]]
     (first,) = run_all(training, past.images)[1].values()
