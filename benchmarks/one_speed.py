@@ -79,7 +79,7 @@ def bare_step(arch, image_size, batch_size, steps, precision, update, compiled, 
     target = resolve_device(device)
     backbone, feature_size = build_backbone(Architecture(arch, image_size))
     plan = replace(
-        PRESETS["quick"].plan,
+        PRESETS["quick"].pretrain,
         batch_size=batch_size,
         steps=10**6,
         update=update,

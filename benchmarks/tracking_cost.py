@@ -100,7 +100,7 @@ def set_up(
     """A training as a stage sets it up."""
     dataset = open_dataset(data)
     backbone, feature_size = build_backbone(Architecture(arch, image_size))
-    plan = replace(PRESETS["quick"].plan, batch_size=batch_size, precision=choose_precision("auto", device))
+    plan = replace(PRESETS["quick"].pretrain, batch_size=batch_size, precision=choose_precision("auto", device))
     images = Images(dataset, np.arange(len(dataset)), smallest_useful_side(image_size, plan.strengths.crop_scale))
     plan = plan.fit_to(len(images.indices))
     seen = channel_statistics(images.sample)

@@ -72,7 +72,7 @@ def pretrain(
     image_size: int | None = None,
     small_stem: bool = False,
     method: Literal["moco", "simclr", "byol"] = "moco",
-    preset: Literal["quick", "paper"] = "quick",
+    preset: Literal["quick", "gentle", "paper"] = "quick",
     steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -115,23 +115,23 @@ def pretrain(
         images: Train on a subset: a count or a percentage, drawn from split_seed. Smaller subsets are nested in larger
             ones. Default: all images.
         arch: Backbone: a classification network of torchvision, by name, or timm:NAME.  [default: resnet18 (quick),
-            resnet50 (paper)]
-        image_size: Side of the square views, in pixels.  [default: 32 (quick), 224 (paper)]
+            resnet18 (gentle), resnet50 (paper)]
+        image_size: Side of the square views, in pixels.  [default: 32 (quick), 32 (gentle), 224 (paper)]
         small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
             pixels.  [default: false]
         method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
-        preset: Defaults for options you do not set. quick: learns something in minutes on two cores; paper: the
-            paper's.  [default: quick]
+        preset: Defaults for options you do not set. quick: learns something in minutes on two cores; gentle: the same,
+            but changes a parent carefully; paper: the paper's.  [default: quick]
         steps: Length of the training, in optimiser steps; 0: register the weights as they are.  [default: 600 (quick),
-            200000 (paper)]
+            600 (gentle), 200000 (paper)]
         batch_size: Images per step.  [default: 256]
-        learning_rate: Peak learning rate of SGD, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.12
-            (quick), 0.03 (paper)]
-        weight_decay: Weight decay of SGD.  [default: 0.0001]
+        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.12
+            (quick), 0.12 (gentle), 0.03 (paper)]
+        weight_decay: Weight decay.  [default: 0.0001]
         augment: Augmentations that make a view: a comma-separated subset of crop, color, gray, blur, flip; or none.
             [default: crop,color,gray,blur,flip]
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
-            others stay as in the paper. Default: all as in the paper.
+            others are the preset's. Default: all the preset's.
         precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
@@ -154,15 +154,15 @@ def pretrain(
         alias: Alias for the new version, such as base, source or target.  [default: none]
         strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
         key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
-            0.99 (quick), 0.999 (paper)]
-        temperature: Temperature of the loss. Only for method moco or simclr.  [default: moco: 0.1 (quick), 0.2 (paper);
-            simclr: 0.5 (quick), 0.1 (paper)]
+            0.99 (quick), 0.99 (gentle), 0.999 (paper)]
+        temperature: Temperature of the loss. Only for method moco or simclr.  [default: moco: 0.1 (quick), 0.1
+            (gentle), 0.2 (paper); simclr: 0.5 (quick), 0.5 (gentle), 0.1 (paper)]
         queue_size: Keys in the queue of negatives; cut to a multiple of the batch that the dataset can fill. Only for
-            method moco.  [default: 4096 (quick), 65536 (paper)]
+            method moco.  [default: 4096 (quick), 4096 (gentle), 65536 (paper)]
         bn_splits: Parts of the key batch with their own batch statistics (instead of ShuffleBN). Only for method moco.
             [default: 4]
         target_momentum: Share of its weights that the target network keeps at the first step; rises to 1. Only for
-            method byol.  [default: 0.99 (quick), 0.996 (paper)]
+            method byol.  [default: 0.99 (quick), 0.99 (gentle), 0.996 (paper)]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
@@ -179,7 +179,7 @@ def adapt(
     image_size: int | None = None,
     small_stem: bool = False,
     method: Literal["moco", "simclr", "byol"] = "moco",
-    preset: Literal["quick", "paper"] = "quick",
+    preset: Literal["quick", "gentle", "paper"] = "gentle",
     steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -201,6 +201,9 @@ def adapt(
     model_name: Text = "hpt",
     alias: Text | None = None,
     strict: bool = False,
+    statistics: Literal["keep", "refresh"] | None = None,
+    judge: Literal["auto", "none", "probe", "knn", "rotation", "rankme"] = "auto",
+    on_no_gain: Literal["keep-parent", "register"] = "keep-parent",
     key_momentum: float | None = None,
     temperature: float | None = None,
     queue_size: int | None = None,
@@ -228,17 +231,18 @@ def adapt(
         small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
             pixels.  [default: false]
         method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
-        preset: Defaults for options you do not set. quick: learns something in minutes on two cores; paper: the
-            paper's.  [default: quick]
-        steps: Length of the training, in optimiser steps.  [default: 200 (quick), 5000 (paper)]
-        batch_size: Images per step.  [default: 256]
-        learning_rate: Peak learning rate of SGD, after the preset's warm-up; falls to 0 along a cosine.  [default:
-            0.03]
-        weight_decay: Weight decay of SGD.  [default: 0.0001]
+        preset: Defaults for options you do not set. gentle: AdamW with small steps for the backbone and ten times
+            larger ones for the head, milder augmentations, statistics=keep; quick: SGD as in pretrain; paper: the
+            paper's.  [default: gentle]
+        steps: Length of the training, in optimiser steps.  [default: 200 (quick), 600 (gentle), 5000 (paper)]
+        batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper)]
+        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.03
+            (quick), 0.0001 (gentle), 0.03 (paper)]
+        weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper)]
         augment: Augmentations that make a view: a comma-separated subset of crop, color, gray, blur, flip; or none.
             [default: crop,color,gray,blur,flip]
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
-            others stay as in the paper. Default: all as in the paper.
+            others are the preset's. Default: all the preset's.
         precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
@@ -260,16 +264,25 @@ def adapt(
         model_name: Name of the registered model that gets the result as a new version.  [default: hpt]
         alias: Alias for the new version, such as base, source or target.  [default: none]
         strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
+        statistics: BatchNorm's statistics of the backbone. keep: those of the parent, which the training uses and
+            leaves as they are; refresh: learned anew from the views.  [default: refresh (quick), keep (gentle),
+            refresh (paper)]
+        judge: What chooses the best milestone, the parent among them. knn, probe: how well features predict labels, by
+            validation; rankme: how many dimensions they use; rotation: how well they predict rotations, both
+            without labels; none: the last step is taken. auto: knn if there are labels, else rankme.  [default:
+            auto]
+        on_no_gain: If the judge prefers the parent to every milestone. keep-parent: register nothing, the result is the
+            parent; register: register the best milestone all the same.  [default: keep-parent]
         key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
-            0.99 (quick), 0.999 (paper)]
-        temperature: Temperature of the loss. Only for method moco or simclr.  [default: moco: 0.1 (quick), 0.2 (paper);
-            simclr: 0.5 (quick), 0.1 (paper)]
+            0.99 (quick), 0.99 (gentle), 0.999 (paper)]
+        temperature: Temperature of the loss. Only for method moco or simclr.  [default: moco: 0.1 (quick), 0.1
+            (gentle), 0.2 (paper); simclr: 0.5 (quick), 0.5 (gentle), 0.1 (paper)]
         queue_size: Keys in the queue of negatives; cut to a multiple of the batch that the dataset can fill. Only for
-            method moco.  [default: 4096 (quick), 65536 (paper)]
+            method moco.  [default: 4096 (quick), 4096 (gentle), 65536 (paper)]
         bn_splits: Parts of the key batch with their own batch statistics (instead of ShuffleBN). Only for method moco.
             [default: 4]
         target_momentum: Share of its weights that the target network keeps at the first step; rises to 1. Only for
-            method byol.  [default: 0.99 (quick), 0.996 (paper)]
+            method byol.  [default: 0.99 (quick), 0.99 (gentle), 0.996 (paper)]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
@@ -286,7 +299,7 @@ def tune(
     image_size: int | None = None,
     small_stem: bool = False,
     method: Literal["moco", "simclr", "byol"] = "moco",
-    preset: Literal["quick", "paper"] = "quick",
+    preset: Literal["quick", "gentle", "paper"] = "gentle",
     steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -308,8 +321,11 @@ def tune(
     model_name: Text = "hpt",
     alias: Text | None = None,
     strict: bool = False,
+    statistics: Literal["keep", "refresh"] | None = None,
+    judge: Literal["auto", "none", "probe", "knn", "rotation", "rankme"] = "auto",
+    on_no_gain: Literal["keep-parent", "register"] = "keep-parent",
     tune_strengths: bool = False,
-    objective: Literal["auto", "probe", "knn", "rotation", "infonce"] = "auto",
+    objective: Literal["auto", "probe", "knn", "rotation", "rankme", "infonce"] = "auto",
     study: Text | None = None,
     storage: Text = "journal:hpt_studies.journal",
     trial_steps: int | None = None,
@@ -346,17 +362,19 @@ def tune(
         small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
             pixels.  [default: false]
         method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
-        preset: Defaults for options you do not set. quick: learns something in minutes on two cores; paper: the
-            paper's.  [default: quick]
-        steps: Length of the winner's adaptation, in optimiser steps.  [default: 200 (quick), 5000 (paper)]
-        batch_size: Images per step.  [default: 256]
-        learning_rate: Peak learning rate of SGD, after the preset's warm-up; falls to 0 along a cosine.  [default:
-            0.03]
-        weight_decay: Weight decay of SGD.  [default: 0.0001]
+        preset: Defaults for options you do not set. gentle: AdamW with small steps for the backbone and ten times
+            larger ones for the head, milder augmentations, statistics=keep; quick: SGD as in pretrain; paper: the
+            paper's.  [default: gentle]
+        steps: Length of the winner's adaptation, in optimiser steps.  [default: 200 (quick), 600 (gentle), 5000
+            (paper)]
+        batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper)]
+        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.03
+            (quick), 0.0001 (gentle), 0.03 (paper)]
+        weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper)]
         augment: Augmentations to choose from: a comma-separated choice of crop, color, gray, blur, flip.  [default:
             crop,color,gray,blur,flip]
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
-            others stay as in the paper. Default: all as in the paper.
+            others are the preset's. Default: all the preset's.
         precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
@@ -379,11 +397,21 @@ def tune(
         model_name: Name of the registered model that gets the result as a new version.  [default: hpt]
         alias: Alias for the new version, such as base, source or target.  [default: none]
         strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
+        statistics: BatchNorm's statistics of the backbone. keep: those of the parent, which the training uses and
+            leaves as they are; refresh: learned anew from the views.  [default: refresh (quick), keep (gentle),
+            refresh (paper)]
+        judge: What chooses the best milestone, the parent among them. knn, probe: how well features predict labels, by
+            validation; rankme: how many dimensions they use; rotation: how well they predict rotations, both
+            without labels; none: the last step is taken. auto: knn if there are labels, else rankme.  [default:
+            auto]
+        on_no_gain: If the judge prefers the parent to every milestone. keep-parent: register nothing, the result is the
+            parent; register: register the best milestone all the same.  [default: keep-parent]
         tune_strengths: Also search the strengths of the augmentations, with Optuna's TPE; else only the grid of
             subsets.  [default: false]
         objective: The score of a trial. probe: linear probe on validation; knn: nearest neighbours on validation;
-            rotation: predicting the rotation of images, which needs no labels; infonce: the training loss, a weak
-            indicator. auto: probe if there are labels, else rotation.  [default: auto]
+            rotation: predicting the rotation of images, which needs no labels; rankme: how many dimensions the
+            features use, without labels; infonce: the training loss, a weak indicator. auto: probe if there are
+            labels, else rotation.  [default: auto]
         study: Name of the search in the storage (an Optuna study); the same name resumes it. Default: made from data,
             parent and settings.
         storage: Where the search is stored: journal:FILE, or a database such as
@@ -400,15 +428,15 @@ def tune(
         adapt_winner: Adapt in full with the best subset and with the paper's; evaluate both on test; register the best.
             [default: true]
         key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
-            0.99 (quick), 0.999 (paper)]
-        temperature: Temperature of the loss. Only for method moco or simclr.  [default: moco: 0.1 (quick), 0.2 (paper);
-            simclr: 0.5 (quick), 0.1 (paper)]
+            0.99 (quick), 0.99 (gentle), 0.999 (paper)]
+        temperature: Temperature of the loss. Only for method moco or simclr.  [default: moco: 0.1 (quick), 0.1
+            (gentle), 0.2 (paper); simclr: 0.5 (quick), 0.5 (gentle), 0.1 (paper)]
         queue_size: Keys in the queue of negatives; cut to a multiple of the batch that the dataset can fill. Only for
-            method moco.  [default: 4096 (quick), 65536 (paper)]
+            method moco.  [default: 4096 (quick), 4096 (gentle), 65536 (paper)]
         bn_splits: Parts of the key batch with their own batch statistics (instead of ShuffleBN). Only for method moco.
             [default: 4]
         target_momentum: Share of its weights that the target network keeps at the first step; rises to 1. Only for
-            method byol.  [default: 0.99 (quick), 0.996 (paper)]
+            method byol.  [default: 0.99 (quick), 0.99 (gentle), 0.996 (paper)]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work if possible.
@@ -482,7 +510,7 @@ def main(
     source: Text | None = None,
     target: Text = "builtin:digits",
     root: Text | None = None,
-    preset: Literal["quick", "paper"] = "quick",
+    preset: Literal["quick", "gentle", "paper"] = "gentle",
     base_steps: int | None = None,
     adapt_steps: int | None = None,
     device: Text = "auto",
@@ -499,7 +527,7 @@ def main(
         source: Images of a stage between base and target, nearer to the target. Default: none.
         target: Images that the model is for; labels, if any, are used only to evaluate it.  [default: builtin:digits]
         root: Folder that relative paths start from, and that holds torchvision: datasets.  [default: none]
-        preset: Values of all training options: quick or paper.  [default: quick]
+        preset: Defaults of all training options (see adapt).  [default: gentle]
         base_steps: Optimiser steps on base. Default: the preset's.
         adapt_steps: Optimiser steps on source and on target. Default: the preset's.
         device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.  [default: auto]
@@ -525,7 +553,7 @@ def study(
     image_size: int | None = None,
     small_stem: bool = False,
     method: Literal["moco", "simclr", "byol"] = "moco",
-    preset: Literal["quick", "paper"] = "quick",
+    preset: Literal["quick", "gentle", "paper"] = "quick",
     steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -580,22 +608,22 @@ def study(
         images: Train on a subset: a count or a percentage, drawn from split_seed. Smaller subsets are nested in larger
             ones. Default: all images.
         arch: Backbone: a classification network of torchvision, by name, or timm:NAME.  [default: resnet18 (quick),
-            resnet50 (paper)]
-        image_size: Side of the square views, in pixels.  [default: 32 (quick), 224 (paper)]
+            resnet18 (gentle), resnet50 (paper)]
+        image_size: Side of the square views, in pixels.  [default: 32 (quick), 32 (gentle), 224 (paper)]
         small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
             pixels.  [default: false]
         method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
-        preset: Defaults for options you do not set. quick: learns something in minutes on two cores; paper: the
-            paper's.  [default: quick]
+        preset: Defaults for options you do not set. quick: learns something in minutes on two cores; gentle: the same,
+            but changes a parent carefully; paper: the paper's.  [default: quick]
         steps: Optimiser steps on the target, of all methods alike. Default: the preset's of adapt.
         batch_size: Images per step.  [default: 256]
-        learning_rate: Peak learning rate of SGD, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.12
-            (quick), 0.03 (paper)]
-        weight_decay: Weight decay of SGD.  [default: 0.0001]
+        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.12
+            (quick), 0.12 (gentle), 0.03 (paper)]
+        weight_decay: Weight decay.  [default: 0.0001]
         augment: Augmentations that make a view: a comma-separated subset of crop, color, gray, blur, flip; or none.
             [default: crop,color,gray,blur,flip]
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
-            others stay as in the paper. Default: all as in the paper.
+            others are the preset's. Default: all the preset's.
         precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
@@ -634,15 +662,15 @@ def study(
         at_once: Stages that run side by side on this machine, each on a share of the cores.  [default: 1]
         dry_run: Only print what would be run, its cost in steps, and an estimate of the time.  [default: false]
         key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
-            0.99 (quick), 0.999 (paper)]
-        temperature: Temperature of the loss. Only for method moco or simclr.  [default: moco: 0.1 (quick), 0.2 (paper);
-            simclr: 0.5 (quick), 0.1 (paper)]
+            0.99 (quick), 0.99 (gentle), 0.999 (paper)]
+        temperature: Temperature of the loss. Only for method moco or simclr.  [default: moco: 0.1 (quick), 0.1
+            (gentle), 0.2 (paper); simclr: 0.5 (quick), 0.5 (gentle), 0.1 (paper)]
         queue_size: Keys in the queue of negatives; cut to a multiple of the batch that the dataset can fill. Only for
-            method moco.  [default: 4096 (quick), 65536 (paper)]
+            method moco.  [default: 4096 (quick), 4096 (gentle), 65536 (paper)]
         bn_splits: Parts of the key batch with their own batch statistics (instead of ShuffleBN). Only for method moco.
             [default: 4]
         target_momentum: Share of its weights that the target network keeps at the first step; rises to 1. Only for
-            method byol.  [default: 0.99 (quick), 0.996 (paper)]
+            method byol.  [default: 0.99 (quick), 0.99 (gentle), 0.996 (paper)]
 
     Returns:
         None for a dry run.

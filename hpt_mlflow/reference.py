@@ -7,9 +7,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from hpt_mlflow.methods import METHODS, all_options, options_of
+from hpt_mlflow.methods import METHODS, all_options, options_of, preset_options
 from hpt_mlflow.options import Settings, choices_of, value_type
-from hpt_mlflow.settings import AdaptSettings, PretrainSettings, TrainingSettings
+from hpt_mlflow.settings import AdaptSettings, TrainingSettings
 from hpt_mlflow.training.plan import PRESETS, Preset
 
 TYPE_NAMES = {int: "whole number", float: "number", bool: "true|false", str: "text"}
@@ -43,7 +43,7 @@ def default_text(settings: type[Settings], field: dataclasses.Field[Any]) -> str
         return ""
     methods = [name for name in METHODS if field.name in options_of(name)]
     if methods and issubclass(settings, TrainingSettings):
-        texts = {name: _in_words({p: METHODS[name].presets[p][field.name] for p in PRESETS}) for name in methods}
+        texts = {name: _in_words({p: preset_options(name, p)[field.name] for p in PRESETS}) for name in methods}
         return "; ".join(f"{name}: {text}" for name, text in texts.items()) if len(texts) > 1 else texts[methods[0]]
     return _in_words({name: _preset_value(settings, field.name, preset) for name, preset in PRESETS.items()})
 
@@ -108,10 +108,7 @@ def reference_page(stages: Mapping[str, type[Settings]]) -> str:
 def _preset_value(settings: type[Settings], name: str, preset: Preset) -> Any:
     if not issubclass(settings, TrainingSettings):
         return None
-    if name == "steps":
-        return preset.pretrain_steps if issubclass(settings, PretrainSettings) else preset.adapt_steps
-    if name == "learning_rate" and issubclass(settings, AdaptSettings):
-        return preset.adapt_learning_rate
     if name in ("arch", "image_size"):
         return getattr(preset, name)
-    return getattr(preset.plan, name, None)
+    plan = preset.adapt if issubclass(settings, AdaptSettings) else preset.pretrain
+    return getattr(plan, name, None)

@@ -176,8 +176,8 @@ def test_number_that_is_not_finite_is_refused(value):
 @pytest.mark.parametrize(
     ("settings", "name", "value", "words"),
     [
-        (PretrainSettings, "preset", "slow", "quick, paper"),
-        (MainSettings, "preset", "", "quick, paper"),
+        (PretrainSettings, "preset", "slow", "quick, gentle, paper"),
+        (MainSettings, "preset", "", "quick, gentle, paper"),
         (AdaptSettings, "update", "some\nlines", "all, bn, bn-stats"),
         (PretrainSettings, "precision", "int8", "auto, float32, bfloat16, float16"),
         (PretrainSettings, "augment", "crop,blurr", "crop, color, gray, blur, flip"),
@@ -243,9 +243,10 @@ def test_reference_has_a_row_for_every_setting(stage):
 
 def test_reference_has_the_defaults_of_both_presets():
     page = reference_page(STAGES)
-    rate = {name: preset.plan.learning_rate for name, preset in PRESETS.items()}
-    assert f"{rate['quick']:g} (quick), {rate['paper']:g} (paper)" in page
-    assert f"{PRESETS['quick'].adapt_steps} (quick), {PRESETS['paper'].adapt_steps} (paper)" in page
+    for kind in ("pretrain", "adapt"):
+        plans = {name: getattr(preset, kind) for name, preset in PRESETS.items()}
+        for option in ("learning_rate", "steps"):
+            assert ", ".join(f"{getattr(plan, option):.10g} ({name})" for name, plan in plans.items()) in page
 
 
 def test_choices_of_presets_are_those_that_exist():

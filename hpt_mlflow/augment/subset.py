@@ -57,8 +57,8 @@ def parse_subset(text: str) -> tuple[str, ...]:
     return tuple(name for name in AUGMENTATIONS if name in names)
 
 
-def parse_strengths(text: str) -> Strengths:
-    """Read strengths such as `crop_scale=0.3:1,hue=0.1,blur_p=0.2`; other strengths keep their defaults.
+def parse_strengths(text: str, defaults: Strengths | None = None) -> Strengths:
+    """Read strengths such as `crop_scale=0.3:1,hue=0.1,blur_p=0.2`; the others are those of `defaults`, or the paper's.
 
     A range is written `LOW:HIGH`, or as a range's free end alone: `crop_scale=0.3` is `0.3:1`, `blur_sigma=1.5` is
     `0.1:1.5`. `jitter=X` sets brightness, contrast, saturation and hue together, hue at most 0.5.
@@ -66,7 +66,7 @@ def parse_strengths(text: str) -> Strengths:
     Raises:
         HptError: a name is unknown, or a value is not a number in its range.
     """
-    strengths = Strengths()
+    strengths = defaults or Strengths()
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, value = (word.strip() for word in part.partition("="))
         numbers = _numbers(part, value)
@@ -84,12 +84,13 @@ def parse_strengths(text: str) -> Strengths:
     return strengths
 
 
-def format_strengths(strengths: Strengths) -> str:
-    """The strengths that differ from the defaults, as `parse_strengths` reads them."""
+def format_strengths(strengths: Strengths, defaults: Strengths | None = None) -> str:
+    """The strengths that differ from `defaults`, or from the paper's, as `parse_strengths` reads them."""
     parts = []
+    defaults = defaults or Strengths()
     for name in NAMES:
         value = getattr(strengths, name)
-        if value != getattr(Strengths(), name):
+        if value != getattr(defaults, name):
             parts.append(f"{name}=" + (":".join(map(repr, value)) if name in RANGES else repr(value)))
     return ",".join(parts)
 

@@ -33,7 +33,7 @@ class Chains:
         """The training on base; None for a registered Base."""
         if self.settings.base_model is not None:
             return None
-        steps = self.settings.base_steps or PRESETS[self.settings.preset].pretrain_steps
+        steps = self.settings.base_steps or PRESETS[self.settings.preset].pretrain.steps
         return self._from_random_weights(self.settings.base, steps, augment=self._augment)
 
     def on_source(self, start: Job | None, from_base: bool = True) -> Job:
@@ -98,7 +98,7 @@ class Chains:
 
     @property
     def _target_steps(self) -> int:
-        return self.settings.steps or PRESETS[self.settings.preset].adapt_steps
+        return self.settings.steps or PRESETS[self.settings.preset].adapt.steps
 
     @property
     def _augment(self) -> str | None:
@@ -117,6 +117,8 @@ class Chains:
         own = {
             "parent": None if start else settings.base_model,
             "image_size": settings.image_size,
+            # What a study compares is the end of each training.
+            "judge": "none",
             "learning_rate": settings.adapt_learning_rate or settings.learning_rate,
         }
         return job("adapt", start, **self._shared(data, steps) | own | more)

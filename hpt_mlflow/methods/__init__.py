@@ -29,7 +29,7 @@ class Registration(NamedTuple):
     Attributes:
         place: `module:class`.
         options: by name.
-        presets: the value of each option, by preset.
+        presets: the value of each option, by preset; `quick` is needed, and counts for those that are not there.
     """
 
     place: str
@@ -99,6 +99,12 @@ def load_method(name: str) -> type[Method]:
     """The class of a registered method."""
     method: type[Method] = load_place(METHODS[name].place)
     return method
+
+
+def preset_options(name: str, preset: str) -> Mapping[str, float]:
+    """The options of a method in a preset; those of `quick` where the method has none for it."""
+    presets = METHODS[name].presets
+    return presets.get(preset, presets["quick"])
 
 
 def options_of(name: str) -> frozenset[str]:

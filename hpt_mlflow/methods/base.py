@@ -79,6 +79,11 @@ class Method(nn.Module, ABC):
         """The network that is registered."""
 
     @property
+    def backbones(self) -> Sequence[nn.Module]:
+        """The backbone and its copies."""
+        return (self.backbone,)
+
+    @property
     @abstractmethod
     def networks(self) -> Sequence[nn.Module]:
         """The networks that torch.compile may compile."""
@@ -94,11 +99,26 @@ class Method(nn.Module, ABC):
     def after_step(self, step: int) -> None:
         """Whatever follows the update of the weights."""
 
-    def make_optimizer(self, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
-        """SGD with momentum 0.9 (HPT, section 4.1) over all parameters that may learn."""
+    def make_optimizer(
+        self, learning_rate: float, weight_decay: float, name: str = "sgd", head_rate: float = 1.0
+    ) -> torch.optim.Optimizer:
+        """An optimiser of all parameters that may learn.
+
+        Args:
+            name: `sgd`, with momentum 0.9 (HPT, section 4.1), or `adamw`.
+            head_rate: learning rate of what is not the backbone, over that of the backbone; `factor` of each group of
+                parameters.
+        """
+        backbone = {id(parameter) for parameter in self.backbone.parameters()}
         learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in learning if (id(p) in backbone) == inside], "factor": factor}
+            for inside, factor in ((True, 1.0), (False, head_rate))
+        ]
         fused = learning[0].device.type in ("cpu", "cuda")
-        return torch.optim.SGD(learning, lr=learning_rate, momentum=0.9, weight_decay=weight_decay, fused=fused)
+        if name == "adamw":
+            return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, fused=fused)
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, weight_decay=weight_decay, fused=fused)
 
     def recent_embeddings(self, last: Tensor, images: int) -> Tensor:
         """Embeddings whose effective rank is reported, float32 (M, d): those of the last step, if no more are kept.

@@ -54,6 +54,11 @@ class BYOL(Method):
 
     @property
     @override
+    def backbones(self) -> Sequence[nn.Module]:
+        return self.online_encoder[0], self.target_encoder[0]
+
+    @property
+    @override
     def networks(self) -> Sequence[nn.Module]:
         return self.online_encoder, self.predictor, self.target_encoder
 

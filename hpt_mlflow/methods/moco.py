@@ -15,6 +15,7 @@ from typing_extensions import override
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import ALONE, Group
 from hpt_mlflow.methods.base import EMBEDDING_SIZE, Method, StepResult, Views, projection_head
+from hpt_mlflow.models.backbone import batch_norms
 
 
 class MoCo(Method):
@@ -57,6 +58,11 @@ class MoCo(Method):
 
     @property
     @override
+    def backbones(self) -> Sequence[nn.Module]:
+        return self.query_encoder[0], self.key_encoder[0]
+
+    @property
+    @override
     def networks(self) -> Sequence[nn.Module]:
         return self.query_encoder, self.key_encoder
 
@@ -85,13 +91,14 @@ class MoCo(Method):
 
         A query and its key in one batch would share batch statistics, and the network could find the pair by them
         instead of by content. MoCo shuffles the keys over devices (ShuffleBN, section 3.3); parts of a key batch that
-        was shuffled before do the same.
+        was shuffled before do the same. Where no statistics are those of a batch, there is one part.
 
         Args:
             key_views: normalised images in a random order, float32 (n, 3, H, W).
         """
         # Sizes differ by one at most, as BatchNorm needs two images or more.
-        keys = torch.cat([self.key_encoder(part) for part in key_views.tensor_split(self.bn_splits)])
+        parts = self.bn_splits if any(layer.training for layer in batch_norms(self.key_encoder)) else 1
+        keys = torch.cat([self.key_encoder(part) for part in key_views.tensor_split(parts)])
         return F.normalize(keys.float(), dim=1)
 
     def logits(self, queries: Tensor, keys: Tensor) -> Tensor:

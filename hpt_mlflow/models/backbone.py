@@ -227,3 +227,9 @@ def freeze(backbone: nn.Module, update: str) -> None:
     if update == "bn":
         for layer in batch_norms(backbone):
             layer.requires_grad_(True)
+
+
+def keep_statistics(backbone: nn.Module) -> None:
+    """Let BatchNorm normalise by the statistics that it has, and leave them as they are, in training mode too."""
+    for layer in batch_norms(backbone):
+        layer.eval()

@@ -30,8 +30,9 @@ def training_card(
     parent_method: str,
     result: Mapping[str, float] | None = None,
     registered: str | None = None,
+    verdict: str = "",
 ) -> str:
-    """What a training stage is and, once there is one, what came of it."""
+    """What a training stage is and, once there is one, its result and whether it helped."""
     method = load_method(plan.method)
     differs = parent_method not in ("", plan.method)
     source = f"`{parent}`" + (f" (trained by {parent_method}; only its backbone is used)" if differs else "")
@@ -39,6 +40,7 @@ def training_card(
     lines = [f"**Chain** {' > '.join(chain)}", ""]
     if result is not None and registered is not None:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in result.items())
+        lines += [f"**Did it help?** {verdict}", ""] if verdict else []
         lines += [f"**Result** `{registered}`: {figures}", ""]
     lines += [
         f"**Data** `{dataset.uri}`: {len(split.seen):,} images seen, {len(split.test):,} kept for test",

@@ -66,9 +66,11 @@ def rung_curves(
     figure, axes = plain_axes("optimiser steps", objective_label, HEIGHT)
     scored = [trial for trial in trials if trial.scores]
     _rung_axis(axes, sorted({step for trial in scored for step in trial.scores}))
-    # If there are several baselines, the one with the paper's strengths that was trained longest.
+    # If there are several baselines, the one with the strengths of the first trial that was trained longest.
     baselines = [trial for trial in scored if trial.subset == tuple(baseline_subset)]
-    baseline = max(baselines, key=lambda t: (t.strengths == Strengths(), t.reached, -t.number), default=None)
+    first = min(scored, key=lambda t: t.number, default=None)
+    usual = first.strengths if first else None
+    baseline = max(baselines, key=lambda t: (t.strengths == usual, t.reached, -t.number), default=None)
     highlights = {baseline.number: ("baseline", ORANGE, "--")} if baseline else {}
     if best:
         highlights[best.number] = ("best, the baseline" if best.number in highlights else "best", GREEN, "-")

@@ -7,7 +7,7 @@ from typing import Any
 from hpt_mlflow.errors import HptError
 
 DEFAULT_MODEL_NAME = "hpt"
-PRESETS = ("quick", "paper")
+PRESETS = ("quick", "gentle", "paper")
 DEVICE_HELP = "auto (a GPU if there is one), cpu, cuda, cuda:N or mps."
 CACHE_HELP = (
     "Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0: none."

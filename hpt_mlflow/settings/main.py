@@ -28,7 +28,7 @@ class MainSettings(Settings):
     root: str | None = option(
         None, "Folder that relative paths start from, and that holds torchvision: datasets.", **OPERATIONAL
     )
-    preset: str = option("quick", "Values of all training options: quick or paper.", choices=PRESETS, passed_on=True)
+    preset: str = option("gentle", "Defaults of all training options (see adapt).", choices=PRESETS, passed_on=True)
     base_steps: int | None = option(None, "Optimiser steps on base. Default: the preset's.", minimum=1)
     adapt_steps: int | None = option(None, "Optimiser steps on source and on target. Default: the preset's.", minimum=1)
     device: str = option("auto", DEVICE_HELP, **OPERATIONAL)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, parse_strengths, parse_subset
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.objectives import OBJECTIVES
 from hpt_mlflow.methods import DEFAULT_METHOD, METHODS, MethodOption, all_options, options_of
 from hpt_mlflow.options import Settings, option
 from hpt_mlflow.settings.common import (
@@ -20,6 +21,7 @@ from hpt_mlflow.settings.common import (
 )
 
 UPDATES = ("all", "bn", "bn-stats")
+STATISTICS = ("keep", "refresh")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 COMPILE = ("auto", "on", "off")
 
@@ -67,7 +69,8 @@ class TrainingSettings(MethodOptions):
     )
     preset: str = option(
         "quick",
-        "Defaults for options you do not set. quick: learns something in minutes on two cores; paper: the paper's.",
+        "Defaults for options you do not set. quick: learns something in minutes on two cores; gentle: the same, but "
+        "changes a parent carefully; paper: the paper's.",
         choices=PRESETS,
         passed_on=True,
     )
@@ -75,19 +78,19 @@ class TrainingSettings(MethodOptions):
     batch_size: int | None = option(None, "Images per step.", minimum=2, passed_on=True)
     learning_rate: float | None = option(
         None,
-        "Peak learning rate of SGD, after the preset's warm-up; falls to 0 along a cosine.",
+        "Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.",
         above=0,
         passed_on=True,
     )
-    weight_decay: float | None = option(None, "Weight decay of SGD.", minimum=0, passed_on=True)
+    weight_decay: float | None = option(None, "Weight decay.", minimum=0, passed_on=True)
     augment: str = option(
         ",".join(AUGMENTATIONS),
         f"Augmentations that make a view: a comma-separated subset of {', '.join(AUGMENTATIONS)}; or none.",
     )
     strengths: str | None = option(
         None,
-        "Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the others stay "
-        "as in the paper. Default: all as in the paper.",
+        "Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the others are "
+        "the preset's. Default: all the preset's.",
         passed_on=True,
     )
     precision: str = option(
@@ -221,6 +224,34 @@ class AdaptSettings(TrainingSettings):
         "Model to start from: a models:/ or runs:/ address, NAME@ALIAS, or an alias of --model-name.",
         main=True,
     )
+    preset: str = option(
+        "gentle",
+        "Defaults for options you do not set. gentle: AdamW with small steps for the backbone and ten times larger "
+        "ones for the head, milder augmentations, statistics=keep; quick: SGD as in pretrain; paper: the paper's.",
+        choices=PRESETS,
+        passed_on=True,
+    )
+    statistics: str | None = option(
+        None,
+        "BatchNorm's statistics of the backbone. keep: those of the parent, which the training uses and leaves as they "
+        "are; refresh: learned anew from the views.",
+        choices=STATISTICS,
+    )
+    judge: str = option(
+        "auto",
+        "What chooses the best milestone, the parent among them. knn, probe: how well features predict labels, by "
+        "validation; rankme: how many dimensions they use; rotation: how well they predict rotations, both without "
+        "labels; none: the last step is taken. auto: knn if there are labels, else rankme.",
+        choices=("auto", "none", *(name for name in OBJECTIVES if OBJECTIVES[name].place)),
+        changes_trial=False,
+    )
+    on_no_gain: str = option(
+        "keep-parent",
+        "If the judge prefers the parent to every milestone. keep-parent: register nothing, the result is the parent; "
+        "register: register the best milestone all the same.",
+        choices=("keep-parent", "register"),
+        changes_trial=False,
+    )
     update: str = option(
         "all",
         "What may change. all: everything (HPT); bn: only BatchNorm layers (HPT-BN); bn-stats: only their running "
@@ -228,3 +259,8 @@ class AdaptSettings(TrainingSettings):
         choices=UPDATES,
         main=True,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.update == "bn-stats" and self.statistics == "keep":
+            raise HptError("update bn-stats learns nothing but the statistics", "use refresh", setting="statistics")

@@ -22,10 +22,10 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import ALONE, Group, losses
 from hpt_mlflow.methods import load_method
 from hpt_mlflow.methods.base import Method, StepResult, Views
-from hpt_mlflow.models.backbone import batch_norms, freeze
+from hpt_mlflow.models.backbone import batch_norms, freeze, keep_statistics
+from hpt_mlflow.models.diagnostics import effective_rank, embedding_std
 from hpt_mlflow.models.randomness import seeded
 from hpt_mlflow.training.arithmetic import DTYPES
-from hpt_mlflow.training.diagnostics import effective_rank, embedding_std
 from hpt_mlflow.training.padding import keep_unseen_weights
 from hpt_mlflow.training.plan import Plan
 from hpt_mlflow.training.state import TrainingState, put_state, share_state, take_state
@@ -64,7 +64,14 @@ class Trainer:
         method.steps = plan.steps
         self.method = method.to(device).to(memory_format=torch.channels_last).train()
         learns = plan.update != "bn-stats"
-        self.optimizer = method.make_optimizer(plan.learning_rate, plan.weight_decay) if learns else None
+        if plan.statistics == "keep":
+            for backbone_or_copy in method.backbones:
+                keep_statistics(backbone_or_copy)
+        self.optimizer = (
+            method.make_optimizer(plan.learning_rate, plan.weight_decay, plan.optimizer, plan.head_rate)
+            if learns
+            else None
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "float16")
         self.plan = plan
         self.device = device
@@ -145,7 +152,7 @@ class Trainer:
             keep_unseen_weights(self.backbone, views[0][:2])
             self._keeps_unseen = True
         for settings in optimizer.param_groups:
-            settings["lr"] = self.plan.learning_rate_at(self.step)
+            settings["lr"] = settings["factor"] * self.plan.learning_rate_at(self.step)
         with self._autocast(), losses():
             result: StepResult = self._model(views, self.step)
         optimizer.zero_grad()

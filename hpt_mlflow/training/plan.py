@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
@@ -26,6 +26,10 @@ class Plan:
         subset: the augmentations that make a view.
         strengths: how strong they are.
         update: what may change: `all`, `bn` or `bn-stats`.
+        statistics: BatchNorm's statistics in the backbone: `refresh` normalises by those of each batch, and averages
+            them for the result; `keep` uses those that the backbone has, and leaves them as they are.
+        optimizer: `sgd` or `adamw`.
+        head_rate: learning rate of what is not the backbone, over that of the backbone.
         precision: float32, bfloat16 or float16.
         compile: whether torch.compile makes the encoders faster.
         seed: of weights, order and views.
@@ -41,6 +45,9 @@ class Plan:
     subset: tuple[str, ...] = AUGMENTATIONS
     strengths: Strengths = Strengths()
     update: str = "all"
+    statistics: str = "refresh"
+    optimizer: str = "sgd"
+    head_rate: float = 1.0
     precision: str = "float32"
     compile: bool = False
     seed: int = 0
@@ -63,52 +70,49 @@ class Preset:
     """Values for what the user does not say.
 
     Attributes:
-        pretrain_steps, adapt_steps: length of a stage from random weights, and from a parent.
-        adapt_learning_rate: peak learning rate of a stage from a parent; from random weights it is the plan's.
         arch, image_size: the network, where no parent says it.
-        plan: everything else, of the default method.
+        pretrain, adapt: a stage from random weights, and from a parent; both of the default method.
     """
 
-    pretrain_steps: int
-    adapt_steps: int
-    adapt_learning_rate: float
     arch: str
     image_size: int
-    plan: Plan
+    pretrain: Plan
+    adapt: Plan
 
 
+# docs/method.md says how these values were found.
+_QUICK = Plan(
+    steps=600,
+    batch_size=256,
+    learning_rate=0.12,
+    warmup_steps=50,
+    weight_decay=1e-4,
+    options=METHODS[DEFAULT_METHOD].presets["quick"],
+)
+_GENTLE = Plan(
+    steps=600,
+    batch_size=64,
+    learning_rate=1e-4,
+    warmup_steps=60,
+    weight_decay=0.01,
+    options=METHODS[DEFAULT_METHOD].presets["quick"],
+    strengths=Strengths(crop_scale=(0.3, 1.0), hue=0.1, blur_sigma=(0.1, 1.0)),
+    statistics="keep",
+    optimizer="adamw",
+    head_rate=10.0,
+)
+# Paper, section 4.1 and reference code: ResNet-50, 4 GPUs of 64 images, 200,000 iterations from random weights and
+# 5,000 from a base.
+_PAPER = Plan(
+    steps=200_000,
+    batch_size=256,
+    learning_rate=0.03,
+    warmup_steps=0,
+    weight_decay=1e-4,
+    options=METHODS[DEFAULT_METHOD].presets["paper"],
+)
 PRESETS = {
-    # docs/method.md says how these values were found.
-    "quick": Preset(
-        pretrain_steps=600,
-        adapt_steps=200,
-        adapt_learning_rate=0.03,
-        arch="resnet18",
-        image_size=32,
-        plan=Plan(
-            steps=600,
-            batch_size=256,
-            learning_rate=0.12,
-            warmup_steps=50,
-            weight_decay=1e-4,
-            options=METHODS[DEFAULT_METHOD].presets["quick"],
-        ),
-    ),
-    # Paper, section 4.1 and reference code: ResNet-50, 4 GPUs of 64 images, 200,000 iterations from random weights and
-    # 5,000 from a base.
-    "paper": Preset(
-        pretrain_steps=200_000,
-        adapt_steps=5_000,
-        adapt_learning_rate=0.03,
-        arch="resnet50",
-        image_size=224,
-        plan=Plan(
-            steps=200_000,
-            batch_size=256,
-            learning_rate=0.03,
-            warmup_steps=0,
-            weight_decay=1e-4,
-            options=METHODS[DEFAULT_METHOD].presets["paper"],
-        ),
-    ),
+    "quick": Preset("resnet18", 32, pretrain=_QUICK, adapt=replace(_QUICK, steps=200, learning_rate=0.03)),
+    "gentle": Preset("resnet18", 32, pretrain=_QUICK, adapt=_GENTLE),
+    "paper": Preset("resnet50", 224, pretrain=_PAPER, adapt=replace(_PAPER, steps=5_000)),
 }

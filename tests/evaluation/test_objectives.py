@@ -109,6 +109,7 @@ def test_infonce_alone_is_minimised():
         "probe": True,
         "knn": True,
         "rotation": True,
+        "rankme": True,
         "infonce": False,
     }
 
@@ -128,6 +129,28 @@ def turned_by_hand(backbone, part):
     """Features of images that NumPy turned, all of one turn after all of another, and their turns."""
     images = [np.ascontiguousarray(np.rot90(array, turn)) for turn in range(4) for array in colours(part)]
     return plain_features(backbone, images), np.repeat(np.arange(4), len(part))
+
+
+def test_the_rank_is_that_of_the_singular_values_of_the_features(reader):
+    backbone = network()
+    judge = make_judge("rankme", reader, SPLIT, None, most=300)
+    part = np.unique(np.concatenate(judge.rounds[0]))
+    assert len(part) == 300
+    singular = np.linalg.svd(reader.features(backbone, part).astype(np.float64), compute_uv=False)
+    shares = singular / singular.sum()
+    entropy = -(shares * np.log(shares)).sum()
+    assert judge.score(backbone) == pytest.approx(np.exp(entropy), rel=1e-4)
+
+
+def test_the_rank_of_equal_features_is_1_and_of_diverged_ones_unknown(reader):
+    judge = make_judge("rankme", reader, SPLIT, None)
+    backbone = network()
+    for parameter in backbone.parameters():
+        parameter.data.zero_()
+    list(backbone.modules())[-1].register_forward_hook(lambda module, inputs, output: torch.ones_like(output))
+    assert judge.score(backbone) == pytest.approx(1)
+    list(backbone.modules())[-1].register_forward_hook(lambda module, inputs, output: output * torch.nan)
+    assert np.isnan(judge.score(backbone))
 
 
 def test_rotation_cannot_be_told_by_features_that_do_not_change_with_it(reader):

@@ -62,6 +62,8 @@ def path(last, seed=0):
         said = dict(last.settings)
         assert (said.pop("seed"), said.pop("split_seed")) == (seed, seed)
         letter = LETTERS[said.pop("data")]
+        if last.stage == "adapt":
+            assert said.pop("judge") == "none"
         common = EVALUATION if last.stage == "evaluate" else TRAINING
         assert set(common) <= set(said)
         told.insert(0, (last.stage, letter, {k: v for k, v in said.items() if k not in common or v != common[k]}))

@@ -40,7 +40,7 @@ def test_a_chain_runs_on_a_dataset_and_a_network_that_are_objects(store):
     before = network.layers[0].weight.clone()
     base = hpt_mlflow.pretrain(data=Shapes(), arch=network, **TINY)
     assert torch.equal(network.layers[0].weight, before)
-    adapted = hpt_mlflow.adapt(data=Shapes(), parent=base.model_uri, **TINY)
+    adapted = hpt_mlflow.adapt(data=Shapes(), parent=base.model_uri, judge="none", **TINY)
     scored = hpt_mlflow.evaluate(data=Shapes(), model=adapted.model_uri)
     assert adapted.chain == ("Shapes", "Shapes")
     assert 0 <= scored.metrics["test/accuracy"] <= 1
@@ -81,7 +81,7 @@ def test_a_model_of_an_object_says_what_another_process_lacks(store):
     name = mlflow.get_run(base.run_id).data.params["settings/arch"]
     del ARCHITECTURES[name]
     with pytest.raises(HptError, match=f"arch: {name} is a network that was passed as an object to another process"):
-        hpt_mlflow.adapt(data=Shapes(), parent=base.model_uri, **TINY)
+        hpt_mlflow.adapt(data=Shapes(), parent=base.model_uri, judge="none", **TINY)
 
 
 def test_a_network_that_keeps_places_is_refused(store):

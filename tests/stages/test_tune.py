@@ -23,7 +23,7 @@ from hpt_mlflow.tuning.space import Space
 
 BASE = {"arch": "shufflenet_v2_x0_5", "image_size": 16, "batch_size": 32, "precision": "float32", "compile": "off"}
 SEARCH = {"data": "builtin:digits", "batch_size": 32, "precision": "float32", "compile": "off", "steps": 2}
-SEARCH |= {"trial_steps": 4, "first_rung": 1, "reduction": 2, "study": "s"}
+SEARCH |= {"trial_steps": 4, "first_rung": 1, "reduction": 2, "study": "s", "judge": "none"}
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_an_import_is_a_finished_run_that_says_where_the_weights_are_from(store,
 
 def test_adapt_goes_on_from_an_import(store, weights, folder):
     imported = import_weights(str(weights), image_size=32)
-    result = hpt_mlflow.adapt(data=str(folder), **TINY)
+    result = hpt_mlflow.adapt(data=str(folder), judge="none", **TINY)
     assert result.chain == ("moco_tiny", "images")
     assert tags_of(result)["hpt.parent_model"] == imported.model_uri
 
@@ -123,7 +123,9 @@ def test_imagenet_base_without_a_network(store, folder):
     found = find_model(result.model_uri, "model", "lite")
     assert (result.chain, found.card.architecture.name) == (("imagenet",), "timm:tf_efficientnet_lite0")
     assert (found.card.mean, found.card.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    adapted = hpt_mlflow.adapt(data=str(folder), parent=result.model_uri, update="bn", model_name="lite", **TINY)
+    adapted = hpt_mlflow.adapt(
+        data=str(folder), parent=result.model_uri, update="bn", model_name="lite", judge="none", **TINY
+    )
     assert adapted.chain == ("imagenet", "images")
     served = mlflow.pyfunc.load_model(adapted.model_uri)
     assert served.predict(np.zeros((2, 8, 8, 3), np.uint8)).shape == (2, 1280)

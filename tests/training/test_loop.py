@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 import time
 from dataclasses import replace
@@ -12,6 +13,7 @@ from torch import nn
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.methods import METHODS
 from hpt_mlflow.models.backbone import batch_norms
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import Plan
@@ -328,3 +330,44 @@ def test_a_loss_that_is_no_number_is_noticed_though_the_training_was_resumed_in_
     second.restore(first.state({}))
     with pytest.raises(HptError, match="between steps 1 and 8"):
         list(second.train(make_batches(images, plan), workers=0, report_every=100))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("update", ["all", "bn"])
+def test_kept_statistics_stay_and_are_those_that_the_training_uses(images, method, update):
+    options = {name: PLAN.options.get(name, value) for name, value in METHODS[method].presets["quick"].items()}
+    plan = replace(PLAN, method=method, options=options, update=update, statistics="keep")
+    before = tensors_of(tiny_backbone())
+    trainer, _ = run(images, plan)
+    after = tensors_of(trainer.backbone)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert not any(name.endswith(RUNNING) for name in changed)
+    assert {"1.weight", "4.bias"} <= changed
+    assert ("0.weight" in changed) == (update == "all")
+    views = torch.randn(4, 3, SIZE, SIZE)
+    for network in trainer.method.backbones:
+        training = network(views)
+        assert torch.equal(training, copy.deepcopy(network).eval()(views))
+
+
+def test_the_head_learns_at_its_own_rate(images):
+    def moved(head_rate):
+        trainer = make_trainer(replace(PLAN, head_rate=head_rate, weight_decay=0.0, warmup_steps=0))
+        before = tensors_of(trainer.method.query_encoder)
+        next(trainer.train(make_batches(images, PLAN), workers=0, report_every=1))
+        after = tensors_of(trainer.method.query_encoder)
+        return {name: after[name] - before[name] for name in before if name.endswith("weight")}
+
+    alike, apart = moved(1.0), moved(10.0)
+    for name, step in alike.items():
+        factor = 10 if name.startswith("2.") else 1
+        torch.testing.assert_close(apart[name], factor * step, rtol=1e-3, atol=1e-6)
+
+
+def test_adamw_has_decoupled_weight_decay(images):
+    plan = replace(PLAN, optimizer="adamw", weight_decay=0.5)
+    trainer = make_trainer(plan)
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.5}
+    list(trainer.train(make_batches(images, plan), workers=0, report_every=1))
+    assert all("exp_avg" in state for state in trainer.optimizer.state.values())

@@ -55,8 +55,8 @@ def test_params_name_an_empty_subset():
 
 def test_paper_preset_is_the_papers():
     preset = PRESETS["paper"]
-    plan = preset.plan
-    assert (preset.arch, preset.image_size, preset.pretrain_steps, preset.adapt_steps) == (
+    plan = preset.pretrain
+    assert (preset.arch, preset.image_size, plan.steps, preset.adapt.steps) == (
         "resnet50",
         224,
         200_000,
@@ -69,7 +69,13 @@ def test_paper_preset_is_the_papers():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_fit_together(name):
-    preset = PRESETS[name]
-    assert preset.plan.options["queue_size"] % preset.plan.batch_size == 0
-    assert preset.plan.batch_size >= 2 * preset.plan.options["bn_splits"]
-    assert preset.plan.warmup_steps < preset.adapt_steps
+    for plan in (PRESETS[name].pretrain, PRESETS[name].adapt):
+        assert plan.options["queue_size"] % plan.batch_size == 0
+        assert plan.batch_size >= 2 * plan.options["bn_splits"]
+        assert plan.warmup_steps < plan.steps
+
+
+def test_the_paper_adapts_as_it_pretrains():
+    paper = PRESETS["paper"]
+    assert replace(paper.adapt, steps=paper.pretrain.steps) == paper.pretrain
+    assert (paper.adapt.optimizer, paper.adapt.statistics, paper.adapt.head_rate) == ("sgd", "refresh", 1)

@@ -3,7 +3,8 @@
 `probe` and `knn` measure how well frozen features predict the labels. `rotation` needs no labels: it measures how well
 they predict by how much an image was turned, which ranks backbones that differ in their augmentations much as a probe
 on labels does (Reed et al., "SelfAugment", CVPR 2021, arXiv 2009.07724); but not if no side is up, as under a
-microscope. `infonce`, the loss of the training, has no judge.
+microscope. `rankme` needs none either: it measures how many dimensions the features use, which ranks milestones of one
+training. `infonce`, the loss of the training, has no judge.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ OBJECTIVES = {
     "rotation": Registration(
         "hpt_mlflow.evaluation.objectives.rotation:RotationJudge", "accuracy of predicting rotations"
     ),
+    "rankme": Registration("hpt_mlflow.evaluation.objectives.rank:RankJudge", "effective rank of the features"),
     "infonce": Registration("", "InfoNCE loss"),
 }
 

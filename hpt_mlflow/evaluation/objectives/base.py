@@ -99,7 +99,9 @@ class Judge(ABC):
         return primary_score(np.concatenate(truth), np.concatenate(answers))
 
 
-def make_judge(objective: str, reader: FeatureReader, split: Split, labels: np.ndarray | None) -> Judge:
+def make_judge(
+    objective: str, reader: FeatureReader, split: Split, labels: np.ndarray | None, most: int | None = None
+) -> Judge:
     """Choose the images to judge by; they are the same for the same dataset and split, and never of test.
 
     They are the readable images of train and validation, or `TRAIN_EXAMPLES` and `VALIDATION_EXAMPLES` drawn from them.
@@ -110,6 +112,7 @@ def make_judge(objective: str, reader: FeatureReader, split: Split, labels: np.n
     Args:
         objective: one that has a judge.
         labels: of the whole dataset, int64 (N,) or uint8 (N, C), or None.
+        most: examples of both parts together; None for no other limit.
 
     Raises:
         HptError: the objective needs labels and there are none, or there are too few images to judge by.
@@ -121,8 +124,11 @@ def make_judge(objective: str, reader: FeatureReader, split: Split, labels: np.n
     train, validation = split.train, split.validation
     if not needs_labels and not len(validation):
         train, validation = _hold_out(images, train)
-    train = _drawn(images, train, TRAIN_EXAMPLES // judge.examples_per_image)
-    validation = _drawn(images, validation, VALIDATION_EXAMPLES // judge.examples_per_image)
+    for_train, for_validation = TRAIN_EXAMPLES, VALIDATION_EXAMPLES
+    if most is not None:
+        for_train, for_validation = min(for_train, most * 2 // 3), min(for_validation, most // 3)
+    train = _drawn(images, train, for_train // judge.examples_per_image)
+    validation = _drawn(images, validation, for_validation // judge.examples_per_image)
     for part, indices in (("train", train), ("validation", validation)):
         if len(indices) < FEWEST_IMAGES:
             needed = f"{FEWEST_IMAGES} or more readable images in {part}"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hpt_mlflow.augment.crop import smallest_useful_side
-from hpt_mlflow.augment.subset import parse_strengths, parse_subset
+from hpt_mlflow.augment.subset import parse_subset
 from hpt_mlflow.data.batches import default_workers
 from hpt_mlflow.data.dataset import Dataset, content_digest
 from hpt_mlflow.data.images import Images
@@ -25,7 +25,7 @@ from hpt_mlflow.options import marked
 from hpt_mlflow.settings import TuneSettings
 from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.stages.processes.device import resolve_device
-from hpt_mlflow.stages.training.resolve import length_of, resolve_training, split_for
+from hpt_mlflow.stages.training.resolve import length_of, resolve_training, split_for, strengths_of
 from hpt_mlflow.stages.training.start import Start, start_from_parent
 from hpt_mlflow.tracking.models.store import FoundModel
 from hpt_mlflow.training.arithmetic import choose_compile, choose_precision
@@ -127,7 +127,7 @@ def search_name(settings: TuneSettings, dataset: Dataset) -> str:
 
 
 def _space(settings: TuneSettings) -> Space:
-    space = Space(parse_subset(settings.augment), settings.tune_strengths, parse_strengths(settings.strengths or ""))
+    space = Space(parse_subset(settings.augment), settings.tune_strengths, strengths_of(settings))
     fewest = len(space.paper_subsets)
     if settings.trials is not None and settings.trials < fewest:
         raise HptError(

@@ -16,6 +16,7 @@ from hpt_mlflow.stages.evaluate import evaluate
 from hpt_mlflow.stages.evaluation.task import prepare_task
 from hpt_mlflow.stages.evaluation.unseen import check_unseen
 from hpt_mlflow.stages.search.setup import TrialSetup
+from hpt_mlflow.stages.training.resolve import preset_plan
 from hpt_mlflow.tracking.models.evaluations import common_evaluations
 from hpt_mlflow.tracking.models.predictions import compare_evaluations
 from hpt_mlflow.tracking.models.store import FoundModel
@@ -51,7 +52,8 @@ def adapt_winner(settings: TuneSettings, setup: TrialSetup, best: TrialRecord) -
 def _adapt(settings: TuneSettings, subset: tuple[str, ...], strengths: Strengths, alias: str | None) -> str:
     """Adapt as `hpt adapt` would, unless that was done before inside this run; returns the version."""
     shared = {field.name: getattr(settings, field.name) for field in fields(AdaptSettings)}
-    trial = {"augment": ",".join(subset) or "none", "strengths": format_strengths(strengths) or None}
+    changed = format_strengths(strengths, preset_plan(settings).strengths)
+    trial = {"augment": ",".join(subset) or "none", "strengths": changed or None}
     return adapt(**shared | trial | {"alias": alias, "workers": None}).model_uri
 
 

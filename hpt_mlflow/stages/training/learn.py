@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -17,12 +17,13 @@ from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
 from hpt_mlflow.group import Group, was_restarted
 from hpt_mlflow.report.figures import GRID_IMAGES, learning_curves, views_grid
-from hpt_mlflow.settings import TrainingSettings
+from hpt_mlflow.settings import AdaptSettings, TrainingSettings
 from hpt_mlflow.signals import Requests, signals_as_requests
 from hpt_mlflow.stages.data_report import report_data, report_unreadable
 from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.stages.result import StageResult, read_result, result_of
+from hpt_mlflow.stages.training.judging import metric_name, milestones_of
 from hpt_mlflow.stages.training.prepare import Work, prepare
 from hpt_mlflow.stages.training.start import Start
 from hpt_mlflow.tracking import tags as tag
@@ -40,6 +41,10 @@ AT_WORK, FINISHED = "at work", "finished"
 # Forward passes for the nearest-neighbour accuracy of all milestones, as a share of the images that training sees: it
 # spends about four times a forward pass on each of them, so this is under 1% of its time.
 NEIGHBOUR_SHARE = 0.03
+
+
+# Steps, and metrics by name.
+History: TypeAlias = list[tuple[int, dict[str, float]]]
 
 
 class Due(NamedTuple):
@@ -83,18 +88,37 @@ def _lead(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
                 _announce_resume(run, work)
             history, stop = _train(run, work)
             run.picture(learning_curves(history), "learning_curves.png")
-            result = {name: value for _, metrics in history for name, value in metrics.items()} | counts
-            version = run.register(
-                milestone_name(work.plan.steps),
-                settings.model_name,
-                work.tags,
-                settings.alias,
-                work.describe(result, VERSION_PLACEHOLDER),
-            )
+            metrics = {name: value for _, values in history for name, value in values.items()} | counts
+            result = _conclude(run, work, history, metrics)
         # A signal during the last step stops the run around this one.
         if stop and current_run_id():
             raise KeyboardInterrupt
-        return StageResult(run.run_id, version, work.card.chain, result)
+        return result
+
+
+def _conclude(run: StageRun, work: Work, history: History, metrics: dict[str, float]) -> StageResult:
+    """Register the last milestone, or the one that the judge prefers; if that is the parent, nothing."""
+    settings, best, verdict = work.settings, work.plan.steps, ""
+    if work.judge:
+        judged = milestones_of(work.objective, history)
+        registers = isinstance(settings, AdaptSettings) and settings.on_no_gain == "register"
+        best, verdict = judged.best or (judged.best_after_parent if registers else 0), judged.summary
+        metrics = metrics | {"judge/best_step": float(best)}
+        run.metrics({"judge/best_step": float(best)}, work.plan.steps)
+        print(f"{work.title}: {verdict}", file=sys.stderr)
+    chain = work.card.chain
+    if best:
+        description = work.describe(metrics, VERSION_PLACEHOLDER, verdict)
+        name = milestone_name(best)
+        model = run.register(name, settings.model_name, work.tags, settings.alias, description)
+    else:
+        assert work.parent is not None, "only a stage with a parent is judged"
+        model, chain = work.parent, chain[:-1]
+        alias = f", the alias {settings.alias} is not moved" if settings.alias else ""
+        print(f"{work.title}: nothing is registered{alias}; {model} is the result", file=sys.stderr)
+        run.tags({tag.MODEL: model})
+        run.describe(work.describe(metrics, model, verdict))
+    return StageResult(run.run_id, model, chain, metrics)
 
 
 def _introduce(run: StageRun, work: Work) -> dict[str, float]:
@@ -117,7 +141,7 @@ def _announce_resume(run: StageRun, work: Work) -> None:
     run.tags({tag.RESUMED_AT: step})
 
 
-def _train(run: StageRun, work: Work) -> tuple[list[tuple[int, dict[str, float]]], bool]:
+def _train(run: StageRun, work: Work) -> tuple[History, bool]:
     """Train to the last step, keeping milestones and training states.
 
     Returns:
@@ -129,6 +153,10 @@ def _train(run: StageRun, work: Work) -> tuple[list[tuple[int, dict[str, float]]
     """
     trainer, steps = work.trainer, work.plan.steps
     history = [(step, metrics) for step, metrics in run.history if step <= trainer.step]
+    if work.parent_score is not None:
+        score = {metric_name(work.objective): work.parent_score}
+        run.metrics(score, 0)
+        history.append((0, score))
     try:
         with (
             ProgressDisplay(work.title, steps, trainer.step) as display,
@@ -140,7 +168,7 @@ def _train(run: StageRun, work: Work) -> tuple[list[tuple[int, dict[str, float]]
                 if step in work.milestones:
                     model = milestone_name(step)
                     kept = log_backbone(run, trainer.backbone, replace(work.card, step=step), work.tags)
-                    metrics |= _neighbour_accuracy(work)
+                    metrics |= _judge(work) if work.judge else _neighbour_accuracy(work)
                 if metrics:
                     run.metrics(metrics, step, model)
                     history.append((step, metrics))
@@ -183,6 +211,11 @@ def _picture_of_views(trainer: Trainer, batches: ViewBatches) -> Image.Image:
     rng = np.random.default_rng(trainer.plan.seed)
     views = [trainer.finish(crop, trainer.draw_view(rng).part(slice(0, len(crop)))) for crop in crops]
     return views_grid(crops[0], views, trainer.mean, trainer.std)
+
+
+def _judge(work: Work) -> dict[str, float]:
+    assert work.judge is not None
+    return {metric_name(work.objective): work.judge.score(work.trainer.backbone)}
 
 
 def _neighbour_accuracy(work: Work) -> dict[str, float]:

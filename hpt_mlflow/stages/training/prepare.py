@@ -9,19 +9,22 @@ from functools import partial
 import torch
 
 from hpt_mlflow.augment.crop import smallest_useful_side
-from hpt_mlflow.augment.subset import format_strengths, parse_strengths
+from hpt_mlflow.augment.subset import format_strengths
 from hpt_mlflow.data.batches import ViewBatches, default_workers
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistics
+from hpt_mlflow.evaluation.features import FeatureReader
+from hpt_mlflow.evaluation.objectives.base import Judge
 from hpt_mlflow.group import Group, own_device, processes_here
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.report.card import training_card
 from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.stages.processes.device import resolve_device
+from hpt_mlflow.stages.training.judging import open_judge
 from hpt_mlflow.stages.training.milestones import parse_milestones
-from hpt_mlflow.stages.training.resolve import resolve_training, split_for
+from hpt_mlflow.stages.training.resolve import resolve_training, split_for, strengths_of
 from hpt_mlflow.stages.training.start import Start
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.runs.resume import EarlierRun
@@ -40,6 +43,10 @@ class Work:
     """All that a training needs, checked and ready.
 
     Attributes:
+        judge: of the milestones; None for none.
+        objective: what it judges by, or `none`.
+        parent_score: that of step 0.
+        parent: address of the model that the training starts from; None for none.
         report_every: steps between two reports of metrics.
         settings: as the user gave them.
         tags: of the run and of every model in it.
@@ -52,6 +59,10 @@ class Work:
     params: dict[str, object]
     plan: Plan
     milestones: frozenset[int]
+    judge: Judge | None
+    objective: str
+    parent_score: float | None
+    parent: str | None
     report_every: int
     workers: int
     dataset: Dataset
@@ -84,6 +95,10 @@ def prepare(
 
     chain = (*start.chain, dataset.name)
     trainer = Trainer(start.backbone, start.feature_size, plan, statistics, device, group)
+    reader = FeatureReader(images, start.architecture.image_size, statistics, device)
+    objective, judge = open_judge(settings, plan, trainer.method.passes, 1 + len(milestones), reader, split)
+    # Before the weights are those of a resumed training.
+    parent_score = judge.score(trainer.backbone) if judge and group.first else None
     state = newest_state(earlier.run.info.run_id) if earlier else None
     trainer.restore(state)
     if state:
@@ -95,6 +110,10 @@ def prepare(
         params=_params(settings, plan, start, workers, device, group),
         plan=plan,
         milestones=milestones,
+        judge=judge if group.first else None,
+        objective=objective,
+        parent_score=parent_score,
+        parent=start.parent,
         report_every=max(1, min(LONGEST_REPORT, plan.steps // REPORTS)),
         workers=workers,
         dataset=dataset,
@@ -122,7 +141,7 @@ def prepare(
 
 def _open_images(dataset: Dataset, split: Split, image_size: int, settings: TrainingSettings, group: Group) -> Images:
     """The first process decodes into the cache, where the others find the images, and says which are unreadable."""
-    side = smallest_useful_side(image_size, parse_strengths(settings.strengths or "").crop_scale)
+    side = smallest_useful_side(image_size, strengths_of(settings).crop_scale)
     opened = partial(Images, dataset, split.seen, side, settings.strict, cache_gib=settings.cache_gib)
     images = opened() if group.first else None
     unreadable = group.share(list(images.unreadable.items()) if images else None)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from hpt_mlflow.augment.subset import parse_strengths, parse_subset
+from hpt_mlflow.augment.subset import Strengths, parse_strengths, parse_subset
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.methods import METHODS, load_method, options_of
+from hpt_mlflow.methods import load_method, options_of, preset_options
 from hpt_mlflow.settings import AdaptSettings, TrainingSettings
 from hpt_mlflow.settings.common import parse_count
 from hpt_mlflow.training.plan import PRESETS, Plan
@@ -29,25 +29,26 @@ def resolve_training(settings: TrainingSettings, name: str, images: int, process
     Raises:
         HptError: there are too few images, or they cannot be shared equally.
     """
-    preset = PRESETS[settings.preset]
-    adapts = isinstance(settings, AdaptSettings)
+    preset = preset_plan(settings)
+    update, statistics = _update(settings, preset)
     steps = length_of(settings)
     batch_size = _batch_size(settings, name, images, processes)
     given = {option: getattr(settings, option) for option in options_of(settings.method)}
     given = {option: value for option, value in given.items() if value is not None}
-    options: dict[str, Any] = {**METHODS[settings.method].presets[settings.preset], **given}
+    options: dict[str, Any] = {**preset_options(settings.method, settings.preset), **given}
     return replace(
-        preset.plan,
+        preset,
         method=settings.method,
         options=load_method(settings.method).fit_options(options, given, batch_size, images, processes),
         steps=steps,
         batch_size=batch_size,
-        learning_rate=settings.learning_rate or (preset.adapt_learning_rate if adapts else preset.plan.learning_rate),
-        warmup_steps=min(preset.plan.warmup_steps, steps // 10),
-        weight_decay=preset.plan.weight_decay if settings.weight_decay is None else settings.weight_decay,
+        learning_rate=settings.learning_rate or preset.learning_rate,
+        warmup_steps=min(preset.warmup_steps, steps // 10),
+        weight_decay=preset.weight_decay if settings.weight_decay is None else settings.weight_decay,
         subset=parse_subset(settings.augment),
-        strengths=parse_strengths(settings.strengths or ""),
-        update=settings.update if isinstance(settings, AdaptSettings) else "all",
+        strengths=strengths_of(settings),
+        update=update,
+        statistics=statistics,
         precision=settings.precision,
         seed=settings.seed,
     )
@@ -55,8 +56,27 @@ def resolve_training(settings: TrainingSettings, name: str, images: int, process
 
 def length_of(settings: TrainingSettings) -> int:
     """The optimiser steps of a training."""
+    return settings.steps or preset_plan(settings).steps
+
+
+def preset_plan(settings: TrainingSettings) -> Plan:
+    """What the preset says of a stage from random weights or from a parent."""
     preset = PRESETS[settings.preset]
-    return settings.steps or (preset.adapt_steps if isinstance(settings, AdaptSettings) else preset.pretrain_steps)
+    return preset.adapt if isinstance(settings, AdaptSettings) else preset.pretrain
+
+
+def strengths_of(settings: TrainingSettings) -> Strengths:
+    """The preset's strengths of augmentations with those in place that the user set."""
+    return parse_strengths(settings.strengths or "", preset_plan(settings).strengths)
+
+
+def _update(settings: TrainingSettings, preset: Plan) -> tuple[str, str]:
+    """What may change, and what becomes of BatchNorm's statistics."""
+    if not isinstance(settings, AdaptSettings):
+        return "all", preset.statistics
+    if settings.update == "bn-stats":
+        return settings.update, "refresh"
+    return settings.update, settings.statistics or preset.statistics
 
 
 def split_for(settings: TrainingSettings, dataset: Dataset) -> Split:
@@ -81,7 +101,7 @@ def split_for(settings: TrainingSettings, dataset: Dataset) -> Split:
 def _batch_size(settings: TrainingSettings, name: str, images: int, processes: int) -> int:
     """The images per step that the dataset allows, a multiple of the number of processes."""
     given = settings.batch_size
-    wanted = given or PRESETS[settings.preset].plan.batch_size
+    wanted = given or preset_plan(settings).batch_size
     if images < 2:
         raise HptError(f"{name} leaves {images} images to learn from; at least 2 are needed", setting="data")
     if given is not None and given > images:

@@ -56,8 +56,12 @@ def start_from_parent(settings: AdaptSettings, parent: FoundModel) -> Start:
     """
     card = parent.card
     architecture = card.architecture.requested(settings.parent, settings.arch, settings.image_size, settings.small_stem)
-    if settings.update != "all" and not batch_norms(parent.backbone):
-        raise HptError(f"{architecture.name} has no BatchNorm layers to update", "use all", setting="update")
+    if not batch_norms(parent.backbone):
+        problem = f"{architecture.name} has no BatchNorm layers"
+        if settings.update != "all":
+            raise HptError(problem, "use all", setting="update")
+        if settings.statistics:
+            raise HptError(problem, "leave it out", setting="statistics")
     try_image_size(parent.backbone, architecture)
     return Start(
         parent.backbone, card.feature_size, architecture, card.chain, parent.uri, parent.tags.get(tag.METHOD, "")

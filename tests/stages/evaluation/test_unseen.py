@@ -121,7 +121,7 @@ def test_a_flat_copy_without_labels_is_recognised_behind_the_model(past, tmp_pat
 
 def test_the_whole_chain_is_looked_at(past, tmp_path):
     other = write_colours(tmp_path / "other", count=30, seed=1)
-    made = hpt_mlflow.adapt(data=str(other), parent=past.model, steps=1, batch_size=8)
+    made = hpt_mlflow.adapt(data=str(other), parent=past.model, steps=1, batch_size=8, judge="none")
     assert seen_of(past, past.images, model=made.model_uri) == 0
     assert seen_of(past, other, model=made.model_uri) == 0
     with pytest.raises(HptError, match=r"by pretrain images"):
@@ -191,7 +191,7 @@ def test_what_an_earlier_version_kept_does_not_count(past, kept):
 def child(past, tmp_path):
     """A model that has learned from other images, after the past's."""
     other = write_colours(tmp_path / "other", count=30, seed=1)
-    return hpt_mlflow.adapt(data=str(other), parent=past.model, steps=1, batch_size=8).model_uri
+    return hpt_mlflow.adapt(data=str(other), parent=past.model, steps=1, batch_size=8, judge="none").model_uri
 
 
 def test_behind_a_deleted_version_nobody_knows(past, child):

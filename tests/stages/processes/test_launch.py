@@ -147,12 +147,14 @@ def test_main_trains_in_several_processes(nothing_starts, store):
 
 def test_an_adaptation_in_two_processes_of_the_newest_version(past):
     """One process resolves `latest` for both; with the settings of HPT-BN all but the BatchNorm layers stay."""
-    adapted = hpt_mlflow.adapt(data=str(past.images), steps=2, batch_size=8, precision="float32", nproc=2, update="bn")
+    short = {"steps": 2, "batch_size": 8, "precision": "float32", "update": "bn", "on_no_gain": "register"}
+    adapted = hpt_mlflow.adapt(data=str(past.images), nproc=2, **short)
     run = mlflow.get_run(adapted.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["settings/nproc"] == "2"
     assert run.data.tags["hpt.parent_model"] == past.model
     assert adapted.chain == ("images", "images")
+    assert 0 <= adapted.metrics["judge/knn"] <= 1
     first, second = (find_model(uri, "model", "hpt").backbone for uri in (past.model, adapted.model_uri))
     assert torch.equal(first.conv1[0].weight, second.conv1[0].weight)
     assert not torch.equal(first.conv1[1].weight, second.conv1[1].weight)

@@ -15,7 +15,7 @@ PRETRAIN = TINY | {"arch": "shufflenet_v2_x0_5"}
 @pytest.mark.parametrize("method", METHODS)
 def test_a_chain_is_trained_and_searched_by_a_method(store, method, tmp_path):
     pretrained = hpt_mlflow.pretrain(method=method, **PRETRAIN)
-    adapted = hpt_mlflow.adapt(method=method, parent=pretrained.model_uri, update="bn", **TINY)
+    adapted = hpt_mlflow.adapt(method=method, parent=pretrained.model_uri, update="bn", judge="none", **TINY)
     hpt_mlflow.tune(
         method=method,
         parent=adapted.model_uri,
@@ -37,7 +37,7 @@ def test_a_chain_is_trained_and_searched_by_a_method(store, method, tmp_path):
 
 def test_a_parent_may_come_from_another_method_and_the_run_says_so(store):
     hpt_mlflow.pretrain(method="simclr", **PRETRAIN)
-    adapted = hpt_mlflow.adapt(method="moco", **TINY)
+    adapted = hpt_mlflow.adapt(method="moco", judge="none", **TINY)
     tags = mlflow.get_run(adapted.run_id).data.tags
     assert (tags["hpt.method"], tags["hpt.parent_method"]) == ("moco", "simclr")
     assert "(trained by simclr; only its backbone is used)" in tags["mlflow.note.content"]

@@ -252,7 +252,7 @@ def test_other_work_and_never_start_anew(base, at_step):
 
 def test_an_adaptation_goes_on_whatever_its_parent_is_called(base, at_step):
     MlflowClient().set_registered_model_alias("hpt", "base", "1")
-    settings = SHORT | {"update": "bn", "steps": 6}
+    settings = SHORT | {"update": "bn", "steps": 6, "milestones": "2", "on_no_gain": "register"}
     at_step(5, send(signal.SIGTERM))
     run_id = interrupt(hpt_mlflow.adapt, **settings, parent="models:/hpt/latest", checkpoint_every=2)
     run = mlflow.get_run(run_id)
@@ -268,12 +268,17 @@ def test_an_adaptation_goes_on_whatever_its_parent_is_called(base, at_step):
     assert metrics(run_id) == metrics(straight.run_id)
 
 
+def make_small(monkeypatch):
+    """Let the stages of `main` have a small network and small batches."""
+    gentle = PRESETS["gentle"]
+    plans = {"pretrain": replace(gentle.pretrain, batch_size=32), "adapt": replace(gentle.adapt, batch_size=32)}
+    monkeypatch.setitem(PRESETS, "gentle", replace(gentle, arch="shufflenet_v2_x0_5", image_size=16, **plans))
+
+
 @pytest.fixture
 def small_main(monkeypatch, tmp_path):
     """Main with trainings that are short, and no labels to evaluate by."""
-    quick = PRESETS["quick"]
-    plan = replace(quick.plan, batch_size=32)
-    monkeypatch.setitem(PRESETS, "quick", replace(quick, arch="shufflenet_v2_x0_5", image_size=16, plan=plan))
+    make_small(monkeypatch)
     (tmp_path / "plain").mkdir()
     for i in range(50):
         Image.new("RGB", (16, 16), (5 * i, 0, 0)).save(tmp_path / "plain" / f"{i}.png")
@@ -307,9 +312,7 @@ def test_main_that_is_interrupted_does_again_only_what_was_not_done(base, at_ste
 
 
 def test_a_stop_at_the_last_step_of_a_stage_stops_what_is_around_it(base, at_step, monkeypatch):
-    quick = PRESETS["quick"]
-    small = replace(quick, arch="shufflenet_v2_x0_5", image_size=16, plan=replace(quick.plan, batch_size=32))
-    monkeypatch.setitem(PRESETS, "quick", small)
+    make_small(monkeypatch)
     at_step(2, send(signal.SIGINT), "pretrain")
     settings = {"base": "builtin:digits", "target": "builtin:digits", "base_steps": 2, "adapt_steps": 2}
     with pytest.raises(KeyboardInterrupt):

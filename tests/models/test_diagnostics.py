@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hpt_mlflow.training.diagnostics import effective_rank, embedding_std
+from hpt_mlflow.models.diagnostics import effective_rank, embedding_std
 
 
 def by_singular_values(embeddings: torch.Tensor) -> float:

@@ -1,0 +1,100 @@
+"""Judging a stage that starts from a model: which of its milestones is best, the parent among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from hpt_mlflow.data.split import Split
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.features import FeatureReader
+from hpt_mlflow.evaluation.objectives import OBJECTIVES
+from hpt_mlflow.evaluation.objectives.base import Judge, make_judge
+from hpt_mlflow.settings import AdaptSettings, TrainingSettings
+from hpt_mlflow.training.plan import Plan
+
+# What all judgements of a training may cost, as a share of the images that pass through its networks.
+SHARE = 0.03
+# Fewer examples tell nothing, however short the training is.
+FEWEST_EXAMPLES = 100
+# What auto tries, in this order: labels tell most, if there are any.
+AUTOMATIC = ("knn", "rankme")
+
+
+@dataclass(frozen=True)
+class Milestones:
+    """Scores of the milestones, of which step 0 is the parent.
+
+    Attributes:
+        objective: what judged.
+        scores: by step, ascending.
+    """
+
+    objective: str
+    scores: Mapping[int, float]
+
+    @property
+    def best(self) -> int:
+        """The step with the highest score; the earliest of equal ones, so that a gain is needed to leave the parent."""
+        return max(
+            self.scores, key=lambda step: (-math.inf if math.isnan(self.scores[step]) else self.scores[step], -step)
+        )
+
+    @property
+    def best_after_parent(self) -> int:
+        """The best step but for the parent."""
+        return Milestones(self.objective, {step: score for step, score in self.scores.items() if step}).best
+
+    @property
+    def summary(self) -> str:
+        """Whether the training helped, in a sentence."""
+        parent, last = self.scores[0], max(self.scores)
+        by = f"by {OBJECTIVES[self.objective].title}"
+        if self.best == 0:
+            return f"Not better than its parent, {by}: {parent:.3f}, and {self.scores[last]:.3f} at step {last}."
+        worse = max(step for step, score in self.scores.items() if not score > parent)
+        better = f"from step {min(step for step in self.scores if step > worse)} on" if worse < last else "for a while"
+        return (
+            f"Better than its parent {better}, {by}; best at step {self.best}: {self.scores[self.best]:.3f}, the "
+            f"parent {parent:.3f}."
+        )
+
+
+def metric_name(objective: str) -> str:
+    """The metric that a judge's scores are logged as."""
+    return f"judge/{objective}"
+
+
+def milestones_of(objective: str, history: Iterable[tuple[int, Mapping[str, float]]]) -> Milestones:
+    """The scores among the metrics of a run."""
+    name = metric_name(objective)
+    return Milestones(
+        objective,
+        {step: metrics[name] for step, metrics in sorted(history, key=lambda entry: entry[0]) if name in metrics},
+    )
+
+
+def open_judge(
+    settings: TrainingSettings, plan: Plan, passes: int, judgements: int, reader: FeatureReader, split: Split
+) -> tuple[str, Judge | None]:
+    """The judge of a stage that starts from a model, and the objective that it judges by; none for other stages.
+
+    Args:
+        passes: how often an image passes through the network in a step.
+        judgements: how often it will judge.
+
+    Raises:
+        HptError: the images do not allow the judge that the user chose.
+    """
+    if not isinstance(settings, AdaptSettings) or settings.judge == "none":
+        return "none", None
+    examples = max(FEWEST_EXAMPLES, round(SHARE * passes * plan.steps * plan.batch_size / judgements))
+    labels = reader.images.dataset.labels
+    for objective in AUTOMATIC if settings.judge == "auto" else (settings.judge,):
+        try:
+            return objective, make_judge(objective, reader, split, labels, examples)
+        except HptError as error:
+            if settings.judge != "auto":
+                raise error.about("judge") from error
+    return "none", None

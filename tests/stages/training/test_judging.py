@@ -1,0 +1,116 @@
+"""A stage that starts from a model is judged at its milestones, and never ends below its parent."""
+
+import math
+
+import mlflow
+import pytest
+from mlflow.tracking import MlflowClient
+
+import hpt_mlflow
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.settings import AdaptSettings
+from hpt_mlflow.stages.training.judging import Milestones, milestones_of
+from hpt_mlflow.tracking.addresses import model_id_of
+
+TINY = {"data": "builtin:digits", "image_size": 16, "batch_size": 32, "precision": "float32", "compile": "off"}
+# Too small a step to change any feature.
+STILL = TINY | {"steps": 2, "milestones": "1", "learning_rate": 1e-30, "alias": "target"}
+
+
+@pytest.fixture
+def parent(store):
+    return hpt_mlflow.pretrain(**TINY, arch="shufflenet_v2_x0_5", steps=1).model_uri
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "after_parent"),
+    [
+        ({0: 0.5, 10: 0.6, 20: 0.7}, 20, 20),
+        ({0: 0.5, 10: 0.7, 20: 0.6}, 10, 10),
+        ({0: 0.5, 10: 0.5, 20: 0.5}, 0, 10),
+        ({0: 0.5, 10: 0.4, 20: 0.3}, 0, 10),
+        ({0: 0.5, 10: math.nan, 20: 0.6}, 20, 20),
+        ({0: 0.5, 10: math.nan}, 0, 10),
+    ],
+)
+def test_the_best_is_the_earliest_of_the_highest(scores, best, after_parent):
+    milestones = Milestones("knn", scores)
+    assert (milestones.best, milestones.best_after_parent) == (best, after_parent)
+
+
+@pytest.mark.parametrize(
+    ("scores", "words"),
+    [
+        ({0: 0.5, 10: 0.6, 20: 0.7}, "Better than its parent from step 10 on, by 20-NN on validation; best at step 20"),
+        ({0: 0.5, 10: 0.4, 20: 0.7}, "Better than its parent from step 20 on"),
+        ({0: 0.5, 10: 0.6, 20: 0.4}, "Better than its parent for a while"),
+        ({0: 0.5, 10: 0.4}, "Not better than its parent, by 20-NN on validation: 0.500, and 0.400 at step 10."),
+    ],
+)
+def test_it_says_whether_the_training_helped(scores, words):
+    assert Milestones("knn", scores).summary.startswith(words)
+
+
+def test_scores_are_read_from_the_metrics_of_the_run():
+    history = [(20, {"judge/knn": 0.7, "train/loss": 1.0}), (0, {"judge/knn": 0.5}), (5, {"train/loss": 2.0})]
+    assert milestones_of("knn", history).scores == {0: 0.5, 20: 0.7}
+
+
+def test_without_a_gain_nothing_is_registered_and_the_parent_is_the_result(parent, capsys):
+    result = hpt_mlflow.adapt(parent=parent, **STILL)
+    assert (result.model_uri, result.chain, result.metrics["judge/best_step"]) == (parent, ("digits",), 0)
+    assert len(MlflowClient().search_model_versions("name='hpt'")) == 1
+    assert f"nothing is registered, the alias target is not moved; {parent} is the result" in capsys.readouterr().err
+    run = mlflow.get_run(result.run_id)
+    assert (run.info.status, run.data.tags["hpt.model"]) == ("FINISHED", parent)
+    assert "**Did it help?** Not better than its parent" in run.data.tags["mlflow.note.content"]
+    scores = {metric.step: metric.value for metric in MlflowClient().get_metric_history(result.run_id, "judge/knn")}
+    assert sorted(scores) == [0, 1, 2]
+    assert len(set(scores.values())) == 1
+
+
+def test_a_run_that_kept_its_parent_is_reused_inside_another_run(parent):
+    with mlflow.start_run():
+        first, again = (hpt_mlflow.adapt(parent=parent, **STILL) for _ in range(2))
+    assert (again.run_id, again.model_uri, again.chain) == (first.run_id, parent, ("digits",))
+
+
+def test_the_best_milestone_is_registered_without_a_gain_if_the_user_wants_that(parent):
+    result = hpt_mlflow.adapt(parent=parent, on_no_gain="register", **STILL)
+    version = MlflowClient().get_model_version_by_alias("hpt", "target")
+    assert result.model_uri == f"models:/hpt/{version.version}" != parent
+    assert mlflow.get_logged_model(model_id_of(result.model_uri)).name == "step-1"
+
+
+def test_the_best_milestone_is_registered(parent):
+    result = hpt_mlflow.adapt(parent=parent, preset="quick", steps=30, milestones="1,50%", **TINY)
+    history = MlflowClient().get_metric_history(result.run_id, "judge/knn")
+    scores = {metric.step: metric.value for metric in history}
+    assert sorted(scores) == [0, 1, 15, 30]
+    best = max(scores, key=scores.get)
+    # One step has given the parent no statistics to speak of.
+    assert scores[best] > scores[0]
+    assert result.metrics["judge/best_step"] == best
+    assert mlflow.get_logged_model(model_id_of(result.model_uri)).name == f"step-{best}"
+
+
+def test_without_labels_the_rank_of_the_features_judges(parent, folder):
+    for file in list(folder.rglob("*.png")):
+        file.rename(folder / file.name)
+    settings = STILL | {"data": str(folder), "batch_size": 8}
+    result = hpt_mlflow.adapt(parent=parent, **settings)
+    assert 1 <= result.metrics["judge/rankme"] <= 40
+    assert 0 <= hpt_mlflow.adapt(parent=parent, judge="rotation", **settings).metrics["judge/rotation"] <= 1
+    with pytest.raises(HptError, match="^judge: knn needs labels"):
+        hpt_mlflow.adapt(parent=parent, judge="knn", **settings)
+
+
+def test_without_a_judge_the_last_step_is_the_result(parent):
+    result = hpt_mlflow.adapt(parent=parent, judge="none", **STILL)
+    assert result.model_uri == "models:/hpt/2"
+    assert not any(name.startswith("judge/") for name in result.metrics)
+
+
+def test_statistics_alone_cannot_be_kept():
+    with pytest.raises(HptError, match="^statistics: update bn-stats learns nothing but the statistics; use refresh"):
+        AdaptSettings(update="bn-stats", statistics="keep")
