@@ -53,7 +53,7 @@ def result_of(earlier: EarlierRun) -> StageResult:
     """The result of a run that was finished before."""
     run = earlier.run
     chain = tuple(run.data.tags[tag.CHAIN].split(" > "))
-    if run.data.tags[tag.STAGE] == "adapt" and run.data.tags[tag.MODEL] == run.data.tags[tag.PARENT_MODEL]:
+    if run.data.tags.get(tag.STAGE) == "adapt" and run.data.tags[tag.MODEL] == run.data.tags.get(tag.PARENT_MODEL):
         # Its parent was better than what it made.
         chain = chain[:-1]
     return StageResult(run.info.run_id, run.data.tags[tag.MODEL], chain, dict(run.data.metrics))
