@@ -392,7 +392,14 @@ def test_a_database_that_goes_away_and_comes_back(search, fault, database):
 @pytest.mark.slow
 def test_mlflow_run_searches_and_adapts(search):
     process = search.mlflow_run(
-        trial_steps=4, first_rung=1, reduction=2, pruner="halving", objective="probe", adapt_winner="true", alias="best"
+        trial_steps=4,
+        first_rung=1,
+        reduction=2,
+        pruner="halving",
+        objective="probe",
+        adapt_winner="true",
+        alias="best",
+        judge="none",
     )
     assert search.here.finish(process, 300) == 0
     run, client = search.run(), search.here.client
