@@ -20,7 +20,7 @@ SHORT = TINY | {"steps": 2, "milestones": "50%,100%", "compile": "off", "model_n
 
 def adaptation(images, parent, **more):
     shared = {name: value for name, value in SHORT.items() if name not in ("arch", "image_size")}
-    return job("adapt", data=str(images), parent=parent, **shared | {"seed": 0} | more)
+    return job("adapt", data=str(images), parent=parent, **shared | {"seed": 0, "judge": "none"} | more)
 
 
 def evaluation(images, training, whole_run=False):
