@@ -198,7 +198,7 @@ _turn_of_large = TurnLock()
 
 
 def _turn(size: int) -> AbstractContextManager[None]:
-    """Wait for a turn, if so many bytes are large: threads would fill the memory together."""
+    """Let one thread at a time decode what takes more than `LARGE_BYTES`: together they would fill the memory."""
     return _turn_of_large if size > LARGE_BYTES else nullcontext()
 
 

@@ -52,14 +52,14 @@ def study(chosen: StudySettings) -> StageResult | None:
     Raises:
         HptError: something that the user can mend is wrong; before any long work if possible.
     """
-    laid_out = _lay_out(chosen)
-    this, chosen, plan, datasets = laid_out.study, laid_out.settings, laid_out.plan, laid_out.datasets
+    prepared = _prepare(chosen)
+    this, chosen, plan, datasets = prepared.study, prepared.settings, prepared.plan, prepared.datasets
     if chosen.dry_run:
-        print(_describe(plan, chosen, datasets, laid_out.network))
+        print(_describe(plan, chosen, datasets, prepared.network))
         return None
     named = [datasets[address] for address in _addresses(chosen).values()]
     identity = identify("study", chosen, named, chosen.base_model)
-    chain = (*laid_out.chain, *(dataset.name for dataset in named))
+    chain = (*prepared.chain, *(dataset.name for dataset in named))
     with earlier_run(identity, chosen.resume, current_run_id()) as earlier:
         if earlier and earlier.finished:
             return result_of(earlier)
@@ -85,11 +85,11 @@ def study_plan(chosen: StudySettings) -> StudyPlan:
     Raises:
         HptError: as `study` does before any long work.
     """
-    return _lay_out(chosen).plan
+    return _prepare(chosen).plan
 
 
 @dataclass(frozen=True)
-class _LaidOut:
+class _Prepared:
     """A study before it is run.
 
     Attributes:
@@ -107,7 +107,7 @@ class _LaidOut:
     chain: tuple[str, ...]
 
 
-def _lay_out(chosen: StudySettings) -> _LaidOut:
+def _prepare(chosen: StudySettings) -> _Prepared:
     """Open the datasets, and plan and check all jobs."""
     check_processes(chosen)
     refuse_objects(chosen)
@@ -124,7 +124,7 @@ def _lay_out(chosen: StudySettings) -> _LaidOut:
     images = min(len(datasets[chosen.target].split(seed).seen) for seed in seeds)
     plan = this.plan(chosen, images, network if base else None)
     check_jobs(plan, datasets, network, this.own_names)
-    return _LaidOut(this, chosen, plan, datasets, network, base.card.chain if base else ())
+    return _Prepared(this, chosen, plan, datasets, network, base.card.chain if base else ())
 
 
 def _open_datasets(chosen: StudySettings) -> dict[str, Dataset]:

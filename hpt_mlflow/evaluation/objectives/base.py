@@ -60,8 +60,12 @@ class Judge(ABC):
     examples_per_image: ClassVar[int] = 1
 
     @abstractmethod
-    def answer(self, known: Examples, queries: Examples, classes: int) -> np.ndarray:
-        """Scores of the classes or labels for the queries, float32 (M, classes), learned from the known examples."""
+    def score_of(self, examples: Examples) -> float:
+        """How good the features of all images are; more is better.
+
+        Args:
+            examples: those of all rounds; their features are finite.
+        """
 
     def examples(self, backbone: nn.Module, part: np.ndarray) -> Examples:
         """Features and targets of the images at `part`; those of unreadable images are not used."""
@@ -69,11 +73,10 @@ class Judge(ABC):
         return Examples(self.reader.features(backbone, part), self.labels[part], part)
 
     def score(self, backbone: nn.Module) -> float:
-        """How good the features of a backbone on the reader's device are, in [0, 1]; more is better.
+        """How good the features of a backbone on the reader's device are; more is better.
 
-        It is the primary score (see `scores.primary_name`) of the answers of all rounds. The backbone is judged in
-        evaluation mode and left exactly as it is, as are torch's random numbers: its training may continue. Images
-        that have become unreadable are reported to the reader's images and left out.
+        The backbone is judged in evaluation mode and left exactly as it is, as are torch's random numbers: its training
+        may continue. Images that have become unreadable are reported to the reader's images and left out.
 
         Returns:
             NaN if features are not finite: the backbone has diverged.
@@ -86,8 +89,18 @@ class Judge(ABC):
         with seeded(0, self.reader.device):
             examples = self.examples(backbone, part)
         examples = examples.of(np.setdiff1d(part, list(self.reader.images.unreadable)))
-        if not np.isfinite(examples.features).all():
-            return float("nan")
+        return self.score_of(examples) if np.isfinite(examples.features).all() else float("nan")
+
+
+class PredictionJudge(Judge):
+    """Scores features by what can be predicted from them, in [0, 1]."""
+
+    @abstractmethod
+    def answer(self, known: Examples, queries: Examples, classes: int) -> np.ndarray:
+        """Scores of the classes or labels for the queries, float32 (M, classes), learned from the known examples."""
+
+    def score_of(self, examples: Examples) -> float:
+        """The primary score (see `scores.primary_name`) of the answers of all rounds, in [0, 1]."""
         classes = examples.labels.shape[1] if is_multilabel(examples.labels) else int(examples.labels.max()) + 1
         answers, truth = [], []
         for train, validation in self.rounds:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from hpt_mlflow.evaluation.neighbours import nearest_neighbour_votes
-from hpt_mlflow.evaluation.objectives.base import Examples, Judge
+from hpt_mlflow.evaluation.objectives.base import Examples, PredictionJudge
 
 
-class NeighbourJudge(Judge):
+class NeighbourJudge(PredictionJudge):
     """The score of the weighted vote of 20 neighbours."""
 
     def answer(self, known: Examples, queries: Examples, classes: int) -> np.ndarray:
-        """See `Judge.answer`."""
+        """See `PredictionJudge.answer`."""
         votes = nearest_neighbour_votes(known.features, known.labels, queries.features)
         return np.pad(votes, ((0, 0), (0, classes - votes.shape[1])))

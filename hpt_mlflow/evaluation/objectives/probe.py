@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpt_mlflow.evaluation.objectives.base import Examples, Judge
+from hpt_mlflow.evaluation.objectives.base import Examples, PredictionJudge
 from hpt_mlflow.evaluation.probe import fit_probe
 
 # A search judges often. So linear classifiers are fitted with two values of C, instead of the six of the `fast`
@@ -13,11 +13,11 @@ REGULARISATIONS = (1e-2, 1e-1)
 ITERATIONS = 20
 
 
-class ProbeJudge(Judge):
+class ProbeJudge(PredictionJudge):
     """The score of the best linear classifier by validation."""
 
     def answer(self, known: Examples, queries: Examples, classes: int) -> np.ndarray:
-        """See `Judge.answer`."""
+        """See `PredictionJudge.answer`."""
         examples = (known.features, known.labels, queries.features, queries.labels)
         probe = fit_probe(*examples, classes, self.reader.device, REGULARISATIONS, ITERATIONS)
         return probe.head.probabilities(queries.features)

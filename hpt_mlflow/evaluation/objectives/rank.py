@@ -8,20 +8,15 @@ from torch import nn
 
 from hpt_mlflow.evaluation.objectives.base import Examples, Judge
 from hpt_mlflow.models.diagnostics import effective_rank
-from hpt_mlflow.models.randomness import seeded
 
 
 class RankJudge(Judge):
-    """The effective rank of the features of all its images; between 1 and their number, or the feature size."""
+    """The effective rank of the features of all images, between 1 and their number or the feature size."""
 
-    def answer(self, known: Examples, queries: Examples, classes: int) -> np.ndarray:
-        """See `Judge.answer`; nothing is predicted."""
-        raise NotImplementedError("a rank predicts nothing")
+    def examples(self, backbone: nn.Module, part: np.ndarray) -> Examples:
+        """See `Judge.examples`; there are no targets."""
+        return Examples(self.reader.features(backbone, part), np.zeros_like(part), part)
 
-    def score(self, backbone: nn.Module) -> float:
-        """See `Judge.score`; not a share, but more is better."""
-        part = np.unique(np.concatenate([part for both in self.rounds for part in both]))
-        with seeded(0, self.reader.device):
-            features = self.reader.features(backbone, part)
-        features = features[~np.isin(part, list(self.reader.images.unreadable))]
-        return effective_rank(torch.from_numpy(features)) if np.isfinite(features).all() else float("nan")
+    def score_of(self, examples: Examples) -> float:
+        """See `Judge.score_of`."""
+        return effective_rank(torch.from_numpy(examples.features))

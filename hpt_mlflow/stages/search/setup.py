@@ -45,7 +45,7 @@ class TrialSetup:
     Attributes:
         plan: of a whole trial.
         rungs: steps at which a trial is scored; the last is its length.
-        objective: probe, knn, rotation or infonce.
+        objective: a name of `OBJECTIVES`.
         judge: computes the scores; None for infonce, which is the training loss.
         workers: processes that decode images.
         identity: what decides the scores; a search with another identity is a different search.

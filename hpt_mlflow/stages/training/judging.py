@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+
+from torch import nn
 
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.errors import HptError
@@ -23,7 +25,19 @@ AUTOMATIC = ("knn", "rankme")
 
 
 @dataclass(frozen=True)
-class Milestones:
+class Judging:
+    """A judge and the objective that it judges by."""
+
+    objective: str
+    judge: Judge
+
+    def metrics(self, backbone: nn.Module) -> dict[str, float]:
+        """The score of a backbone, by the name of its metric."""
+        return {metric_name(self.objective): self.judge.score(backbone)}
+
+
+@dataclass(frozen=True)
+class JudgedMilestones:
     """Scores of the milestones, of which step 0 is the parent.
 
     Attributes:
@@ -44,7 +58,7 @@ class Milestones:
     @property
     def best_after_parent(self) -> int:
         """The best step but for the parent."""
-        return Milestones(self.objective, {step: score for step, score in self.scores.items() if step}).best
+        return JudgedMilestones(self.objective, {step: score for step, score in self.scores.items() if step}).best
 
     @property
     def summary(self) -> str:
@@ -66,19 +80,23 @@ def metric_name(objective: str) -> str:
     return f"judge/{objective}"
 
 
-def milestones_of(objective: str, history: Iterable[tuple[int, Mapping[str, float]]]) -> Milestones:
-    """The scores among the metrics of a run."""
+def judged_milestones(
+    objective: str, history: Iterable[tuple[int, Mapping[str, float]]], lost: Collection[int] = ()
+) -> JudgedMilestones:
+    """The scores among the metrics of a run.
+
+    Args:
+        lost: milestones that could not be kept as models.
+    """
     name = metric_name(objective)
-    return Milestones(
-        objective,
-        {step: metrics[name] for step, metrics in sorted(history, key=lambda entry: entry[0]) if name in metrics},
-    )
+    scores = {step: metrics[name] for step, metrics in history if name in metrics and step not in lost}
+    return JudgedMilestones(objective, dict(sorted(scores.items())))
 
 
 def open_judge(
     settings: TrainingSettings, plan: Plan, passes: int, judgements: int, reader: FeatureReader, split: Split
-) -> tuple[str, Judge | None]:
-    """The judge of a stage that starts from a model, and the objective that it judges by; none for other stages.
+) -> Judging | None:
+    """The judge of a stage that starts from a model; None for other stages, or if the user or the images allow none.
 
     Args:
         passes: how often an image passes through the network in a step.
@@ -88,13 +106,13 @@ def open_judge(
         HptError: the images do not allow the judge that the user chose.
     """
     if not isinstance(settings, AdaptSettings) or settings.judge == "none":
-        return "none", None
+        return None
     examples = max(FEWEST_EXAMPLES, round(SHARE * passes * plan.steps * plan.batch_size / judgements))
     labels = reader.images.dataset.labels
     for objective in AUTOMATIC if settings.judge == "auto" else (settings.judge,):
         try:
-            return objective, make_judge(objective, reader, split, labels, examples)
+            return Judging(objective, make_judge(objective, reader, split, labels, examples))
         except HptError as error:
             if settings.judge != "auto":
                 raise error.about("judge") from error
-    return "none", None
+    return None

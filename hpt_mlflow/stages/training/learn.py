@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 from typing import NamedTuple, TypeAlias
 
@@ -23,7 +24,7 @@ from hpt_mlflow.stages.data_report import report_data, report_unreadable
 from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.stages.result import StageResult, read_result, result_of
-from hpt_mlflow.stages.training.judging import metric_name, milestones_of
+from hpt_mlflow.stages.training.judging import judged_milestones
 from hpt_mlflow.stages.training.prepare import Work, prepare
 from hpt_mlflow.stages.training.start import Start
 from hpt_mlflow.tracking import tags as tag
@@ -45,6 +46,20 @@ NEIGHBOUR_SHARE = 0.03
 
 # Steps, and metrics by name.
 History: TypeAlias = list[tuple[int, dict[str, float]]]
+
+
+class Trained(NamedTuple):
+    """A finished training.
+
+    Attributes:
+        history: all metrics of the run by step.
+        lost: milestones that could not be kept as models.
+        stop: whether a signal asked to stop when all was done.
+    """
+
+    history: History
+    lost: list[int]
+    stop: bool
 
 
 class Due(NamedTuple):
@@ -86,21 +101,21 @@ def _lead(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
                 counts = _introduce(run, work)
             if earlier:
                 _announce_resume(run, work)
-            history, stop = _train(run, work)
-            run.picture(learning_curves(history), "learning_curves.png")
-            metrics = {name: value for _, values in history for name, value in values.items()} | counts
-            result = _conclude(run, work, history, metrics)
+            trained = _train(run, work)
+            run.picture(learning_curves(trained.history), "learning_curves.png")
+            metrics = {name: value for _, values in trained.history for name, value in values.items()} | counts
+            result = _conclude(run, work, trained, metrics)
         # A signal during the last step stops the run around this one.
-        if stop and current_run_id():
+        if trained.stop and current_run_id():
             raise KeyboardInterrupt
         return result
 
 
-def _conclude(run: StageRun, work: Work, history: History, metrics: dict[str, float]) -> StageResult:
+def _conclude(run: StageRun, work: Work, trained: Trained, metrics: dict[str, float]) -> StageResult:
     """Register the last milestone, or the one that the judge prefers; if that is the parent, nothing."""
     settings, best, verdict = work.settings, work.plan.steps, ""
-    if work.judge:
-        judged = milestones_of(work.objective, history)
+    if work.judging:
+        judged = judged_milestones(work.judging.objective, trained.history, trained.lost)
         registers = isinstance(settings, AdaptSettings) and settings.on_no_gain == "register"
         best, verdict = judged.best or (judged.best_after_parent if registers else 0), judged.summary
         metrics = metrics | {"judge/best_step": float(best)}
@@ -141,11 +156,8 @@ def _announce_resume(run: StageRun, work: Work) -> None:
     run.tags({tag.RESUMED_AT: step})
 
 
-def _train(run: StageRun, work: Work) -> tuple[History, bool]:
+def _train(run: StageRun, work: Work) -> Trained:
     """Train to the last step, keeping milestones and training states.
-
-    Returns:
-        All metrics of the run by step, and whether a signal asked to stop when all was done.
 
     Raises:
         KeyboardInterrupt: a signal asked to stop; the training state is kept.
@@ -153,10 +165,11 @@ def _train(run: StageRun, work: Work) -> tuple[History, bool]:
     """
     trainer, steps = work.trainer, work.plan.steps
     history = [(step, metrics) for step, metrics in run.history if step <= trainer.step]
-    if work.parent_score is not None:
-        score = {metric_name(work.objective): work.parent_score}
-        run.metrics(score, 0)
-        history.append((0, score))
+    # What the run has of step 0 stays as it is.
+    if work.judging and not any(work.parent_scores.keys() <= metrics.keys() for step, metrics in history if step == 0):
+        run.metrics(work.parent_scores, 0)
+        history.append((0, work.parent_scores))
+    kept: dict[int, Future[str]] = {}
     try:
         with (
             ProgressDisplay(work.title, steps, trainer.step) as display,
@@ -167,8 +180,9 @@ def _train(run: StageRun, work: Work) -> tuple[History, bool]:
                 model = None
                 if step in work.milestones:
                     model = milestone_name(step)
-                    kept = log_backbone(run, trainer.backbone, replace(work.card, step=step), work.tags)
-                    metrics |= _judge(work) if work.judge else _neighbour_accuracy(work)
+                    kept[step] = log_backbone(run, trainer.backbone, replace(work.card, step=step), work.tags)
+                    metrics |= _neighbour_accuracy(work)
+                    metrics |= work.judging.metrics(trainer.backbone) if work.judging else {}
                 if metrics:
                     run.metrics(metrics, step, model)
                     history.append((step, metrics))
@@ -179,9 +193,10 @@ def _train(run: StageRun, work: Work) -> tuple[History, bool]:
                     raise KeyboardInterrupt
     finally:
         history.append((trainer.step, report_unreadable(run, work.images, trainer.step)))
-    if error := run.failure(kept):
+    if error := run.failure(kept[steps]):
         raise HptError(f"the trained backbone cannot be kept: {error}", "free disk space, and rerun the command")
-    return history, requests.stop
+    lost = [step for step, future in kept.items() if run.failure(future)]
+    return Trained(history, lost, requests.stop)
 
 
 def _follow(work: Work) -> None:
@@ -211,11 +226,6 @@ def _picture_of_views(trainer: Trainer, batches: ViewBatches) -> Image.Image:
     rng = np.random.default_rng(trainer.plan.seed)
     views = [trainer.finish(crop, trainer.draw_view(rng).part(slice(0, len(crop)))) for crop in crops]
     return views_grid(crops[0], views, trainer.mean, trainer.std)
-
-
-def _judge(work: Work) -> dict[str, float]:
-    assert work.judge is not None
-    return {metric_name(work.objective): work.judge.score(work.trainer.backbone)}
 
 
 def _neighbour_accuracy(work: Work) -> dict[str, float]:

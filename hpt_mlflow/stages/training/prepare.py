@@ -16,13 +16,12 @@ from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistics
 from hpt_mlflow.evaluation.features import FeatureReader
-from hpt_mlflow.evaluation.objectives.base import Judge
 from hpt_mlflow.group import Group, own_device, processes_here
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.report.card import training_card
 from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.stages.processes.device import resolve_device
-from hpt_mlflow.stages.training.judging import open_judge
+from hpt_mlflow.stages.training.judging import Judging, open_judge
 from hpt_mlflow.stages.training.milestones import parse_milestones
 from hpt_mlflow.stages.training.resolve import resolve_training, split_for, strengths_of
 from hpt_mlflow.stages.training.start import Start
@@ -43,9 +42,8 @@ class Work:
     """All that a training needs, checked and ready.
 
     Attributes:
-        judge: of the milestones; None for none.
-        objective: what it judges by, or `none`.
-        parent_score: that of step 0.
+        judging: of the milestones; None for none, and in all processes but the first.
+        parent_scores: the metrics of step 0, if there is a judge.
         parent: address of the model that the training starts from; None for none.
         report_every: steps between two reports of metrics.
         settings: as the user gave them.
@@ -59,9 +57,8 @@ class Work:
     params: dict[str, object]
     plan: Plan
     milestones: frozenset[int]
-    judge: Judge | None
-    objective: str
-    parent_score: float | None
+    judging: Judging | None
+    parent_scores: dict[str, float]
     parent: str | None
     report_every: int
     workers: int
@@ -96,9 +93,10 @@ def prepare(
     chain = (*start.chain, dataset.name)
     trainer = Trainer(start.backbone, start.feature_size, plan, statistics, device, group)
     reader = FeatureReader(images, start.architecture.image_size, statistics, device)
-    objective, judge = open_judge(settings, plan, trainer.method.passes, 1 + len(milestones), reader, split)
+    judging = open_judge(settings, plan, trainer.method.passes, 1 + len(milestones), reader, split)
+    judging = judging if group.first else None
     # Before the weights are those of a resumed training.
-    parent_score = judge.score(trainer.backbone) if judge and group.first else None
+    parent_scores = judging.metrics(trainer.backbone) if judging else {}
     state = newest_state(earlier.run.info.run_id) if earlier else None
     trainer.restore(state)
     if state:
@@ -110,9 +108,8 @@ def prepare(
         params=_params(settings, plan, start, workers, device, group),
         plan=plan,
         milestones=milestones,
-        judge=judge if group.first else None,
-        objective=objective,
-        parent_score=parent_score,
+        judging=judging,
+        parent_scores=parent_scores,
         parent=start.parent,
         report_every=max(1, min(LONGEST_REPORT, plan.steps // REPORTS)),
         workers=workers,

@@ -89,11 +89,17 @@ def now_as_text() -> str:
 
 
 def move_alias(name: str, alias: str, move: Move) -> None:
-    """Move an alias, and record that; raises MlflowException."""
+    """Record a move of an alias, and make it; raises MlflowException, and then leaves no record."""
     client = MlflowClient()
-    client.set_registered_model_alias(name, alias, move.version)
+    key = f"{tag.PROMOTION_PREFIX}{alias}.{move.time}"
     entry = {field: value for field, value in asdict(move).items() if field != "time" and value not in ("", None)}
-    client.set_registered_model_tag(name, f"{tag.PROMOTION_PREFIX}{alias}.{move.time}", json.dumps(entry))
+    client.set_registered_model_tag(name, key, json.dumps(entry))
+    try:
+        client.set_registered_model_alias(name, alias, move.version)
+    except MlflowException:
+        with suppress(MlflowException):
+            client.delete_registered_model_tag(name, key)
+        raise
 
 
 def champion_stack(history: list[Move], now: str) -> list[str]:

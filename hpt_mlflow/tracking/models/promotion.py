@@ -96,7 +96,8 @@ def promote(
         refusal, evaluation, comparison = _judge(address, before, margin)
         if refusal and not force:
             raise HptError(refusal)
-        if (newest := _present(name, alias)[0]) != before:
+        newest = _present(name, alias)[0] or "no model"
+        if newest != (before or "no model"):
             raise HptError(f"{newest} became {alias} during the comparison", "compare with it: promote again")
         is_backbone = not evaluation_behind(address)
         if to:

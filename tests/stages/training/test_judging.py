@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 import hpt_mlflow
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import AdaptSettings
-from hpt_mlflow.stages.training.judging import Milestones, milestones_of
+from hpt_mlflow.stages.training.judging import JudgedMilestones, judged_milestones
 from hpt_mlflow.tracking.addresses import model_id_of
 
 TINY = {"data": "builtin:digits", "image_size": 16, "batch_size": 32, "precision": "float32", "compile": "off"}
@@ -34,7 +34,7 @@ def parent(store):
     ],
 )
 def test_the_best_is_the_earliest_of_the_highest(scores, best, after_parent):
-    milestones = Milestones("knn", scores)
+    milestones = JudgedMilestones("knn", scores)
     assert (milestones.best, milestones.best_after_parent) == (best, after_parent)
 
 
@@ -48,12 +48,13 @@ def test_the_best_is_the_earliest_of_the_highest(scores, best, after_parent):
     ],
 )
 def test_it_says_whether_the_training_helped(scores, words):
-    assert Milestones("knn", scores).summary.startswith(words)
+    assert JudgedMilestones("knn", scores).summary.startswith(words)
 
 
 def test_scores_are_read_from_the_metrics_of_the_run():
     history = [(20, {"judge/knn": 0.7, "train/loss": 1.0}), (0, {"judge/knn": 0.5}), (5, {"train/loss": 2.0})]
-    assert milestones_of("knn", history).scores == {0: 0.5, 20: 0.7}
+    assert judged_milestones("knn", history).scores == {0: 0.5, 20: 0.7}
+    assert judged_milestones("knn", history, lost=[20]).scores == {0: 0.5}
 
 
 def test_without_a_gain_nothing_is_registered_and_the_parent_is_the_result(parent, capsys):

@@ -52,6 +52,18 @@ def test_a_champion_that_changes_during_the_comparison_is_not_replaced(models, m
     assert champion() == "2"
 
 
+def test_a_move_that_cannot_be_recorded_is_not_made(models, monkeypatch):
+    def refuse(*_):
+        raise MlflowException("the disk is full")
+
+    promote(models[0])
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowClient, "set_registered_model_tag", refuse)
+        with pytest.raises(HptError, match="cannot promote models:/hpt/2: the disk is full"):
+            promote(models[1])
+    assert champion() == "1"
+
+
 def test_an_alias_that_cannot_be_set_leaves_no_record(models, monkeypatch):
     def refuse(*_):
         raise MlflowException("the disk is full")
