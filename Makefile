@@ -1,12 +1,11 @@
-# make demo: the three stages on small real images; make test: linters and tests. Both set up .venv first. make soak: the
+# make demo: adapt an ImageNet network to emoji, and see what that gains; make test: linters and tests. Both set up .venv first. make soak: the
 # slow tests, which break trainings, servers and disks, and end in a table.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# Length of the demo's training stages, in optimiser steps.
-DEMO_BASE_STEPS ?= 120
-DEMO_ADAPT_STEPS ?= 50
+# Length of the demo's training, in optimiser steps.
+DEMO_STEPS ?= 300
 UI_PORT ?= 5000
 # Processes that run tests in parallel, one file at a time each.
 TEST_PROCESSES ?= 2
@@ -24,11 +23,13 @@ $(INSTALLED): pyproject.toml
 	touch $(INSTALLED)
 
 demo: setup
-	$(MLFLOW_RUN) -e pretrain -P steps=$(DEMO_BASE_STEPS)
-	$(MLFLOW_RUN) -e adapt -P steps=$(DEMO_ADAPT_STEPS)
-	$(MLFLOW_RUN) -e evaluate
-	@echo; $(BIN)/hpt results
-	@echo; echo "See the runs, their figures and models:  $(BIN)/mlflow ui --port $(UI_PORT)"
+	$(MLFLOW_RUN) -e pretrain -P steps=0 -P alias=base
+	$(MLFLOW_RUN) -e adapt -P parent=models:/hpt@base -P steps=$(DEMO_STEPS) -P alias=target
+	$(MLFLOW_RUN) -e evaluate -P model=models:/hpt@base
+	$(MLFLOW_RUN) -e evaluate -P model=models:/hpt@target
+	@echo; $(BIN)/hpt promote models:/hpt@base
+	@echo; $(BIN)/hpt promote models:/hpt@target
+	@echo; echo "See the runs, their figures and models:  make ui"
 
 test: setup lint
 	$(PYTEST) -m "not slow and not soak"

@@ -20,7 +20,7 @@ from hpt_mlflow.machine import processor
 
 
 @click.command()
-@click.option("--data", default=str(CLIPART) if CLIPART.is_dir() else "builtin:mnist", show_default=True)
+@click.option("--data", default=str(CLIPART) if CLIPART.is_dir() else "builtin:noto", show_default=True)
 @click.option("--steps", default=150, show_default=True)
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--fast", default="bfloat16", show_default=True, help="What is compared with float32.")

@@ -30,7 +30,7 @@ WARM_UP_REPORTS = 5
 
 @click.command()
 @click.argument("what", type=click.Choice(["bare", "whole", "lightly"]))
-@click.option("--data", default=str(CLIPART) if CLIPART.is_dir() else "builtin:mnist", show_default=True)
+@click.option("--data", default=str(CLIPART) if CLIPART.is_dir() else "builtin:noto", show_default=True)
 @click.option("--arch", default="resnet18", show_default=True)
 @click.option("--image-size", default=64, show_default=True)
 @click.option("--batch-size", default=128, show_default=True)

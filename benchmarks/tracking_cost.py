@@ -57,7 +57,7 @@ WARM_UP_STEPS = 20
 
 
 @click.command()
-@click.option("--data", default=str(CLIPART) if CLIPART.is_dir() else "builtin:mnist", show_default=True)
+@click.option("--data", default=str(CLIPART) if CLIPART.is_dir() else "builtin:noto", show_default=True)
 @click.option("--arch", default="resnet18", show_default=True)
 @click.option("--image-size", default=32, show_default=True)
 @click.option("--batch-size", default=64, show_default=True)

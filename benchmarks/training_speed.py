@@ -1,6 +1,6 @@
 """How near a training comes to the speed of its bare step, and what makes it faster: ratios from one run.
 
-    make bench                                        # on clipart where it is there, else on builtin:mnist
+    make bench                                        # on clipart where it is there, else on builtin:noto
     python benchmarks/training_speed.py --data FOLDER --repeats 5
 
 What is compared takes turns, each time in a process of its own, since machines differ and drift.
@@ -33,7 +33,7 @@ def bench() -> None:
 @bench.command()
 @click.option("--repeats", default=5, show_default=True)
 @click.option("--steps", default=30, show_default=True, help="Steps of one measurement.")
-@click.option("--data", help="Default: clipart, or builtin:mnist where it is not there.")
+@click.option("--data", help="Default: clipart, or builtin:noto where it is not there.")
 @click.option("--without", multiple=True, help="Leave a comparison out: lightly, processes.")
 def ratios(repeats: int, steps: int, data: str | None, without: tuple[str, ...]) -> None:
     """The whole stage against the bare step, lightly, HPT-BN against HPT, two processes against one."""

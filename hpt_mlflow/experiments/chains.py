@@ -12,6 +12,7 @@ from hpt_mlflow.options import passed_on
 from hpt_mlflow.settings import EvaluateSettings, PretrainSettings, StudySettings
 from hpt_mlflow.settings.common import parse_count
 from hpt_mlflow.settings.study import listed
+from hpt_mlflow.settings.training import RANDOM
 from hpt_mlflow.training.plan import PRESETS
 
 
@@ -110,7 +111,7 @@ class Chains:
     def _from_random_weights(self, data: str, steps: int, **more: Any) -> Job:
         network = self.network.as_settings() if self.network else {}
         own = {name: getattr(self.settings, name) or network.get(name) for name in ("arch", "image_size", "small_stem")}
-        return job("pretrain", **self._shared(data, steps) | own | more)
+        return job("pretrain", **self._shared(data, steps) | {"weights": RANDOM} | own | more)
 
     def _from_model(self, start: Job | None, data: str, steps: int, **more: Any) -> Job:
         settings = self.settings

@@ -31,15 +31,8 @@ def architectures() -> list[str]:
 
 
 def import_timm() -> ModuleType:
-    """The package timm, an optional extra; raises HptError if it is not installed."""
-    try:
-        return importlib.import_module("timm")
-    except ImportError as error:
-        raise HptError(
-            f"networks of timm need the package timm ({one_line(error)})",
-            'install it with: pip install "hpt_mlflow[timm]"',
-            setting="arch",
-        ) from error
+    """The package timm, which takes a second to import."""
+    return importlib.import_module("timm")
 
 
 def register_architecture(name: str, build: Callable[[int], nn.Module]) -> None:

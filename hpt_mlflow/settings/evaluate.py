@@ -16,7 +16,7 @@ class EvaluateSettings(Settings):
     """How good a model is on a labelled dataset."""
 
     data: str = option(
-        "builtin:digits",
+        "builtin:twemoji",
         "Labelled images: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.",
         main=True,
         changes_result=False,

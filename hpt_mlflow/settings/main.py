@@ -12,7 +12,7 @@ from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, DEVICE_HELP, OPERATIO
 class MainSettings(Settings):
     """Pretrain, adapt and evaluate in a row."""
 
-    base: str = option("builtin:mnist", "Images that the base model learns from.", main=True, changes_result=False)
+    base: str = option("builtin:noto", "Images that the base model learns from.", main=True, changes_result=False)
     source: str | None = option(
         None,
         "Images of a stage between base and target, nearer to the target. Default: none.",
@@ -20,7 +20,7 @@ class MainSettings(Settings):
         changes_result=False,
     )
     target: str = option(
-        "builtin:digits",
+        "builtin:twemoji",
         "Images that the model is for; labels, if any, are used only to evaluate it.",
         main=True,
         changes_result=False,

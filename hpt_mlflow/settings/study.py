@@ -8,7 +8,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.protocols import PROTOCOLS, probe_names
 from hpt_mlflow.experiments import STUDIES, load_study
 from hpt_mlflow.options import option
-from hpt_mlflow.settings.common import parse_count
+from hpt_mlflow.settings.common import PRESETS, parse_count
 from hpt_mlflow.settings.training import TrainingSettings
 
 
@@ -19,7 +19,8 @@ class StudySettings(TrainingSettings):
     study: str = option(
         "separability", "; ".join(f"{name}: {study.about}" for name, study in STUDIES.items()) + ".", choices=STUDIES
     )
-    base: str = option("builtin:mnist", "Images that the Base learns from.", main=True, changes_result=False)
+    base: str = option("builtin:noto", "Images that the Base learns from.", main=True, changes_result=False)
+    preset: str = option("quick", "Defaults of all training options (see adapt).", choices=PRESETS, passed_on=True)
     base_model: str | None = option(None, "Registered model to take for the Base, instead of training one on base.")
     source: str | None = option(
         None,
@@ -27,7 +28,7 @@ class StudySettings(TrainingSettings):
         main=True,
         changes_result=False,
     )
-    target: str = option("builtin:digits", "Labelled images that the models are for.", main=True, changes_result=False)
+    target: str = option("builtin:twemoji", "Labelled images that the models are for.", main=True, changes_result=False)
     base_steps: int | None = option(None, "Optimiser steps on base. Default: the preset's.", minimum=1)
     source_steps: int | None = option(None, "Optimiser steps on source. Default: as on the target.", minimum=1)
     steps: int | None = option(

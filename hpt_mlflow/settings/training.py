@@ -24,6 +24,7 @@ UPDATES = ("all", "bn", "bn-stats")
 STATISTICS = ("keep", "refresh")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 COMPILE = ("auto", "on", "off")
+DEFAULT_WEIGHTS, RANDOM = "efficientnet-lite0", "random"
 
 if TYPE_CHECKING:
     MethodOptions = Settings
@@ -68,9 +69,10 @@ class TrainingSettings(MethodOptions):
         passed_on=True,
     )
     preset: str = option(
-        "quick",
-        "Defaults for options you do not set. quick: learns something in minutes on two cores; gentle: the same, but "
-        "changes a parent carefully; paper: the paper's.",
+        "gentle",
+        "Defaults for options you do not set. gentle: AdamW with small steps for what it starts from and ten times "
+        "larger ones for the head, milder augmentations, statistics kept; quick: SGD; both take minutes on two cores, "
+        "and are the same from random weights; paper: the paper's.",
         choices=PRESETS,
         passed_on=True,
     )
@@ -179,17 +181,24 @@ class PretrainSettings(TrainingSettings):
     """Self-supervised training from random or imported weights."""
 
     data: str = option(
-        "builtin:mnist",
+        "builtin:noto",
         "Images to learn from: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.",
         main=True,
         changes_result=False,
     )
     weights: str | None = option(
         None,
-        "Weights to start from: a file of MoCo, OpenSelfSup, torchvision, timm or Lightly (ResNets are recognised, "
-        "others need arch); torchvision:NAME, such as torchvision:resnet50; or efficientnet-lite0.",
+        "Weights to start from: efficientnet-lite0 (trained on ImageNet); a file of MoCo, OpenSelfSup, torchvision, "
+        "timm or Lightly (ResNets are recognised, others need arch); torchvision:NAME, such as torchvision:resnet50; "
+        "or random. Default: efficientnet-lite0; with arch, small_stem or preset=paper: random.",
         main=True,
         changes_result=False,
+    )
+    image_size: int | None = option(
+        None,
+        "Side of the square views, in pixels. Default: 32 from random weights, 64 from others; with preset=paper 224.",
+        minimum=8,
+        maximum=2048,
     )
     steps: int | None = option(
         None, "Length of the training, in optimiser steps; 0: register the weights as they are.", minimum=0
@@ -197,12 +206,19 @@ class PretrainSettings(TrainingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps == 0 and self.weights is None:
+        if self.steps == 0 and self.starts_from is None:
             raise HptError(
                 "0 registers the weights as they are, and there are none",
                 "name them with weights, or train for at least 1 step",
                 setting="steps",
             )
+
+    @property
+    def starts_from(self) -> str | None:
+        """The weights to start from; None for random ones."""
+        if self.weights is None:
+            return None if self.arch or self.small_stem or self.preset == "paper" else DEFAULT_WEIGHTS
+        return None if self.weights == RANDOM else self.weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +226,7 @@ class AdaptSettings(TrainingSettings):
     """Self-supervised training that continues from a registered model."""
 
     data: str = option(
-        "builtin:digits",
+        "builtin:twemoji",
         "Images to adapt to: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.",
         main=True,
         changes_result=False,
@@ -224,17 +240,10 @@ class AdaptSettings(TrainingSettings):
         "Model to start from: a models:/ or runs:/ address, NAME@ALIAS, or an alias of --model-name.",
         main=True,
     )
-    preset: str = option(
-        "gentle",
-        "Defaults for options you do not set. gentle: AdamW with small steps for the backbone and ten times larger "
-        "ones for the head, milder augmentations, statistics=keep; quick: SGD as in pretrain; paper: the paper's.",
-        choices=PRESETS,
-        passed_on=True,
-    )
     statistics: str | None = option(
         None,
-        "BatchNorm's statistics of the backbone. keep: those of the parent, which the training uses and leaves as they "
-        "are; refresh: learned anew from the views.",
+        "What BatchNorm and images are normalised with. keep: what the parent used; refresh: the statistics of these "
+        "images.",
         choices=STATISTICS,
     )
     judge: str = option(

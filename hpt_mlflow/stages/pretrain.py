@@ -21,19 +21,18 @@ from hpt_mlflow.training.plan import PRESETS
 def pretrain(chosen: PretrainSettings) -> StageResult:
     """Train a backbone on a dataset from random weights or from `weights`, log it, and register it.
 
-    With `weights` and `steps=0` the backbone is registered as it is, without opening the dataset.
+    With `steps=0` the backbone is registered as it is, without opening the dataset.
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
     """
-    if chosen.weights and chosen.steps == 0:
+    weights = chosen.starts_from
+    if weights and chosen.steps == 0:
         if joins_others():
             problem = "0 registers weights in one process"
             raise HptError(problem, "start it without torchrun and WORLD_SIZE", setting="steps")
-        image_size = chosen.image_size or PRESETS[chosen.preset].image_size
-        return import_weights(
-            chosen.weights, chosen.model_name, chosen.alias, chosen.arch, image_size, chosen.small_stem
-        )
+        size = chosen.image_size or PRESETS[chosen.preset].weights_image_size
+        return import_weights(weights, chosen.model_name, chosen.alias, chosen.arch, size, chosen.small_stem)
     if is_launched_here(chosen):
         return launch("pretrain", chosen)
     start = _start(chosen)
@@ -44,7 +43,8 @@ def pretrain(chosen: PretrainSettings) -> StageResult:
 
 
 def _start(settings: PretrainSettings) -> Start:
-    if settings.weights is None:
+    weights = settings.starts_from
+    if weights is None:
         return start_from_random_weights(settings)
-    image_size = settings.image_size or PRESETS[settings.preset].image_size
-    return start_from_weights(find_weights(settings.weights, settings.arch, image_size, settings.small_stem))
+    size = settings.image_size or PRESETS[settings.preset].weights_image_size
+    return start_from_weights(find_weights(weights, settings.arch, size, settings.small_stem))

@@ -32,8 +32,7 @@ def import_weights(
     """Register weights from another program unchanged.
 
     Args:
-        source: a file of weights; `torchvision:NAME` for published ones; or `efficientnet-lite0` for those of the
-            extra `imagenet`.
+        source: a file of weights; `torchvision:NAME` for published ones; or `efficientnet-lite0`.
         model_name: the registered model that they become a new version of.
         alias: of the new version.
         arch: of the backbone. Default: the network that they are recognised as.

@@ -26,8 +26,9 @@ class Plan:
         subset: the augmentations that make a view.
         strengths: how strong they are.
         update: what may change: `all`, `bn` or `bn-stats`.
-        statistics: BatchNorm's statistics in the backbone: `refresh` normalises by those of each batch, and averages
-            them for the result; `keep` uses those that the backbone has, and leaves them as they are.
+        statistics: `refresh`: the backbone's BatchNorm normalises by the statistics of each batch, and averages them
+            for the result, and images are normalised by those of the dataset; `keep`: both stay as they were for the
+            model that the stage starts from.
         optimizer: `sgd` or `adamw`.
         head_rate: learning rate of what is not the backbone, over that of the backbone.
         precision: float32, bfloat16 or float16.
@@ -70,12 +71,14 @@ class Preset:
     """Values for what the user does not say.
 
     Attributes:
-        arch, image_size: the network, where no parent says it.
-        pretrain, adapt: a stage from random weights, and from a parent; both of the default method.
+        arch, image_size: of a network with random weights.
+        weights_image_size: of weights from elsewhere.
+        pretrain, adapt: a stage from random weights, and from a parent or other weights; both of the default method.
     """
 
     arch: str
     image_size: int
+    weights_image_size: int
     pretrain: Plan
     adapt: Plan
 
@@ -112,7 +115,7 @@ _PAPER = Plan(
     options=METHODS[DEFAULT_METHOD].presets["paper"],
 )
 PRESETS = {
-    "quick": Preset("resnet18", 32, pretrain=_QUICK, adapt=replace(_QUICK, steps=200, learning_rate=0.03)),
-    "gentle": Preset("resnet18", 32, pretrain=_QUICK, adapt=_GENTLE),
-    "paper": Preset("resnet50", 224, pretrain=_PAPER, adapt=replace(_PAPER, steps=5_000)),
+    "quick": Preset("resnet18", 32, 64, pretrain=_QUICK, adapt=replace(_QUICK, steps=200, learning_rate=0.03)),
+    "gentle": Preset("resnet18", 32, 64, pretrain=_QUICK, adapt=_GENTLE),
+    "paper": Preset("resnet50", 224, 224, pretrain=_PAPER, adapt=replace(_PAPER, steps=5_000)),
 }

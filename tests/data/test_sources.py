@@ -187,7 +187,8 @@ def forbid(monkeypatch):
         scandir = os.scandir
 
         def scandir_of_others(path):
-            if Path(path) == folder:
+            # What removes temporary folders afterwards passes numbers of open files.
+            if not isinstance(path, int) and Path(path) == folder:
                 raise PermissionError(13, "Permission denied", str(path))
             return scandir(path)
 
@@ -304,21 +305,3 @@ def test_home_is_expanded_in_the_root_of_a_list(tree, list_file, monkeypatch):
 def test_the_address_of_a_list_opens_it_again(open_list):
     dataset = open_list("a.png 0")
     assert open_dataset(dataset.uri).digest == dataset.digest
-
-
-@pytest.mark.parametrize(("name", "count", "side"), [("mnist", 5000, 28), ("digits", 1797, 8)])
-def test_built_in_images_are_digits_with_their_labels(name, count, side):
-    dataset = open_dataset(f"builtin:{name}")
-    assert len(dataset) == len(dataset.names) == len(dataset.labels) == count
-    assert dataset.classes == tuple("0123456789")
-    assert np.unique(dataset.labels).tolist() == list(range(10))
-    assert dataset.uri == f"builtin:{name}"
-    assert decode(dataset.pictures[0]).shape == (side, side, 3)
-    # Ones are drawn with less ink than zeros.
-    ink = [np.mean([dataset.pictures[i].mean() for i in np.flatnonzero(dataset.labels == digit)]) for digit in (0, 1)]
-    assert ink[0] > ink[1]
-    assert max(picture.max() for picture in dataset.pictures) == 255
-
-
-def test_an_unknown_built_in_is_refused_with_those_known():
-    assert_refused("builtin:cifar", "builtin:cifar", "builtin:mnist", "builtin:digits")

@@ -59,7 +59,7 @@ def test_a_plan_has_each_job_once_and_behind_the_one_that_it_starts_from():
 @pytest.mark.parametrize(
     ("address", "shown"),
     [
-        ("builtin:mnist", "mnist"),
+        ("builtin:noto", "noto"),
         ("/data/clip art", "clip art"),
         ("folder:/data/clipart/", "clipart"),
         ("torchvision:MNIST", "MNIST"),
@@ -74,13 +74,13 @@ def test_a_label_shows_the_end_of_the_address(address, shown):
 
 
 def test_labels_say_what_differs_but_for_the_seed_that_the_name_says():
-    base = job("pretrain", data="builtin:mnist", seed=3, steps=4)
+    base = job("pretrain", data="builtin:noto", seed=3, steps=4)
     adapted = job("adapt", base, data="/x/digits", seed=3, update="bn", augment="crop", images="10%")
-    assert adapted.label == "adapt digits < mnist, update=bn, augment=crop, images=10%"
+    assert adapted.label == "adapt digits < noto, update=bn, augment=crop, images=10%"
     looked_at = job("evaluate", adapted, data="/x/digits", seed=3, labels="20", steps=4)
     assert looked_at.label == f"evaluate {adapted.label}, labels=20"
     assert looked_at.name == f"{looked_at.label}, seed 3"
-    assert job("adapt", base, data="/x/digits?a=b", seed=3).label == "adapt digits < mnist"
+    assert job("adapt", base, data="/x/digits?a=b", seed=3).label == "adapt digits < noto"
     assert job("adapt", data="t", seed=1, parent="models:/hpt/1").name == "adapt t < models:/hpt/1, seed 1"
 
 

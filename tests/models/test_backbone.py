@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -169,12 +167,6 @@ def test_size_that_a_network_of_timm_cannot_take():
     pytest.importorskip("timm")
     with pytest.raises(HptError, match="^image_size: timm:vit_tiny_patch16_224 cannot take images of 8 pixels"):
         build_backbone(Architecture("timm:vit_tiny_patch16_224", 8))
-
-
-def test_without_timm_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(HptError, match=r'^arch: .*pip install "hpt_mlflow\[timm\]"'):
-        build_backbone(Architecture("timm:resnet18", 32))
 
 
 @pytest.mark.parametrize(

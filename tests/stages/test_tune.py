@@ -198,7 +198,7 @@ def test_a_study_of_another_space_dataset_or_parent_is_refused_by_name(parent):
     other = hpt_mlflow.pretrain(data="builtin:digits", steps=1, milestones="100%", seed=1, **BASE).model_uri
     for changed, words in (
         ({"augment": "crop"}, "augment 'crop' instead of 'crop,flip'"),
-        ({"data": "builtin:mnist"}, "data "),
+        ({"data": "builtin:noto"}, "data "),
         ({"parent": other}, f"parent '{other}' instead of '{parent}'"),
         ({"parent": "models:/hpt/latest"}, f"parent '{other}' instead of '{parent}'"),
         ({"objective": "knn"}, "objective 'knn' instead of 'probe'"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from hpt_mlflow.data.split import Split
+from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.objectives import OBJECTIVES
@@ -30,6 +31,13 @@ class Judging:
 
     objective: str
     judge: Judge
+
+    def normalising_with(self, statistics: ChannelStatistics | None) -> Judging:
+        """The same judge for a backbone whose images were normalised in another way; None for the same way."""
+        reader = self.judge.reader
+        return replace(
+            self, judge=replace(self.judge, reader=replace(reader, statistics=statistics or reader.statistics))
+        )
 
     def metrics(self, backbone: nn.Module) -> dict[str, float]:
         """The score of a backbone, by the name of its metric."""

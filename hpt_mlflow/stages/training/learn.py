@@ -129,8 +129,14 @@ def _conclude(run: StageRun, work: Work, trained: Trained, metrics: dict[str, fl
     else:
         assert work.parent is not None, "only a stage with a parent is judged"
         model, chain = work.parent, chain[:-1]
-        alias = f", the alias {settings.alias} is not moved" if settings.alias else ""
-        print(f"{work.title}: nothing is registered{alias}; {model} is the result", file=sys.stderr)
+        print(f"{work.title}: nothing is registered; {model} is the result", file=sys.stderr)
+        if settings.alias and model.startswith(f"models:/{settings.model_name}/"):
+            run.point(settings.alias, model)
+        elif settings.alias:
+            print(
+                f"{work.title}: alias {settings.alias} is not set, as that is no version of {settings.model_name}",
+                file=sys.stderr,
+            )
         run.tags({tag.MODEL: model})
         run.describe(work.describe(metrics, model, verdict))
     return StageResult(run.run_id, model, chain, metrics)

@@ -87,7 +87,8 @@ def prepare(
     plan = resolve_training(settings, dataset.name, len(images.indices), group.size)
     milestones = parse_milestones(settings.milestones, plan.steps)
     plan = _choose_arithmetic(settings, plan, device, group, earlier)
-    statistics = _channel_statistics(images, group)
+    keeps = start.statistics if plan.statistics == "keep" else None
+    statistics = keeps or _channel_statistics(images, group)
     workers = default_workers(images, device, processes_here()) if settings.workers is None else settings.workers
 
     chain = (*start.chain, dataset.name)
@@ -96,7 +97,7 @@ def prepare(
     judging = open_judge(settings, plan, trainer.method.passes, 1 + len(milestones), reader, split)
     judging = judging if group.first else None
     # Before the weights are those of a resumed training.
-    parent_scores = judging.metrics(trainer.backbone) if judging else {}
+    parent_scores = judging.normalising_with(start.statistics).metrics(trainer.backbone) if judging else {}
     state = newest_state(earlier.run.info.run_id) if earlier else None
     trainer.restore(state)
     if state:

@@ -10,7 +10,7 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.methods import load_method, options_of, preset_options
-from hpt_mlflow.settings import AdaptSettings, TrainingSettings
+from hpt_mlflow.settings import AdaptSettings, PretrainSettings, TrainingSettings
 from hpt_mlflow.settings.common import parse_count
 from hpt_mlflow.training.plan import PRESETS, Plan
 
@@ -60,9 +60,10 @@ def length_of(settings: TrainingSettings) -> int:
 
 
 def preset_plan(settings: TrainingSettings) -> Plan:
-    """What the preset says of a stage from random weights or from a parent."""
+    """What the preset says of a stage from random weights, or from a parent or other weights."""
     preset = PRESETS[settings.preset]
-    return preset.adapt if isinstance(settings, AdaptSettings) else preset.pretrain
+    is_random = isinstance(settings, PretrainSettings) and settings.starts_from is None
+    return preset.pretrain if is_random else preset.adapt
 
 
 def strengths_of(settings: TrainingSettings) -> Strengths:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import batch_norms, build_backbone, try_image_size
@@ -28,6 +29,7 @@ class Start:
         parent: address of the model that it comes from, or name and checksum of the file; None for random weights.
         parent_method: the self-supervised method of the stage that made the parent; empty if unknown or none.
         weights: tags that say where weights from elsewhere come from.
+        statistics: what its images were normalised with; None for random weights.
     """
 
     backbone: nn.Module
@@ -37,6 +39,7 @@ class Start:
     parent: str | None = None
     parent_method: str = ""
     weights: dict[str, str] = field(default_factory=dict)
+    statistics: ChannelStatistics | None = None
 
 
 def start_from_random_weights(settings: PretrainSettings) -> Start:
@@ -56,15 +59,17 @@ def start_from_parent(settings: AdaptSettings, parent: FoundModel) -> Start:
     """
     card = parent.card
     architecture = card.architecture.requested(settings.parent, settings.arch, settings.image_size, settings.small_stem)
-    if not batch_norms(parent.backbone):
-        problem = f"{architecture.name} has no BatchNorm layers"
-        if settings.update != "all":
-            raise HptError(problem, "use all", setting="update")
-        if settings.statistics:
-            raise HptError(problem, "leave it out", setting="statistics")
+    if settings.update != "all" and not batch_norms(parent.backbone):
+        raise HptError(f"{architecture.name} has no BatchNorm layers", "use all", setting="update")
     try_image_size(parent.backbone, architecture)
     return Start(
-        parent.backbone, card.feature_size, architecture, card.chain, parent.uri, parent.tags.get(tag.METHOD, "")
+        parent.backbone,
+        card.feature_size,
+        architecture,
+        card.chain,
+        parent.uri,
+        parent.tags.get(tag.METHOD, ""),
+        statistics=ChannelStatistics(card.mean, card.std),
     )
 
 
@@ -83,6 +88,7 @@ def start_from_weights(weights: ForeignWeights) -> Start:
             tag.WEIGHTS_SHA256: weights.sha256,
             tag.WEIGHTS_FORMAT: weights.format,
         },
+        statistics=ChannelStatistics(weights.mean, weights.std),
     )
 
 

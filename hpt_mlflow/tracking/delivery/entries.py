@@ -222,6 +222,23 @@ class Version(Content):
 
 
 @dataclass(frozen=True)
+class Alias(Content):
+    """An alias of a version that is there already."""
+
+    kind = "alias"
+    name: str
+    version: str
+    alias: str
+
+    def __str__(self) -> str:
+        return f"the alias {self.alias} of {self.name}"
+
+    def deliver(self, run: RunClient, folder: Path) -> None:
+        """Move it."""
+        run.mlflow.set_registered_model_alias(self.name, self.alias, self.version)
+
+
+@dataclass(frozen=True)
 class End(Content):
     """The end of the run.
 
@@ -247,7 +264,7 @@ class End(Content):
 
 
 CONTENTS: Mapping[str, type[Content]] = {
-    content.kind: content for content in (Metrics, Params, Tags, Files, State, Model, Version, End)
+    content.kind: content for content in (Metrics, Params, Tags, Files, State, Model, Version, Alias, End)
 }
 
 

@@ -24,6 +24,7 @@ from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery.courier import Courier
 from hpt_mlflow.tracking.delivery.entries import (
+    Alias,
     End,
     Files,
     Metrics,
@@ -179,6 +180,11 @@ class StageRun:
             f"{self._courier.spool.folder}",
             f"`hpt sync` sends it and registers it as {model_name}",
         )
+
+    def point(self, alias: str, model: str) -> None:
+        """Move an alias to a version that is there already, `models:/NAME/VERSION`."""
+        name, version = model.removeprefix("models:/").split("/")
+        self._courier.put(Alias(name, version, alias))
 
     def end(self, status: str, patience_seconds: float) -> str:
         """End the run; gives why some of its entries were not delivered, or nothing."""

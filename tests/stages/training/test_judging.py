@@ -15,6 +15,9 @@ from hpt_mlflow.tracking.addresses import model_id_of
 TINY = {"data": "builtin:digits", "image_size": 16, "batch_size": 32, "precision": "float32", "compile": "off"}
 # Too small a step to change any feature.
 STILL = TINY | {"steps": 2, "milestones": "1", "learning_rate": 1e-30, "alias": "target"}
+STILL_NOTO = {name: value for name, value in STILL.items() if name not in ("data", "image_size")} | {
+    "on_no_gain": "register"
+}
 
 
 @pytest.fixture
@@ -61,13 +64,35 @@ def test_without_a_gain_nothing_is_registered_and_the_parent_is_the_result(paren
     result = hpt_mlflow.adapt(parent=parent, **STILL)
     assert (result.model_uri, result.chain, result.metrics["judge/best_step"]) == (parent, ("digits",), 0)
     assert len(MlflowClient().search_model_versions("name='hpt'")) == 1
-    assert f"nothing is registered, the alias target is not moved; {parent} is the result" in capsys.readouterr().err
+    assert f"nothing is registered; {parent} is the result" in capsys.readouterr().err
+    # What follows the stage finds its result under the alias.
+    assert f"models:/hpt/{MlflowClient().get_model_version_by_alias('hpt', 'target').version}" == parent
     run = mlflow.get_run(result.run_id)
     assert (run.info.status, run.data.tags["hpt.model"]) == ("FINISHED", parent)
     assert "**Did it help?** Not better than its parent" in run.data.tags["mlflow.note.content"]
     scores = {metric.step: metric.value for metric in MlflowClient().get_metric_history(result.run_id, "judge/knn")}
     assert sorted(scores) == [0, 1, 2]
     assert len(set(scores.values())) == 1
+
+
+def test_an_alias_of_another_model_cannot_name_the_parent(parent, capsys):
+    hpt_mlflow.adapt(parent=parent, model_name="other", **STILL)
+    assert "alias target is not set, as that is no version of other" in capsys.readouterr().err
+
+
+def test_the_parent_is_judged_with_the_normalisation_that_it_has_learned(parent):
+    """Step 0 is the parent exactly as it is, also where the training normalises images anew."""
+    kept, refreshed = (
+        hpt_mlflow.adapt(parent=parent, data="builtin:noto", image_size=16, statistics=statistics, **STILL_NOTO)
+        for statistics in ("keep", "refresh")
+    )
+    cards = [hpt_mlflow.load_model(model).card for model in (parent, kept.model_uri, refreshed.model_uri)]
+    assert cards[0].mean == cards[1].mean != cards[2].mean
+    scores = [
+        {metric.step: metric.value for metric in MlflowClient().get_metric_history(result.run_id, "judge/knn")}
+        for result in (kept, refreshed)
+    ]
+    assert scores[0][0] == scores[0][2] == scores[1][0] != scores[1][2]
 
 
 def test_a_run_that_kept_its_parent_is_reused_inside_another_run(parent):

@@ -1,0 +1,224 @@
+"""Adapt real Bases to real targets, and see what each way to adapt, and each judge of its milestones, is worth.
+
+    python benchmarks/adapting/measure.py run --root DATA --target twemoji --recipe gentle --seed 0 --to lines.jsonl
+    python benchmarks/adapting/measure.py recipes lines.jsonl
+    python benchmarks/adapting/measure.py judges lines.jsonl
+    python benchmarks/adapting/measure.py bars lines.jsonl
+
+`run` adapts once. It appends a line for the parent (step 0), for each milestone, and for variants of the last one: with
+the mean of its and the parent's weights (`half`), with the key encoder's weights, an average over the last steps
+(`average`), and with BatchNorm's statistics measured on plain images (`refreshed`). A line has the accuracy on test and
+on validation, and the score of every judge. The other commands make tables of any number of lines.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from candidates import Candidates
+from recipes import RECIPES
+from tables import bars, judges, recipes
+from torch import nn
+
+from hpt_mlflow.augment.crop import smallest_useful_side
+from hpt_mlflow.data.batches import Batch, ViewBatches
+from hpt_mlflow.data.images import Images
+from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.data.split import Split
+from hpt_mlflow.data.statistics import kept_channel_statistics
+from hpt_mlflow.evaluation.features import FeatureReader
+from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
+from hpt_mlflow.evaluation.objectives import OBJECTIVES, has_judge
+from hpt_mlflow.evaluation.objectives.base import Examples, make_judge
+from hpt_mlflow.evaluation.probe import fit_probe
+from hpt_mlflow.methods.moco import MoCo
+from hpt_mlflow.settings import AdaptSettings
+from hpt_mlflow.stages.training.judging import open_judge
+from hpt_mlflow.stages.training.milestones import parse_milestones
+from hpt_mlflow.stages.training.resolve import resolve_training
+from hpt_mlflow.stages.training.start import Start, find_weights, start_from_weights
+from hpt_mlflow.training.arithmetic import choose_precision
+from hpt_mlflow.training.loop import Trainer
+from hpt_mlflow.training.plan import Plan
+
+JUDGES = [name for name in OBJECTIVES if has_judge(name)]
+
+
+class IndexedTrainer(Trainer):
+    """A trainer that tells methods without views of other images which images are in a step."""
+
+    def __init__(self, *arguments: Any, batches: ViewBatches, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._tasks = batches.tasks(range(self.plan.steps))
+
+    def _do_step(self, batch: Batch) -> None:
+        _, indices = next(self._tasks)
+        if hasattr(self.method, "indices"):
+            self.method.indices = torch.from_numpy(indices).to(self.device)
+        super()._do_step(batch)
+
+
+@click.group()
+def measure() -> None:
+    """What ways to adapt, and judges of milestones, are worth."""
+
+
+@measure.command()
+@click.option("--root", required=True, help="Folder that --target starts from.")
+@click.option("--target", required=True)
+@click.option("--weights", default="efficientnet-lite0", show_default=True, help="Base, as for hpt pretrain.")
+@click.option("--base", help="Name of the Base in tables. Default: --weights.")
+@click.option("--arch")
+@click.option("--image-size", default=64, show_default=True)
+@click.option("--recipe", default="gentle", show_default=True, type=click.Choice(list(RECIPES)))
+@click.option("--steps", default=600, show_default=True)
+@click.option("--milestones", default="25%,50%,100%", show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--to", type=click.Path(path_type=Path), required=True)
+def run(
+    root: str,
+    target: str,
+    weights: str,
+    base: str | None,
+    arch: str | None,
+    image_size: int,
+    recipe: str,
+    steps: int,
+    milestones: str,
+    seed: int,
+    to: Path,
+) -> None:
+    """Adapt once; a line for each milestone."""
+    chosen = RECIPES[recipe]
+    settings = AdaptSettings(data=target, root=root, steps=steps, seed=seed, **chosen.settings)
+    dataset = open_dataset(target, root)
+    split = dataset.split(settings.split_seed)
+    start = start_from_weights(find_weights(weights, arch, image_size, small_stem=False))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    plan = replace(resolve_training(settings, dataset.name, len(split.seen)), **chosen.plan)
+    plan = replace(plan, precision=choose_precision("auto", device))
+    if plan.method.startswith("diet"):
+        plan = replace(plan, options={"images": len(dataset)})
+    side = smallest_useful_side(image_size, plan.strengths.crop_scale)
+    seen, labelled = (Images(dataset, part, side, cache_gib=4) for part in (split.seen, split.labelled))
+    statistics = start.statistics if plan.statistics == "keep" else kept_channel_statistics(seen)
+    due = parse_milestones(milestones, steps)
+    as_parent, adapted = (
+        Figures(FeatureReader(labelled, image_size, values, device), split, settings, plan, start, due)
+        for values in (start.statistics, statistics)
+    )
+    line = {"base": base or weights, "target": target, "recipe": recipe, "steps": steps, "seed": seed}
+    with to.open("a") as file:
+        for step, variant, backbone, seconds in _networks(start, plan, seen, adapted.reader, split, due):
+            scores = (adapted if step else as_parent).of(backbone)
+            file.write(json.dumps(line | {"step": step, "variant": variant, "seconds": seconds} | scores) + "\n")
+            file.flush()
+            shown = {name: round(score, 4) for name, score in scores.items()}
+            print(step, variant, f"{seconds:.0f} s", shown, flush=True)
+
+
+def _networks(
+    start: Start, plan: Plan, seen: Images, reader: FeatureReader, split: Split, due: frozenset[int]
+) -> Iterator[tuple[int, str, nn.Module, float]]:
+    """Step, variant, backbone and seconds of training so far: of the parent, of milestones, and of variants."""
+    parent = copy.deepcopy(start.backbone).to(reader.device).eval()
+    yield 0, "", parent, 0.0
+    yield 0, "refreshed", reader.with_refreshed_batch_norm(parent, split.seen), 0.0
+    size = reader.image_size
+    batches = ViewBatches(seen, plan.batch_size, size, plan.subset, plan.strengths, plan.seed)
+    trainer = IndexedTrainer(
+        start.backbone, start.feature_size, plan, reader.statistics, reader.device, batches=batches
+    )
+    batches.views = trainer.method.views
+    seconds, began = 0.0, time.perf_counter()
+    for step, _ in trainer.train(batches, workers=0, report_every=50):
+        if step in due:
+            seconds += time.perf_counter() - began
+            yield step, "", trainer.backbone, seconds
+            began = time.perf_counter()
+    yield plan.steps, "half", _half_way(parent, trainer.backbone), seconds
+    yield plan.steps, "refreshed", reader.with_refreshed_batch_norm(trainer.backbone, split.seen), seconds
+    if isinstance(trainer.method, MoCo):
+        yield plan.steps, "average", trainer.method.key_encoder[0], seconds
+
+
+def _half_way(one: nn.Module, other: nn.Module) -> nn.Module:
+    """The network with the mean of two networks' weights (WiSE-FT: arXiv 2109.01903, with alpha 0.5)."""
+    mean = copy.deepcopy(one)
+    others = other.state_dict()
+    mean.load_state_dict(
+        {
+            name: torch.lerp(values, others[name], 0.5) if values.is_floating_point() else values
+            for name, values in one.state_dict().items()
+        }
+    )
+    return mean
+
+
+class Figures:
+    """Accuracies and the scores of all judges, of any backbone."""
+
+    def __init__(
+        self,
+        reader: FeatureReader,
+        split: Split,
+        settings: AdaptSettings,
+        plan: Plan,
+        start: Start,
+        due: frozenset[int],
+    ) -> None:
+        self.reader, self.split = reader, split
+        self.labels = reader.images.dataset.labels
+        self.classes = len(reader.images.dataset.classes)
+        # Of all images of train and validation: to choose a recipe by.
+        self.neighbours = make_judge("knn", reader, split, self.labels)
+        # As many as a stage may afford: to choose a milestone by.
+        passes = MoCo.passes
+        self.judges = {
+            name: open_judge(replace(settings, judge=name), plan, passes, 1 + len(due), reader, split).judge
+            for name in JUDGES
+        }
+        rounds = self.judges["rankme"].rounds
+        examples = np.unique(np.concatenate([part for pair in rounds for part in pair]))
+        self.candidates = Candidates(reader, examples[:: max(1, 3 * len(examples) // 1152)], start.backbone)
+
+    def of(self, backbone: nn.Module) -> dict[str, float]:
+        """By name; `cost_...` are seconds of the judges."""
+        values = self._accuracy(backbone)
+        for name, judge in self.judges.items():
+            began = time.perf_counter()
+            values[name] = judge.score(backbone)
+            values[f"cost_{name}"] = time.perf_counter() - began
+        return values | self.candidates.figures(backbone)
+
+    def _accuracy(self, backbone: nn.Module) -> dict[str, float]:
+        """On validation, and on test by the protocol `fast` of `hpt evaluate`."""
+        split = self.split
+        train, validation, test = (
+            Examples(self.reader.features(backbone, part), self.labels[part], part)
+            for part in (split.train, split.validation, split.test)
+        )
+        both = Examples(*(np.concatenate(pair) for pair in zip(train, validation, strict=True)))
+        probe = fit_probe(train.features, train.labels, validation.features, validation.labels, self.classes)
+        answers = {
+            "test_probe": probe.head.probabilities(test.features).argmax(axis=1),
+            "test_knn": nearest_neighbour_classes(train.features, train.labels, test.features),
+        }
+        on_validation = {"val_probe": probe.validation_score, "val_knn": self.neighbours.score_of(both)}
+        return on_validation | {name: float((answer == test.labels).mean()) for name, answer in answers.items()}
+
+
+for table in (recipes, judges, bars):
+    measure.add_command(table)
+
+if __name__ == "__main__":
+    measure()

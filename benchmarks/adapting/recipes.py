@@ -1,0 +1,183 @@
+"""Ways to adapt that were tried, by name: changes to the settings of `hpt adapt`, to its plan, or to its method."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from hpt_mlflow.group import Group
+from hpt_mlflow.methods import METHODS, Registration, register_method
+from hpt_mlflow.methods.base import Method, StepResult, Views
+from hpt_mlflow.methods.moco import MoCo
+
+MOCO = METHODS["moco"]
+
+
+class Recipe(NamedTuple):
+    """What differs from the defaults of `hpt adapt`.
+
+    Attributes:
+        settings: options of `hpt adapt`.
+        plan: values of the plan that are no options.
+    """
+
+    settings: Mapping[str, Any] = {}
+    plan: Mapping[str, Any] = {}
+
+
+class Distilled(MoCo):
+    """MoCo that is also drawn to the parent's features of the same view: 1 minus their cosine similarity."""
+
+    passes = MoCo.passes + 1
+    strength = 1.0
+
+    def __init__(self, backbone: nn.Module, feature_size: int, options: Mapping[str, Any], group: Group) -> None:
+        super().__init__(backbone, feature_size, options, group)
+        self.parent = copy.deepcopy(backbone).requires_grad_(False)
+
+    @override
+    def train(self, mode: bool = True) -> Distilled:
+        """The parent stays as it is."""
+        super().train(mode)
+        self.parent.eval()
+        return self
+
+    @override
+    def forward(self, views: Views, step: int) -> StepResult:
+        result = super().forward(views, step)
+        with torch.no_grad():
+            target = self.parent(views[0]).flatten(1)
+        distance = 1 - F.cosine_similarity(self.backbone(views[0]).flatten(1), target).mean()
+        return result._replace(loss=result.loss + self.strength * distance)
+
+
+class Anchored(MoCo):
+    """MoCo whose weights are drawn to the parent's (L2-SP: Li et al., ICML 2018, equation 2)."""
+
+    strength = 0.1
+
+    def __init__(self, backbone: nn.Module, feature_size: int, options: Mapping[str, Any], group: Group) -> None:
+        super().__init__(backbone, feature_size, options, group)
+        for name, parameter in backbone.named_parameters():
+            self.register_buffer(f"parent_{name.replace('.', '_')}", parameter.detach().clone())
+
+    @override
+    def forward(self, views: Views, step: int) -> StepResult:
+        result = super().forward(views, step)
+        anchors = [
+            (parameter - getattr(self, f"parent_{name.replace('.', '_')}")).square().sum()
+            for name, parameter in self.backbone.named_parameters()
+        ]
+        return result._replace(loss=result.loss + self.strength * torch.stack(anchors).sum())
+
+
+class LayerDecay(MoCo):
+    """MoCo whose learning rate falls with the distance of a layer from the head, by this factor per block."""
+
+    decay = 0.8
+
+    @override
+    def make_optimizer(
+        self, learning_rate: float, weight_decay: float, name: str = "sgd", head_rate: float = 1.0
+    ) -> torch.optim.Optimizer:
+        blocks: dict[str, list[nn.Parameter]] = {}
+        for parameter_name, parameter in self.backbone.named_parameters():
+            parts = parameter_name.split(".")
+            blocks.setdefault(".".join(parts[:2]) if parts[1:2] and parts[1].isdigit() else parts[0], []).append(
+                parameter
+            )
+        groups = [
+            {"params": parameters, "factor": self.decay**depth}
+            for depth, parameters in enumerate(reversed(list(blocks.values())))
+        ]
+        inside = {id(parameter) for parameter in self.backbone.parameters()}
+        head = [p for p in self.parameters() if p.requires_grad and id(p) not in inside]
+        groups.append({"params": head, "factor": head_rate})
+        return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, fused=True)
+
+
+class Diet(Method):
+    """Every image is a class of its own (DIET-CP: arXiv 2509.06990): a linear head, and label smoothing.
+
+    The backbone learns only after the first `head_first` of the steps.
+    """
+
+    title = "DIET"
+    views = 1
+    passes = 3
+    metrics = ("top1",)
+    smoothing = 0.3
+    head_first = 0.0
+
+    def __init__(self, backbone: nn.Module, feature_size: int, options: Mapping[str, Any], group: Group) -> None:
+        super().__init__(backbone, feature_size, options, group)
+        self.encoder = nn.Sequential(backbone, nn.Flatten())
+        self.head = nn.Linear(feature_size, int(options["images"]))
+        # Which images are in the next step; the benchmark sets it.
+        self.indices = torch.empty(0, dtype=torch.int64)
+
+    @property
+    @override
+    def backbone(self) -> nn.Module:
+        return self.encoder[0]
+
+    @property
+    @override
+    def networks(self) -> Sequence[nn.Module]:
+        return (self.encoder,)
+
+    @override
+    def forward(self, views: Views, step: int) -> StepResult:
+        features: Tensor = self.encoder(views[0]).float()
+        if step < self.head_first * self.steps:
+            features = features.detach()
+        logits = self.head(features)
+        loss = F.cross_entropy(logits, self.indices, label_smoothing=self.smoothing)
+        right = (logits.argmax(dim=1) == self.indices).float().mean()
+        return StepResult(loss, [right.detach()], F.normalize(features.detach(), dim=1))
+
+    @classmethod
+    @override
+    def chance(cls, options: Mapping[str, Any], batch_size: int) -> str:
+        return ""
+
+
+class DietHeadFirst(Diet):
+    """DIET whose head learns alone in the first quarter."""
+
+    head_first = 0.25
+
+
+for method in (Distilled, Anchored, LayerDecay):
+    register_method(method.__name__.lower(), MOCO._replace(place=f"{__name__}:{method.__name__}"))
+for diet in (Diet, DietHeadFirst):
+    place = f"{__name__}:{diet.__name__}"
+    register_method(diet.__name__.lower(), Registration(place, {}, {"quick": {"images": 0}}))
+
+RECIPES = {
+    "gentle": Recipe(),
+    "quick": Recipe({"preset": "quick"}),
+    "statistics=refresh": Recipe({"statistics": "refresh"}),
+    "update=bn": Recipe({"update": "bn"}),
+    "learning_rate=3e-5": Recipe({"learning_rate": 3e-5}),
+    "learning_rate=3e-4": Recipe({"learning_rate": 3e-4}),
+    "head_rate=1": Recipe(plan={"head_rate": 1.0}),
+    "weight_decay=0.1": Recipe({"weight_decay": 0.1}),
+    "temperature=0.2": Recipe({"temperature": 0.2}),
+    "crop_scale=0.2:1": Recipe({"strengths": "crop_scale=0.2:1"}),
+    "crop_scale=0.5:1": Recipe({"strengths": "crop_scale=0.5:1"}),
+    "the paper's strengths": Recipe({"strengths": "crop_scale=0.2:1,hue=0.4,blur_sigma=0.1:2"}),
+    "simclr": Recipe({"method": "simclr"}),
+    "byol": Recipe({"method": "byol"}),
+    "layer decay": Recipe({"method": "layerdecay"}),
+    "L2-SP": Recipe({"method": "anchored"}),
+    "distillation": Recipe({"method": "distilled"}),
+    "diet": Recipe({"method": "diet"}),
+    "diet, head first": Recipe({"method": "dietheadfirst"}),
+}

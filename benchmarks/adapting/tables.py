@@ -1,0 +1,129 @@
+"""Tables of what `measure.py run` has written."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from candidates import Candidates
+from scipy.stats import spearmanr
+
+from hpt_mlflow.evaluation.objectives import OBJECTIVES, has_judge
+from hpt_mlflow.experiments.results import mean_of
+
+Line = dict[str, Any]
+JUDGES = (*(name for name in OBJECTIVES if has_judge(name)), *Candidates.names, "step")
+LABEL_FREE = "rankme"
+BY_LABELS = "knn"
+# What a line says of its training rather than of a milestone.
+TRAINING = ("base", "target", "recipe", "steps", "seed")
+files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+
+
+@click.command()
+@files_argument
+def recipes(files: tuple[Path, ...]) -> None:
+    """What each recipe gains over the parent as it is at its last step, in points, chosen by nobody: validation."""
+    gains: dict[tuple[str, str], dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
+    for training in trainings(files):
+        parent, last = training[0], [line for line in training if line["step"]]
+        named = [(line["recipe"], line) for line in last if not line["variant"] and line["step"] == line["steps"]]
+        named += [(f"{line['recipe']}, {line['variant']}", line) for line in last if line["variant"]]
+        for name, line in named:
+            change = {figure: 100 * (line[figure] - parent[figure]) for figure in FIGURES}
+            gains[name][f"{line['base']} > {line['target']}"].append(change)
+    pairs = sorted({pair for by_pair in gains.values() for pair in by_pair})
+    print("Gain over the parent as it is at the last step, in points: validation probe / 20-NN, test probe / 20-NN.\n")
+    print(f"| recipe | {' | '.join(pairs)} |\n|{'---|' * (1 + len(pairs))}")
+    for name, by_pair in gains.items():
+        print(f"| {name} | " + " | ".join(_cell(by_pair.get(pair, [])) for pair in pairs) + " |")
+
+
+FIGURES = ("val_probe", "val_knn", "test_probe", "test_knn")
+
+
+def _cell(changes: list[Line]) -> str:
+    if not changes:
+        return ""
+    means = [f"{np.mean([change[figure] for change in changes]):+.1f}" for figure in FIGURES]
+    return f"{means[0]} / {means[1]}, {means[2]} / {means[3]}" + (f" ({len(changes)})" if len(changes) > 1 else "")
+
+
+@click.command()
+@files_argument
+def judges(files: tuple[Path, ...]) -> None:
+    """For each judge: Spearman's correlation with the truth within a training, and what choosing by it gains."""
+    every = [milestones(training) for training in trainings(files)]
+    print(f"{len(every)} trainings, {len({(t[0]['base'], t[0]['target']) for t in every})} pairs of Base and target.\n")
+    print("| judge | truth | Spearman | gain over the parent | of the best gain | over 1 point below the parent |")
+    print("|---|---|---|---|---|---|")
+    for truth in ("test_probe", "test_knn"):
+        for judge in JUDGES:
+            print(f"| {'the last step' if judge == 'step' else judge} | {truth} | {_row(every, judge, truth)} |")
+    spent = [(sum(line["cost_rankme"] for line in t), t[-1]["seconds"]) for t in every]
+    print(f"\nrankme takes {np.mean([cost / seconds for cost, seconds in spent]):.1%} of the training time;", end=" ")
+    spent = [(sum(line["cost_knn"] for line in t), t[-1]["seconds"]) for t in every]
+    print(f"knn {np.mean([cost / seconds for cost, seconds in spent]):.1%}.")
+
+
+def _row(every: list[list[Line]], judge: str, truth: str) -> str:
+    correlations, gains, best = [], [], []
+    for training in every:
+        scores, truths = (np.array([line[name] for line in training]) for name in (judge, truth))
+        if len(set(scores)) > 1 and len(set(truths)) > 1:
+            correlations.append(spearmanr(scores, truths).statistic)
+        gains.append(100 * (truths[np.argmax(scores)] - truths[0]))
+        best.append(100 * (truths.max() - truths[0]))
+    share = sum(gains) / sum(best) if sum(best) else float("nan")
+    harmed = sum(gain < -1 for gain in gains)
+    correlation = f"{np.mean(correlations):.2f}" if correlations else "-"
+    return f"{correlation} | {np.mean(gains):+.1f} | {share:.0%} | {harmed} of {len(gains)}"
+
+
+@click.command()
+@files_argument
+def bars(files: tuple[Path, ...]) -> None:
+    """By target, what the registered model gains over the parent as it is, with a 95% interval over all trainings."""
+    every = [milestones(training) for training in trainings(files)]
+    print("| target | trainings | judge | gain, probe | gain, 20-NN | over 1 point below the parent (probe) |")
+    print("|---|---|---|---|---|---|")
+    for judge in (LABEL_FREE, BY_LABELS):
+        for target in [*sorted({training[0]["target"] for training in every}), "all"]:
+            these = [training for training in every if target in ("all", training[0]["target"])]
+            probe, knn = (_gains(these, judge, truth) for truth in ("test_probe", "test_knn"))
+            harmed = sum(gain < -1 for gain in probe)
+            cells = [mean_of(values).signed(1) for values in (probe, knn)]
+            print(f"| {target} | {len(these)} | {judge} | {' | '.join(cells)} | {harmed} |")
+    found = {judge: np.mean(_gains(every, judge, "test_probe")) for judge in (LABEL_FREE, BY_LABELS, "probe")}
+    print(f"\n{LABEL_FREE} finds {found[LABEL_FREE] / found[BY_LABELS]:.0%} of the gain that {BY_LABELS} finds, and")
+    print(f"{found[LABEL_FREE] / found['probe']:.0%} of the gain that the probe on validation finds.")
+
+
+def _gains(every: list[list[Line]], judge: str, truth: str) -> list[float]:
+    """In points, of the milestone that a judge takes; the earliest of equal ones, as a stage does."""
+    return [100 * (max(t, key=by(judge))[truth] - t[0][truth]) for t in every]
+
+
+def by(judge: str) -> Callable[[Line], tuple[float, int]]:
+    """What ranks milestones."""
+    return lambda line: (line[judge], -line["step"])
+
+
+def trainings(files: Iterable[Path]) -> list[list[Line]]:
+    """Lines that belong together, in the order in which they were written."""
+    found: dict[tuple[str, ...], list[Line]] = defaultdict(list)
+    for file in files:
+        for text in file.read_text().splitlines():
+            line = json.loads(text)
+            found[tuple(str(line[name]) for name in TRAINING)].append(line)
+    return list(found.values())
+
+
+def milestones(training: list[Line]) -> list[Line]:
+    """The parent and the milestones, without variants."""
+    return [line for line in training if not line["variant"]]
