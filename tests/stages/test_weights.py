@@ -102,6 +102,14 @@ def test_other_weights_are_other_work_and_the_same_ones_elsewhere_are_not(store,
     assert identity(begun) == identity(same) != identity(other)
 
 
+def test_without_a_word_about_the_network_it_starts_from_imagenet(store, folder):
+    result = hpt_mlflow.pretrain(data=str(folder), image_size=32, batch_size=8, steps=1, compile="off")
+    assert result.chain == ("efficientnet-lite0", "images")
+    card = find_model(result.model_uri, "model", "hpt").card
+    # Its own normalisation, by which it has learned.
+    assert (card.architecture.name, card.mean) == ("timm:tf_efficientnet_lite0", (0.5, 0.5, 0.5))
+
+
 def test_steps_0_registers_the_weights_as_they_are(store, weights):
     result = hpt_mlflow.pretrain(weights=str(weights), steps=0, image_size=32, alias="base", data="folder:nowhere")
     assert (result.chain, result.model_uri) == (("moco_tiny",), "models:/hpt/1")

@@ -10,7 +10,7 @@ def fitted():
     """A function from the number of images and of processes to the plan of the quick preset."""
 
     def fit(count, processes, **settings):
-        return resolve_training(PretrainSettings(**settings), "few", count, processes)
+        return resolve_training(PretrainSettings(weights="random", **settings), "few", count, processes)
 
     return fit
 
@@ -75,3 +75,20 @@ def test_a_share_of_one_image_is_refused(fitted, processes):
     """BatchNorm cannot learn from one."""
     with pytest.raises(HptError, match=r"^batch_size: "):
         fitted(100, processes, batch_size=processes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "starts_from", "optimizer", "statistics"),
+    [
+        ({}, "efficientnet-lite0", "adamw", "keep"),
+        ({"preset": "quick"}, "efficientnet-lite0", "sgd", "refresh"),
+        ({"weights": "moco.pth", "arch": "resnet50"}, "moco.pth", "adamw", "keep"),
+        ({"weights": "random"}, None, "sgd", "refresh"),
+        ({"arch": "resnet50"}, None, "sgd", "refresh"),
+        ({"preset": "paper"}, None, "sgd", "refresh"),
+    ],
+)
+def test_only_what_starts_from_weights_is_trained_gently(settings, starts_from, optimizer, statistics):
+    chosen = PretrainSettings(**settings)
+    plan = resolve_training(chosen, "images", 1000)
+    assert (chosen.starts_from, plan.optimizer, plan.statistics) == (starts_from, optimizer, statistics)
