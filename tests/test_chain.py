@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 
 ROOT = Path(__file__).resolve().parents[1]
 LISTENING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
-SMALL = {"image_size": 16, "batch_size": 32}
+NETWORK = {"arch": "resnet18", "image_size": 16, "batch_size": 32}
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def chain(workplace):
     """Pretrain, adapt and evaluate on digits; gives the runs by stage."""
     runs = {}
     for stage, parameters in {
-        "pretrain": {"data": "builtin:digits", "steps": 6, "milestones": "50%", "alias": "base", **SMALL},
+        "pretrain": {"data": "builtin:digits", "steps": 6, "milestones": "50%", "alias": "base", **NETWORK},
         "adapt": {
             "data": "builtin:digits",
             "steps": 4,
@@ -79,7 +79,7 @@ def chain(workplace):
             "checkpoint_every": 2,
             "judge": "none",
         },
-        "evaluate": {},
+        "evaluate": {"data": "builtin:digits"},
     }.items():
         done = mlflow_run(workplace, stage, **parameters)
         assert done.returncode == 0, done.stderr
@@ -175,7 +175,7 @@ def test_relative_paths_start_where_the_user_stands(workplace, tmp_path):
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(
             tmp_path / "photos" / f"{i}.png"
         )
-    words = command("pretrain", data="photos", steps=1, model_name="here", **{**SMALL, "batch_size": 4})
+    words = command("pretrain", data="photos", steps=1, model_name="here", **{**NETWORK, "batch_size": 4})
     done = subprocess.run(words, check=False, cwd=tmp_path, env=environment(workplace), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (dataset,) = newest("pretrain").inputs.dataset_inputs
@@ -206,7 +206,8 @@ def hpt(folder, *words):
 
 @pytest.mark.slow
 def test_the_better_model_is_found_promoted_and_put_to_work(chain, workplace):
-    assert hpt(workplace, "evaluate", "--model", "models:/hpt/1").returncode == 0
+    evaluated = hpt(workplace, "evaluate", "--model", "models:/hpt/1", "--data", "builtin:digits")
+    assert evaluated.returncode == 0, evaluated.stderr
     compared = hpt(workplace, "compare", "models:/hpt/1", "models:/hpt/2")
     assert compared.returncode == 0, compared.stderr
     assert "McNemar" in compared.stdout
@@ -289,7 +290,7 @@ def test_a_mistake_is_one_line_and_leaves_no_run_running(chain, workplace):
 
 
 def test_ctrl_c_ends_the_run_killed_with_its_metrics(workplace):
-    parameters = {"data": "builtin:digits", "steps": 100_000, "model_name": "endless", **SMALL}
+    parameters = {"data": "builtin:digits", "steps": 100_000, "model_name": "endless", **NETWORK}
 
     process = subprocess.Popen(
         # A shell without job control hands SIGINT on as ignored, and children inherit that.

@@ -4,6 +4,7 @@
     python benchmarks/adapting/measure.py recipes lines.jsonl
     python benchmarks/adapting/measure.py judges lines.jsonl
     python benchmarks/adapting/measure.py bars lines.jsonl
+    python benchmarks/adapting/measure.py picture lines.jsonl --to docs/images/adapting.png
 
 `run` adapts once. It appends a line for the parent (step 0), for each milestone, and for variants of the last one: with
 the mean of its and the parent's weights (`half`), with the key encoder's weights, an average over the last steps
@@ -19,14 +20,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
 import torch
 from candidates import Candidates
 from recipes import RECIPES
-from tables import bars, judges, recipes
+from tables import bars, judges, picture, recipes
 from torch import nn
 
 from hpt_mlflow.augment.crop import smallest_useful_side
@@ -67,6 +68,15 @@ class IndexedTrainer(Trainer):
         super()._do_step(batch)
 
 
+class Network(NamedTuple):
+    """A backbone, and how long its training took up to it."""
+
+    step: int
+    variant: str
+    backbone: nn.Module
+    seconds: float
+
+
 @click.group()
 def measure() -> None:
     """What ways to adapt, and judges of milestones, are worth."""
@@ -83,6 +93,7 @@ def measure() -> None:
 @click.option("--steps", default=600, show_default=True)
 @click.option("--milestones", default="25%,50%,100%", show_default=True)
 @click.option("--seed", default=0, show_default=True)
+@click.option("--variants", is_flag=True, help="Also look at variants of the parent and of the last milestone.")
 @click.option("--to", type=click.Path(path_type=Path), required=True)
 def run(
     root: str,
@@ -95,6 +106,7 @@ def run(
     steps: int,
     milestones: str,
     seed: int,
+    variants: bool,
     to: Path,
 ) -> None:
     """Adapt once; a line for each milestone."""
@@ -117,8 +129,11 @@ def run(
         for values in (start.statistics, statistics)
     )
     line = {"base": base or weights, "target": target, "recipe": recipe, "steps": steps, "seed": seed}
+    found = _networks(start, plan, seen, adapted.reader, due)
+    if variants:
+        found = _with_variants(found, adapted.reader, split)
     with to.open("a") as file:
-        for step, variant, backbone, seconds in _networks(start, plan, seen, adapted.reader, split, due):
+        for step, variant, backbone, seconds in found:
             scores = (adapted if step else as_parent).of(backbone)
             file.write(json.dumps(line | {"step": step, "variant": variant, "seconds": seconds} | scores) + "\n")
             file.flush()
@@ -126,15 +141,10 @@ def run(
             print(step, variant, f"{seconds:.0f} s", shown, flush=True)
 
 
-def _networks(
-    start: Start, plan: Plan, seen: Images, reader: FeatureReader, split: Split, due: frozenset[int]
-) -> Iterator[tuple[int, str, nn.Module, float]]:
-    """Step, variant, backbone and seconds of training so far: of the parent, of milestones, and of variants."""
-    parent = copy.deepcopy(start.backbone).to(reader.device).eval()
-    yield 0, "", parent, 0.0
-    yield 0, "refreshed", reader.with_refreshed_batch_norm(parent, split.seen), 0.0
-    size = reader.image_size
-    batches = ViewBatches(seen, plan.batch_size, size, plan.subset, plan.strengths, plan.seed)
+def _networks(start: Start, plan: Plan, seen: Images, reader: FeatureReader, due: frozenset[int]) -> Iterator[Network]:
+    """The parent, and each milestone."""
+    yield Network(0, "", start.backbone.to(reader.device), 0.0)
+    batches = ViewBatches(seen, plan.batch_size, reader.image_size, plan.subset, plan.strengths, plan.seed)
     trainer = IndexedTrainer(
         start.backbone, start.feature_size, plan, reader.statistics, reader.device, batches=batches
     )
@@ -143,12 +153,24 @@ def _networks(
     for step, _ in trainer.train(batches, workers=0, report_every=50):
         if step in due:
             seconds += time.perf_counter() - began
-            yield step, "", trainer.backbone, seconds
+            yield Network(step, "", trainer.backbone, seconds)
             began = time.perf_counter()
-    yield plan.steps, "half", _half_way(parent, trainer.backbone), seconds
-    yield plan.steps, "refreshed", reader.with_refreshed_batch_norm(trainer.backbone, split.seen), seconds
     if isinstance(trainer.method, MoCo):
-        yield plan.steps, "average", trainer.method.key_encoder[0], seconds
+        yield Network(plan.steps, "average", trainer.method.key_encoder[0], seconds)
+
+
+def _with_variants(networks: Iterator[Network], reader: FeatureReader, split: Split) -> Iterator[Network]:
+    """Also the parent and the last milestone with statistics of plain images, and what is half way between them."""
+    parent = last = None
+    for network in networks:
+        yield network
+        last = network if not network.variant else last
+        if parent is None:
+            parent = network._replace(backbone=copy.deepcopy(network.backbone).eval())
+    yield last._replace(variant="half", backbone=_half_way(parent.backbone, last.backbone))
+    for one in (parent, last):
+        refreshed = reader.with_refreshed_batch_norm(one.backbone, split.seen)
+        yield one._replace(variant="refreshed", backbone=refreshed)
 
 
 def _half_way(one: nn.Module, other: nn.Module) -> nn.Module:
@@ -217,7 +239,7 @@ class Figures:
         return on_validation | {name: float((answer == test.labels).mean()) for name, answer in answers.items()}
 
 
-for table in (recipes, judges, bars):
+for table in (recipes, judges, bars, picture):
     measure.add_command(table)
 
 if __name__ == "__main__":

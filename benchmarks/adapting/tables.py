@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 
 from hpt_mlflow.evaluation.objectives import OBJECTIVES, has_judge
 from hpt_mlflow.experiments.results import mean_of
+from hpt_mlflow.report.figures import BLUE, GREY, plain_axes
 
 Line = dict[str, Any]
 JUDGES = (*(name for name in OBJECTIVES if has_judge(name)), *Candidates.names, "step")
@@ -28,7 +29,7 @@ files_argument = click.argument("files", nargs=-1, required=True, type=click.Pat
 @click.command()
 @files_argument
 def recipes(files: tuple[Path, ...]) -> None:
-    """What each recipe gains over the parent as it is at its last step, in points, chosen by nobody: validation."""
+    """What each recipe gains over the parent as it is at its last step, in points, on validation and on test."""
     gains: dict[tuple[str, str], dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
     for training in trainings(files):
         parent, last = training[0], [line for line in training if line["step"]]
@@ -102,6 +103,26 @@ def bars(files: tuple[Path, ...]) -> None:
     found = {judge: np.mean(_gains(every, judge, "test_probe")) for judge in (LABEL_FREE, BY_LABELS, "probe")}
     print(f"\n{LABEL_FREE} finds {found[LABEL_FREE] / found[BY_LABELS]:.0%} of the gain that {BY_LABELS} finds, and")
     print(f"{found[LABEL_FREE] / found['probe']:.0%} of the gain that the probe on validation finds.")
+
+
+@click.command()
+@files_argument
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="PNG file.")
+def picture(files: tuple[Path, ...], to: Path) -> None:
+    """By pair of Base and target, the test accuracy of the parent as it is, and of the model that was registered."""
+    every = [milestones(training) for training in trainings(files)]
+    pairs = sorted({(t[0]["target"], t[0]["base"]) for t in every}, reverse=True)
+    figure, axes = plain_axes("linear probe on test, %", "", 0.9 + 0.28 * len(pairs))
+    for row, pair in enumerate(pairs):
+        these = [training for training in every if (training[0]["target"], training[0]["base"]) == pair]
+        before = 100 * np.mean([training[0]["test_probe"] for training in these])
+        after = [100 * max(training, key=by(BY_LABELS))["test_probe"] for training in these]
+        axes.plot([before, np.mean(after)], [row, row], color=BLUE, linewidth=2, alpha=0.4)
+        axes.plot(before, row, "o", color=GREY, label="" if row else "the Base as it is")
+        axes.plot(after, [row] * len(after), "o", color=BLUE, label="" if row else "adapted to the target")
+    axes.set_yticks(range(len(pairs)), [f"{target}, from {base}" for target, base in pairs])
+    axes.legend(loc="lower right")
+    figure.savefig(to, dpi=150)
 
 
 def _gains(every: list[list[Line]], judge: str, truth: str) -> list[float]:

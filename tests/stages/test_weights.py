@@ -104,7 +104,7 @@ def test_other_weights_are_other_work_and_the_same_ones_elsewhere_are_not(store,
 
 def test_without_a_word_about_the_network_it_starts_from_imagenet(store, folder):
     result = hpt_mlflow.pretrain(data=str(folder), image_size=32, batch_size=8, steps=1, compile="off")
-    assert result.chain == ("efficientnet-lite0", "images")
+    assert result.chain == ("imagenet", "images")
     card = find_model(result.model_uri, "model", "hpt").card
     # Its own normalisation, by which it has learned.
     assert (card.architecture.name, card.mean) == ("timm:tf_efficientnet_lite0", (0.5, 0.5, 0.5))
@@ -119,7 +119,7 @@ def test_steps_0_registers_the_weights_as_they_are(store, weights):
 
 def test_no_steps_without_weights_is_refused():
     with pytest.raises(HptError, match="steps: 0 registers the weights as they are, and there are none"):
-        PretrainSettings(steps=0)
+        PretrainSettings(steps=0, weights="random")
     with pytest.raises(HptError, match="steps: -1 is too small; the minimum is 0"):
         PretrainSettings(steps=-1, weights="a.pth")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,8 +18,11 @@ from hpt_mlflow.evaluation.objectives.base import Judge, make_judge
 from hpt_mlflow.settings import AdaptSettings, TrainingSettings
 from hpt_mlflow.training.plan import Plan
 
+log = logging.getLogger("hpt_mlflow")
 # What all judgements of a training may cost, as a share of the images that pass through its networks.
 SHARE = 0.03
+# With fewer images, a judge sees too little, and a network soon knows them by heart.
+FEW_IMAGES = 50
 # Fewer examples tell nothing, however short the training is.
 FEWEST_EXAMPLES = 100
 # What auto tries, in this order: labels tell most, if there are any.
@@ -117,10 +121,16 @@ def open_judge(
         return None
     examples = max(FEWEST_EXAMPLES, round(SHARE * passes * plan.steps * plan.batch_size / judgements))
     labels = reader.images.dataset.labels
-    for objective in AUTOMATIC if settings.judge == "auto" else (settings.judge,):
+    if settings.judge != "auto":
+        try:
+            return Judging(settings.judge, make_judge(settings.judge, reader, split, labels, examples))
+        except HptError as error:
+            raise error.about("judge") from error
+    refusal = None
+    for objective in AUTOMATIC:
         try:
             return Judging(objective, make_judge(objective, reader, split, labels, examples))
         except HptError as error:
-            if settings.judge != "auto":
-                raise error.about("judge") from error
+            refusal = error
+    log.warning("nothing judges whether this helps, and its last step is taken: %s", refusal and refusal.problem)
     return None

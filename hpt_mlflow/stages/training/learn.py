@@ -24,7 +24,7 @@ from hpt_mlflow.stages.data_report import report_data, report_unreadable
 from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.stages.result import StageResult, read_result, result_of
-from hpt_mlflow.stages.training.judging import judged_milestones
+from hpt_mlflow.stages.training.judging import FEW_IMAGES, judged_milestones
 from hpt_mlflow.stages.training.prepare import Work, prepare
 from hpt_mlflow.stages.training.start import Start
 from hpt_mlflow.tracking import tags as tag
@@ -150,6 +150,12 @@ def _introduce(run: StageRun, work: Work) -> dict[str, float]:
     log_dataset(run.run_id, work.dataset, work.split, work.statistics, "training")
     log_seen_images(run, work.dataset, work.split.seen)
     run.picture(_picture_of_views(work.trainer, work.batches), "views.png")
+    images = len(work.images.indices)
+    if work.parent and images < FEW_IMAGES:
+        run.warn(
+            f"{images} images are few to adapt to: a gain will hardly show. update=bn changes least; more images, or a "
+            "stage on a related set before this one, help more"
+        )
     return report_data(run, work.dataset, work.split)
 
 

@@ -126,9 +126,20 @@ def test_without_labels_the_rank_of_the_features_judges(parent, folder):
     settings = STILL | {"data": str(folder), "batch_size": 8}
     result = hpt_mlflow.adapt(parent=parent, **settings)
     assert 1 <= result.metrics["judge/rankme"] <= 40
+    assert mlflow.get_run(result.run_id).data.tags["hpt.warning"].startswith("40 images are few to adapt to")
     assert 0 <= hpt_mlflow.adapt(parent=parent, judge="rotation", **settings).metrics["judge/rotation"] <= 1
     with pytest.raises(HptError, match="^judge: knn needs labels"):
         hpt_mlflow.adapt(parent=parent, judge="knn", **settings)
+
+
+def test_images_that_allow_no_judge_are_named_and_the_last_step_is_the_result(parent, folder, caplog):
+    flat = folder.parent / "flat"
+    flat.mkdir()
+    for file in list(folder.rglob("*.png"))[:3]:
+        file.rename(flat / file.name)
+    result = hpt_mlflow.adapt(parent=parent, **STILL | {"data": str(flat), "batch_size": 2})
+    assert result.model_uri == "models:/hpt/2"
+    assert "nothing judges whether this helps, and its last step is taken: rankme needs 2 or more" in caplog.text
 
 
 def test_without_a_judge_the_last_step_is_the_result(parent):
