@@ -214,12 +214,12 @@ class Figures:
         self.candidates = Candidates(reader, examples[:: max(1, 3 * len(examples) // 1152)], start.backbone)
 
     def of(self, backbone: nn.Module) -> dict[str, float]:
-        """By name; `cost_...` are seconds of the judges."""
+        """By name; `cost_...` are seconds of the judges, `noise_...` that of their scores."""
         values = self._accuracy(backbone)
         for name, judge in self.judges.items():
             began = time.perf_counter()
             values[name] = judge.score(backbone)
-            values[f"cost_{name}"] = time.perf_counter() - began
+            values |= {f"cost_{name}": time.perf_counter() - began, f"noise_{name}": judge.noise}
         return values | self.candidates.figures(backbone)
 
     def _accuracy(self, backbone: nn.Module) -> dict[str, float]:

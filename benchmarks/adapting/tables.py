@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 from hpt_mlflow.evaluation.objectives import OBJECTIVES, has_judge
 from hpt_mlflow.experiments.results import mean_of
 from hpt_mlflow.report.figures import BLUE, GREY, plain_axes
+from hpt_mlflow.stages.training.judging import JudgedMilestones
 
 Line = dict[str, Any]
 JUDGES = (*(name for name in OBJECTIVES if has_judge(name)), *Candidates.names, "step")
@@ -73,12 +74,11 @@ def judges(files: tuple[Path, ...]) -> None:
 
 
 def _row(every: list[list[Line]], judge: str, truth: str) -> str:
-    correlations, gains, best = [], [], []
+    correlations, best, gains = [], [], _gains(every, judge, truth)
     for training in every:
         scores, truths = (np.array([line[name] for line in training]) for name in (judge, truth))
         if len(set(scores)) > 1 and len(set(truths)) > 1:
             correlations.append(spearmanr(scores, truths).statistic)
-        gains.append(100 * (truths[np.argmax(scores)] - truths[0]))
         best.append(100 * (truths.max() - truths[0]))
     share = sum(gains) / sum(best) if sum(best) else float("nan")
     harmed = sum(gain < -1 for gain in gains)
@@ -116,7 +116,7 @@ def picture(files: tuple[Path, ...], to: Path) -> None:
     for row, pair in enumerate(pairs):
         these = [training for training in every if (training[0]["target"], training[0]["base"]) == pair]
         before = 100 * np.mean([training[0]["test_probe"] for training in these])
-        after = [100 * max(training, key=by(BY_LABELS))["test_probe"] for training in these]
+        after = [100 * taken(training, BY_LABELS)["test_probe"] for training in these]
         axes.plot([before, np.mean(after)], [row, row], color=BLUE, linewidth=2, alpha=0.4)
         axes.plot(before, row, "o", color=GREY, label="" if row else "the Base as it is")
         axes.plot(after, [row] * len(after), "o", color=BLUE, label="" if row else "adapted to the target")
@@ -126,13 +126,15 @@ def picture(files: tuple[Path, ...], to: Path) -> None:
 
 
 def _gains(every: list[list[Line]], judge: str, truth: str) -> list[float]:
-    """In points, of the milestone that a judge takes; the earliest of equal ones, as a stage does."""
-    return [100 * (max(t, key=by(judge))[truth] - t[0][truth]) for t in every]
+    """In points, of the milestone that a stage takes by a judge."""
+    return [100 * (taken(training, judge)[truth] - training[0][truth]) for training in every]
 
 
-def by(judge: str) -> Callable[[Line], tuple[float, int]]:
-    """What ranks milestones."""
-    return lambda line: (line[judge], -line["step"])
+def taken(training: list[Line], judge: str) -> Line:
+    """The milestone that a stage takes by a judge."""
+    by_step = {line["step"]: line for line in training}
+    scores = {step: line[judge] for step, line in by_step.items()}
+    return by_step[JudgedMilestones(judge, scores, training[0].get(f"noise_{judge}", 0.0)).best]
 
 
 def trainings(files: Iterable[Path]) -> list[list[Line]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -91,9 +92,20 @@ class Judge(ABC):
         examples = examples.of(np.setdiff1d(part, list(self.reader.images.unreadable)))
         return self.score_of(examples) if np.isfinite(examples.features).all() else float("nan")
 
+    @property
+    def noise(self) -> float:
+        """By how much scores of equally good backbones may well differ."""
+        return 0.0
+
 
 class PredictionJudge(Judge):
     """Scores features by what can be predicted from them, in [0, 1]."""
+
+    @property
+    def noise(self) -> float:
+        """The standard error of a share of the judged examples, which is largest for one half."""
+        judged = self.examples_per_image * sum(len(validation) for _, validation in self.rounds)
+        return 0.5 / math.sqrt(judged)
 
     @abstractmethod
     def answer(self, known: Examples, queries: Examples, classes: int) -> np.ndarray:

@@ -55,22 +55,27 @@ class JudgedMilestones:
     Attributes:
         objective: what judged.
         scores: by step, ascending.
+        noise: by how much scores of equally good backbones may well differ.
     """
 
     objective: str
     scores: Mapping[int, float]
+    noise: float = 0.0
 
     @property
     def best(self) -> int:
-        """The step with the highest score; the earliest of equal ones, so that a gain is needed to leave the parent."""
-        return max(
-            self.scores, key=lambda step: (-math.inf if math.isnan(self.scores[step]) else self.scores[step], -step)
-        )
+        """The best step; the parent, unless another one has a higher score.
+
+        Of milestones that are better than the parent, the last one whose score is lower than the highest by no more
+        than the noise: the rest of the schedule, whose steps become smaller and smaller, makes most models better.
+        """
+        better = {step: score for step, score in self.scores.items() if score > self.scores[0]}
+        return _last_of_the_best(better, self.noise) if better else 0
 
     @property
     def best_after_parent(self) -> int:
         """The best step but for the parent."""
-        return JudgedMilestones(self.objective, {step: score for step, score in self.scores.items() if step}).best
+        return _last_of_the_best({step: score for step, score in self.scores.items() if step}, self.noise)
 
     @property
     def summary(self) -> str:
@@ -82,9 +87,15 @@ class JudgedMilestones:
         worse = max(step for step, score in self.scores.items() if not score > parent)
         better = f"from step {min(step for step in self.scores if step > worse)} on" if worse < last else "for a while"
         return (
-            f"Better than its parent {better}, {by}; best at step {self.best}: {self.scores[self.best]:.3f}, the "
+            f"Better than its parent {better}, {by}; step {self.best} is taken: {self.scores[self.best]:.3f}, the "
             f"parent {parent:.3f}."
         )
+
+
+def _last_of_the_best(scores: Mapping[int, float], noise: float) -> int:
+    """The last step whose score is below the highest by no more than the noise; scores that are NaN are lowest."""
+    known = {step: -math.inf if math.isnan(score) else score for step, score in scores.items()}
+    return max(step for step, score in known.items() if score >= max(known.values()) - noise)
 
 
 def metric_name(objective: str) -> str:
@@ -93,16 +104,17 @@ def metric_name(objective: str) -> str:
 
 
 def judged_milestones(
-    objective: str, history: Iterable[tuple[int, Mapping[str, float]]], lost: Collection[int] = ()
+    objective: str, history: Iterable[tuple[int, Mapping[str, float]]], lost: Collection[int] = (), noise: float = 0.0
 ) -> JudgedMilestones:
     """The scores among the metrics of a run.
 
     Args:
         lost: milestones that could not be kept as models.
+        noise: of the judge.
     """
     name = metric_name(objective)
     scores = {step: metrics[name] for step, metrics in history if name in metrics and step not in lost}
-    return JudgedMilestones(objective, dict(sorted(scores.items())))
+    return JudgedMilestones(objective, dict(sorted(scores.items())), noise)
 
 
 def open_judge(

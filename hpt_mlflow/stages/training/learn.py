@@ -115,7 +115,8 @@ def _conclude(run: StageRun, work: Work, trained: Trained, metrics: dict[str, fl
     """Register the last milestone, or the one that the judge prefers; if that is the parent, nothing."""
     settings, best, verdict = work.settings, work.plan.steps, ""
     if work.judging:
-        judged = judged_milestones(work.judging.objective, trained.history, trained.lost)
+        judging = work.judging
+        judged = judged_milestones(judging.objective, trained.history, trained.lost, judging.judge.noise)
         registers = isinstance(settings, AdaptSettings) and settings.on_no_gain == "register"
         best, verdict = judged.best or (judged.best_after_parent if registers else 0), judged.summary
         metrics = metrics | {"judge/best_step": float(best)}

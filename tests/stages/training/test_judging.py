@@ -30,21 +30,27 @@ def parent(store):
     [
         ({0: 0.5, 10: 0.6, 20: 0.7}, 20, 20),
         ({0: 0.5, 10: 0.7, 20: 0.6}, 10, 10),
-        ({0: 0.5, 10: 0.5, 20: 0.5}, 0, 10),
+        ({0: 0.5, 10: 0.7, 20: 0.67}, 20, 20),
+        ({0: 0.5, 10: 0.5, 20: 0.5}, 0, 20),
         ({0: 0.5, 10: 0.4, 20: 0.3}, 0, 10),
+        # Within the noise of the best, but not better than the parent.
+        ({0: 0.5, 10: 0.52, 20: 0.49}, 10, 20),
         ({0: 0.5, 10: math.nan, 20: 0.6}, 20, 20),
         ({0: 0.5, 10: math.nan}, 0, 10),
     ],
 )
-def test_the_best_is_the_earliest_of_the_highest(scores, best, after_parent):
-    milestones = JudgedMilestones("knn", scores)
+def test_the_best_is_the_last_of_those_that_are_as_good_as_the_highest(scores, best, after_parent):
+    milestones = JudgedMilestones("knn", scores, noise=0.04)
     assert (milestones.best, milestones.best_after_parent) == (best, after_parent)
 
 
 @pytest.mark.parametrize(
     ("scores", "words"),
     [
-        ({0: 0.5, 10: 0.6, 20: 0.7}, "Better than its parent from step 10 on, by 20-NN on validation; best at step 20"),
+        (
+            {0: 0.5, 10: 0.6, 20: 0.7},
+            "Better than its parent from step 10 on, by 20-NN on validation; step 20 is taken",
+        ),
         ({0: 0.5, 10: 0.4, 20: 0.7}, "Better than its parent from step 20 on"),
         ({0: 0.5, 10: 0.6, 20: 0.4}, "Better than its parent for a while"),
         ({0: 0.5, 10: 0.4}, "Not better than its parent, by 20-NN on validation: 0.500, and 0.400 at step 10."),
@@ -105,7 +111,7 @@ def test_the_best_milestone_is_registered_without_a_gain_if_the_user_wants_that(
     result = hpt_mlflow.adapt(parent=parent, on_no_gain="register", **STILL)
     version = MlflowClient().get_model_version_by_alias("hpt", "target")
     assert result.model_uri == f"models:/hpt/{version.version}" != parent
-    assert mlflow.get_logged_model(model_id_of(result.model_uri)).name == "step-1"
+    assert mlflow.get_logged_model(model_id_of(result.model_uri)).name == "step-2"
 
 
 def test_the_best_milestone_is_registered(parent):
@@ -116,8 +122,11 @@ def test_the_best_milestone_is_registered(parent):
     best = max(scores, key=scores.get)
     # One step has given the parent no statistics to speak of.
     assert scores[best] > scores[0]
-    assert result.metrics["judge/best_step"] == best
-    assert mlflow.get_logged_model(model_id_of(result.model_uri)).name == f"step-{best}"
+    chosen = result.metrics["judge/best_step"]
+    # The noise of the 100 examples that so short a training allows.
+    assert scores[chosen] >= scores[best] - 0.5 / math.sqrt(99)
+    assert chosen >= best
+    assert mlflow.get_logged_model(model_id_of(result.model_uri)).name == f"step-{chosen:.0f}"
 
 
 def test_without_labels_the_rank_of_the_features_judges(parent, folder):
