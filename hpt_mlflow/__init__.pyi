@@ -206,7 +206,7 @@ def adapt(
     alias: Text | None = None,
     strict: bool = False,
     statistics: Literal["keep", "refresh"] | None = None,
-    judge: Literal["auto", "none", "probe", "knn", "rotation", "rankme"] = "auto",
+    judge: Literal["auto", "none", "probe", "knn", "rotation", "consistency"] = "auto",
     on_no_gain: Literal["keep-parent", "register"] = "keep-parent",
     key_momentum: float | None = None,
     temperature: float | None = None,
@@ -271,9 +271,9 @@ def adapt(
         statistics: What BatchNorm and images are normalised with. keep: what the parent used; refresh: the statistics
             of these images.  [default: refresh (quick), keep (gentle), refresh (paper)]
         judge: What chooses the best milestone, the parent among them. knn, probe: how well features predict labels, by
-            validation; rankme: how many dimensions they use; rotation: how well they predict rotations, both
-            without labels; none: the last step is taken. auto: knn if there are labels, else rankme.  [default:
-            auto]
+            validation; consistency: whether views have the neighbours of their images; rotation: how well features
+            predict rotations, both without labels; none: the last step is taken. auto: knn with labels, else
+            consistency.  [default: auto]
         on_no_gain: If the judge prefers the parent to every milestone. keep-parent: register nothing, the result is the
             parent; register: register the best milestone all the same.  [default: keep-parent]
         key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
@@ -325,10 +325,10 @@ def tune(
     alias: Text | None = None,
     strict: bool = False,
     statistics: Literal["keep", "refresh"] | None = None,
-    judge: Literal["auto", "none", "probe", "knn", "rotation", "rankme"] = "auto",
+    judge: Literal["auto", "none", "probe", "knn", "rotation", "consistency"] = "auto",
     on_no_gain: Literal["keep-parent", "register"] = "keep-parent",
     tune_strengths: bool = False,
-    objective: Literal["auto", "probe", "knn", "rotation", "rankme", "infonce"] = "auto",
+    objective: Literal["auto", "probe", "knn", "rotation", "consistency", "infonce"] = "auto",
     study: Text | None = None,
     storage: Text = "journal:hpt_studies.journal",
     trial_steps: int | None = None,
@@ -403,17 +403,17 @@ def tune(
         statistics: What BatchNorm and images are normalised with. keep: what the parent used; refresh: the statistics
             of these images.  [default: refresh (quick), keep (gentle), refresh (paper)]
         judge: What chooses the best milestone, the parent among them. knn, probe: how well features predict labels, by
-            validation; rankme: how many dimensions they use; rotation: how well they predict rotations, both
-            without labels; none: the last step is taken. auto: knn if there are labels, else rankme.  [default:
-            auto]
+            validation; consistency: whether views have the neighbours of their images; rotation: how well features
+            predict rotations, both without labels; none: the last step is taken. auto: knn with labels, else
+            consistency.  [default: auto]
         on_no_gain: If the judge prefers the parent to every milestone. keep-parent: register nothing, the result is the
             parent; register: register the best milestone all the same.  [default: keep-parent]
         tune_strengths: Also search the strengths of the augmentations, with Optuna's TPE; else only the grid of
             subsets.  [default: false]
         objective: The score of a trial. probe: linear probe on validation; knn: nearest neighbours on validation;
-            rotation: predicting the rotation of images, which needs no labels; rankme: how many dimensions the
-            features use, without labels; infonce: the training loss, a weak indicator. auto: probe if there are
-            labels, else rotation.  [default: auto]
+            rotation: predicting the rotation of images, which needs no labels; consistency: whether views have the
+            neighbours of their images, without labels; infonce: the training loss, a weak indicator. auto: probe if
+            there are labels, else rotation.  [default: auto]
         study: Name of the search in the storage (an Optuna study); the same name resumes it. Default: made from data,
             parent and settings.
         storage: Where the search is stored: journal:FILE, or a database such as

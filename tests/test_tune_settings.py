@@ -57,7 +57,7 @@ def test_any_others_may_be_chosen_from(augment):
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("objective", "accuracy", "auto, probe, knn, rotation, rankme, infonce"),
+        ("objective", "accuracy", "auto, probe, knn, rotation, consistency, infonce"),
         ("objective", "", "auto, probe"),
         ("pruner", "median", "halving, hyperband, none"),
         ("steps", 0, "the minimum is 1"),

@@ -11,13 +11,13 @@ from hpt_mlflow.augment.draws import draw_crops, draw_finish
 from hpt_mlflow.augment.subset import Strengths
 from hpt_mlflow.augment.views import crop_views, finish_views
 from hpt_mlflow.evaluation.features import FeatureReader, FrozenNetwork
+from hpt_mlflow.evaluation.objectives.consistency import agreement, nearest
 from hpt_mlflow.models.diagnostics import effective_rank
 
 SEED = 0
 VIEWS = 2
 # What leaves an image easy to recognise.
 SUBSET, STRENGTHS = ("crop", "flip"), Strengths(crop_scale=(0.5, 1.0))
-NEIGHBOURS = 10
 # Agrawal et al., arXiv 2202.05808, section 3: singular values before and after these ranks do not follow the power law.
 FIRST_RANK, LAST_RANK = 4, 100
 # Thilak et al., arXiv 2312.04000, section 4: added to the within-class covariance.
@@ -27,7 +27,7 @@ LIDAR_DELTA = 1e-4
 class Candidates:
     """The figures of any backbone, always from the same images and views."""
 
-    names = ("centred rank", "alpha", "lidar", "consistency", "retrieval", "parent's neighbours")
+    names = ("rankme", "centred rank", "alpha", "lidar", "retrieval", "parent's neighbours")
 
     def __init__(self, reader: FeatureReader, indices: np.ndarray, parent: nn.Module) -> None:
         """
@@ -43,34 +43,23 @@ class Candidates:
             finish_views(crop, draw_finish(rng, len(decoded), SUBSET, STRENGTHS), STRENGTHS, mean, std)
             for crop in crops
         ]
-        self._near_parent = nearest(torch.from_numpy(reader.features(parent, indices)))
+        of_parent = torch.from_numpy(reader.features(parent, indices))
+        self._near_parent = nearest(of_parent, of_parent)
 
     def figures(self, backbone: nn.Module) -> dict[str, float]:
         """All figures by name."""
         network = FrozenNetwork(backbone)
         images = torch.from_numpy(self._reader.features(backbone, self._indices))
         views = [torch.cat([network.features(part) for part in view.split(256)]) for view in self._views]
-        near = nearest(images)
+        near = nearest(images, images)
         return {
+            "rankme": effective_rank(images),
             "centred rank": effective_rank(images - images.mean(dim=0)),
             "alpha": -abs(1 - power_law(images)),
             "lidar": lidar(torch.stack(views, dim=1)),
-            "consistency": agreement(near, nearest(views[0], images)),
             "retrieval": retrieval(*views),
             "parent's neighbours": agreement(near, self._near_parent),
         }
-
-
-def nearest(queries: Tensor, known: Tensor | None = None) -> Tensor:
-    """The nearest images of each by cosine similarity, but for itself, int64 (N, NEIGHBOURS)."""
-    known = queries if known is None else known
-    similarity = F.normalize(queries, dim=1) @ F.normalize(known, dim=1).T
-    return similarity.fill_diagonal_(-torch.inf).topk(NEIGHBOURS, dim=1).indices
-
-
-def agreement(one: Tensor, other: Tensor) -> float:
-    """The share of neighbours that two lists of them have in common."""
-    return float((one[:, :, None] == other[:, None, :]).any(dim=2).float().mean())
 
 
 def retrieval(one: Tensor, other: Tensor) -> float:

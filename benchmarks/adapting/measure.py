@@ -209,7 +209,7 @@ class Figures:
             name: open_judge(replace(settings, judge=name), plan, passes, 1 + len(due), reader, split).judge
             for name in JUDGES
         }
-        rounds = self.judges["rankme"].rounds
+        rounds = self.judges["consistency"].rounds
         examples = np.unique(np.concatenate([part for pair in rounds for part in pair]))
         self.candidates = Candidates(reader, examples[:: max(1, 3 * len(examples) // 1152)], start.backbone)
 

@@ -20,7 +20,7 @@ from hpt_mlflow.stages.training.judging import JudgedMilestones
 
 Line = dict[str, Any]
 JUDGES = (*(name for name in OBJECTIVES if has_judge(name)), *Candidates.names, "step")
-LABEL_FREE = "rankme"
+LABEL_FREE = "consistency"
 BY_LABELS = "knn"
 # What a line says of its training rather than of a milestone.
 TRAINING = ("base", "target", "recipe", "steps", "seed")
@@ -67,10 +67,11 @@ def judges(files: tuple[Path, ...]) -> None:
     for truth in ("test_probe", "test_knn"):
         for judge in JUDGES:
             print(f"| {'the last step' if judge == 'step' else judge} | {truth} | {_row(every, judge, truth)} |")
-    spent = [(sum(line["cost_rankme"] for line in t), t[-1]["seconds"]) for t in every]
-    print(f"\nrankme takes {np.mean([cost / seconds for cost, seconds in spent]):.1%} of the training time;", end=" ")
-    spent = [(sum(line["cost_knn"] for line in t), t[-1]["seconds"]) for t in every]
-    print(f"knn {np.mean([cost / seconds for cost, seconds in spent]):.1%}.")
+    print()
+    for judge in (LABEL_FREE, BY_LABELS):
+        known = [training for training in every if f"cost_{judge}" in training[0]]
+        shares = [sum(line[f"cost_{judge}"] for line in training) / training[-1]["seconds"] for training in known]
+        print(f"{judge} takes {np.mean(shares):.1%} of the training time (mean of {len(known)} trainings).")
 
 
 def _row(every: list[list[Line]], judge: str, truth: str) -> str:

@@ -31,8 +31,9 @@ class TuneSettings(AdaptSettings):
     objective: str = option(
         "auto",
         "The score of a trial. probe: linear probe on validation; knn: nearest neighbours on validation; rotation: "
-        "predicting the rotation of images, which needs no labels; rankme: how many dimensions the features use, "
-        "without labels; infonce: the training loss, a weak indicator. auto: probe if there are labels, else rotation.",
+        "predicting the rotation of images, which needs no labels; consistency: whether views have the neighbours of "
+        "their images, without labels; infonce: the training loss, a weak indicator. auto: probe if there are labels, "
+        "else rotation.",
         choices=("auto", *OBJECTIVES),
     )
     study: str | None = option(

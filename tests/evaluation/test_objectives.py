@@ -23,6 +23,7 @@ from hpt_mlflow.evaluation.features import FeatureReader, prepare
 from hpt_mlflow.evaluation.objectives import OBJECTIVES, base, load_judge, maximises
 from hpt_mlflow.evaluation.objectives import probe as probe_judge
 from hpt_mlflow.evaluation.objectives.base import make_judge
+from hpt_mlflow.evaluation.objectives.consistency import agreement, nearest
 
 CPU = torch.device("cpu")
 STATISTICS = ChannelStatistics((0.3, 0.3, 0.3), (0.35, 0.35, 0.35))
@@ -109,7 +110,7 @@ def test_infonce_alone_is_minimised():
         "probe": True,
         "knn": True,
         "rotation": True,
-        "rankme": True,
+        "consistency": True,
         "infonce": False,
     }
 
@@ -131,26 +132,40 @@ def turned_by_hand(backbone, part):
     return plain_features(backbone, images), np.repeat(np.arange(4), len(part))
 
 
-def test_the_rank_is_that_of_the_singular_values_of_the_features(reader):
-    backbone = network()
-    judge = make_judge("rankme", reader, SPLIT, None, most=300)
-    part = np.unique(np.concatenate(judge.rounds[0]))
-    assert len(part) == 300
-    singular = np.linalg.svd(reader.features(backbone, part).astype(np.float64), compute_uv=False)
-    shares = singular / singular.sum()
-    entropy = -(shares * np.log(shares)).sum()
-    assert judge.score(backbone) == pytest.approx(np.exp(entropy), rel=1e-4)
+def test_neighbours_are_compared_one_by_one():
+    rng = np.random.default_rng(3)
+    images, views = rng.standard_normal((2, 30, 4)).astype(np.float32)
+
+    def neighbours(query, own):
+        similarity = images @ query / np.linalg.norm(images, axis=1)
+        return set([i for i in np.argsort(-similarity) if i != own][:10])
+
+    shared = [len(neighbours(images[i], i) & neighbours(views[i], i)) for i in range(30)]
+    found = agreement(*(nearest(torch.from_numpy(side), torch.from_numpy(images)) for side in (images, views)))
+    assert found == pytest.approx(np.mean(shared) / 10)
 
 
-def test_the_rank_of_equal_features_is_1_and_of_diverged_ones_unknown(reader):
-    judge = make_judge("rankme", reader, SPLIT, None)
-    backbone = network()
-    for parameter in backbone.parameters():
-        parameter.data.zero_()
-    list(backbone.modules())[-1].register_forward_hook(lambda module, inputs, output: torch.ones_like(output))
-    assert judge.score(backbone) == pytest.approx(1)
-    list(backbone.modules())[-1].register_forward_hook(lambda module, inputs, output: output * torch.nan)
-    assert np.isnan(judge.score(backbone))
+def test_features_that_do_not_change_with_the_view_are_consistent(reader):
+    class Constant(nn.Module):
+        """Features that tell images apart by their order in the batch, which view and image share."""
+
+        def forward(self, batch):
+            half = len(batch) // 2
+            angle = torch.arange(half).repeat(2)[:, None] * 0.01
+            return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+    judge = make_judge("consistency", replace(reader, batch_size=1000), SPLIT, None, most=200)
+    assert judge.score(Constant()) == pytest.approx(1, abs=0.02)
+    assert 0 < judge.score(network()) < 0.9
+
+
+def test_the_views_of_a_judge_are_always_the_same(reader):
+    judge = make_judge("consistency", reader, SPLIT, None)
+    first, again = judge.score(network()), judge.score(network())
+    assert first == again
+    diverged = network()
+    list(diverged.modules())[-1].register_forward_hook(lambda module, inputs, output: output * torch.nan)
+    assert np.isnan(judge.score(diverged))
 
 
 def test_rotation_cannot_be_told_by_features_that_do_not_change_with_it(reader):

@@ -3,8 +3,8 @@
 `probe` and `knn` measure how well frozen features predict the labels. `rotation` needs no labels: it measures how well
 they predict by how much an image was turned, which ranks backbones that differ in their augmentations much as a probe
 on labels does (Reed et al., "SelfAugment", CVPR 2021, arXiv 2009.07724); but not if no side is up, as under a
-microscope. `rankme` needs none either: it measures how many dimensions the features use, which ranks milestones of one
-training. `infonce`, the loss of the training, has no judge.
+microscope. `consistency` needs none either: it measures whether an image and a view of it have the same neighbours,
+which ranks milestones of one training. `infonce`, the loss of the training, has no judge.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ OBJECTIVES = {
     "rotation": Registration(
         "hpt_mlflow.evaluation.objectives.rotation:RotationJudge", "accuracy of predicting rotations"
     ),
-    "rankme": Registration("hpt_mlflow.evaluation.objectives.rank:RankJudge", "effective rank of the features"),
+    "consistency": Registration(
+        "hpt_mlflow.evaluation.objectives.consistency:ConsistencyJudge", "neighbours that an image and its view share"
+    ),
     "infonce": Registration("", "InfoNCE loss"),
 }
 

@@ -26,7 +26,7 @@ FEW_IMAGES = 50
 # Fewer examples tell nothing, however short the training is.
 FEWEST_EXAMPLES = 100
 # What auto tries, in this order: labels tell most, if there are any.
-AUTOMATIC = ("knn", "rankme")
+AUTOMATIC = ("knn", "consistency")
 
 
 @dataclass(frozen=True)

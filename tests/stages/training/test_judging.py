@@ -129,12 +129,12 @@ def test_the_best_milestone_is_registered(parent):
     assert mlflow.get_logged_model(model_id_of(result.model_uri)).name == f"step-{chosen:.0f}"
 
 
-def test_without_labels_the_rank_of_the_features_judges(parent, folder):
+def test_without_labels_the_neighbours_of_views_judge(parent, folder):
     for file in list(folder.rglob("*.png")):
         file.rename(folder / file.name)
     settings = STILL | {"data": str(folder), "batch_size": 8}
     result = hpt_mlflow.adapt(parent=parent, **settings)
-    assert 1 <= result.metrics["judge/rankme"] <= 40
+    assert 0 <= result.metrics["judge/consistency"] <= 1
     assert mlflow.get_run(result.run_id).data.tags["hpt.warning"].startswith("40 images are few to adapt to")
     assert 0 <= hpt_mlflow.adapt(parent=parent, judge="rotation", **settings).metrics["judge/rotation"] <= 1
     with pytest.raises(HptError, match="^judge: knn needs labels"):
@@ -148,7 +148,7 @@ def test_images_that_allow_no_judge_are_named_and_the_last_step_is_the_result(pa
         file.rename(flat / file.name)
     result = hpt_mlflow.adapt(parent=parent, **STILL | {"data": str(flat), "batch_size": 2})
     assert result.model_uri == "models:/hpt/2"
-    assert "nothing judges whether this helps, and its last step is taken: rankme needs 2 or more" in caplog.text
+    assert "nothing judges whether this helps, and its last step is taken: consistency needs 2 or more" in caplog.text
 
 
 def test_without_a_judge_the_last_step_is_the_result(parent):
