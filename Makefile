@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Length of the demo's training, in optimiser steps.
-DEMO_STEPS ?= 300
+DEMO_STEPS ?= 240
 UI_PORT ?= 5000
 # Processes that run tests in parallel, one file at a time each.
 TEST_PROCESSES ?= 2
