@@ -20,6 +20,7 @@ from hpt_mlflow.stages.training.judging import JudgedMilestones
 
 Line = dict[str, Any]
 JUDGES = (*(name for name in OBJECTIVES if has_judge(name)), *Candidates.names, "step")
+DEFAULT = "gentle"
 LABEL_FREE = "consistency"
 BY_LABELS = "knn"
 # What a line says of its training rather than of a milestone.
@@ -90,8 +91,8 @@ def _row(every: list[list[Line]], judge: str, truth: str) -> str:
 @click.command()
 @files_argument
 def bars(files: tuple[Path, ...]) -> None:
-    """By target, what the registered model gains over the parent as it is, with a 95% interval over all trainings."""
-    every = [milestones(training) for training in trainings(files)]
+    """By target, what the defaults gain over the parent as it is, with a 95% interval over all trainings."""
+    every = [milestones(training) for training in trainings(files) if training[0]["recipe"] == DEFAULT]
     print("| target | trainings | judge | gain, probe | gain, 20-NN | over 1 point below the parent (probe) |")
     print("|---|---|---|---|---|---|")
     for judge in (LABEL_FREE, BY_LABELS):
@@ -111,7 +112,7 @@ def bars(files: tuple[Path, ...]) -> None:
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="PNG file.")
 def picture(files: tuple[Path, ...], to: Path) -> None:
     """By pair of Base and target, the test accuracy of the parent as it is, and of the model that was registered."""
-    every = [milestones(training) for training in trainings(files)]
+    every = [milestones(training) for training in trainings(files) if training[0]["recipe"] == DEFAULT]
     pairs = sorted({(t[0]["target"], t[0]["base"]) for t in every}, reverse=True)
     figure, axes = plain_axes("linear probe on test, %", "", 0.9 + 0.28 * len(pairs))
     for row, pair in enumerate(pairs):
