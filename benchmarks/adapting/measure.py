@@ -3,6 +3,7 @@
     python benchmarks/adapting/measure.py run --root DATA --target twemoji --recipe gentle --seed 0 --to lines.jsonl
     python benchmarks/adapting/measure.py recipes lines.jsonl
     python benchmarks/adapting/measure.py judges lines.jsonl
+    python benchmarks/adapting/measure.py harm lines.jsonl
     python benchmarks/adapting/measure.py bars lines.jsonl
     python benchmarks/adapting/measure.py picture lines.jsonl --to docs/images/adapting.png
 
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 from candidates import Candidates
 from recipes import RECIPES
-from tables import bars, judges, picture, recipes
+from tables import bars, harm, judges, picture, recipes
 from torch import nn
 
 from hpt_mlflow.augment.crop import smallest_useful_side
@@ -239,7 +240,7 @@ class Figures:
         return on_validation | {name: float((answer == test.labels).mean()) for name, answer in answers.items()}
 
 
-for table in (recipes, judges, bars, picture):
+for table in (recipes, judges, harm, bars, picture):
     measure.add_command(table)
 
 if __name__ == "__main__":

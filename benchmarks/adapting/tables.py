@@ -109,6 +109,24 @@ def bars(files: tuple[Path, ...]) -> None:
 
 @click.command()
 @files_argument
+def harm(files: tuple[Path, ...]) -> None:
+    """Each network that is over 3 points worse than its parent, and what figures without labels say of it."""
+    figures = ("consistency", "rankme", "rotation", "lidar", "retrieval")
+    print(f"| network | test probe | {' | '.join(figures)} |\n|{'---|' * (2 + len(figures))}")
+    for training in trainings(files):
+        parent = training[0]
+        for line in training:
+            if line["test_probe"] < parent["test_probe"] - 0.03:
+                what = f"{line['recipe']}, step {line['step']}" if line["step"] else "parent"
+                name = f"{line['base']} > {line['target']}: {what}" + (
+                    f", {line['variant']}" if line["variant"] else ""
+                )
+                changes = [f"{parent[figure]:.3g} to {line[figure]:.3g}" for figure in ("test_probe", *figures)]
+                print(f"| {name} | {' | '.join(changes)} |")
+
+
+@click.command()
+@files_argument
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="PNG file.")
 def picture(files: tuple[Path, ...], to: Path) -> None:
     """By pair of Base and target, the test accuracy of the parent as it is, and of the model that was registered."""
@@ -123,7 +141,7 @@ def picture(files: tuple[Path, ...], to: Path) -> None:
         axes.plot(before, row, "o", color=GREY, label="" if row else "the Base as it is")
         axes.plot(after, [row] * len(after), "o", color=BLUE, label="" if row else "adapted to the target")
     axes.set_yticks(range(len(pairs)), [f"{target}, from {base}" for target, base in pairs])
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     figure.savefig(to, dpi=150)
 
 
