@@ -64,6 +64,8 @@ def path(last, seed=0):
         letter = LETTERS[said.pop("data")]
         if last.stage == "adapt":
             assert said.pop("judge") == "none"
+        if last.stage == "pretrain":
+            assert said.pop("weights") == "random"
         common = EVALUATION if last.stage == "evaluate" else TRAINING
         assert set(common) <= set(said)
         told.insert(0, (last.stage, letter, {k: v for k, v in said.items() if k not in common or v != common[k]}))
