@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Length of the demo's training, in optimiser steps.
-DEMO_STEPS ?= 240
+DEMO_STEPS ?= 180
 UI_PORT ?= 5000
 # Processes that run tests in parallel, one file at a time each.
 TEST_PROCESSES ?= 2
@@ -27,7 +27,7 @@ demo: setup
 	$(MLFLOW_RUN) -e pretrain -P steps=0 -P alias=base
 	$(MLFLOW_RUN) -e adapt -P parent=models:/hpt@base -P steps=$(DEMO_STEPS) -P alias=target
 	$(MLFLOW_RUN) -e evaluate -P model=models:/hpt@base
-	$(MLFLOW_RUN) -e evaluate -P model=models:/hpt@target
+	$(MLFLOW_RUN) -e evaluate -P model=models:/hpt@target -P untrained=false
 	@echo; $(BIN)/hpt promote models:/hpt@base || true
 	@echo; $(BIN)/hpt promote models:/hpt@target || true
 	@echo; echo "See the runs, their figures and models:  make ui"
