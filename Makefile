@@ -1,5 +1,5 @@
-# make demo: adapt an ImageNet network to emoji, and see what that gains; make test: linters and tests. Both set up .venv first. make soak: the
-# slow tests, which break trainings, servers and disks, and end in a table.
+# make demo: adapt an ImageNet network to emoji, and see what that gains; make test: linters and tests. Both set up .venv
+# first. make soak: the slow tests, which break trainings, servers and disks, and end in a table.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -33,7 +33,7 @@ import mlflow
 import numpy as np
 import requests
 import torch
-from training_speed import CLIPART
+from one_speed import CLIPART
 
 from hpt_mlflow.augment.crop import smallest_useful_side
 from hpt_mlflow.data.batches import ViewBatches
@@ -41,11 +41,12 @@ from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.statistics import channel_statistics
 from hpt_mlflow.machine import processor
+from hpt_mlflow.methods import load_method
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.stages.processes.device import resolve_device
-from hpt_mlflow.stages.training.learn import LONGEST_REPORT
+from hpt_mlflow.stages.training.prepare import LONGEST_REPORT
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.models.store import log_backbone
 from hpt_mlflow.tracking.runs.stage_run import StageRun, stage_run
@@ -102,7 +103,8 @@ def set_up(
     backbone, feature_size = build_backbone(Architecture(arch, image_size))
     plan = replace(PRESETS["quick"].pretrain, batch_size=batch_size, precision=choose_precision("auto", device))
     images = Images(dataset, np.arange(len(dataset)), smallest_useful_side(image_size, plan.strengths.crop_scale))
-    plan = plan.fit_to(len(images.indices))
+    options = load_method(plan.method).fit_options(plan.options, (), batch_size, len(images.indices), processes=1)
+    plan = replace(plan, options=options)
     seen = channel_statistics(images.sample)
     card = BackboneCard(Architecture(arch, image_size), feature_size, seen.mean, seen.std, (dataset.name,))
     batches = ViewBatches(images, batch_size, image_size, plan.subset, plan.strengths, plan.seed)

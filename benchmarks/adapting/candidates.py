@@ -18,9 +18,9 @@ SEED = 0
 VIEWS = 2
 # What leaves an image easy to recognise.
 SUBSET, STRENGTHS = ("crop", "flip"), Strengths(crop_scale=(0.5, 1.0))
-# Agrawal et al., arXiv 2202.05808, section 3: singular values before and after these ranks do not follow the power law.
+# Eigenvalues before and after these ranks do not follow the power law.
 FIRST_RANK, LAST_RANK = 4, 100
-# Thilak et al., arXiv 2312.04000, section 4: added to the within-class covariance.
+# Added to the diagonal of the within-class covariance.
 LIDAR_DELTA = 1e-4
 
 
@@ -69,7 +69,7 @@ def retrieval(one: Tensor, other: Tensor) -> float:
 
 
 def power_law(features: Tensor) -> float:
-    """Alpha-ReQ: the exponent with which the eigenvalues of the covariance fall."""
+    """Alpha-ReQ (Agrawal et al., arXiv 2202.05808): the exponent with which the eigenvalues of the covariance fall."""
     centred = (features - features.mean(dim=0)).double()
     eigenvalues = torch.linalg.svdvals(centred).square().numpy()
     ranks = np.arange(1, len(eigenvalues) + 1)
@@ -78,7 +78,7 @@ def power_law(features: Tensor) -> float:
 
 
 def lidar(groups: Tensor) -> float:
-    """LiDAR (equations 1 to 4): effective rank of the linear discriminant analysis whose classes are images.
+    """LiDAR (Thilak et al., arXiv 2312.04000): effective rank of a linear discriminant analysis; classes are images.
 
     Args:
         groups: features of the views of each image, float32 (N, views, F).

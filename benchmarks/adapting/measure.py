@@ -125,10 +125,12 @@ def run(
     seen, labelled = (Images(dataset, part, side, cache_gib=4) for part in (split.seen, split.labelled))
     statistics = start.statistics if plan.statistics == "keep" else kept_channel_statistics(seen)
     due = parse_milestones(milestones, steps)
-    as_parent, adapted = (
-        Figures(FeatureReader(labelled, image_size, values, device), split, settings, plan, start, due)
-        for values in (start.statistics, statistics)
+    as_parent = adapted = Figures(
+        FeatureReader(labelled, image_size, statistics, device), split, settings, plan, start, due
     )
+    if statistics != start.statistics:
+        reader = replace(adapted.reader, statistics=start.statistics)
+        as_parent = Figures(reader, split, settings, plan, start, due)
     line = {"base": base or weights, "target": target, "recipe": recipe, "steps": steps, "seed": seed}
     found = _networks(start, plan, seen, adapted.reader, due)
     if variants:

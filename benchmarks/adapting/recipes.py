@@ -58,7 +58,7 @@ class Distilled(MoCo):
 
 
 class Anchored(MoCo):
-    """MoCo whose weights are drawn to the parent's (L2-SP: Li et al., ICML 2018, equation 2)."""
+    """MoCo whose weights are drawn to the parent's (L2-SP: Li et al., ICML 2018)."""
 
     strength = 0.1
 

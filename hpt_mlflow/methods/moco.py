@@ -15,7 +15,7 @@ from typing_extensions import override
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import ALONE, Group
 from hpt_mlflow.methods.base import EMBEDDING_SIZE, Method, StepResult, Views, projection_head
-from hpt_mlflow.models.backbone import batch_norms
+from hpt_mlflow.models.backbone import BatchNorm
 
 
 class MoCo(Method):
@@ -97,7 +97,10 @@ class MoCo(Method):
             key_views: normalised images in a random order, float32 (n, 3, H, W).
         """
         # Sizes differ by one at most, as BatchNorm needs two images or more.
-        parts = self.bn_splits if any(layer.training for layer in batch_norms(self.key_encoder)) else 1
+        has_batch_statistics = any(
+            isinstance(layer, BatchNorm) and layer.training for layer in self.key_encoder.modules()
+        )
+        parts = self.bn_splits if has_batch_statistics else 1
         keys = torch.cat([self.key_encoder(part) for part in key_views.tensor_split(parts)])
         return F.normalize(keys.float(), dim=1)
 

@@ -31,7 +31,7 @@ def pretrain(chosen: PretrainSettings) -> StageResult:
         if joins_others():
             problem = "0 registers weights in one process"
             raise HptError(problem, "start it without torchrun and WORLD_SIZE", setting="steps")
-        size = chosen.image_size or PRESETS[chosen.preset].weights_image_size
+        size = _size_for_weights(chosen)
         return import_weights(weights, chosen.model_name, chosen.alias, chosen.arch, size, chosen.small_stem)
     if is_launched_here(chosen):
         return launch("pretrain", chosen)
@@ -46,5 +46,9 @@ def _start(settings: PretrainSettings) -> Start:
     weights = settings.starts_from
     if weights is None:
         return start_from_random_weights(settings)
-    size = settings.image_size or PRESETS[settings.preset].weights_image_size
+    size = _size_for_weights(settings)
     return start_from_weights(find_weights(weights, settings.arch, size, settings.small_stem))
+
+
+def _size_for_weights(settings: PretrainSettings) -> int:
+    return settings.image_size or PRESETS[settings.preset].weights_image_size

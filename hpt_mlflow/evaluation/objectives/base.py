@@ -1,4 +1,4 @@
-"""Judging frozen backbones during a search: always by the same images, so that scores can be compared."""
+"""Judging frozen backbones during a search or a training: always by the same images, so that scores can be compared."""
 
 from __future__ import annotations
 

@@ -133,16 +133,13 @@ def open_judge(
         return None
     examples = max(FEWEST_EXAMPLES, round(SHARE * passes * plan.steps * plan.batch_size / judgements))
     labels = reader.images.dataset.labels
-    if settings.judge != "auto":
-        try:
-            return Judging(settings.judge, make_judge(settings.judge, reader, split, labels, examples))
-        except HptError as error:
-            raise error.about("judge") from error
-    refusal = None
-    for objective in AUTOMATIC:
+    problem = ""
+    for objective in AUTOMATIC if settings.judge == "auto" else (settings.judge,):
         try:
             return Judging(objective, make_judge(objective, reader, split, labels, examples))
         except HptError as error:
-            refusal = error
-    log.warning("nothing judges whether this helps, and its last step is taken: %s", refusal and refusal.problem)
+            if settings.judge != "auto":
+                raise error.about("judge") from error
+            problem = error.problem
+    log.warning("nothing judges whether this helps, and its last step is taken: %s", problem)
     return None

@@ -134,10 +134,8 @@ def _conclude(run: StageRun, work: Work, trained: Trained, metrics: dict[str, fl
         if settings.alias and model.startswith(f"models:/{settings.model_name}/"):
             run.point(settings.alias, model)
         elif settings.alias:
-            print(
-                f"{work.title}: alias {settings.alias} is not set, as that is no version of {settings.model_name}",
-                file=sys.stderr,
-            )
+            why = f"{model} is not a version of {settings.model_name}"
+            print(f"{work.title}: the alias {settings.alias} is not set, because {why}", file=sys.stderr)
         run.tags({tag.MODEL: model})
         run.describe(work.describe(metrics, model, verdict))
     return StageResult(run.run_id, model, chain, metrics)

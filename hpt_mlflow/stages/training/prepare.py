@@ -87,8 +87,8 @@ def prepare(
     plan = resolve_training(settings, dataset.name, len(images.indices), group.size)
     milestones = parse_milestones(settings.milestones, plan.steps)
     plan = _choose_arithmetic(settings, plan, device, group, earlier)
-    keeps = start.statistics if plan.statistics == "keep" else None
-    statistics = keeps or _channel_statistics(images, group)
+    inherited = start.statistics if plan.statistics == "keep" else None
+    statistics = inherited or _channel_statistics(images, group)
     workers = default_workers(images, device, processes_here()) if settings.workers is None else settings.workers
 
     chain = (*start.chain, dataset.name)

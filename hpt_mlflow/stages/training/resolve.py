@@ -72,7 +72,7 @@ def strengths_of(settings: TrainingSettings) -> Strengths:
 
 
 def _update(settings: TrainingSettings, preset: Plan) -> tuple[str, str]:
-    """What may change, and what becomes of BatchNorm's statistics."""
+    """What may change, and whether statistics are kept or refreshed."""
     if not isinstance(settings, AdaptSettings):
         return "all", preset.statistics
     if settings.update == "bn-stats":

@@ -83,7 +83,7 @@ def test_without_a_gain_nothing_is_registered_and_the_parent_is_the_result(paren
 
 def test_an_alias_of_another_model_cannot_name_the_parent(parent, capsys):
     hpt_mlflow.adapt(parent=parent, model_name="other", **STILL)
-    assert "alias target is not set, as that is no version of other" in capsys.readouterr().err
+    assert f"the alias target is not set, because {parent} is not a version of other" in capsys.readouterr().err
 
 
 def test_the_parent_is_judged_with_the_normalisation_that_it_has_learned(parent):
