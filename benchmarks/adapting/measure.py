@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +43,7 @@ from hpt_mlflow.evaluation.objectives import OBJECTIVES, has_judge
 from hpt_mlflow.evaluation.objectives.base import Examples, make_judge
 from hpt_mlflow.evaluation.probe import fit_probe
 from hpt_mlflow.methods.moco import MoCo
+from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.settings import AdaptSettings
 from hpt_mlflow.stages.training.judging import open_judge
 from hpt_mlflow.stages.training.milestones import parse_milestones
@@ -50,9 +51,11 @@ from hpt_mlflow.stages.training.resolve import resolve_training
 from hpt_mlflow.stages.training.start import Start, find_weights, start_from_weights
 from hpt_mlflow.training.arithmetic import choose_precision
 from hpt_mlflow.training.loop import Trainer
-from hpt_mlflow.training.plan import Plan
+from hpt_mlflow.training.plan import PRESETS, Plan
 
 JUDGES = [name for name in OBJECTIVES if has_judge(name)]
+# What is of interest once a judge has been chosen.
+CHOSEN_JUDGES = ["knn", "probe", "consistency"]
 
 
 class IndexedTrainer(Trainer):
@@ -94,6 +97,7 @@ def measure() -> None:
 @click.option("--steps", default=600, show_default=True)
 @click.option("--milestones", default="25%,50%,100%", show_default=True)
 @click.option("--seed", default=0, show_default=True)
+@click.option("--all-judges/--chosen-judges", default=True, help="Whether judges that were not chosen score, too.")
 @click.option("--variants", is_flag=True, help="Also look at variants of the parent and of the last milestone.")
 @click.option("--to", type=click.Path(path_type=Path), required=True)
 def run(
@@ -107,6 +111,7 @@ def run(
     steps: int,
     milestones: str,
     seed: int,
+    all_judges: bool,
     variants: bool,
     to: Path,
 ) -> None:
@@ -116,8 +121,14 @@ def run(
     dataset = open_dataset(target, root)
     split = dataset.split(settings.split_seed)
     start = start_from_weights(find_weights(weights, arch, image_size, small_stem=False))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = replace(resolve_training(settings, dataset.name, len(split.seen)), **chosen.plan)
+    if chosen.from_random:
+        backbone, _ = build_backbone(start.architecture, seed)
+        plan, start = (
+            replace(plan, learning_rate=PRESETS["quick"].pretrain.learning_rate),
+            replace(start, backbone=backbone),
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = replace(plan, precision=choose_precision("auto", device))
     if plan.method.startswith("diet"):
         plan = replace(plan, options={"images": len(dataset)})
@@ -125,12 +136,11 @@ def run(
     seen, labelled = (Images(dataset, part, side, cache_gib=4) for part in (split.seen, split.labelled))
     statistics = start.statistics if plan.statistics == "keep" else kept_channel_statistics(seen)
     due = parse_milestones(milestones, steps)
-    as_parent = adapted = Figures(
-        FeatureReader(labelled, image_size, statistics, device), split, settings, plan, start, due
-    )
+    names = JUDGES if all_judges else CHOSEN_JUDGES
+    reader = FeatureReader(labelled, image_size, statistics, device)
+    as_parent = adapted = Figures(reader, split, settings, plan, start, due, names)
     if statistics != start.statistics:
-        reader = replace(adapted.reader, statistics=start.statistics)
-        as_parent = Figures(reader, split, settings, plan, start, due)
+        as_parent = Figures(replace(reader, statistics=start.statistics), split, settings, plan, start, due, names)
     line = {"base": base or weights, "target": target, "recipe": recipe, "steps": steps, "seed": seed}
     found = _networks(start, plan, seen, adapted.reader, due)
     if variants:
@@ -200,7 +210,12 @@ class Figures:
         plan: Plan,
         start: Start,
         due: frozenset[int],
+        names: Sequence[str],
     ) -> None:
+        """
+        Args:
+            names: of the judges; with all of them, the candidates score as well.
+        """
         self.reader, self.split = reader, split
         self.labels = reader.images.dataset.labels
         self.classes = len(reader.images.dataset.classes)
@@ -210,11 +225,14 @@ class Figures:
         passes = MoCo.passes
         self.judges = {
             name: open_judge(replace(settings, judge=name), plan, passes, 1 + len(due), reader, split).judge
-            for name in JUDGES
+            for name in names
         }
+        self.candidates = None if len(names) < len(JUDGES) else self._candidates(start.backbone)
+
+    def _candidates(self, parent: nn.Module) -> Candidates:
         rounds = self.judges["consistency"].rounds
         examples = np.unique(np.concatenate([part for pair in rounds for part in pair]))
-        self.candidates = Candidates(reader, examples[:: max(1, 3 * len(examples) // 1152)], start.backbone)
+        return Candidates(self.reader, examples[:: max(1, 3 * len(examples) // 1152)], parent)
 
     def of(self, backbone: nn.Module) -> dict[str, float]:
         """By name; `cost_...` are seconds of the judges, `noise_...` that of their scores."""
@@ -223,7 +241,7 @@ class Figures:
             began = time.perf_counter()
             values[name] = judge.score(backbone)
             values |= {f"cost_{name}": time.perf_counter() - began, f"noise_{name}": judge.noise}
-        return values | self.candidates.figures(backbone)
+        return values | (self.candidates.figures(backbone) if self.candidates else {})
 
     def _accuracy(self, backbone: nn.Module) -> dict[str, float]:
         """On validation, and on test by the protocol `fast` of `hpt evaluate`."""

@@ -25,10 +25,12 @@ class Recipe(NamedTuple):
     Attributes:
         settings: options of `hpt adapt`.
         plan: values of the plan that are no options.
+        from_random: whether it starts from random weights of the same network instead of from the Base.
     """
 
     settings: Mapping[str, Any] = {}
     plan: Mapping[str, Any] = {}
+    from_random: bool = False
 
 
 class Distilled(MoCo):
@@ -160,9 +162,15 @@ for diet in (Diet, DietHeadFirst):
     place = f"{__name__}:{diet.__name__}"
     register_method(diet.__name__.lower(), Registration(place, {}, {"quick": {"images": 0}}))
 
+# As the paper adapts, with its optimiser, learning rate and statistics, but on the batches of the default.
+PAPER = {"preset": "quick", "batch_size": 64}
+
 RECIPES = {
     "gentle": Recipe(),
     "quick": Recipe({"preset": "quick"}),
+    "Target": Recipe(PAPER, from_random=True),
+    "HPT": Recipe(PAPER),
+    "HPT-BN": Recipe({**PAPER, "update": "bn"}),
     "statistics=refresh": Recipe({"statistics": "refresh"}),
     "update=bn": Recipe({"update": "bn"}),
     "learning_rate=3e-5": Recipe({"learning_rate": 3e-5}),

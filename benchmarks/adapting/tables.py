@@ -62,6 +62,7 @@ def _cell(changes: list[Line]) -> str:
 def judges(files: tuple[Path, ...]) -> None:
     """For each judge: Spearman's correlation with the truth within a training, and what choosing by it gains."""
     every = [milestones(training) for training in trainings(files)]
+    every = [training for training in every if all(judge in training[0] for judge in JUDGES)]
     print(f"{len(every)} trainings, {len({(t[0]['base'], t[0]['target']) for t in every})} pairs of Base and target.\n")
     print("| judge | truth | Spearman | gain over the parent | of the best gain | over 1 point below the parent |")
     print("|---|---|---|---|---|---|")
@@ -121,7 +122,10 @@ def harm(files: tuple[Path, ...]) -> None:
                 name = f"{line['base']} > {line['target']}: {what}" + (
                     f", {line['variant']}" if line["variant"] else ""
                 )
-                changes = [f"{parent[figure]:.3g} to {line[figure]:.3g}" for figure in ("test_probe", *figures)]
+                changes = [
+                    f"{parent[figure]:.3g} to {line[figure]:.3g}" if figure in line else ""
+                    for figure in ("test_probe", *figures)
+                ]
                 print(f"| {name} | {' | '.join(changes)} |")
 
 

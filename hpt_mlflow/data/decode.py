@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from hpt_mlflow.errors import one_line, printable
 
 # Version of how pictures become RGB here; raise it with any change.
-CONVERSION = 3
+CONVERSION = 4
 # A picture as a dataset may hold it.
 Encoded = Path | bytes | np.ndarray | Image.Image
 
@@ -302,4 +302,4 @@ def _reduce(image: Image.Image, smallest_side: int | None) -> Image.Image:
         return image
     scale = smallest_side / shorter
     size = (max(smallest_side, round(image.width * scale)), max(smallest_side, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return image.resize(size, Image.Resampling.BILINEAR)
