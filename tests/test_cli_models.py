@@ -122,7 +122,7 @@ def test_promote_back_and_to(chain):
     run("promote", chain[1])
     assert "models:/hpt/1 is champion of hpt now, after models:/hpt/2." in words_of(run("promote", "--back"))
     assert "models:/production/1 is champion of production now." in words_of(
-        run("promote", chain[1], "--to", "production")
+        run("promote", chain[1], "--to", "production", "--no-standalone")
     )
 
 

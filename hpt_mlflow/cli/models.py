@@ -56,10 +56,25 @@ def compare(model_a: str, model_b: str) -> None:
 @click.option("--alias", default="champion", show_default=True, help=ALIAS_HELP)
 @click.option("--margin", default=0.0, show_default=True, help="How much worse the score may be, such as 0.01.")
 @click.option("--to", metavar="NAME", help="Copy the version into this registered model, and promote it there.")
+@click.option(
+    "--standalone/--no-standalone",
+    default=True,
+    show_default=True,
+    help="Whether the copy of --to is to need onnxruntime alone, or stays as it is and needs this package.",
+)
 @click.option("--force", is_flag=True, help="Promote whatever the comparison says; needs --reason.")
 @click.option("--reason", default="", help="Why it is forced; recorded with who did it and when.")
 @click.option("--back", is_flag=True, help="Return to the previous champion; MODEL is the name of a registered model.")
-def promote(model: str | None, alias: str, margin: float, to: str | None, force: bool, reason: str, back: bool) -> None:
+def promote(
+    model: str | None,
+    alias: str,
+    margin: float,
+    to: str | None,
+    standalone: bool,
+    force: bool,
+    reason: str,
+    back: bool,
+) -> None:
     """Make a registered version the champion, unless the present one is better on the same test images.
 
     If its evaluation has registered a classifier, that becomes champion too. Every promotion is recorded: see hpt
@@ -82,7 +97,7 @@ def promote(model: str | None, alias: str, margin: float, to: str | None, force:
         if back:
             done = promotion.roll_back(_model_name(model or DEFAULT_MODEL_NAME), alias)
         else:
-            done = promotion.promote(str(model), alias, margin, force, reason, to)
+            done = promotion.promote(str(model), alias, margin, force, reason, to, standalone)
         if done.comparison:
             _echo_comparison(done.before, done.address, done.comparison)
             click.echo()

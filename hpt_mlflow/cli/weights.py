@@ -50,14 +50,16 @@ def import_(source: str, **options: Any) -> None:
 @click.option(
     "--format",
     required=True,
-    type=click.Choice(["torchvision", "timm", "detectron2", "onnx"]),
+    type=click.Choice(["torchvision", "timm", "detectron2", "onnx", "mlflow"]),
     help="torchvision, timm: a state dict (.pth, or .safetensors); detectron2: for its DetectionCheckpointer (.pth), "
-    "with MODEL.RESNETS.STRIDE_IN_1X1 False and INPUT.FORMAT RGB; onnx: a model of normalised images.",
+    "with MODEL.RESNETS.STRIDE_IN_1X1 False and INPUT.FORMAT RGB; onnx: the network, from normalised images; mlflow: a "
+    "folder with a model that MLflow serves where this package is not installed, from arrays of images.",
 )
 def export(model: str, file: str, format: str) -> None:
-    """Write a registered model in the format of another library.
+    """Write a registered model in the format of another library, or as one that stands alone.
 
-    MODEL is a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model hpt. An existing FILE is replaced.
+    MODEL is a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model hpt. An existing FILE is replaced; a
+    folder is not.
     """
     log_to_stderr()
     with errors():

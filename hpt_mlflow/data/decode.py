@@ -17,6 +17,7 @@ import numpy as np
 import PIL
 from PIL import Image, ImageOps
 
+from hpt_mlflow.augment.crop import resize
 from hpt_mlflow.errors import one_line, printable
 
 # Version of how pictures become RGB here; raise it with any change.
@@ -301,5 +302,5 @@ def _reduce(image: Image.Image, smallest_side: int | None) -> Image.Image:
     if shorter <= smallest_side:
         return image
     scale = smallest_side / shorter
-    size = (max(smallest_side, round(image.width * scale)), max(smallest_side, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.BILINEAR)
+    width, height = (max(smallest_side, round(length * scale)) for length in image.size)
+    return resize(image, width, height)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
@@ -19,10 +15,8 @@ from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.files import replacing
 from hpt_mlflow.models.backbone import TIMM, import_timm
 from hpt_mlflow.models.checkpoint import BackboneCard, copy_to_cpu
+from hpt_mlflow.models.onnx_graph import EMBEDDING, IMAGES, network_graph, require_onnx
 from hpt_mlflow.models.resnets import RESNETS
-
-ONNX_INPUT, ONNX_OUTPUT = "images", "embedding"
-ONNX_PACKAGES = ("onnx", "onnxscript")
 
 
 def export_backbone(backbone: nn.Module, card: BackboneCard, format: str, file: Path) -> None:
@@ -101,49 +95,13 @@ def detectron2_name(name: str) -> str:
 
 
 def _onnx(backbone: nn.Module, card: BackboneCard, file: Path) -> Callable[[Path], None]:
-    for package in ONNX_PACKAGES:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise HptError(
-                f"onnx needs the package {package} ({one_line(error)})",
-                'install it with: pip install "hpt_mlflow[onnx]"',
-                setting="format",
-            ) from error
+    require_onnx("format")
     return lambda path: _write_onnx(backbone, card, path)
 
 
 def _write_onnx(backbone: nn.Module, card: BackboneCard, file: Path) -> None:
     onnx = importlib.import_module("onnx")
-    network = nn.Sequential(backbone, nn.Flatten())
-    modes = {layer: layer.training for layer in network.modules()}
-    network.eval()
-    # Two images, as the exporter treats a batch size of 1 as a constant.
-    images = torch.zeros(2, 3, card.architecture.image_size, card.architecture.image_size)
-    try:
-        with _quiet(), torch.no_grad():
-            torch.onnx.export(
-                network,
-                (images,),
-                str(file),
-                input_names=[ONNX_INPUT],
-                output_names=[ONNX_OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-    except OSError:
-        raise
-    # The exporter raises all kinds of errors for layers that ONNX does not know.
-    except Exception as error:
-        raise HptError(
-            f"{card.architecture.name} cannot be written as ONNX ({one_line(error)})", setting="format"
-        ) from error
-    finally:
-        for layer, training in modes.items():
-            layer.training = training
-    model = onnx.load(str(file))
+    model = network_graph(nn.Sequential(backbone, nn.Flatten()), card, IMAGES, EMBEDDING)
     onnx.helper.set_model_props(model, _description(card))
     onnx.checker.check_model(model)
     onnx.save(model, str(file))
@@ -158,20 +116,6 @@ def _description(card: BackboneCard) -> dict[str, str]:
         "mean": json.dumps(card.mean),
         "std": json.dumps(card.std),
     }
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the exporter's messages for its developers."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _state_writer(backbone: nn.Module) -> Callable[[Path], None]:

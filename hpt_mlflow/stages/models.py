@@ -130,6 +130,7 @@ def promote(
     force: bool = False,
     reason: str = "",
     to: str | None = None,
+    standalone: bool = True,
 ) -> promotion.Promotion:
     """Make a registered version the champion, unless the present one is better on the same test images.
 
@@ -140,12 +141,13 @@ def promote(
         force: promote whatever the comparison says; takes a reason.
         reason: why it is forced; recorded with who did it and when.
         to: copy the version into this registered model, and promote it there.
+        standalone: whether the copy is to need no package but onnxruntime, as it takes hpt_mlflow[onnx] to write.
 
     Raises:
         HptError: it is worse, or cannot be compared, and is not forced.
     """
     connect()
-    return promotion.promote(model, alias, margin, force, reason, to)
+    return promotion.promote(model, alias, margin, force, reason, to, standalone)
 
 
 def lineage(model: str) -> list[chains.Node]:

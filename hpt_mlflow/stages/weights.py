@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
-from hpt_mlflow.errors import HptError
+from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.models.export import FORMATS, export_backbone
+from hpt_mlflow.models.onnx_graph import require_onnx
 from hpt_mlflow.report.card import weights_card
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME
 from hpt_mlflow.stages.result import StageResult
 from hpt_mlflow.stages.training.start import find_weights, start_from_weights
 from hpt_mlflow.tracking import tags as tag
+from hpt_mlflow.tracking.addresses import concrete_uri
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.models.store import check_names, find_model, log_backbone
+from hpt_mlflow.tracking.models.standalone import write_standalone
+from hpt_mlflow.tracking.models.store import check_names, download_model, find_model, log_backbone
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 from hpt_mlflow.tracking.tags import VERSION_PLACEHOLDER, milestone_name
 
 STAGE = "import"
+STANDALONE = "mlflow"
+EXPORTS = (*FORMATS, STANDALONE)
 
 
 def import_weights(
@@ -77,23 +83,44 @@ def import_weights(
 
 
 def export(model: str, format: str, file: str | os.PathLike[str]) -> Path:
-    """Write a registered model in the format of another library.
+    """Write a registered model in the format of another library, or as one that stands alone.
 
     Args:
         model: its address; see `tracking.addresses.concrete_uri`.
-        format: torchvision, timm, detectron2 or onnx; see `models.export.export_backbone`.
-        file: replaced if it exists.
+        format: torchvision, timm, detectron2 or onnx, see `models.export.export_backbone`; or mlflow, an MLflow model
+            of a backbone or a classifier that needs onnxruntime alone.
+        file: replaced if it exists; of mlflow, a folder that does not exist yet.
 
     Returns:
-        The file.
+        The file or folder.
 
     Raises:
         HptError: no such model, the format has no such network, or the file cannot be written.
     """
-    if format not in FORMATS:
-        raise HptError(f"{format!r} is unknown", f"use {', '.join(FORMATS)}", setting="format")
+    if format not in EXPORTS:
+        raise HptError(f"{format!r} is unknown", f"use {', '.join(EXPORTS)}", setting="format")
+    path = Path(file).expanduser()
+    if format == STANDALONE:
+        _export_standalone(model, path)
+        return path
     connect()
     found = find_model(model, "model", DEFAULT_MODEL_NAME)
-    path = Path(file).expanduser()
     export_backbone(found.backbone, found.card, format, path)
     return path
+
+
+def _export_standalone(model: str, folder: Path) -> None:
+    require_onnx("format")
+    if folder.exists():
+        raise HptError(f"{folder} exists", "name a folder that does not", setting="file")
+    connect()
+    uri = concrete_uri(model, "model", DEFAULT_MODEL_NAME)
+    source = download_model(uri, model, "model")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            written = Path(temporary) / "model"
+            write_standalone(source, uri, written)
+            written.rename(folder)
+    except OSError as error:
+        raise HptError(f"{folder} cannot be written ({error.strerror or one_line(error)})", setting="file") from error

@@ -125,6 +125,11 @@ def exists(address: str) -> bool:
     return find_version(address) is not None
 
 
+def source_of(version: ModelVersion) -> str:
+    """The version that this one is a copy of, or what else it was made from; empty if that is unknown."""
+    return version.tags.get(tag.COPY_OF) or version.source or ""
+
+
 def model_id_of(address: str) -> str | None:
     """The LoggedModel behind a concrete address, if MLflow knows it."""
     if is_version(address):
@@ -145,7 +150,10 @@ def addresses_of_model(address: str) -> list[str]:
     addresses = [address]
     for known in addresses:
         # Two versions of one name made from one milestone, and copies in other registered models.
-        copies = MlflowClient().search_model_versions(f"source_path='{known}'")
+        copies = [
+            *MlflowClient().search_model_versions(f"source_path='{known}'"),
+            *MlflowClient().search_model_versions(f"tags.`{tag.COPY_OF}`='{known}'"),
+        ]
         same = [_source(known), *(f"models:/{copy.name}/{copy.version}" for copy in copies)]
         addresses += [each for each in same if each and each not in addresses]
     return addresses
@@ -154,6 +162,6 @@ def addresses_of_model(address: str) -> list[str]:
 def _source(address: str) -> str:
     """The version or LoggedModel that a registered version was made from; empty if that is unknown."""
     version = find_version(address) if is_version(address) else None
-    source = (version.source or "") if version else ""
+    source = source_of(version) if version else ""
     model_id = model_id_in(source)
     return source if is_version(source) else f"models:/{model_id}" if model_id else ""

@@ -89,6 +89,8 @@ HEARTBEAT = "hpt.heartbeat"
 
 # --- Promoted versions.
 
+# Address of the version that this one, which stands alone, was made from.
+COPY_OF = "hpt.copy_of"
 # When the version was promoted, and by whom (USER@HOST).
 PROMOTED = "hpt.promoted"
 PROMOTED_BY = "hpt.promoted_by"

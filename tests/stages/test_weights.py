@@ -11,7 +11,7 @@ import hpt_mlflow
 from hpt_mlflow.cli.weights import export, import_
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import PretrainSettings
-from hpt_mlflow.stages.weights import import_weights
+from hpt_mlflow.stages.weights import EXPORTS, import_weights
 from hpt_mlflow.tracking.models.store import find_model
 
 TINY = {"image_size": 32, "batch_size": 8, "steps": 2, "precision": "float32"}
@@ -183,7 +183,5 @@ def test_commands_say_what_they_did_and_errors_in_one_line(store, weights, tmp_p
 
 
 def test_formats_of_the_command_are_those_that_there_are():
-    from hpt_mlflow.models.export import FORMATS
-
     (option,) = [option for option in export.params if option.name == "format"]
-    assert tuple(option.type.choices) == FORMATS
+    assert tuple(option.type.choices) == EXPORTS

@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.evaluation.protocols import trains_backbone
 from hpt_mlflow.tracking import tags as tag
-from hpt_mlflow.tracking.addresses import exists, is_version, model_id_in, split_version
+from hpt_mlflow.tracking.addresses import exists, is_version, model_id_in, source_of, split_version
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.models.evaluations import Evaluation, evaluations_of
 from hpt_mlflow.tracking.runs.dataset_input import logged_dataset
@@ -151,7 +151,7 @@ def _model(client: MlflowClient, address: str) -> tuple[tuple[str, ...], dict[st
     version = client.get_model_version(*split_version(address))
     aliases = tuple(client.get_registered_model(version.name).aliases.items())
     own = tuple(sorted(alias for alias, number in aliases if str(number) == str(version.version)))
-    source = version.source or ""
+    source = source_of(version)
     if is_version(source) and exists(source):
         return own, dict(version.tags), source, None
     run_id = version.tags.get(tag.EVALUATION) or version.run_id

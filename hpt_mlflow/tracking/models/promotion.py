@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError, valid_unicode
 from hpt_mlflow.evaluation.certainty import Comparison
+from hpt_mlflow.models.onnx_graph import require_onnx
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.addresses import addresses_of_model, concrete_uri, exists, is_version, split_version
@@ -36,6 +37,7 @@ from hpt_mlflow.tracking.models.evaluations import (
 )
 from hpt_mlflow.tracking.models.lineage import lineage
 from hpt_mlflow.tracking.models.predictions import compare_evaluations
+from hpt_mlflow.tracking.models.standalone import copy_standalone
 from hpt_mlflow.tracking.models.store import check_names
 from hpt_mlflow.tracking.tags import CLASSIFIER_SUFFIX
 
@@ -65,7 +67,13 @@ class Promotion:
 
 
 def promote(
-    model: str, alias: str = CHAMPION, margin: float = 0.0, force: bool = False, reason: str = "", to: str | None = None
+    model: str,
+    alias: str = CHAMPION,
+    margin: float = 0.0,
+    force: bool = False,
+    reason: str = "",
+    to: str | None = None,
+    standalone: bool = True,
 ) -> Promotion:
     """Move an alias to a version, if it is not worse than the present champion on the same test images.
 
@@ -76,6 +84,7 @@ def promote(
         force: promote whatever the result of the comparison.
         reason: why it is forced.
         to: copy the version into this registered model first, and move the alias there.
+        standalone: whether the copy is to need no package but onnxruntime.
 
     Raises:
         HptError: it is worse or cannot be compared, and is not forced; or MLflow refuses.
@@ -90,6 +99,8 @@ def promote(
             raise HptError(f"{address} is not a registered version", "give models:/NAME/VERSION", setting="model")
         name = to or split_version(address)[0]
         check_names(name, alias)
+        if to and standalone:
+            require_onnx("to")
         before, notes = _present(name, alias)
         if before and before in addresses_of_model(address):
             return Promotion(before, before, notes=[f"{before} is {alias} already"])
@@ -101,7 +112,7 @@ def promote(
             raise HptError(f"{newest} became {alias} during the comparison", "compare with it: promote again")
         is_backbone = not evaluation_behind(address)
         if to:
-            address = _copy(address, to)
+            address = _copy(address, to, standalone)
         move = Move(
             time=now_as_text(),
             version=split_version(address)[1],
@@ -113,7 +124,7 @@ def promote(
         )
         classifier = _existing(evaluation.classifier if evaluation and is_backbone else "", notes)
         if classifier and to:
-            classifier = _copy(classifier, to + CLASSIFIER_SUFFIX)
+            classifier = _copy(classifier, to + CLASSIFIER_SUFFIX, standalone)
         return _apply(Promotion(address, before, classifier, evaluation, comparison, notes), alias, move)
 
 
@@ -263,11 +274,13 @@ def _decisive(evaluation: Evaluation | None, comparison: Comparison | None) -> d
     }
 
 
-def _copy(address: str, to: str) -> str:
+def _copy(address: str, to: str, standalone: bool) -> str:
     """The copy of a version in another registered model: an existing one, or a new one."""
     for same in addresses_of_model(address):
         if is_version(same) and split_version(same)[0] == to:
             return same
+    if standalone:
+        return copy_standalone(address, to)
     # MLflow prints its progress to stderr.
     with contextlib.redirect_stderr(io.StringIO()):
         copied = MlflowClient().copy_model_version(address, to)

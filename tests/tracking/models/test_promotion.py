@@ -191,7 +191,7 @@ def test_back_passes_over_deleted_versions_and_says_so(models):
 
 def test_a_copy_is_promoted_where_it_was_copied_to_with_its_classifier(models):
     promote(models[0])
-    done = promote(models[1], to="production")
+    done = promote(models[1], to="production", standalone=False)
     assert (done.address, champion("production"), champion()) == ("models:/production/1", "1", "1")
     assert MlflowClient().get_model_version("production", "1").source == models[1]
     assert MlflowClient().get_model_version("production-classifier", "1").source == "models:/hpt-classifier/2"
@@ -204,13 +204,13 @@ def test_a_copy_is_promoted_where_it_was_copied_to_with_its_classifier(models):
     )
     assert travelled["hpt.lineage"] == "models:/hpt/2 > models:/production/1"
     with pytest.raises(HptError, match="models:/hpt/3 is worse than the champion models:/production/1"):
-        promote(models[2], to="production")
+        promote(models[2], to="production", standalone=False)
     assert len(MlflowClient().search_model_versions("name='production'")) == 1
 
 
 def test_a_version_is_copied_once(models):
-    promote(models[0], to="production")
-    promote(models[1], to="production")
-    promote(models[0], to="production", force=True, reason="a test")
+    promote(models[0], to="production", standalone=False)
+    promote(models[1], to="production", standalone=False)
+    promote(models[0], to="production", standalone=False, force=True, reason="a test")
     assert len(MlflowClient().search_model_versions("name='production'")) == 2
-    assert promote(models[0], to="production").notes == ["models:/production/1 is champion already"]
+    assert promote(models[0], to="production", standalone=False).notes == ["models:/production/1 is champion already"]

@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+
+from hpt_mlflow.augment.crop import centre_crop
+from hpt_mlflow.data.decode import LONGEST_STRIP, decode
+from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation.head import LinearHead
+from hpt_mlflow.models.architecture import Architecture
+from hpt_mlflow.models.backbone import build_backbone
+from hpt_mlflow.models.checkpoint import BackboneCard
+from hpt_mlflow.models.classifier import ClassifierCard
+from hpt_mlflow.models.onnx_graph import Geometry, Head, served_graph
+from hpt_mlflow.serving import ClassifierModel, EmbeddingModel
+
+runtime = pytest.importorskip("onnxruntime")
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.21, 0.22)
+
+
+def session(graph):
+    return runtime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def noise(height, width, images=1):
+    return np.random.default_rng(height * width).integers(0, 256, (images, height, width, 3), dtype=np.uint8)
+
+
+class Pixels(torch.nn.Module):
+    """A network whose features are its input."""
+
+    def forward(self, images):
+        return images.flatten(1)
+
+
+@pytest.fixture(scope="module", params=[(16, 16, 16), (16, 42, 20)], ids=["plain", "resized twice"])
+def squares(request):
+    """A session whose embedding is the normalised pixels, and what makes them of an image here."""
+    size, side, shorter = request.param
+    card = BackboneCard(Architecture("resnet18", size), 3 * size**2, MEAN, STD, ("dogs",))
+    graph = session(served_graph(Pixels(), card, Geometry(side, shorter, LONGEST_STRIP)))
+
+    def expected(image):
+        pixels = torch.from_numpy(centre_crop(decode(image, side), size, shorter).copy()).permute(2, 0, 1).float() / 255
+        return ((pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)).flatten().numpy()
+
+    return graph, expected
+
+
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [
+        (16, 16),
+        (3, 5),
+        (1, 1),
+        (16, 17),
+        (100, 130),
+        (130, 100),
+        (333, 20),
+        (20, 333),
+        (1500, 3),
+        (3, 1500),
+        (500, 375),
+    ],
+)
+def test_pixels_are_those_of_the_package_to_the_last_step(squares, height, width):
+    graph, expected = squares
+    images = noise(height, width, images=2)
+    (found,) = graph.run(None, {"images": images})
+    # A step is 1 / 255 / 0.22 = 0.018.
+    np.testing.assert_allclose(found, [expected(image) for image in images], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    architecture = Architecture("resnet18", 32, small_stem=True)
+    network, feature_size = build_backbone(architecture, 0)
+    return network, BackboneCard(architecture, feature_size, MEAN, STD, ("dogs",))
+
+
+def test_embeddings_are_those_of_the_package_for_any_number_of_images(backbone):
+    network, card = backbone
+    graph = session(served_graph(network, card, Geometry(32, 32, LONGEST_STRIP)))
+    ours = EmbeddingModel(network, card)
+    for images in (noise(40, 50), noise(33, 32, images=5)):
+        (found,) = graph.run(None, {"images": images})
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, ours.predict(images), atol=1e-4)
+
+
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_classifiers_answer_as_in_the_package(backbone, multilabel):
+    network, card = backbone
+    names = ("a cat", "d\u00f6g", "\u72d0")
+    torch.manual_seed(0)
+    tensors = {
+        "mean": torch.rand(card.feature_size),
+        "std": 1 + torch.rand(card.feature_size),
+        "weight": torch.randn(card.feature_size, 3),
+        "bias": torch.randn(3),
+    }
+    classifier = ClassifierModel(
+        EmbeddingModel(network, card, resize_to=36),
+        LinearHead(**tensors, multilabel=multilabel),
+        ClassifierCard(names, multilabel, "dogs", "finetune", 36),
+    )
+    geometry = Geometry(classifier.embedding.smallest_side, 36, LONGEST_STRIP)
+    graph = session(served_graph(network, card, geometry, Head(tensors, names, multilabel)))
+    images = noise(160, 190, images=4)
+    outputs = [output.name for output in graph.get_outputs()]
+    found = dict(zip(outputs, graph.run(None, {"images": images}), strict=True))
+    expected = classifier.probabilities(images)
+    np.testing.assert_allclose(found["probabilities"], expected, atol=1e-5)
+    if multilabel:
+        assert outputs == ["probabilities"]
+    else:
+        assert list(found["label"]) == [names[i] for i in expected.argmax(axis=1)]
+        np.testing.assert_array_equal(found["probability"], found["probabilities"].max(axis=1))
+
+
+def test_the_backbone_stays_as_it_was(backbone):
+    network, card = backbone
+    network.train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    served_graph(network, card, Geometry(32, 32, LONGEST_STRIP))
+    assert network.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_what_onnx_does_not_know_is_named():
+    class Unknown(torch.nn.Module):
+        def forward(self, images):
+            return torch.linalg.eigvals(images.mean(dim=1)[:, :2, :2]).real
+
+    card = BackboneCard(Architecture("resnet18", 8), 2, MEAN, STD, ())
+    with pytest.raises(HptError, match=r"resnet18 cannot be written as ONNX .*linalg_eig"):
+        served_graph(Unknown(), card, Geometry(8, 8, LONGEST_STRIP))
