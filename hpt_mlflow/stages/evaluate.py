@@ -28,7 +28,7 @@ from hpt_mlflow.stages.signature import takes
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.models.seen_images import log_seen_images
 from hpt_mlflow.tracking.models.store import FoundModel, log_classifier
-from hpt_mlflow.tracking.runs.dataset_input import log_dataset
+from hpt_mlflow.tracking.runs.inputs import log_inputs
 from hpt_mlflow.tracking.runs.stage_run import StageRun, stage_run
 from hpt_mlflow.tracking.tags import VERSION_PLACEHOLDER
 
@@ -58,7 +58,7 @@ def evaluate(chosen: EvaluateSettings) -> StageResult:
         more = _seen_metrics(run, work) | baseline_metrics(best, untrained)
         if len(by_step) > 1:
             log_milestones(run, by_step, primary_name(task.labels), untrained)
-        run.metrics(more, model.card.step, model.model_id)
+        run.metrics(more, model.card.step, model.model_id, dataset)
         log_curve(run, best)
         log_predictions(run, best, [dataset.names[i] for i in task.split.test])
         log_pictures(run, best)
@@ -86,7 +86,8 @@ def _introduce(run: StageRun, work: EvaluationWork) -> dict[str, str]:
     run.tags(tags)
     resolved = {"model": work.model.uri, "precision": task.reader.precision}
     run.params(asdict(settings) | resolved | {"arch": network.name, "image_size": network.image_size})
-    log_dataset(run.run_id, dataset, task.split, kept_channel_statistics(task.reader.images), "evaluation")
+    statistics = kept_channel_statistics(task.reader.images)
+    log_inputs(run.run_id, dataset, task.split, statistics, "evaluation", work.model.uri)
     if PROTOCOLS[settings.protocol].trains_backbone:
         log_seen_images(run, dataset, task.split.seen)
     return tags
@@ -109,7 +110,7 @@ def _evaluate(run: StageRun, work: EvaluationWork, model: FoundModel) -> tuple[O
         outcomes.append(learn_labels(settings.protocol, model.backbone, work.task, seed, settings.steps, show))
     best = max(outcomes, key=lambda outcome: outcome.validation_score)
     metrics = outcome_metrics(settings.protocol, best) | repeat_metrics(outcomes)
-    run.metrics(metrics, model.card.step, model.model_id)
+    run.metrics(metrics, model.card.step, model.model_id, work.dataset)
     if best.warning:
         run.warn(f"{model.uri}: {best.warning}")
     return best, metrics

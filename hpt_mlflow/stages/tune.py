@@ -34,7 +34,7 @@ from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.models.store import FoundModel, check_may_register, check_names, find_model
-from hpt_mlflow.tracking.runs.dataset_input import log_dataset
+from hpt_mlflow.tracking.runs.inputs import log_inputs
 from hpt_mlflow.tracking.runs.resume import EarlierRun
 from hpt_mlflow.tracking.runs.search_runs import (
     is_abandoned,
@@ -192,7 +192,7 @@ def _log_start(run: StageRun, settings: TuneSettings, setup: TrialSetup) -> None
         params = {name: getattr(settings, name) for name in marked(settings, "logged")}
         params |= {"objective": setup.objective, "rungs": ",".join(map(str, setup.rungs))}
         run.params(params | {"trial_steps": setup.rungs[-1], "first_rung": setup.rungs[0]})
-        log_dataset(run.run_id, setup.dataset, setup.split, setup.statistics, "training")
+        log_inputs(run.run_id, setup.dataset, setup.split, setup.statistics, "training", settings.parent)
 
 
 def _no_score(trials: list[TrialRecord]) -> HptError:

@@ -30,7 +30,7 @@ from hpt_mlflow.stages.training.start import Start
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.models.seen_images import log_seen_images
 from hpt_mlflow.tracking.models.store import check_may_register, check_names, log_backbone
-from hpt_mlflow.tracking.runs.dataset_input import log_dataset
+from hpt_mlflow.tracking.runs.inputs import log_inputs
 from hpt_mlflow.tracking.runs.resume import earlier_run
 from hpt_mlflow.tracking.runs.stage_run import StageRun, current_run_id, stage_run
 from hpt_mlflow.tracking.tags import VERSION_PLACEHOLDER, milestone_name
@@ -146,7 +146,7 @@ def _introduce(run: StageRun, work: Work) -> dict[str, float]:
     run.tags(work.tags)
     run.describe(work.describe())
     run.params(work.params)
-    log_dataset(run.run_id, work.dataset, work.split, work.statistics, "training")
+    log_inputs(run.run_id, work.dataset, work.split, work.statistics, "training", work.parent)
     log_seen_images(run, work.dataset, work.split.seen)
     run.picture(_picture_of_views(work.trainer, work.batches), "views.png")
     images = len(work.images.indices)
@@ -195,7 +195,7 @@ def _train(run: StageRun, work: Work) -> Trained:
                     metrics |= _neighbour_accuracy(work)
                     metrics |= work.judging.metrics(trainer.backbone) if work.judging else {}
                 if metrics:
-                    run.metrics(metrics, step, model)
+                    run.metrics(metrics, step, model, work.dataset if model else None)
                     history.append((step, metrics))
                 due = _due(work, requests, step)
                 if due.keep:

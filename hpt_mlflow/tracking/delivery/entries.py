@@ -63,7 +63,12 @@ class Content(ABC):
 
 @dataclass(frozen=True)
 class Metrics(Content):
-    """Name, value, timestamp in milliseconds, step, and name or id of the model that the metric belongs to, or None."""
+    """Metrics of a run.
+
+    Attributes:
+        metrics: name, value, timestamp in milliseconds, step, and name or id of the model that the metric belongs to,
+            or None; and name and digest of the dataset that it was measured on, if that is of interest.
+    """
 
     kind = "metrics"
     metrics: Sequence[Sequence[Any]]
@@ -71,8 +76,16 @@ class Metrics(Content):
     def deliver(self, run: RunClient, folder: Path) -> None:
         """Log them, with a heartbeat."""
         metrics = [
-            Metric(name, value, timestamp, step, model_id=run.model_id(model) if model else None, run_id=run.run_id)
-            for name, value, timestamp, step, model in self.metrics
+            Metric(
+                name,
+                value,
+                timestamp,
+                step,
+                model_id=run.model_id(model) if model else None,
+                **dict(zip(("dataset_name", "dataset_digest"), dataset, strict=False)),
+                run_id=run.run_id,
+            )
+            for name, value, timestamp, step, model, *dataset in self.metrics
         ]
         for start in range(0, len(metrics), BATCH):
             run.mlflow.log_batch(run.run_id, metrics[start : start + BATCH], tags=[heartbeat_tag()])

@@ -18,7 +18,7 @@ from hpt_mlflow.interval import Interval
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.addresses import addresses_of_model, is_version, split_version
 from hpt_mlflow.tracking.connection import tracking_errors
-from hpt_mlflow.tracking.runs.dataset_input import logged_dataset
+from hpt_mlflow.tracking.runs.inputs import logged_dataset
 
 
 @dataclass(frozen=True)

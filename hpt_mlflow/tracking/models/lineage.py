@@ -16,7 +16,7 @@ from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.addresses import exists, is_version, model_id_in, source_of, split_version
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.models.evaluations import Evaluation, evaluations_of
-from hpt_mlflow.tracking.runs.dataset_input import logged_dataset
+from hpt_mlflow.tracking.runs.inputs import logged_dataset
 
 # More stages than anybody chains: the end for records that lead in a circle.
 LONGEST_CHAIN = 50

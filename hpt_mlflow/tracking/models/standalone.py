@@ -97,8 +97,8 @@ def copy_standalone(address: str, to: str) -> str:
             description = f"{tag.VERSION_PLACEHOLDER} is {address} as a model that stands alone: it needs onnxruntime."
             run.describe(description)
             kept = run.model(NAME, 0, {}, tags, lambda folder: _fill(folder, written))
-            if error := run.failure(kept):
-                raise HptError(f"the model cannot be stored: {error}", "make room and run the same command again")
+            if why := run.failure(kept):
+                raise HptError(f"the model cannot be stored: {why}", "make room and run the same command again")
             return run.register(NAME, to, tags, None, description)
 
 

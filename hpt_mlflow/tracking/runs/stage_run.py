@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from mlflow.tracking import MlflowClient
 from PIL import Image
 
+from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.errors import HptError, valid_unicode
 from hpt_mlflow.group import joins_others
 from hpt_mlflow.signals import end_with_parent, ignore_signals, termination_as_interrupt
@@ -77,15 +78,22 @@ class StageRun:
         self._warnings: list[str] = []
         self._logged = {(step, name) for step, values in history for name in values}
 
-    def metrics(self, values: Mapping[str, float], step: int, model: str | None = None) -> None:
+    def metrics(
+        self, values: Mapping[str, float], step: int, model: str | None = None, dataset: Dataset | None = None
+    ) -> None:
         """Log metrics of a step, but for those that the run had at this step before it was resumed.
 
         Args:
             model: name or id of a LoggedModel that they belong to as well.
+            dataset: an input of the run that they were measured on: `mlflow.search_logged_models(datasets=...)` finds
+                models by it.
         """
         now = time.time_ns() // 1_000_000
+        measured_on = (dataset.name, dataset.digest) if dataset else ()
         new = [
-            (name, float(value), now, step, model) for name, value in values.items() if (step, name) not in self._logged
+            (name, float(value), now, step, model, *measured_on)
+            for name, value in values.items()
+            if (step, name) not in self._logged
         ]
         if new:
             self._courier.put(Metrics(new))

@@ -160,3 +160,19 @@ def test_without_a_judge_the_last_step_is_the_result(parent):
 def test_statistics_alone_cannot_be_kept():
     with pytest.raises(HptError, match="^statistics: update bn-stats learns nothing but the statistics; use refresh"):
         AdaptSettings(update="bn-stats", statistics="keep")
+
+
+def test_mlflow_knows_the_parent_and_ranks_milestones_by_dataset(parent):
+    result = hpt_mlflow.adapt(**TINY, parent=parent, steps=2, milestones="1")
+    run = mlflow.get_run(result.run_id)
+    assert [found.model_id for found in run.inputs.model_inputs] == [model_id_of(parent)]
+    dataset = run.inputs.dataset_inputs[0].dataset
+    ranked = mlflow.search_logged_models(
+        datasets=[{"dataset_name": "digits", "dataset_digest": dataset.digest}],
+        filter_string=f"source_run_id = '{result.run_id}'",
+        order_by=[{"field_name": "metrics.judge/knn", "ascending": False, "dataset_name": "digits"}],
+        output_format="list",
+    )
+    scores = [next(each.value for each in model.metrics if each.key == "judge/knn") for model in ranked]
+    assert len(scores) == 2
+    assert scores == sorted(scores, reverse=True)

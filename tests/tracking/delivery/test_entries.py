@@ -332,6 +332,7 @@ def test_the_end_can_be_delivered_twice(run, run_id):
     ("kind", "payload"),
     [
         ("metrics", {"metrics": [["loss", 0.5, 1001, 1, None], ["probe", 1.0, 1002, 2, "step-1"]]}),
+        ("metrics", {"metrics": [["probe", 1.0, 1002, 2, "step-1", "cats", "0123456789abcdef"]]}),
         ("params", {"settings/arch": "r18"}),
         ("tags", {"hpt.chain": "cats", "kind": "a tag"}),
         ("artifacts", {"files": ["views.png"]}),

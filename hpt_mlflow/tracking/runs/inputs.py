@@ -1,11 +1,13 @@
-"""The dataset of a run, as MLflow shows it among the run's inputs."""
+"""The inputs of a run as MLflow shows them: its dataset, and the model that it started from."""
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 
 from mlflow.entities import Dataset as MlflowDataset
-from mlflow.entities import DatasetInput, InputTag, Run
+from mlflow.entities import DatasetInput, InputTag, LoggedModelInput, Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.data.dataset import Dataset
@@ -13,17 +15,21 @@ from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import valid_unicode
 from hpt_mlflow.tracking import tags as tag
+from hpt_mlflow.tracking.addresses import model_id_of
 
 SOURCE_TYPE = "hpt_mlflow"
 
 
-def log_dataset(run_id: str, dataset: Dataset, split: Split, statistics: ChannelStatistics, context: str) -> None:
-    """Log name, digest, sizes and channel statistics of a dataset as an input of a run; waits for the server.
+def log_inputs(
+    run_id: str, dataset: Dataset, split: Split, statistics: ChannelStatistics, context: str, parent: str | None
+) -> None:
+    """Log a dataset, with its sizes and channel statistics, and a model as inputs of a run; waits for the server.
 
     MLflow keeps one record per name and digest, whichever run logged it first. So the record says nothing of a stage.
 
     Args:
-        context: what it is for: `training` or `evaluation`.
+        context: what the dataset is for: `training` or `evaluation`.
+        parent: address of the model; None, or what is no address, for none.
     """
     profile = {
         "images": len(dataset),
@@ -42,7 +48,16 @@ def log_dataset(run_id: str, dataset: Dataset, split: Split, statistics: Channel
         schema=json.dumps({"image": "uint8 RGB"}),
         profile=json.dumps(profile),
     )
-    MlflowClient().log_inputs(run_id, [DatasetInput(described, [InputTag(tag.DATA_CONTEXT, context)])])
+    models = [LoggedModelInput(model_id)] if parent and (model_id := _known_model(parent)) else []
+    MlflowClient().log_inputs(run_id, [DatasetInput(described, [InputTag(tag.DATA_CONTEXT, context)])], models)
+
+
+def _known_model(address: str) -> str | None:
+    """The LoggedModel behind an address; None if it is deleted, or on another server than the run."""
+    with suppress(MlflowException):
+        model_id = model_id_of(address)
+        return MlflowClient().get_logged_model(model_id).model_id if model_id else None
+    return None
 
 
 def logged_dataset(run: Run) -> tuple[str, dict[str, int]]:
