@@ -42,6 +42,7 @@ from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.runs.nesting import current_run_id, nesting
 from hpt_mlflow.tracking.runs.resume import EarlierRun, owner_here
 from hpt_mlflow.tracking.runs.start import start
+from hpt_mlflow.tracking.runs.system_metrics import check_system_metrics, system_metrics
 
 # How long the end of a run waits for a server that does not answer: of a finished run, and of an interrupted one.
 PATIENCE_SECONDS = 60.0
@@ -232,6 +233,7 @@ def stage_run(name: str, identity: Identity | None = None, earlier: EarlierRun |
     Raises:
         NotDeliveredError: the block is done, but the tracking server has not received all of its entries.
     """
+    check_system_metrics()
     with ExitStack() as stack:
         stack.enter_context(termination_as_interrupt())
         with tracking_errors("cannot start a run"):
@@ -254,7 +256,7 @@ def stage_run(name: str, identity: Identity | None = None, earlier: EarlierRun |
             run.warn(guard.missing)
         status = "FAILED"
         try:
-            with tracking_errors("tracking"), nesting(info):
+            with tracking_errors("tracking"), nesting(info), system_metrics(info, run.metrics):
                 yield run
             status = "FINISHED"
         except NotDeliveredError:

@@ -15,6 +15,7 @@ from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.runs.nesting import experiment_id_here
 from hpt_mlflow.tracking.runs.resume import EarlierRun
+from hpt_mlflow.tracking.runs.system_metrics import PREFIX
 
 NAME_BY_MLFLOW = re.compile(r"[a-z]+-[a-z]+-\d+")
 
@@ -63,9 +64,9 @@ def mark_as_attempt(client: MlflowClient, run_id: str, resumed: Run) -> None:
 
 
 def _history(client: MlflowClient, run: Run) -> list[tuple[int, dict[str, float]]]:
-    """All metrics of a run, ordered by step."""
+    """All metrics of a run but for system metrics, whose steps are seconds, ordered by step."""
     by_step: dict[int, dict[str, float]] = {}
-    for name in run.data.metrics:
+    for name in (name for name in run.data.metrics if not name.startswith(PREFIX)):
         for metric in client.get_metric_history(run.info.run_id, name):
             by_step.setdefault(metric.step, {})[name] = metric.value
     return sorted(by_step.items())

@@ -38,6 +38,8 @@ def test_a_run_shows_the_model_that_it_started_from(store):
     assert [found.model_id for found in inputs_with("models:/hpt/1")[1].model_inputs] == [model.model_id]
 
 
-@pytest.mark.parametrize("parent", ["models:/gone/1", "models:/m-00112233445566778899aabbccddeeff", "w.pth (sha256 12)"])
+@pytest.mark.parametrize(
+    "parent", ["models:/gone/1", "models:/m-00112233445566778899aabbccddeeff", "w.pth (sha256 12)"]
+)
 def test_what_the_server_does_not_know_is_no_input(store, parent):
     assert inputs_with(parent)[1].model_inputs == []
