@@ -58,6 +58,8 @@ def test_an_import_is_a_finished_run_that_says_where_the_weights_are_from(store,
     assert {"queue", "encoder_k.conv1.weight", "fc.weight", "epoch"} <= set(table["tensor"])
     version = MlflowClient().get_model_version("hpt", "1")
     assert version.tags["hpt.weights_sha256"] == tags["hpt.weights_sha256"]
+    assert version.description == tags["mlflow.note.content"]
+    assert "hpt lineage" in MlflowClient().get_registered_model("hpt").description
     (model,) = mlflow.search_logged_models(experiment_ids=["0"], output_format="list")
     assert model.name == "step-0"
 

@@ -27,6 +27,13 @@ from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE
 
 # MLflow's limit on metrics in a batch is 1000.
 BATCH = 900
+# MLflow's limit on the description of a version.
+LONGEST_DESCRIPTION = 5000
+MODEL_DESCRIPTION = (
+    "Models of Hierarchical PreTraining. Each version says what it has learned from, and how to use it. `hpt lineage` "
+    "shows the stages behind a version, `hpt compare` says which of two is better, and `hpt promote` moves the alias "
+    "champion."
+)
 MODEL_FILE = "MLmodel"
 
 
@@ -217,6 +224,7 @@ class Version(Content):
             run.mlflow.set_registered_model_alias(name, self.alias, version)
         address = f"models:/{name}/{version}"
         description = self.description.replace(tag.VERSION_PLACEHOLDER, address)
+        run.mlflow.update_model_version(name, version, description[:LONGEST_DESCRIPTION])
         run.mlflow.log_batch(run.run_id, tags=[RunTag(tag.MODEL, address), RunTag(tag.DESCRIPTION, description)])
         return address
 
@@ -225,7 +233,7 @@ class Version(Content):
             if model_id in (version.source or ""):
                 return str(version.version)
         try:
-            run.mlflow.create_registered_model(name)
+            run.mlflow.create_registered_model(name, description=MODEL_DESCRIPTION)
         except MlflowException as error:
             if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
                 raise

@@ -24,6 +24,7 @@ from hpt_mlflow.models.checkpoint import BackboneCard, copy_to_cpu, load_backbon
 from hpt_mlflow.models.classifier import ClassifierCard, save_classifier
 from hpt_mlflow.tracking.addresses import concrete_uri, model_id_of
 from hpt_mlflow.tracking.connection import reason, tracking_errors
+from hpt_mlflow.tracking.delivery.entries import MODEL_DESCRIPTION
 from hpt_mlflow.tracking.runs.stage_run import StageRun
 from hpt_mlflow.tracking.tags import CLASSIFIER_NAME, milestone_name
 
@@ -141,7 +142,7 @@ def check_may_register(model_name: str) -> None:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            client.create_registered_model(model_name)
+            client.create_registered_model(model_name, description=MODEL_DESCRIPTION)
     except MlflowException as error:
         if error.error_code in REFUSALS:
             raise HptError(

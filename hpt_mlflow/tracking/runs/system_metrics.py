@@ -1,8 +1,8 @@
 """MLflow's system metrics (processor, memory, disk, network, GPU) of a run, delivered like all its metrics.
 
-The switch is MLflow's own: MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING, or `mlflow.enable_system_metrics_logging()`. Its thread
-would end with the first request that fails, and hold up the end of a run whose server is gone. So only its monitors
-are MLflow's; the samples go through the run's spool.
+The switch is MLflow's own: MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING, or `mlflow.enable_system_metrics_logging()`. MLflow's
+thread would end with the first request that fails, and hold up the end of a run whose server is gone. So only its
+monitors are used; the samples go through the run's spool.
 """
 
 from __future__ import annotations
