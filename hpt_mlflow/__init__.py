@@ -21,6 +21,7 @@ from typing import Any
 _PLACES = {
     "AdaptSettings": "hpt_mlflow.settings",
     "Dataset": "hpt_mlflow.data.dataset",
+    "EmbedSettings": "hpt_mlflow.settings",
     "EvaluateSettings": "hpt_mlflow.settings",
     "HptError": "hpt_mlflow.errors",
     "Interval": "hpt_mlflow.interval",

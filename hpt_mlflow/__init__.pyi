@@ -9,6 +9,7 @@ from hpt_mlflow.interval import Interval as Interval
 from hpt_mlflow.methods import register_method as register_method
 from hpt_mlflow.models.backbone import register_architecture as register_architecture
 from hpt_mlflow.settings import AdaptSettings as AdaptSettings
+from hpt_mlflow.settings import EmbedSettings as EmbedSettings
 from hpt_mlflow.settings import EvaluateSettings as EvaluateSettings
 from hpt_mlflow.settings import MainSettings as MainSettings
 from hpt_mlflow.settings import PretrainSettings as PretrainSettings
@@ -33,6 +34,7 @@ _PLACES: dict[str, str]
 __all__ = [
     "AdaptSettings",
     "Dataset",
+    "EmbedSettings",
     "EvaluateSettings",
     "HptError",
     "Interval",
@@ -44,6 +46,7 @@ __all__ = [
     "TuneSettings",
     "adapt",
     "compare",
+    "embed",
     "evaluate",
     "export",
     "import_weights",
@@ -504,6 +507,47 @@ def evaluate(
 
     Raises:
         HptError: the user has to change something; before any long work if possible.
+    """
+
+def embed(
+    *,
+    data: Text = "builtin:twemoji",
+    model: Text = "models:/hpt/latest",
+    to: Text = "embeddings.parquet",
+    root: Text | None = None,
+    numbers: Literal["float32", "float16"] = "float32",
+    patches: bool = False,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
+    batch_size: int = 256,
+    workers: int | None = None,
+    device: Text = "auto",
+) -> StageResult:
+    """Write a row for each image: its path, its features, its labels, and the prediction if the model is a classifier.
+
+    Images that cannot be read have no features, and say why in the column `error`.
+
+    Args:
+        data: Images: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:. Labels are not needed.
+            [default: builtin:twemoji]
+        model: Backbone or classifier: a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model hpt.
+            [default: models:/hpt/latest]
+        to: File that is written, or replaced. After an interruption, the same command goes on from TO.parts.  [default:
+            embeddings.parquet]
+        root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
+            [default: none]
+        numbers: How features are stored.  [default: float32]
+        patches: Also store the map of features before they are averaged over the image.  [default: false]
+        precision: Arithmetic of features. auto: bfloat16 on a GPU that has it in hardware, else float32.  [default:
+            auto]
+        batch_size: Images in a forward pass.  [default: 256]
+        workers: Threads that decode images. Default: one for each processor.
+        device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.  [default: auto]
+
+    Returns:
+        The model that was used, and how many images there are, how many could not be read, and images per second.
+
+    Raises:
+        HptError: there is no such model, there are no readable images, or the file cannot be written.
     """
 
 def main(

@@ -52,10 +52,13 @@ class FrozenNetwork:
 
     Args:
         backbone: float32 (N, 3, H, W) to (N, ...); left exactly as it is.
+
+    Attributes:
+        network: the copy.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
-        self._network = copy.deepcopy(backbone).eval().to(memory_format=torch.channels_last)
+        self.network = copy.deepcopy(backbone).eval().to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def features(self, batch: Tensor, precision: str = "float32") -> Tensor:
@@ -66,7 +69,7 @@ class FrozenNetwork:
                 float32 (torch.autocast).
         """
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return self._network(batch).flatten(1).float()
+            return self.network(batch).flatten(1).float()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ load_plugins("hpt_mlflow.plugins")
 
 # ruff: noqa: E402
 from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, PRESETS
+from hpt_mlflow.settings.embed import EmbedSettings
 from hpt_mlflow.settings.evaluate import EvaluateSettings
 from hpt_mlflow.settings.main import MainSettings
 from hpt_mlflow.settings.study import StudySettings
@@ -24,6 +25,7 @@ __all__ = [
     "PRESETS",
     "UPDATES",
     "AdaptSettings",
+    "EmbedSettings",
     "EvaluateSettings",
     "MainSettings",
     "PretrainSettings",

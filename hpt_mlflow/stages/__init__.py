@@ -10,6 +10,7 @@ from hpt_mlflow.options import Settings
 from hpt_mlflow.plugins import add_to, load_place, load_plugins
 from hpt_mlflow.settings import (
     AdaptSettings,
+    EmbedSettings,
     EvaluateSettings,
     MainSettings,
     PretrainSettings,
@@ -67,6 +68,7 @@ register_stage("pretrain", PretrainSettings, "hpt_mlflow.stages.pretrain:pretrai
 register_stage("adapt", AdaptSettings, "hpt_mlflow.stages.adapt:adapt")
 register_stage("tune", TuneSettings, "hpt_mlflow.stages.tune:tune")
 register_stage("evaluate", EvaluateSettings, "hpt_mlflow.stages.evaluate:evaluate")
+register_stage("embed", EmbedSettings, "hpt_mlflow.stages.embed:embed")
 register_stage("main", MainSettings, "hpt_mlflow.stages.main:main")
 register_stage("study", StudySettings, "hpt_mlflow.stages.study:study")
 load_plugins("hpt_mlflow.stages")

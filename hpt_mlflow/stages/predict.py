@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import logging
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.decode import UnreadableImageError, decode
+from hpt_mlflow.data.reading import decoded_batches
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError, printable
 from hpt_mlflow.files import replacing
@@ -65,13 +62,15 @@ def _write(opened, classifier: ClassifierModel, dataset: Dataset) -> tuple[int, 
     writer = csv.writer(opened)
     writer.writerow(["image", *answer, "error", *(f"p({name})" for name in classes)])
     classified = failed = 0
+    names = (printable(str(name)) for name in dataset.names)
     # Not as they are: hundreds of photographs would fill the memory.
-    for names, images, errors in _batches(dataset, classifier.embedding.smallest_side):
+    for batch in decoded_batches(dataset, range(len(dataset)), classifier.embedding.smallest_side, BATCH_SIZE):
+        images = [image for image in batch if not isinstance(image, str)]
         rows = iter(classifier.probabilities(images)) if images else iter(())
-        for name, error in zip(names, errors, strict=True):
-            if error:
+        for image, name in zip(batch, names, strict=False):
+            if isinstance(image, str):
                 failed += 1
-                writer.writerow([name, *("" for _ in answer), error, *("" for _ in classes)])
+                writer.writerow([name, *("" for _ in answer), image, *("" for _ in classes)])
             else:
                 classified += 1
                 row = next(rows)
@@ -85,27 +84,3 @@ def _answer(classifier: ClassifierModel, row: np.ndarray) -> list[str]:
         return [";".join(name for name, share in zip(classes, row, strict=True) if share >= LABEL_THRESHOLD)]
     best = int(row.argmax())
     return [classes[best], f"{row[best]:.6f}"]
-
-
-def _batches(dataset: Dataset, side: int) -> Iterator[tuple[list[str], list[np.ndarray], list[str]]]:
-    """Names, the decoded images among them, and for each name why it could not be decoded, or nothing.
-
-    Args:
-        side: images are reduced to at most this many pixels of their shorter side.
-    """
-
-    def attempt(index: int) -> np.ndarray | str:
-        try:
-            return decode(dataset.pictures[index], side)
-        except UnreadableImageError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(dataset), BATCH_SIZE):
-            indices = range(start, min(start + BATCH_SIZE, len(dataset)))
-            results = list(pool.map(attempt, indices))
-            yield (
-                [printable(str(dataset.names[i])) for i in indices],
-                [result for result in results if not isinstance(result, str)],
-                [result if isinstance(result, str) else "" for result in results],
-            )

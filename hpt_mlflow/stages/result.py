@@ -56,4 +56,9 @@ def result_of(earlier: EarlierRun) -> StageResult:
     if run.data.tags.get(tag.STAGE) == "adapt" and run.data.tags[tag.MODEL] == run.data.tags.get(tag.PARENT_MODEL):
         # Its parent was better than what it made.
         chain = chain[:-1]
-    return StageResult(run.info.run_id, run.data.tags[tag.MODEL], chain, dict(run.data.metrics))
+    return StageResult(
+        run.info.run_id,
+        run.data.tags[tag.MODEL],
+        chain,
+        {name: value for name, value in run.data.metrics.items() if not name.startswith("system/")},
+    )

@@ -1,0 +1,5 @@
+"""The entry point `embed` of MLproject."""
+
+from hpt_mlflow.cli.project import run_entry_point
+
+run_entry_point("embed")

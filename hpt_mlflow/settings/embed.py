@@ -1,0 +1,49 @@
+"""The settings of embedding a dataset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpt_mlflow.options import Settings, option
+from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, DEVICE_HELP, OPERATIONAL
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedSettings(Settings):
+    """Write the features of all images of a dataset, and what a classifier says of them, into a Parquet file."""
+
+    data: str = option(
+        "builtin:twemoji",
+        "Images: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:. Labels are not needed.",
+        main=True,
+        changes_result=False,
+    )
+    root: str | None = option(
+        None,
+        "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.",
+        **OPERATIONAL,
+    )
+    model: str = option(
+        f"models:/{DEFAULT_MODEL_NAME}/latest",
+        "Backbone or classifier: a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model "
+        f"{DEFAULT_MODEL_NAME}.",
+        main=True,
+    )
+    to: str = option(
+        "embeddings.parquet",
+        "File that is written, or replaced. After an interruption, the same command goes on from TO.parts.",
+        main=True,
+        changes_result=False,
+    )
+    numbers: str = option("float32", "How features are stored.", choices=("float32", "float16"))
+    patches: bool = option(False, "Also store the map of features before they are averaged over the image.")
+    precision: str = option(
+        "auto",
+        "Arithmetic of features. auto: bfloat16 on a GPU that has it in hardware, else float32.",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    batch_size: int = option(256, "Images in a forward pass.", minimum=1, changes_result=False)
+    workers: int | None = option(
+        None, "Threads that decode images. Default: one for each processor.", minimum=1, changes_result=False
+    )
+    device: str = option("auto", DEVICE_HELP, **OPERATIONAL)
