@@ -12,7 +12,7 @@ TEST_PROCESSES ?= 2
 PYTEST = $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 MLFLOW_RUN = PATH="$(CURDIR)/$(BIN):$$PATH" mlflow run . --env-manager local
 
-.PHONY: setup demo test slow soak bench results lint format generate ui clean
+.PHONY: setup demo test slow soak bench results lint format generate ui wheel image clean
 
 setup: $(INSTALLED)
 
@@ -73,5 +73,12 @@ generate: setup
 ui: setup
 	$(BIN)/mlflow ui --port $(UI_PORT)
 
+wheel: setup
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+image: wheel
+	docker build --tag hpt_mlflow --build-arg PIP_OPTIONS .
+
 clean:
-	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

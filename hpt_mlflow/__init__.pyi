@@ -132,7 +132,7 @@ def pretrain(
             600 (gentle), 5000 (paper); from random weights 600 (quick), 600 (gentle), 200000 (paper)]
         batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper); from random weights 256]
         learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.03
-            (quick), 0.0001 (gentle), 0.03 (paper); from random weights 0.12 (quick), 0.12 (gentle), 0.03 (paper)]
+            (quick), 0.0003 (gentle), 0.03 (paper); from random weights 0.12 (quick), 0.12 (gentle), 0.03 (paper)]
         weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper); from random weights
             0.0001]
         augment: Augmentations that make a view: a comma-separated subset of crop, color, gray, blur, flip; or none.
@@ -244,7 +244,7 @@ def adapt(
         steps: Length of the training, in optimiser steps.  [default: 200 (quick), 600 (gentle), 5000 (paper)]
         batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper)]
         learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.03
-            (quick), 0.0001 (gentle), 0.03 (paper)]
+            (quick), 0.0003 (gentle), 0.03 (paper)]
         weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper)]
         augment: Augmentations that make a view: a comma-separated subset of crop, color, gray, blur, flip; or none.
             [default: crop,color,gray,blur,flip]
@@ -375,7 +375,7 @@ def tune(
             (paper)]
         batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper)]
         learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.03
-            (quick), 0.0001 (gentle), 0.03 (paper)]
+            (quick), 0.0003 (gentle), 0.03 (paper)]
         weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper)]
         augment: Augmentations to choose from: a comma-separated choice of crop, color, gray, blur, flip.  [default:
             crop,color,gray,blur,flip]

@@ -1,10 +1,12 @@
 """MLproject, conda.yaml, pyproject.toml, docs and settings say the same."""
 
 import dataclasses
+import importlib.metadata
 import re
 import shlex
 import subprocess
 import sys
+from fnmatch import fnmatch
 
 import click
 import pytest
@@ -154,3 +156,18 @@ def test_a_broken_link_is_found(tmp_path):
         "# On two GPUs\n[a](page.md#on-two-gpus) [b](#there) [c](other.md) [d](https://e.org)"
     )
     assert broken_links(tmp_path / "page.md") == ["#there", "other.md"]
+
+
+def test_the_image_is_made_from_the_wheel():
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    steps = [line.split(maxsplit=1) for line in text.splitlines() if line]
+    assert [name for name, _ in steps] == ["FROM", "ARG", "COPY", "RUN", "RUN", "USER", "WORKDIR", "CMD"]
+    (source, _) = dict(steps)["COPY"].split()
+    wheel = f"dist/hpt_mlflow-{importlib.metadata.version('hpt_mlflow')}-py3-none-any.whl"
+    assert fnmatch(wheel, source)
+    # All that is sent to Docker.
+    everything, exception = (ROOT / ".dockerignore").read_text().splitlines()
+    assert (everything, fnmatch(wheel, exception.removeprefix("!"))) == ("*", True)
+    planned = subprocess.run(["make", "-n", "image"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert "pip wheel --quiet --no-deps --wheel-dir dist ." in planned
+    assert planned.rstrip().endswith("docker build --tag hpt_mlflow --build-arg PIP_OPTIONS .")
