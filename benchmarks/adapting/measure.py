@@ -5,6 +5,7 @@
     python benchmarks/adapting/measure.py judges lines.jsonl
     python benchmarks/adapting/measure.py harm lines.jsonl
     python benchmarks/adapting/measure.py bars lines.jsonl
+    python benchmarks/adapting/measure.py methods lines.jsonl
     python benchmarks/adapting/measure.py picture lines.jsonl --to docs/images/adapting.png
 
 `run` adapts once. It appends a line for the parent (step 0), for each milestone, and for variants of the last one: with
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 from candidates import Candidates
 from recipes import RECIPES
-from tables import bars, harm, judges, picture, recipes
+from tables import bars, harm, judges, methods, picture, recipes
 from torch import nn
 
 from hpt_mlflow.augment.crop import smallest_useful_side
@@ -260,7 +261,7 @@ class Figures:
         return on_validation | {name: float((answer == test.labels).mean()) for name, answer in answers.items()}
 
 
-for table in (recipes, judges, harm, bars, picture):
+for table in (recipes, judges, harm, bars, methods, picture):
     measure.add_command(table)
 
 if __name__ == "__main__":
