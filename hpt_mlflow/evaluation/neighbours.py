@@ -22,6 +22,17 @@ def nearest_neighbour_classes(
     return votes.argmax(axis=1)
 
 
+def nearest_of_all(known: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
+    """Positions of the nearest known features by cosine similarity, int64 (M, count), the nearest first.
+
+    Args:
+        known: float32 (N, F).
+        queries: float32 (M, F).
+    """
+    bank, asked = (F.normalize(torch.from_numpy(features), dim=1) for features in (known, queries))
+    return (asked @ bank.T).topk(count, dim=1).indices.numpy()
+
+
 def nearest_neighbour_votes(
     known: np.ndarray, known_labels: np.ndarray, queries: np.ndarray, neighbours: int = NEIGHBOURS
 ) -> np.ndarray:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from hpt_mlflow.data.decode import UnreadableImageError
 from hpt_mlflow.data.images import Images
+from hpt_mlflow.evaluation.neighbours import nearest_of_all
 from hpt_mlflow.evaluation.scores import is_multilabel
 from hpt_mlflow.report.figures import GREEN, GREY, VERMILION, class_label
 
@@ -26,6 +27,7 @@ FULL_SIZE_TILES = 40
 TEXT_WIDTH = 1.6
 GAP_WIDTH = 0.12
 TEXT_LETTERS = 22
+QUERIES, NEIGHBOURS_SHOWN = 8, 7
 
 
 def confused_pairs(
@@ -78,6 +80,27 @@ def most_confused(truth: np.ndarray, prediction: np.ndarray, pairs: int) -> list
     found, counts = np.unique(np.stack([truth[wrong], prediction[wrong]], axis=1), axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:pairs]
     return [(int(true), int(predicted)) for true, predicted in found[order]]
+
+
+def sample_neighbours(
+    images: Images,
+    asked: np.ndarray,
+    asked_features: np.ndarray,
+    known: np.ndarray,
+    known_features: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+) -> Figure:
+    """A few images, spread over those that are asked about, with their nearest neighbours among the known ones.
+
+    Args:
+        asked, known: indices of images, int64 (M,) and (N,).
+        asked_features, known_features: float32 (M, F) and (N, F).
+        labels: of all images of the dataset.
+    """
+    shown = np.unique(np.linspace(0, len(asked) - 1, QUERIES).astype(np.int64))
+    nearest = nearest_of_all(known_features, asked_features[shown], min(NEIGHBOURS_SHOWN, len(known)))
+    return neighbour_grid(images, asked[shown], labels[asked[shown]], known[nearest], labels[known[nearest]], classes)
 
 
 def neighbour_grid(

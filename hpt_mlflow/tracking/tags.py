@@ -114,6 +114,8 @@ PARENT_RUN = "mlflow.parentRunId"
 DESCRIPTION = "mlflow.note.content"
 # Artifacts that the UI shows as tables, as JSON.
 LOGGED_TABLES = "mlflow.loggedArtifacts"
+# Whether there are pictures on the step axis.
+LOGGED_IMAGES = "mlflow.loggedImages"
 # What a dataset is for: training or evaluation.
 DATA_CONTEXT = "mlflow.data.context"
 # Of a run that `mlflow run` made: its entry point, environment manager and project.

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
-import torch
-from torch.nn import functional as F
 
 from hpt_mlflow.errors import printable
 from hpt_mlflow.evaluation.protocols.base import Outcome
@@ -21,16 +19,18 @@ from hpt_mlflow.report.evaluation_figures import (
     reliability_diagram,
     roc_curves,
 )
-from hpt_mlflow.report.image_grids import confused_pairs, neighbour_grid
+from hpt_mlflow.report.image_grids import confused_pairs, sample_neighbours
 from hpt_mlflow.tracking.runs.stage_run import StageRun
 from hpt_mlflow.tracking.tags import PREDICTIONS_FILE
 
-QUERIES = 8
-NEIGHBOURS_SHOWN = 7
 
+def log_pictures(run: StageRun, outcome: Outcome, labels: np.ndarray, step: int) -> None:
+    """Log figures that show where a classifier is right, and where it is wrong.
 
-def log_pictures(run: StageRun, outcome: Outcome) -> None:
-    """Log figures that show where a classifier is right, and where it is wrong."""
+    Args:
+        labels: of all images of the dataset.
+        step: of the model.
+    """
     task, truth = outcome.task, outcome.task.part_labels.test
     if is_multilabel(truth):
         run.picture(roc_curves(truth, outcome.probabilities, task.classes), "roc_curves.png")
@@ -44,8 +44,17 @@ def log_pictures(run: StageRun, outcome: Outcome) -> None:
     run.picture(reliability_diagram(truth, outcome.probabilities), "reliability.png")
     features = embedding_map(outcome.features.test, truth, task.classes)
     if features is not None:
-        run.picture(features, "embedding_map.png")
-    _log_neighbours(run, outcome)
+        run.image(features, "embedding map", step)
+    neighbours = sample_neighbours(
+        task.reader.images,
+        task.split.test,
+        outcome.features.test,
+        task.split.train,
+        outcome.features.train,
+        labels,
+        task.classes,
+    )
+    run.image(neighbours, "nearest neighbours", step)
 
 
 def log_predictions(run: StageRun, outcome: Outcome, names: Sequence[str]) -> None:
@@ -95,21 +104,3 @@ def log_milestones(run: StageRun, by_step: dict[int, dict[str, float]], name: st
     scores, lows, highs = ([by_step[step][f"test/{name}{end}"] for step in steps] for end in ("", "_low", "_high"))
     baseline = untrained.test_score if untrained else None
     run.picture(milestone_curve(steps, scores, lows, highs, name, baseline), "milestones.png")
-
-
-def _log_neighbours(run: StageRun, outcome: Outcome) -> None:
-    """Log a few test images, spread over the split, with the nearest train images."""
-    task, labels, features = outcome.task, outcome.task.part_labels, outcome.features
-    shown = np.unique(np.linspace(0, len(features.test) - 1, QUERIES).astype(np.int64))
-    bank = F.normalize(torch.from_numpy(features.train), dim=1)
-    queries = F.normalize(torch.from_numpy(features.test[shown]), dim=1)
-    nearest = (queries @ bank.T).topk(min(NEIGHBOURS_SHOWN, len(bank)), dim=1).indices.numpy()
-    figure = neighbour_grid(
-        task.reader.images,
-        task.split.test[shown],
-        labels.test[shown],
-        task.split.train[nearest],
-        labels.train[nearest],
-        task.classes,
-    )
-    run.picture(figure, "nearest_neighbours.png")

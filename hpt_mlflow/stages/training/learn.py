@@ -18,6 +18,7 @@ from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
 from hpt_mlflow.group import Group, was_restarted
 from hpt_mlflow.report.figures import GRID_IMAGES, learning_curves, views_grid
+from hpt_mlflow.report.image_grids import sample_neighbours
 from hpt_mlflow.settings import AdaptSettings, TrainingSettings
 from hpt_mlflow.signals import Requests, signals_as_requests
 from hpt_mlflow.stages.data_report import report_data, report_unreadable
@@ -192,7 +193,7 @@ def _train(run: StageRun, work: Work) -> Trained:
                 if step in work.milestones:
                     model = milestone_name(step)
                     kept[step] = log_backbone(run, trainer.backbone, replace(work.card, step=step), work.tags)
-                    metrics |= _neighbour_accuracy(work)
+                    metrics |= _look_at_neighbours(run, work, step)
                     metrics |= work.judging.metrics(trainer.backbone) if work.judging else {}
                 if metrics:
                     run.metrics(metrics, step, model, work.dataset if model else None)
@@ -239,8 +240,11 @@ def _picture_of_views(trainer: Trainer, batches: ViewBatches) -> Image.Image:
     return views_grid(crops[0], views, trainer.mean, trainer.std)
 
 
-def _neighbour_accuracy(work: Work) -> dict[str, float]:
-    """20-NN accuracy on validation images by train images, on so many of each as cost next to nothing."""
+def _look_at_neighbours(run: StageRun, work: Work, step: int) -> dict[str, float]:
+    """20-NN accuracy on validation images by train images, on so many of each as cost next to nothing.
+
+    A few are logged as a picture.
+    """
     images, trainer, card = work.images, work.trainer, work.card
     labels = images.dataset.labels
     known = np.intersect1d(work.split.train, images.indices)
@@ -254,5 +258,7 @@ def _neighbour_accuracy(work: Work) -> dict[str, float]:
     reader = FeatureReader(images, card.architecture.image_size, ChannelStatistics(card.mean, card.std), trainer.device)
     bank, queries = (reader.features(trainer.backbone, part) for part in (known, asked))
     answers = nearest_neighbour_classes(bank, labels[known], queries)
+    classes = images.dataset.classes
+    run.image(sample_neighbours(images, asked, queries, known, bank, labels, classes), "nearest neighbours", step)
     still_there = ~np.isin(asked, list(images.unreadable))
     return {"knn/val_accuracy": float((answers == labels[asked])[still_there].mean())}

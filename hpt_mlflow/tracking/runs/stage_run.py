@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -47,6 +48,8 @@ from hpt_mlflow.tracking.runs.system_metrics import check_system_metrics, system
 # How long the end of a run waits for a server that does not answer: of a finished run, and of an interrupted one.
 PATIENCE_SECONDS = 60.0
 INTERRUPTED_SECONDS = 10.0
+# Side of the small copy of a picture, which MLflow's charts show.
+THUMBNAIL = 256
 
 log = logging.getLogger("hpt_mlflow")
 
@@ -137,6 +140,22 @@ class StageRun:
         """Log a picture as an artifact."""
         save = image.savefig if isinstance(image, Figure) else image.save
         return self.files([file], lambda folder: save(folder / file))
+
+    def image(self, image: Figure | Image.Image, key: str, step: int) -> None:
+        """Log a picture on the step axis: MLflow's charts show those of a key one step after another."""
+        # As `MlflowClient.log_image` names them; without what differs when a step is repeated.
+        name = f"images/{key}+step+{step}+timestamp+{step}+{uuid5(NAMESPACE_OID, f'{self.run_id} {key} {step}')}"
+
+        def write(folder: Path) -> None:
+            file = folder / f"{name}.png"
+            file.parent.mkdir()
+            (image.savefig if isinstance(image, Figure) else image.save)(file)
+            with Image.open(file) as whole:
+                whole.thumbnail((THUMBNAIL, THUMBNAIL))
+                whole.save(folder / f"{name}+compressed.webp")
+
+        self.files([f"{name}.png", f"{name}+compressed.webp"], write)
+        self.tags({tag.LOGGED_IMAGES: "True"})
 
     def table(self, rows: Mapping[str, list[Any]], file: str) -> None:
         """Log a table, columns by name, as a JSON artifact that the UI shows as a table."""

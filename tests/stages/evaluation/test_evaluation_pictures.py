@@ -25,12 +25,8 @@ CLASSES = np.arange(COUNT) % 3
 LABELS = np.stack([CLASSES > 0, CLASSES == 1], axis=1).astype(np.uint8)
 PARTS = np.random.default_rng(1).permutation(COUNT)
 SPLIT = Split(np.sort(PARTS[:30]), np.sort(PARTS[30:45]), np.sort(PARTS[45:]))
-ALWAYS = {
-    "reliability.png",
-    "embedding_map.png",
-    "nearest_neighbours.png",
-    "predictions.safetensors",
-}
+ALWAYS = {"reliability.png", "nearest neighbours", "embedding map", "predictions.safetensors"}
+STEP = 5
 
 
 @pytest.fixture
@@ -55,12 +51,17 @@ def logged(outcome, names=None, pictures=False):
         log_curve(run, outcome)
         log_predictions(run, outcome, names or [f"{i}.png" for i in outcome.task.split.test])
         if pictures:
-            log_pictures(run, outcome)
+            log_pictures(run, outcome, outcome.task.labels, STEP)
     return run.run_id
 
 
 def files_of(run_id):
-    return {file.path for file in MlflowClient().list_artifacts(run_id)}
+    """Artifacts by path; pictures on the step axis by their key."""
+    client = MlflowClient()
+    files = {file.path for file in client.list_artifacts(run_id)} - {"images"}
+    pictures = [file.path.removeprefix("images/").split("+") for file in client.list_artifacts(run_id, "images")]
+    assert all(parts[1:3] == ["step", str(STEP)] for parts in pictures)
+    return files | {parts[0] for parts in pictures}
 
 
 def test_classes_are_shown_by_what_is_taken_for_what(store, task, tmp_path):
@@ -133,10 +134,10 @@ def test_an_image_that_vanished_is_a_grey_square(store, task):
     outcome = learn(task)
     task.reader.images.unreadable[int(SPLIT.test[0])] = "vanished"
     task.reader.images.unreadable[int(SPLIT.train[0])] = "vanished"
-    assert "nearest_neighbours.png" in files_of(logged(outcome, pictures=True))
+    assert "nearest neighbours" in files_of(logged(outcome, pictures=True))
 
 
 def test_few_images_are_enough(store, task):
     few = replace(task, split=Split(SPLIT.train[:4], SPLIT.validation[:4], SPLIT.test[:2]))
     few = replace(few, labels=np.where(np.isin(np.arange(COUNT), [*few.split.train[:2], few.split.test[0]]), 0, 1))
-    assert files_of(logged(learn(replace(few, classes=("a", "b"))), pictures=True)) >= ALWAYS - {"embedding_map.png"}
+    assert files_of(logged(learn(replace(few, classes=("a", "b"))), pictures=True)) >= ALWAYS - {"embedding map"}

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import signal
 import sys
@@ -110,6 +111,21 @@ def test_settings_do_not_clash_with_what_mlflow_run_logged(store):
         MlflowClient().log_param(run.run_id, "arch", "''")
         run.params({"arch": "resnet18"})
     assert only_run().data.params == {"arch": "''", "settings/arch": "resnet18"}
+
+
+def test_pictures_on_the_step_axis_are_as_mlflow_logs_them(store, tmp_path):
+    picture = Image.new("RGB", (600, 300))
+    with stage_run("pretrain cats") as run:
+        run.image(picture, "nearest neighbours", 3)
+        run.image(picture, "nearest neighbours", 3)
+        MlflowClient().log_image(run.run_id, picture, key="nearest neighbours", step=3)
+    files = [file.path for file in MlflowClient().list_artifacts(run.run_id, "images")]
+    assert len(files) == 4
+    shape = re.compile(r"images/nearest neighbours\+step\+3\+timestamp\+\d+\+[0-9a-f-]{36}(\.png|\+compressed\.webp)")
+    assert all(shape.fullmatch(file) for file in files)
+    sizes = {Image.open(MlflowClient().download_artifacts(run.run_id, file, str(tmp_path))).size for file in files}
+    assert sizes == {(600, 300), (256, 128)}
+    assert only_run().data.tags["mlflow.loggedImages"] == "True"
 
 
 def test_pictures_and_tables_become_artifacts(store):
