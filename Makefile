@@ -71,7 +71,7 @@ generate: setup
 	$(BIN)/python -m hpt_mlflow.project_files
 
 ui: setup
-	$(BIN)/mlflow ui --port $(UI_PORT)
+	$(BIN)/hpt ui --port $(UI_PORT)
 
 wheel: setup
 	rm -rf dist

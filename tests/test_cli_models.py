@@ -1,7 +1,11 @@
+import re
 import shutil
+import socket
 import subprocess
 import sys
+from urllib.parse import parse_qs
 
+import mlflow
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -180,3 +184,27 @@ def test_help_shows_an_example(command):
 def test_help_does_not_wait_for_torch_or_mlflow():
     code = "import sys; from hpt_mlflow.cli import hpt; assert not {'torch', 'mlflow', 'sklearn'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_ui_opens_on_the_evaluations_of_the_same_test_images(chain):
+    from hpt_mlflow.tracking.models.results_table import comparison_path
+
+    page, _, query = comparison_path().partition("?")
+    assert page == "#/experiments/0/runs"
+    shown = parse_qs(query)
+    assert shown["compareRunsMode"] == ["CHART"]
+    assert len(mlflow.search_runs(["0"], shown["searchFilter"][0])) == 3
+
+
+def test_the_ui_of_an_empty_store_shows_its_experiments(store):
+    from hpt_mlflow.tracking.models.results_table import comparison_path
+
+    assert comparison_path() == "#/experiments"
+
+
+def test_a_port_that_is_taken_is_named(store):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        result = run("ui", "--no-browser", "--port", str(taken.getsockname()[1]))
+    assert result.exit_code == 1
+    assert re.search(r"Error: port: MLflow's server ended with \d+; name a free port\n", result.output)

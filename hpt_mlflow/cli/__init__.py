@@ -7,7 +7,7 @@ import click
 from hpt_mlflow.cli.datasets import datasets
 from hpt_mlflow.cli.models import compare, history, lineage, promote
 from hpt_mlflow.cli.predict import predict
-from hpt_mlflow.cli.runs import results, runs, sync
+from hpt_mlflow.cli.runs import results, runs, sync, ui
 from hpt_mlflow.cli.stages import stage_command
 from hpt_mlflow.cli.weights import export, import_
 from hpt_mlflow.cores import let_threads_sleep_if_crowded
@@ -38,5 +38,6 @@ for _command in (
     datasets,
     runs,
     sync,
+    ui,
 ):
     hpt.add_command(_command)

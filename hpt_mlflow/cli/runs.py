@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
 import click
 
 from hpt_mlflow.cli.output import echo_table, errors, log_to_stderr
@@ -17,6 +23,47 @@ def results() -> None:
 
         connect()
         echo_table(HEADER, result_rows())
+
+
+@click.command()
+@click.option("--port", default=5000, show_default=True, help="Of the server that is started here.")
+@click.option("--browser/--no-browser", default=True, show_default=True, help="Whether to open a browser.")
+def ui(port: int, browser: bool) -> None:
+    """Open MLflow's UI on charts of all evaluations on the same test images as the newest one.
+
+    A server is started here, until Ctrl-C, unless MLFLOW_TRACKING_URI names one.
+    """
+    with errors():
+        import mlflow
+
+        from hpt_mlflow.tracking.connection import connect
+        from hpt_mlflow.tracking.models.results_table import comparison_path
+
+        connect()
+        uri, path = mlflow.get_tracking_uri(), comparison_path()
+        elsewhere = uri.startswith(("http:", "https:"))
+        page = f"{uri.rstrip('/') if elsewhere else f'http://127.0.0.1:{port}'}/{path}"
+        click.echo(page)
+        server = None if elsewhere else _start_ui(uri, port)
+        if browser:
+            click.launch(page)
+        if server:
+            with suppress(KeyboardInterrupt):
+                server.wait()
+
+
+def _start_ui(uri: str, port: int) -> subprocess.Popen[bytes]:
+    """Start MLflow's server, and wait until it answers.
+
+    Raises:
+        HptError: it ends instead, as where the port is taken.
+    """
+    server = subprocess.Popen([sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--backend-store-uri", uri])
+    while server.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return server
+        time.sleep(0.2)
+    raise HptError(f"MLflow's server ended with {server.returncode}", "name a free port", setting="port")
 
 
 @click.command()

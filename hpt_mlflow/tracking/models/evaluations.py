@@ -40,6 +40,7 @@ class Evaluation:
     """
 
     run_id: str
+    experiment_id: str
     model: str
     chain: str
     dataset: str
@@ -146,6 +147,7 @@ def _evaluation(run: Run) -> Evaluation:
     tags = run.data.tags
     return Evaluation(
         run_id=run.info.run_id,
+        experiment_id=run.info.experiment_id,
         model=tags.get(tag.PARENT_MODEL, ""),
         chain=tags.get(tag.CHAIN, ""),
         dataset=logged_dataset(run)[0],

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from urllib.parse import quote
 
+from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.models.evaluations import Evaluation, finished_evaluations
 
@@ -22,6 +24,16 @@ def result_rows() -> list[tuple[str, ...]]:
     """A row of `HEADER` per finished evaluation of all experiments, oldest first; - if a value is missing."""
     with tracking_errors("cannot list the evaluations"):
         return [_row(evaluation) for evaluation in reversed(finished_evaluations())]
+
+
+def comparison_path() -> str:
+    """The page of MLflow's UI with charts of all evaluations on the newest one's test images."""
+    with tracking_errors("cannot list the evaluations"):
+        newest = next(iter(finished_evaluations()), None)
+    if newest is None:
+        return "#/experiments"
+    same = quote(f"tags.`{tag.STAGE}` = 'evaluate' and tags.`{tag.TEST_DIGEST}` = '{newest.test_digest}'")
+    return f"#/experiments/{newest.experiment_id}/runs?searchFilter={same}&compareRunsMode=CHART"
 
 
 def _row(evaluation: Evaluation) -> tuple[str, ...]:
