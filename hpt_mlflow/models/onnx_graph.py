@@ -20,7 +20,7 @@ from hpt_mlflow.models.checkpoint import BackboneCard
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-PACKAGES = ("onnx", "onnxscript")
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 IMAGES, CROPS, EMBEDDING, PROBABILITIES = "images", "crops", "embedding", "probabilities"
 LABEL, PROBABILITY = "label", "probability"
 OPSET = 18

@@ -105,7 +105,7 @@ def embed(chosen: EmbedSettings) -> StageResult:
         schema = _schema(embedder, dataset, uri)
         _write(parts, schema, embedder, dataset, chosen, rows)
         failed = len(dataset) - pq.read_table(file, columns=["error"])["error"].null_count
-        rate = (len(dataset) - first) / (time.monotonic() - began)
+        rate = max(0, len(dataset) - first) / (time.monotonic() - began)
         metrics = {"images": float(len(dataset)), "unreadable": float(failed), "images_per_second": rate}
         metrics = {f"{STAGE}/{name}": value for name, value in metrics.items()}
         run.metrics(metrics, 0)
