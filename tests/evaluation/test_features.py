@@ -90,7 +90,7 @@ def test_channels_stand_last_where_features_are_computed(monkeypatch, open_image
     plain = FrozenNetwork.features
 
     def watched(network, batch, precision):
-        found.append((network._network, batch))
+        found.append((network.network, batch))
         return plain(network, batch, precision)
 
     monkeypatch.setattr(FrozenNetwork, "features", watched)
