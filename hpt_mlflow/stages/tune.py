@@ -73,7 +73,7 @@ def tune(settings: TuneSettings) -> StageResult:
     connect()
     check_names(settings.model_name, settings.alias)
     if settings.adapt_winner:
-        check_may_register(settings.model_name)
+        check_may_register(settings.model_name, settings.alias)
     settings = replace(settings, study=search_name(settings, dataset))
     with storage_errors(settings.storage):
         attributes = attributes_of(storage, settings.study or "")

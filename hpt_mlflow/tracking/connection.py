@@ -15,7 +15,8 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy import NullPool, create_engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from hpt_mlflow.errors import HptError, one_line, without_secrets
+from hpt_mlflow.errors import HptError, without_secrets
+from hpt_mlflow.tracking.reasons import from_store, reason
 
 # Seconds until a database that does not answer counts as unreachable.
 CONNECT_SECONDS = {name: {"connect_timeout": 10} for name in ("postgresql", "mysql")}
@@ -86,18 +87,10 @@ def use_servers(tracking_uri: str, registry_uri: str) -> None:
 
 @contextmanager
 def tracking_errors(subject: str) -> Iterator[None]:
-    """Turn what MLflow raises into one line about `subject`."""
+    """Turn what MLflow, databases and object stores raise into one line about `subject`."""
     try:
         yield
-    except HptError:
-        raise
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, (MlflowException, SQLAlchemyError, OSError)) and not from_store(error):
+            raise
         raise HptError(f"{subject}: {reason(error)}") from error
-
-
-def reason(error: BaseException) -> str:
-    """The first line of an error, without the internals of connection pools."""
-    text = one_line(error)
-    if "Max retries exceeded" in text or "Connection refused" in text:
-        return "nobody answers there; check MLFLOW_TRACKING_URI, or start it with mlflow server"
-    return text

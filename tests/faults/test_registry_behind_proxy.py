@@ -10,6 +10,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.tracking.artifacts import WRITE_TEST_FILE, check_may_store
 from hpt_mlflow.tracking.connection import prepare
 from hpt_mlflow.tracking.models.store import check_may_register
 
@@ -41,7 +42,7 @@ def proxy(upstream, before):
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = pass_on  # noqa: N815
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on  # noqa: N815
 
         def log_message(self, *_):
             pass
@@ -58,6 +59,7 @@ def proxy(upstream, before):
 @pytest.mark.slow
 def test_a_registry_with_permissions(server, monkeypatch, capsys):
     monkeypatch.delenv("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
     start_server, workplace = server
     start_server()
     direct, refused = workplace.client, set()
@@ -85,6 +87,20 @@ def test_a_registry_with_permissions(server, monkeypatch, capsys):
             with pytest.raises(HptError, match=f"model_name: {name} may not be written") as caught:
                 check_may_register(name)
             assert "secret" not in str(caught.value)
+        refused -= {("PATCH", "update")}
+        check_may_register("new", "champion")
+        assert direct.get_registered_model("new").aliases == {}
+        refused |= {("POST", "alias")}
+        with pytest.raises(HptError, match="alias: the registry .* refuses aliases of new .*; leave it out"):
+            check_may_register("new", "champion")
+        check_may_register("new")
+        check_may_store("0")
+        (written,) = (workplace.folder / "artifacts" / "0").iterdir()
+        assert written.name == WRITE_TEST_FILE
+        refused |= {("PUT", WRITE_TEST_FILE)}
+        other = direct.create_experiment("other")
+        with pytest.raises(HptError, match=f"experiment other in mlflow-artifacts:/{other}: you lack a permission"):
+            check_may_store(other)
         refused.clear()
         client = MlflowClient()
         client.set_terminated(client.create_run("0").info.run_id)

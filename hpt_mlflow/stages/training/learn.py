@@ -87,7 +87,7 @@ def learn(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
 
 def _lead(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset, group: Group) -> StageResult:
     check_names(settings.model_name, settings.alias)
-    check_may_register(settings.model_name)
+    check_may_register(settings.model_name, settings.alias)
     identity = identify(stage, settings, [dataset], start.parent)
     resume = "auto" if was_restarted() else settings.resume
     with earlier_run(identity, resume, current_run_id()) as earlier:

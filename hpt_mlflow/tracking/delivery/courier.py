@@ -7,6 +7,7 @@ does not answer.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -17,10 +18,10 @@ from itertools import takewhile
 from pathlib import Path
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.tracking.connection import reason
 from hpt_mlflow.tracking.delivery.entries import Content, End, Metrics, State, deliver, describe
 from hpt_mlflow.tracking.delivery.run_client import RunClient
 from hpt_mlflow.tracking.delivery.spool import Entry, Spool, SpoolError
+from hpt_mlflow.tracking.reasons import reason, refusal
 
 # Metrics are delivered together, at most this often.
 PAUSE_SECONDS = 10.0
@@ -117,22 +118,38 @@ class Courier:
                 parcel.answer.set_exception(HptError("a newer training state took its place"))
 
     def flush(self, patience_seconds: float) -> list[Parcel]:
-        """Deliver everything that waits, now; gives what could not be delivered within the time, or was refused."""
-        end = time.monotonic() + patience_seconds
+        """Deliver everything that waits, now; gives what could not be delivered, or was refused.
+
+        Args:
+            patience_seconds: how long to wait without a delivery that succeeds: a slow server is not one that is away.
+        """
+        return self._flush(patience_seconds, patience_seconds_in_all=math.inf)
+
+    def _flush(self, patience_seconds: float, patience_seconds_in_all: float) -> list[Parcel]:
         with self._changed:
+            begun = self._sent_at = time.monotonic()
             self._hurry = True
             for parcel in self._parcels:
                 parcel.again_at, parcel.refusal = 0.0, ""
             self._changed.notify_all()
             try:
-                self._changed.wait_for(self._is_flushed, max(0.0, end - time.monotonic()))
+                while not self._is_flushed():
+                    end = min(self._sent_at + patience_seconds, begun + patience_seconds_in_all)
+                    if end <= time.monotonic():
+                        break
+                    self._changed.wait(end - time.monotonic())
             finally:
                 self._hurry = False
             return list(self._parcels)
 
     def close(self, patience_seconds: float) -> list[Parcel]:
-        """Flush, and end the threads."""
-        left = self.flush(patience_seconds)
+        """Flush within this time, however well that goes, and end the threads."""
+        left = self._flush(patience_seconds, patience_seconds)
+        self.stop()
+        return left
+
+    def stop(self) -> None:
+        """End the threads."""
         self._writes.put(None)
         with self._changed:
             self._closed = True
@@ -140,7 +157,6 @@ class Courier:
         # A delivery that is on its way must not overlap with those of the next courier.
         for thread in self._threads:
             thread.join(GOODBYE_SECONDS)
-        return left
 
     def why(self, left: list[Parcel]) -> str:
         """Why parcels are left."""
@@ -224,8 +240,9 @@ class Courier:
     def _record_outage(self, error: Exception) -> None:
         if not self._outage:
             log.warning(
-                "%s: the tracking server does not answer (%s); the run continues, and its entries wait in %s",
+                "%s: the tracking server %s (%s); the run continues, and its entries wait in %s",
                 self._title,
+                "refuses everything" if refusal(error) else "does not answer",
                 reason(error),
                 self.spool.folder,
             )

@@ -67,5 +67,7 @@ def drain(spool: Spool, owner: Owner, patience_seconds: float, model_name: str |
     """Deliver what is in an open spool; gives how many entries were delivered, how many are left, and why."""
     waiting = len(spool.entries())
     courier = Courier(spool, RunClient(owner.run_id, owner.experiment_id, model_name), owner.name)
-    left = courier.close(patience_seconds)
-    return waiting - len(left), len(left), courier.why(left) if left else ""
+    left = courier.flush(patience_seconds)
+    why = courier.why(left) if left else ""
+    courier.stop()
+    return waiting - len(left), len(left), why

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.certainty import Comparison, paired
-from hpt_mlflow.tracking.connection import reason
 from hpt_mlflow.tracking.models.evaluations import Evaluation
+from hpt_mlflow.tracking.reasons import reason
 from hpt_mlflow.tracking.tags import PREDICTIONS_FILE
 
 

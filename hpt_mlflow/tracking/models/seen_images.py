@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from hpt_mlflow.data.contents import UNKNOWN, VERSION
 from hpt_mlflow.data.dataset import MOST, Dataset, evenly_spaced
 from hpt_mlflow.errors import one_line
-from hpt_mlflow.tracking.connection import reason
+from hpt_mlflow.tracking.reasons import reason
 from hpt_mlflow.tracking.runs.stage_run import StageRun
 from hpt_mlflow.tracking.tags import SEEN_IMAGES_FILE
 

@@ -23,8 +23,9 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.checkpoint import BackboneCard, copy_to_cpu, load_backbone, save_backbone
 from hpt_mlflow.models.classifier import ClassifierCard, save_classifier
 from hpt_mlflow.tracking.addresses import concrete_uri, model_id_of
-from hpt_mlflow.tracking.connection import reason, tracking_errors
+from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery.entries import MODEL_DESCRIPTION
+from hpt_mlflow.tracking.reasons import reason
 from hpt_mlflow.tracking.runs.stage_run import StageRun
 from hpt_mlflow.tracking.tags import CLASSIFIER_NAME, milestone_name
 
@@ -124,10 +125,10 @@ def _log_model(
     return run.model(name, card.step, params, tags, fill)
 
 
-def check_may_register(model_name: str) -> None:
-    """Refuse a registered model that this user may not write, before any long work.
+def check_may_register(model_name: str, alias: str | None = None) -> None:
+    """Refuse a registered model or an alias of it that this user may not write, before any long work.
 
-    Tests a registry behind a server by a write that changes nothing, or creates the model, as registering does. It is
+    Tests a registry behind a server by writes that change nothing, or create the model, as registering does. It is
     never deleted again: another process may have registered a version of it. A server that does not answer passes.
 
     Raises:
@@ -149,6 +150,22 @@ def check_may_register(model_name: str) -> None:
                 f"{model_name} may not be written in the registry {mlflow.get_registry_uri()} ({reason(error)})",
                 "name another one, or ask for the permission",
                 setting="model_name",
+            ) from error
+        return
+    if alias is not None:
+        _check_may_point(client, model_name, alias)
+
+
+def _check_may_point(client: MlflowClient, model_name: str, alias: str) -> None:
+    """Refuse an alias where the registry does: of version 0, which no model has."""
+    try:
+        client.set_registered_model_alias(model_name, alias, "0")
+    except MlflowException as error:
+        if error.error_code in REFUSALS or "error code 404" in str(error):
+            raise HptError(
+                f"the registry {mlflow.get_registry_uri()} refuses aliases of {model_name} ({reason(error)})",
+                "leave it out, and name versions by their numbers",
+                setting="alias",
             ) from error
 
 

@@ -12,6 +12,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
 from hpt_mlflow.tracking import tags as tag
+from hpt_mlflow.tracking.artifacts import check_may_store
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.runs.nesting import experiment_id_here
 from hpt_mlflow.tracking.runs.resume import EarlierRun
@@ -36,6 +37,9 @@ def start(
     tags = {tag.HOST: socket.gethostname(), tag.HEARTBEAT: str(int(time.time()))} | (identity.tags if identity else {})
     made = os.environ.pop("MLFLOW_RUN_ID", "")
     made_run = client.get_run(made) if made else None
+    own = earlier.run if earlier else made_run
+    experiment_id = own.info.experiment_id if own else experiment_id_here()
+    check_may_store(experiment_id)
     by_mlflow_run = made_run is not None and tag.PROJECT_ENTRY_POINT in made_run.data.tags
     if earlier:
         run_id = earlier.run.info.run_id
@@ -47,7 +51,7 @@ def start(
             client.update_run(made, name=name)
     else:
         parent = {tag.PARENT_RUN: parent_run_id} if parent_run_id else {}
-        created = client.create_run(experiment_id_here(), tags=resolve_tags(parent | tags), run_name=name)
+        created = client.create_run(experiment_id, tags=resolve_tags(parent | tags), run_name=name)
         return created, "", []
     client.update_run(run_id, status="RUNNING")
     client.log_batch(run_id, tags=[RunTag(*pair) for pair in tags.items()])

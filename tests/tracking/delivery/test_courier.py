@@ -384,6 +384,27 @@ def test_nobody_waits_for_what_is_refused(courier):
     assert time.monotonic() - start < 20
 
 
+def test_a_slow_server_is_not_given_up_while_it_takes_something(courier, run_id, monkeypatch):
+    def slowly(*args):
+        time.sleep(0.5)
+        return deliver(*args)
+
+    monkeypatch.setattr(courier_module, "deliver", slowly)
+    for number in range(6):
+        courier.put(Tags({f"tag-{number}": "1"}))
+    assert courier.flush(2) == []
+    assert len([name for name in data(run_id).tags if name.startswith("tag-")]) == 6
+
+
+def test_closing_gives_a_slow_server_no_more_time_than_it_says(courier, monkeypatch):
+    monkeypatch.setattr(courier_module, "deliver", lambda *_: time.sleep(0.5))
+    for number in range(6):
+        courier.put(Tags({f"tag-{number}": "1"}))
+    started = time.monotonic()
+    assert courier.close(1)
+    assert time.monotonic() - started < 2.5
+
+
 def test_files_that_cannot_be_kept_fail_and_are_told_once(courier, run_id, caplog):
     answers = [courier.put(Files(), fail) for _ in range(2)]
     courier.put(Tags({"a": "b"}))
