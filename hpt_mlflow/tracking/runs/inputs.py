@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from contextlib import suppress
 
 from mlflow.entities import Dataset as MlflowDataset
@@ -16,8 +17,11 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import valid_unicode
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.addresses import model_id_of
+from hpt_mlflow.tracking.reasons import reason
 
 SOURCE_TYPE = "hpt_mlflow"
+
+log = logging.getLogger("hpt_mlflow")
 
 
 def log_inputs(
@@ -49,7 +53,15 @@ def log_inputs(
         profile=json.dumps(profile),
     )
     models = [LoggedModelInput(model_id)] if parent and (model_id := _known_model(parent)) else []
-    MlflowClient().log_inputs(run_id, [DatasetInput(described, [InputTag(tag.DATA_CONTEXT, context)])], models)
+    datasets = [DatasetInput(described, [InputTag(tag.DATA_CONTEXT, context)])]
+    try:
+        MlflowClient().log_inputs(run_id, datasets, models)
+    except MlflowException as error:
+        # Whoever may read a model of another team may not always name it as an input: that changes the model's page.
+        if not models or error.error_code != "PERMISSION_DENIED":
+            raise
+        MlflowClient().log_inputs(run_id, datasets)
+        log.warning("MLflow does not show %s as an input of the run: %s", parent, reason(error))
 
 
 def _known_model(address: str) -> str | None:

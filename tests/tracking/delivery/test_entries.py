@@ -6,6 +6,7 @@ import pytest
 from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from mlflow.tracking import MlflowClient
 from stored import data, losses
 
@@ -89,6 +90,21 @@ def test_metrics_of_a_model_delivered_twice_are_there_once(run, run_id, folder):
     assert losses(run_id) == [(3, 1.5)]
     (logged,) = models()
     assert [(metric.key, metric.value, metric.step) for metric in logged.metrics] == [("loss", 1.5, 3)]
+
+
+def test_metrics_of_a_model_of_others_stay_with_the_run(run, run_id, folder, monkeypatch):
+    deliver(run, [model(folder)])
+    log_batch = MlflowClient.log_batch
+
+    def run_only(client, run_id, metrics=(), **more):
+        if any(metric.model_id for metric in metrics):
+            raise MlflowException("Permission denied", error_code=PERMISSION_DENIED)
+        log_batch(client, run_id, metrics, **more)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", run_only)
+    deliver(run, [metrics([3, 4], models()[0].model_id)])
+    assert losses(run_id) == [(3, 1.5), (4, 2.0)]
+    assert not models()[0].metrics
 
 
 def test_metrics_of_a_model_by_its_id(run, folder):

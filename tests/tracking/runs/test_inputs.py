@@ -2,6 +2,8 @@ import json
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.data.sources import open_dataset
@@ -36,6 +38,22 @@ def test_a_run_shows_the_model_that_it_started_from(store):
     client.create_registered_model("hpt")
     client.create_model_version("hpt", f"models:/{model.model_id}", model_id=model.model_id)
     assert [found.model_id for found in inputs_with("models:/hpt/1")[1].model_inputs] == [model.model_id]
+
+
+def test_a_model_that_may_not_be_named_as_an_input_is_left_out_and_told(store, monkeypatch, caplog):
+    model = mlflow.initialize_logged_model("step-5")
+    log_inputs_of_mlflow = MlflowClient.log_inputs
+
+    def without_models(client, run_id, datasets, models=None):
+        if models:
+            raise MlflowException("Permission denied", error_code=PERMISSION_DENIED)
+        log_inputs_of_mlflow(client, run_id, datasets)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", without_models)
+    _, inputs = inputs_with(f"models:/{model.model_id}")
+    assert len(inputs.dataset_inputs) == 1
+    assert inputs.model_inputs == []
+    assert f"MLflow does not show models:/{model.model_id} as an input of the run" in caplog.text
 
 
 @pytest.mark.parametrize(
