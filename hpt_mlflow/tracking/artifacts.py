@@ -13,7 +13,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.tracking import MlflowClient
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.tracking.reasons import refusal
+from hpt_mlflow.tracking.reasons import reason
 from hpt_mlflow.training.state import JSON_FILE, read_description
 
 WRITE_TEST_FILE = "hpt-write-test.txt"
@@ -49,7 +49,7 @@ def check_may_store(experiment_id: str) -> None:
     """Refuse an experiment that cannot take models and artifacts, before any long work; asks each server once.
 
     Raises:
-        HptError: its artifact store does not permit it. One that does not answer passes.
+        HptError: its artifact store does not take a file.
         MlflowException: the server knows no LoggedModels.
     """
     if mlflow.get_tracking_uri().startswith(("http:", "https:")):
@@ -71,7 +71,5 @@ def _check_may_store(tracking_uri: str, experiment_id: str) -> None:
             get_artifact_repository(location, tracking_uri).log_artifact(str(file))
         # Stores raise errors of their own.
         except Exception as error:
-            if why := refusal(error):
-                raise HptError(
-                    f"cannot store artifacts of the experiment {experiment.name} in {location}: {why}"
-                ) from error
+            where = f"of the experiment {experiment.name} in {location}"
+            raise HptError(f"cannot store artifacts {where}: {reason(error)}") from error

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from hpt_mlflow.errors import HptError, without_secrets
 from hpt_mlflow.tracking.reasons import from_store, reason
 
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 # Seconds until a database that does not answer counts as unreachable.
 CONNECT_SECONDS = {name: {"connect_timeout": 10} for name in ("postgresql", "mysql")}
 
@@ -25,11 +26,13 @@ CONNECT_SECONDS = {name: {"connect_timeout": 10} for name in ("postgresql", "mys
 def prepare() -> None:
     """Set defaults for MLflow's client that the user's environment does not set."""
     # By default, MLflow retries for four minutes before it reports that a server does not answer.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault(RETRIES, "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It reports each retry.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
     keep_secrets(mlflow.get_tracking_uri())
 
@@ -83,6 +86,23 @@ def use_servers(tracking_uri: str, registry_uri: str) -> None:
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_registry_uri(registry_uri)
     keep_secrets(tracking_uri)
+
+
+@contextmanager
+def without_retries() -> Iterator[None]:
+    """Let MLflow's client send the calls of the block once.
+
+    By itself it sends those that create something again if there is no reply: then it may be there twice.
+    """
+    before = os.environ.get(RETRIES)
+    os.environ[RETRIES] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[RETRIES]
+        else:
+            os.environ[RETRIES] = before
 
 
 @contextmanager

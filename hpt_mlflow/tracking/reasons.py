@@ -111,6 +111,7 @@ MEANINGS: tuple[tuple[str, str | Callable[[str], str]], ...] = (
         "the credentials of S3 have expired; renew AWS_SESSION_TOKEN and the two AWS keys that belong to it",
     ),
     (r"NoSuchBucket|bucket does not exist|AccessDenied|Access Denied|\(403\) when calling", _bucket),
+    ("Invalid Host header", "the server does not accept this host name; add it to --allowed-hosts of mlflow server"),
     (r"error code 403|\b403 Client Error|\bPERMISSION_DENIED\b", _permission),
     (
         r"invalid path: (\S+)",

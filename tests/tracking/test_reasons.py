@@ -67,6 +67,7 @@ def test_a_password_in_the_address_is_what_the_server_refuses(monkeypatch):
     [
         (refused(403), "the user bob lacks a permission (runs/create); ask for EDIT on the experiment"),
         (refused(403, "model-versions/set-tag"), "ask for EDIT on the registered model"),
+        (refused(403, body="Invalid Host header - possible attack"), "add it to --allowed-hosts"),
         (MlflowException("PERMISSION_DENIED: no aliases here"), "lacks a permission (no aliases here); ask for it"),
         (refused(404, "logged-models/search", "<!doctype html>"), "it takes MLflow 3 or newer"),
         (refused(404, "registered-models/alias", "<html>"), "the registry knows no aliases"),

@@ -21,6 +21,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.files import replacing
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.artifacts import models_of_run, state_step
+from hpt_mlflow.tracking.connection import without_retries
 from hpt_mlflow.tracking.delivery.run_client import RunClient, heartbeat_tag
 from hpt_mlflow.tracking.delivery.spool import Entry
 from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE
@@ -197,9 +198,10 @@ class Model(Content):
         """Create it, link it to the run, and upload its files, as far as that is not done."""
         model = models_of_run(run.mlflow, run.run_id, run.experiment_id).get(self.name)
         if model is None:
-            model = run.mlflow.create_logged_model(
-                run.experiment_id, self.name, run.run_id, dict(self.tags), dict(self.params)
-            )
+            with without_retries():
+                model = run.mlflow.create_logged_model(
+                    run.experiment_id, self.name, run.run_id, dict(self.tags), dict(self.params)
+                )
         outputs = run.mlflow.get_run(run.run_id).outputs
         if model.model_id not in [output.model_id for output in (outputs.model_outputs if outputs else [])]:
             run.mlflow.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, self.step)])
@@ -245,7 +247,8 @@ class Version(Content):
             if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
                 raise
         source = f"models:/{model_id}"
-        created = run.mlflow.create_model_version(name, source, run.run_id, dict(self.tags), model_id=model_id)
+        with without_retries():
+            created = run.mlflow.create_model_version(name, source, run.run_id, dict(self.tags), model_id=model_id)
         return str(created.version)
 
 
