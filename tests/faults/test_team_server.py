@@ -94,8 +94,9 @@ def team(tmp_path, request, monkeypatch):
         pytest.skip("PostgreSQL is not installed")
     with ExitStack() as stack:
         opened = Team(tmp_path, request.param, stack)
-        for name, value in opened.keys.items():
+        for name, value in (opened.keys | {"MLFLOW_TRACKING_URI": opened.tracking.uri}).items():
             monkeypatch.setenv(name, value)
+        mlflow.set_tracking_uri(None)
         yield opened
 
 
@@ -150,10 +151,10 @@ def test_broken_calls_restarts_and_expired_logins_lose_and_double_nothing(team, 
     versions = workplace.client.search_model_versions("name='hpt'")
     assert {int(version.version) for version in versions} == set(range(1, len(runs) + 1))
     assert len({version.source for version in versions}) == len(versions)
-    first, *others = [weights(workplace, version) for version in versions]
+    first, *others = [weights(version) for version in versions]
     assert all(equal(first, other) for other in others)
 
 
-def weights(workplace, version):
-    folder = Path(mlflow.artifacts.download_artifacts(version.source, tracking_uri=workplace.tracking_uri))
+def weights(version):
+    folder = Path(mlflow.artifacts.download_artifacts(version.source))
     return load_file(next(folder.rglob("*.safetensors")))
