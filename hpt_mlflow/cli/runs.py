@@ -34,13 +34,11 @@ def ui(port: int, browser: bool) -> None:
     A server is started here, until Ctrl-C, unless MLFLOW_TRACKING_URI names one.
     """
     with errors():
-        import mlflow
-
         from hpt_mlflow.tracking.connection import connect
         from hpt_mlflow.tracking.models.results_table import comparison_path
 
-        connect()
-        uri, path = mlflow.get_tracking_uri(), comparison_path()
+        uri = connect()
+        path = comparison_path()
         elsewhere = uri.startswith(("http:", "https:"))
         page = f"{uri.rstrip('/') if elsewhere else f'http://127.0.0.1:{port}'}/{path}"
         click.echo(page)

@@ -43,8 +43,8 @@ def keep_secrets(tracking_uri: str) -> None:
         os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
 
 
-def connect() -> None:
-    """Check that the tracking server answers, before any long work.
+def connect() -> str:
+    """Check that the tracking server answers, before any long work; gives its address.
 
     Raises:
         HptError: it does not.
@@ -58,6 +58,7 @@ def connect() -> None:
     # Databases raise their own errors, such as that of an interrupted migration.
     except Exception as error:
         raise HptError(f"tracking server {uri}: {reason(error)}") from error
+    return uri
 
 
 def check_database(uri: str) -> None:
