@@ -69,7 +69,7 @@ def prepare_evaluation(settings: EvaluateSettings) -> EvaluationWork:
     model = find_model(addresses[-1], "model", DEFAULT_MODEL_NAME)
     name = classifier_name(settings, model.uri)
     if name is not None:
-        check_may_register(name)
+        check_may_register(name, setting="classifier_name")
     task = prepare_task(settings, dataset, model.card)
     overlaps = check_unseen(settings, model.uri, dataset, task)
     return EvaluationWork(settings, dataset, addresses, model, task, name, overlaps)

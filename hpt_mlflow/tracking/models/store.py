@@ -125,11 +125,14 @@ def _log_model(
     return run.model(name, card.step, params, tags, fill)
 
 
-def check_may_register(model_name: str, alias: str | None = None) -> None:
+def check_may_register(model_name: str, alias: str | None = None, setting: str = "model_name") -> None:
     """Refuse a registered model or an alias of it that this user may not write, before any long work.
 
     Tests a registry behind a server by writes that change nothing, or create the model, as registering does. It is
     never deleted again: another process may have registered a version of it. A server that does not answer passes.
+
+    Args:
+        setting: that names the model, for errors.
 
     Raises:
         HptError: the server does not permit it.
@@ -149,7 +152,7 @@ def check_may_register(model_name: str, alias: str | None = None) -> None:
             raise HptError(
                 f"{model_name} may not be written in the registry {mlflow.get_registry_uri()} ({reason(error)})",
                 "name another one, or ask for the permission",
-                setting="model_name",
+                setting=setting,
             ) from error
         return
     if alias is not None:
