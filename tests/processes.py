@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -56,3 +57,9 @@ def wait_for(condition: Callable[[], Any], process: Any = None, seconds: float =
         assert process is None or process.poll() is None, "the process has ended"
         time.sleep(0.01)
     return answer
+
+
+def kill_group(process: subprocess.Popen[Any], number: int) -> None:
+    """Send a signal to a process and all that it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

@@ -1,7 +1,5 @@
 """What is broken here is broken for real. A table at the end says what was tried, what was survived, what was lost."""
 
-import contextlib
-import os
 import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +7,7 @@ from dataclasses import dataclass
 import mlflow
 import pytest
 import requests
-from processes import wait_for
+from processes import kill_group, wait_for
 from workplace import Workplace
 
 
@@ -93,8 +91,3 @@ def answers(uri):
         return requests.get(f"{uri}/health", timeout=1).ok
     except requests.RequestException:
         return False
-
-
-def kill_group(process, number):
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)

@@ -15,9 +15,8 @@ from pathlib import Path
 import mlflow
 import pytest
 from breaking_proxy import EXPIRED_KEYS, EXPIRED_LOGIN, breaking_proxy
-from conftest import kill_group
 from mlflow.entities import LoggedModelStatus
-from processes import wait_for
+from processes import kill_group, wait_for
 from safetensors.torch import load_file
 from team import BUCKET, POSTGRES_BIN, free_port, is_there, object_store, postgres
 from workplace import Workplace, equal
@@ -118,9 +117,7 @@ def test_broken_calls_restarts_and_expired_logins_lose_and_double_nothing(team, 
         training.wait()
         team.breaks(False)
         training = team.pretrain()
-        resumed = wait_for(
-            lambda: re.search(r"resumes run \w+ at step \d+ of \d+(; (\d+))?", workplace.said()), training
-        )
+        resumed = wait_for(lambda: re.search(RESUMED, workplace.said()), training)
         steps_again += int(resumed[2] or 0)
         team.breaks(True)
         for restart in (team.restart_database, team.restart_server, team.restart_database):

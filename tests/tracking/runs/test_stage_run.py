@@ -118,7 +118,7 @@ def test_pictures_on_the_step_axis_are_as_mlflow_logs_them(store, tmp_path):
     with stage_run("pretrain cats") as run:
         run.image(picture, "nearest neighbours", 3)
         run.image(picture, "nearest neighbours", 3)
-        MlflowClient().log_image(run.run_id, picture, key="nearest neighbours", step=3)
+    MlflowClient().log_image(run.run_id, picture, key="nearest neighbours", step=3)
     files = [file.path for file in MlflowClient().list_artifacts(run.run_id, "images")]
     assert len(files) == 4
     shape = re.compile(r"images/nearest neighbours\+step\+3\+timestamp\+\d+\+[0-9a-f-]{36}(\.png|\+compressed\.webp)")
