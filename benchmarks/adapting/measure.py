@@ -50,6 +50,7 @@ from hpt_mlflow.stages.training.judging import open_judge
 from hpt_mlflow.stages.training.milestones import parse_milestones
 from hpt_mlflow.stages.training.resolve import resolve_training
 from hpt_mlflow.stages.training.start import Start, find_weights, start_from_weights
+from hpt_mlflow.tracking.tags import PUBLISHED, RANDOM
 from hpt_mlflow.training.arithmetic import choose_precision
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import PRESETS, Plan
@@ -98,6 +99,7 @@ def measure() -> None:
 @click.option("--steps", default=600, show_default=True)
 @click.option("--milestones", default="25%,50%,100%", show_default=True)
 @click.option("--seed", default=0, show_default=True)
+@click.option("--own", is_flag=True, help="The Base was trained from random weights, and is not finished.")
 @click.option("--all-judges/--chosen-judges", default=True, help="Whether judges that were not chosen score, too.")
 @click.option("--variants", is_flag=True, help="Also look at variants of the parent and of the last milestone.")
 @click.option("--to", type=click.Path(path_type=Path), required=True)
@@ -112,6 +114,7 @@ def run(
     steps: int,
     milestones: str,
     seed: int,
+    own: bool,
     all_judges: bool,
     variants: bool,
     to: Path,
@@ -122,7 +125,9 @@ def run(
     dataset = open_dataset(target, root)
     split = dataset.split(settings.split_seed)
     start = start_from_weights(find_weights(weights, arch, image_size, small_stem=False))
-    plan = replace(resolve_training(settings, dataset.name, len(split.seen)), **chosen.plan)
+    origin = RANDOM if own else PUBLISHED
+    plan = resolve_training(settings, dataset.name, len(split.seen), origin=origin)
+    plan = replace(plan, **chosen.plan)
     if chosen.from_random:
         backbone, _ = build_backbone(start.architecture, seed)
         plan, start = (

@@ -175,6 +175,7 @@ RECIPES = {
     "statistics=refresh": Recipe({"statistics": "refresh"}),
     "update=bn": Recipe({"update": "bn"}),
     "learning_rate=1e-4": Recipe({"learning_rate": 1e-4}),
+    "learning_rate=3e-4": Recipe({"learning_rate": 3e-4}),
     "learning_rate=1e-3": Recipe({"learning_rate": 1e-3}),
     "head_rate=1": Recipe(plan={"head_rate": 1.0}),
     "weight_decay=0.1": Recipe({"weight_decay": 0.1}),

@@ -13,6 +13,10 @@ STAGE = "hpt.stage"
 CHAIN = "hpt.chain"
 # Address of the model that the stage started from or evaluated; absent if it started from random or imported weights.
 PARENT_MODEL = "hpt.parent_model"
+# What the first stage of the chain started from: RANDOM weights, or PUBLISHED ones; absent on imports, which are
+# published, and on models of earlier versions.
+ORIGIN = "hpt.origin"
+RANDOM, PUBLISHED = "random", "published"
 # The self-supervised method of the stage that made that model, if it is known.
 PARENT_METHOD = "hpt.parent_method"
 # Address of the registered version that the run made.

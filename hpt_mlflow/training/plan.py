@@ -74,6 +74,7 @@ class Preset:
         arch, image_size: of a network with random weights.
         weights_image_size: of weights from elsewhere.
         pretrain, adapt: a stage from random weights, and from a parent or other weights; both of the default method.
+        own_rate: learning rate of adapt from a parent whose chain began with random weights here; None for the same.
     """
 
     arch: str
@@ -81,6 +82,7 @@ class Preset:
     weights_image_size: int
     pretrain: Plan
     adapt: Plan
+    own_rate: float | None = None
 
 
 # docs/method.md says how these values were found.
@@ -116,6 +118,7 @@ _PAPER = Plan(
 )
 PRESETS = {
     "quick": Preset("resnet18", 32, 64, pretrain=_QUICK, adapt=replace(_QUICK, steps=200, learning_rate=0.03)),
-    "gentle": Preset("resnet18", 32, 64, pretrain=_QUICK, adapt=_GENTLE),
+    # docs/adapting.md: larger steps gain more from published weights, and spoil those that have not seen much.
+    "gentle": Preset("resnet18", 32, 64, pretrain=_QUICK, adapt=_GENTLE, own_rate=1e-4),
     "paper": Preset("resnet50", 224, 224, pretrain=_PAPER, adapt=replace(_PAPER, steps=5_000)),
 }

@@ -91,7 +91,7 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
     side = smallest_useful_side(start.architecture.image_size, space.smallest_crop_scale)
     images = Images(dataset, split.seen, side, settings.strict, cache_gib=settings.cache_gib)
     # Warm-up and cosine are those of a training of this length.
-    plan = resolve_training(replace(settings, steps=steps), dataset.name, len(images.indices))
+    plan = resolve_training(replace(settings, steps=steps), dataset.name, len(images.indices), origin=start.origin)
     statistics = kept_channel_statistics(images)
     reader = FeatureReader(images, start.architecture.image_size, statistics, device)
     return TrialSetup(

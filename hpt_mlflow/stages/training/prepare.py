@@ -84,7 +84,7 @@ def prepare(
     device = own_device(resolve_device(settings.device))
     split = split_for(settings, dataset)
     images = _open_images(dataset, split, start.architecture.image_size, settings, group)
-    plan = resolve_training(settings, dataset.name, len(images.indices), group.size)
+    plan = resolve_training(settings, dataset.name, len(images.indices), group.size, start.origin)
     milestones = parse_milestones(settings.milestones, plan.steps)
     plan = _choose_arithmetic(settings, plan, device, group, earlier)
     inherited = start.statistics if plan.statistics == "keep" else None
@@ -172,6 +172,7 @@ def _tags(stage: str, chain: tuple[str, ...], plan: Plan, start: Start, dataset:
         tag.STAGE: stage,
         tag.METHOD: plan.method,
         tag.CHAIN: " > ".join(chain),
+        tag.ORIGIN: start.origin,
         tag.UPDATE: plan.update,
         tag.AUGMENT: ",".join(plan.subset) or "none",
         tag.DATASET_DIGEST: dataset.digest,

@@ -12,10 +12,13 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.methods import load_method, options_of, preset_options
 from hpt_mlflow.settings import AdaptSettings, PretrainSettings, TrainingSettings
 from hpt_mlflow.settings.common import parse_count
+from hpt_mlflow.tracking.tags import PUBLISHED, RANDOM
 from hpt_mlflow.training.plan import PRESETS, Plan
 
 
-def resolve_training(settings: TrainingSettings, name: str, images: int, processes: int = 1) -> Plan:
+def resolve_training(
+    settings: TrainingSettings, name: str, images: int, processes: int = 1, origin: str = PUBLISHED
+) -> Plan:
     """The preset's plan with the user's settings in place, cut to what the dataset has in equal parts per process.
 
     What the user set is refused rather than cut. Precision and compile stay as the user set them; the trial of
@@ -25,6 +28,7 @@ def resolve_training(settings: TrainingSettings, name: str, images: int, process
         name: of the dataset.
         images: number of images to learn from.
         processes: that train together.
+        origin: what the chain of the parent began with, `RANDOM` or `PUBLISHED` weights.
 
     Raises:
         HptError: there are too few images, or they cannot be shared equally.
@@ -42,7 +46,7 @@ def resolve_training(settings: TrainingSettings, name: str, images: int, process
         options=load_method(settings.method).fit_options(options, given, batch_size, images, processes),
         steps=steps,
         batch_size=batch_size,
-        learning_rate=settings.learning_rate or preset.learning_rate,
+        learning_rate=settings.learning_rate or _learning_rate(settings, preset, origin),
         warmup_steps=min(preset.warmup_steps, steps // 10),
         weight_decay=preset.weight_decay if settings.weight_decay is None else settings.weight_decay,
         subset=parse_subset(settings.augment),
@@ -52,6 +56,11 @@ def resolve_training(settings: TrainingSettings, name: str, images: int, process
         precision=settings.precision,
         seed=settings.seed,
     )
+
+
+def _learning_rate(settings: TrainingSettings, preset: Plan, origin: str) -> float:
+    own = PRESETS[settings.preset].own_rate
+    return own if own and origin == RANDOM and isinstance(settings, AdaptSettings) else preset.learning_rate
 
 
 def length_of(settings: TrainingSettings) -> int:

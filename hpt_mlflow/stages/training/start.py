@@ -30,6 +30,7 @@ class Start:
         parent_method: the self-supervised method of the stage that made the parent; empty if unknown or none.
         weights: tags that say where weights from elsewhere come from.
         statistics: what its images were normalised with; None for random weights.
+        origin: what the chain began with; see `tags.ORIGIN`.
     """
 
     backbone: nn.Module
@@ -40,6 +41,7 @@ class Start:
     parent_method: str = ""
     weights: dict[str, str] = field(default_factory=dict)
     statistics: ChannelStatistics | None = None
+    origin: str = tag.PUBLISHED
 
 
 def start_from_random_weights(settings: PretrainSettings) -> Start:
@@ -48,7 +50,7 @@ def start_from_random_weights(settings: PretrainSettings) -> Start:
     architecture = Architecture(
         settings.arch or preset.arch, settings.image_size or preset.image_size, settings.small_stem
     )
-    return Start(*build_backbone(architecture, settings.seed), architecture)
+    return Start(*build_backbone(architecture, settings.seed), architecture, origin=tag.RANDOM)
 
 
 def start_from_parent(settings: AdaptSettings, parent: FoundModel) -> Start:
@@ -70,6 +72,7 @@ def start_from_parent(settings: AdaptSettings, parent: FoundModel) -> Start:
         parent.uri,
         parent.tags.get(tag.METHOD, ""),
         statistics=ChannelStatistics(card.mean, card.std),
+        origin=parent.tags.get(tag.ORIGIN, tag.PUBLISHED),
     )
 
 

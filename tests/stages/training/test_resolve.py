@@ -1,7 +1,7 @@
 import pytest
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.settings import PretrainSettings
+from hpt_mlflow.settings import AdaptSettings, PretrainSettings
 from hpt_mlflow.stages.training.resolve import resolve_training
 
 
@@ -92,3 +92,17 @@ def test_only_what_starts_from_weights_is_trained_gently(settings, starts_from, 
     chosen = PretrainSettings(**settings)
     plan = resolve_training(chosen, "images", 1000)
     assert (chosen.starts_from, plan.optimizer, plan.statistics) == (starts_from, optimizer, statistics)
+
+
+@pytest.mark.parametrize(
+    ("origin", "settings", "rate"),
+    [
+        ("published", AdaptSettings(), 3e-4),
+        ("random", AdaptSettings(), 1e-4),
+        ("random", AdaptSettings(learning_rate=0.01), 0.01),
+        ("random", AdaptSettings(preset="quick"), 0.03),
+        ("random", PretrainSettings(weights="random"), 0.12),
+    ],
+)
+def test_a_base_of_ones_own_takes_smaller_steps(origin, settings, rate):
+    assert resolve_training(settings, "images", 1000, origin=origin).learning_rate == rate
