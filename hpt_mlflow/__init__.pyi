@@ -131,8 +131,9 @@ def pretrain(
         steps: Length of the training, in optimiser steps; 0: register the weights as they are.  [default: 200 (quick),
             600 (gentle), 5000 (paper); from random weights 600 (quick), 600 (gentle), 200000 (paper)]
         batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper); from random weights 256]
-        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.03
-            (quick), 0.0003 (gentle), 0.03 (paper); from random weights 0.12 (quick), 0.12 (gentle), 0.03 (paper)]
+        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt
+            takes 0.0001 if the chain of the parent began with random weights.  [default: 0.03 (quick), 0.0003
+            (gentle), 0.03 (paper); from random weights 0.12 (quick), 0.12 (gentle), 0.03 (paper)]
         weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper); from random weights
             0.0001]
         augment: Augmentations that make a view: a comma-separated subset of crop, color, gray, blur, flip; or none.
@@ -243,8 +244,9 @@ def adapt(
             two cores, and are the same from random weights; paper: the paper's.  [default: gentle]
         steps: Length of the training, in optimiser steps.  [default: 200 (quick), 600 (gentle), 5000 (paper)]
         batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper)]
-        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.03
-            (quick), 0.0003 (gentle), 0.03 (paper)]
+        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt
+            takes 0.0001 if the chain of the parent began with random weights.  [default: 0.03 (quick), 0.0003
+            (gentle), 0.03 (paper)]
         weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper)]
         augment: Augmentations that make a view: a comma-separated subset of crop, color, gray, blur, flip; or none.
             [default: crop,color,gray,blur,flip]
@@ -374,8 +376,9 @@ def tune(
         steps: Length of the winner's adaptation, in optimiser steps.  [default: 200 (quick), 600 (gentle), 5000
             (paper)]
         batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper)]
-        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.03
-            (quick), 0.0003 (gentle), 0.03 (paper)]
+        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt
+            takes 0.0001 if the chain of the parent began with random weights.  [default: 0.03 (quick), 0.0003
+            (gentle), 0.03 (paper)]
         weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper)]
         augment: Augmentations to choose from: a comma-separated choice of crop, color, gray, blur, flip.  [default:
             crop,color,gray,blur,flip]
@@ -515,7 +518,7 @@ def embed(
     model: Text = "models:/hpt/latest",
     to: Text = "embeddings.parquet",
     root: Text | None = None,
-    numbers: Literal["float32", "float16"] = "float32",
+    dtype: Literal["float32", "float16"] = "float32",
     patches: bool = False,
     precision: Literal["auto", "float32", "bfloat16"] = "auto",
     batch_size: int = 256,
@@ -535,7 +538,7 @@ def embed(
             embeddings.parquet]
         root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
             [default: none]
-        numbers: How features are stored.  [default: float32]
+        dtype: Type of the features in the file.  [default: float32]
         patches: Also store the map of features before they are averaged over the image.  [default: false]
         precision: Arithmetic of features. auto: bfloat16 on a GPU that has it in hardware, else float32.  [default:
             auto]
@@ -662,8 +665,9 @@ def study(
         preset: Defaults of all training options (see adapt).  [default: quick]
         steps: Optimiser steps on the target, of all methods alike. Default: the preset's of adapt.
         batch_size: Images per step.  [default: 256]
-        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.  [default: 0.12
-            (quick), 0.12 (gentle), 0.03 (paper)]
+        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt
+            takes 0.0001 if the chain of the parent began with random weights.  [default: 0.12 (quick), 0.12
+            (gentle), 0.03 (paper)]
         weight_decay: Weight decay.  [default: 0.0001]
         augment: Augmentations that make a view: a comma-separated subset of crop, color, gray, blur, flip; or none.
             [default: crop,color,gray,blur,flip]

@@ -205,6 +205,7 @@ def test_the_ui_of_an_empty_store_shows_its_experiments(store):
 def test_a_port_that_is_taken_is_named(store):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
+        taken.listen()
         result = run("ui", "--no-browser", "--port", str(taken.getsockname()[1]))
     assert result.exit_code == 1
-    assert re.search(r"Error: port: MLflow's server ended with \d+; name a free port\n", result.output)
+    assert re.search(r"Error: port: \d+ cannot be used \(Address already in use\); name a free one\n", result.output)

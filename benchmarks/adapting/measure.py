@@ -126,14 +126,10 @@ def run(
     split = dataset.split(settings.split_seed)
     start = start_from_weights(find_weights(weights, arch, image_size, small_stem=False))
     origin = RANDOM if own else PUBLISHED
-    plan = resolve_training(settings, dataset.name, len(split.seen), origin=origin)
-    plan = replace(plan, **chosen.plan)
+    plan = replace(resolve_training(settings, dataset.name, len(split.seen), origin=origin), **chosen.plan)
     if chosen.from_random:
-        backbone, _ = build_backbone(start.architecture, seed)
-        plan, start = (
-            replace(plan, learning_rate=PRESETS["quick"].pretrain.learning_rate),
-            replace(start, backbone=backbone),
-        )
+        start = replace(start, backbone=build_backbone(start.architecture, seed)[0])
+        plan = replace(plan, learning_rate=PRESETS["quick"].pretrain.learning_rate)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = replace(plan, precision=choose_precision("auto", device))
     if plan.method.startswith("diet"):

@@ -54,14 +54,21 @@ def _start_ui(uri: str, port: int) -> subprocess.Popen[bytes]:
     """Start MLflow's server, and wait until it answers.
 
     Raises:
-        HptError: it ends instead, as where the port is taken.
+        HptError: the port is taken, or the server ends instead.
     """
+    with socket.socket() as probe:
+        # A server that ended a moment ago does not keep the port from the next.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise HptError(f"{port} cannot be used ({error.strerror})", "name a free one", setting="port") from error
     server = subprocess.Popen([sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--backend-store-uri", uri])
     while server.poll() is None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return server
         time.sleep(0.2)
-    raise HptError(f"MLflow's server ended with {server.returncode}", "name a free port", setting="port")
+    raise HptError(f"MLflow's server ended with {server.returncode}", "read what it says above")
 
 
 @click.command()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from hpt_mlflow.data.decode import UnreadableImageError, decode
 from hpt_mlflow.data.decoded import DecodedCache
 from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.packed import DecodedFile, Packed, pack
+from hpt_mlflow.data.reading import read_ahead
 
 MEMORY_LIMIT_BYTES = 1 << 30
 SAMPLE_SIZE = 2048
@@ -182,19 +181,7 @@ class Images:
 
     def _decoded(self, indices: np.ndarray) -> Generator[tuple[int, np.ndarray | str], None, None]:
         """Index and image, or why it is unreadable, in order; only a few in advance, however slow the consumer is."""
-        threads = os.cpu_count() or 1
-        pool = ThreadPoolExecutor(threads)
-        waiting: deque[tuple[int, Future[np.ndarray | str]]] = deque()
-        try:
-            for index in map(int, indices):
-                waiting.append((index, pool.submit(self._attempt, index)))
-                if len(waiting) > AHEAD * threads:
-                    first, future = waiting.popleft()
-                    yield first, future.result()
-            for first, future in waiting:
-                yield first, future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return read_ahead(self._attempt, indices, AHEAD * (os.cpu_count() or 1))
 
     def _attempt(self, index: int) -> np.ndarray | str:
         if index in self.unreadable:

@@ -1,11 +1,11 @@
-"""Every image of a dataset once, in order, decoded by threads ahead of the work on them."""
+"""Reading images ahead of the work on them, with threads."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
 import numpy as np
@@ -15,6 +15,30 @@ from hpt_mlflow.data.decode import UnreadableImageError, decode
 
 # Batches that are decoded while one is worked on.
 AHEAD = 2
+
+
+def read_ahead(
+    read: Callable[[int], np.ndarray | str], indices: Iterable[int], ahead: int, threads: int | None = None
+) -> Generator[tuple[int, np.ndarray | str], None, None]:
+    """Index and image, or why it is unreadable, in order; only a few in advance, however slow the consumer is.
+
+    Args:
+        read: gives the image at an index, uint8 (height, width, 3), or why it cannot be read.
+        ahead: images that are read in advance.
+        threads: None for one per processor.
+    """
+    pool = ThreadPoolExecutor(threads or os.cpu_count())
+    waiting: deque[tuple[int, Future[np.ndarray | str]]] = deque()
+    try:
+        for index in map(int, indices):
+            waiting.append((index, pool.submit(read, index)))
+            if len(waiting) > ahead:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def decoded_batches(
@@ -33,10 +57,6 @@ def decoded_batches(
         except UnreadableImageError as error:
             return str(error)
 
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        parts = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
-        waiting = deque([pool.submit(read, index) for index in part] for part in islice(parts, AHEAD))
-        while waiting:
-            batch = [future.result() for future in waiting.popleft()]
-            waiting.extend([pool.submit(read, index) for index in part] for part in islice(parts, 1))
-            yield batch
+    images = (image for _, image in read_ahead(read, indices, AHEAD * batch_size, threads))
+    while batch := list(islice(images, batch_size)):
+        yield batch

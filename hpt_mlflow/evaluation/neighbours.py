@@ -22,7 +22,7 @@ def nearest_neighbour_classes(
     return votes.argmax(axis=1)
 
 
-def nearest_of_all(known: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
+def nearest_neighbours(known: np.ndarray, queries: np.ndarray, count: int) -> np.ndarray:
     """Positions of the nearest known features by cosine similarity, int64 (M, count), the nearest first.
 
     Args:

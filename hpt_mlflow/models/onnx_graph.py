@@ -47,7 +47,7 @@ class Geometry:
 
     Attributes:
         smallest_side: images are reduced first so that their shorter side has at most this many pixels.
-        resize_to: to so many the shorter side is resized before the crop.
+        resize_to: pixels of the shorter side from which the crop is cut.
         longest_strip: squares of the smallest side that are kept of a strip.
     """
 

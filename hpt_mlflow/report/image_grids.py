@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from hpt_mlflow.data.decode import UnreadableImageError
 from hpt_mlflow.data.images import Images
-from hpt_mlflow.evaluation.neighbours import nearest_of_all
+from hpt_mlflow.evaluation.neighbours import nearest_neighbours
 from hpt_mlflow.evaluation.scores import is_multilabel
 from hpt_mlflow.report.figures import GREEN, GREY, VERMILION, class_label
 
@@ -99,7 +99,7 @@ def sample_neighbours(
         labels: of all images of the dataset.
     """
     shown = np.unique(np.linspace(0, len(asked) - 1, QUERIES).astype(np.int64))
-    nearest = nearest_of_all(known_features, asked_features[shown], min(NEIGHBOURS_SHOWN, len(known)))
+    nearest = nearest_neighbours(known_features, asked_features[shown], min(NEIGHBOURS_SHOWN, len(known)))
     return neighbour_grid(images, asked[shown], labels[asked[shown]], known[nearest], labels[known[nearest]], classes)
 
 

@@ -9,6 +9,7 @@ from hpt_mlflow.errors import HptError
 DEFAULT_MODEL_NAME = "hpt"
 PRESETS = ("quick", "gentle", "paper")
 DEVICE_HELP = "auto (a GPU if there is one), cpu, cuda, cuda:N or mps."
+ROOT_HELP = "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets."
 CACHE_HELP = (
     "Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0: none."
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpt_mlflow.options import Settings, option
-from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, DEVICE_HELP, OPERATIONAL
+from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, DEVICE_HELP, OPERATIONAL, ROOT_HELP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +18,7 @@ class EmbedSettings(Settings):
         main=True,
         changes_result=False,
     )
-    root: str | None = option(
-        None,
-        "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.",
-        **OPERATIONAL,
-    )
+    root: str | None = option(None, ROOT_HELP, **OPERATIONAL)
     model: str = option(
         f"models:/{DEFAULT_MODEL_NAME}/latest",
         "Backbone or classifier: a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model "
@@ -35,7 +31,7 @@ class EmbedSettings(Settings):
         main=True,
         changes_result=False,
     )
-    numbers: str = option("float32", "How features are stored.", choices=("float32", "float16"))
+    dtype: str = option("float32", "Type of the features in the file.", choices=("float32", "float16"))
     patches: bool = option(False, "Also store the map of features before they are averaged over the image.")
     precision: str = option(
         "auto",

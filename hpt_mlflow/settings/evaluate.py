@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from hpt_mlflow.options import Settings, option
-from hpt_mlflow.settings.common import CACHE_HELP, DEFAULT_MODEL_NAME, DEVICE_HELP, OPERATIONAL
+from hpt_mlflow.settings.common import CACHE_HELP, DEFAULT_MODEL_NAME, DEVICE_HELP, OPERATIONAL, ROOT_HELP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +21,7 @@ class EvaluateSettings(Settings):
         main=True,
         changes_result=False,
     )
-    root: str | None = option(
-        None,
-        "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.",
-        **OPERATIONAL,
-    )
+    root: str | None = option(None, ROOT_HELP, **OPERATIONAL)
     model: str = option(
         f"models:/{DEFAULT_MODEL_NAME}/latest",
         "Model to evaluate: a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model "

@@ -17,6 +17,7 @@ from hpt_mlflow.settings.common import (
     OPERATIONAL,
     PRESETS,
     RESUME_HELP,
+    ROOT_HELP,
     parse_count,
 )
 
@@ -47,11 +48,7 @@ else:
 class TrainingSettings(MethodOptions):
     """What the two training stages share."""
 
-    root: str | None = option(
-        None,
-        "Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.",
-        **OPERATIONAL,
-    )
+    root: str | None = option(None, ROOT_HELP, **OPERATIONAL)
     images: str | None = option(
         None,
         "Train on a subset: a count or a percentage, drawn from split_seed. Smaller subsets are nested in larger ones. "
@@ -80,7 +77,8 @@ class TrainingSettings(MethodOptions):
     batch_size: int | None = option(None, "Images per step.", minimum=2, passed_on=True)
     learning_rate: float | None = option(
         None,
-        "Peak learning rate, after the preset's warm-up; falls to 0 along a cosine.",
+        "Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt takes 0.0001 if "
+        "the chain of the parent began with random weights.",
         above=0,
         passed_on=True,
     )

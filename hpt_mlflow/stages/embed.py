@@ -90,7 +90,7 @@ def embed(chosen: EmbedSettings) -> StageResult:
     rows = max(1, min(PART_ROWS, PART_BYTES // embedder.row_bytes) // chosen.batch_size) * chosen.batch_size
     work = {"model": uri, "data": dataset.digest, "rows": rows, "precision": embedder.precision}
     try:
-        parts = ParquetParts(file, work | {"numbers": chosen.numbers, "patches": chosen.patches})
+        parts = ParquetParts(file, work | {"dtype": chosen.dtype, "patches": chosen.patches})
     except OSError as error:
         problem = f"{printable(str(file))} cannot be written ({error.strerror or one_line(error)})"
         raise HptError(problem, setting="to") from error
@@ -124,7 +124,7 @@ def _embedder(chosen: EmbedSettings, model: EmbeddingModel | ClassifierModel) ->
             shape = height, width, channels
     precision = feature_precision(chosen.precision, embedding.device)
     classifier = model if isinstance(model, ClassifierModel) else None
-    return Embedder(embedding, classifier, np.dtype(chosen.numbers), precision, shape)
+    return Embedder(embedding, classifier, np.dtype(chosen.dtype), precision, shape)
 
 
 def _write(

@@ -61,8 +61,7 @@ def evaluate(chosen: EvaluateSettings) -> StageResult:
         run.metrics(more, model.card.step, model.model_id, dataset)
         log_curve(run, best)
         log_predictions(run, best, [dataset.names[i] for i in task.split.test])
-        assert dataset.labels is not None, "an evaluation needs labels"
-        log_pictures(run, best, dataset.labels, model.card.step)
+        log_pictures(run, best, model.card.step)
         report_unreadable(run, task.reader.images, model.card.step)
         result = metrics | more | counts
         classifier = _keep_classifier(run, work, best, tags, result)

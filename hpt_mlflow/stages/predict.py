@@ -62,12 +62,13 @@ def _write(opened, classifier: ClassifierModel, dataset: Dataset) -> tuple[int, 
     writer = csv.writer(opened)
     writer.writerow(["image", *answer, "error", *(f"p({name})" for name in classes)])
     classified = failed = 0
-    names = (printable(str(name)) for name in dataset.names)
+    names = iter(dataset.names)
     # Not as they are: hundreds of photographs would fill the memory.
     for batch in decoded_batches(dataset, range(len(dataset)), classifier.embedding.smallest_side, BATCH_SIZE):
         images = [image for image in batch if not isinstance(image, str)]
         rows = iter(classifier.probabilities(images)) if images else iter(())
-        for image, name in zip(batch, names, strict=False):
+        for image in batch:
+            name = printable(str(next(names)))
             if isinstance(image, str):
                 failed += 1
                 writer.writerow([name, *("" for _ in answer), image, *("" for _ in classes)])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.runs.resume import EarlierRun
+from hpt_mlflow.tracking.runs.system_metrics import PREFIX
 
 if TYPE_CHECKING:
     from hpt_mlflow.stages.models import LoadedModel
@@ -60,5 +61,5 @@ def result_of(earlier: EarlierRun) -> StageResult:
         run.info.run_id,
         run.data.tags[tag.MODEL],
         chain,
-        {name: value for name, value in run.data.metrics.items() if not name.startswith("system/")},
+        {name: value for name, value in run.data.metrics.items() if not name.startswith(PREFIX)},
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # --- What a run did. Runs of all stages; registered versions carry those of the run that made them.
 
-# The stage: pretrain, adapt, evaluate, main, tune, trial, study or import.
+# The stage: pretrain, adapt, evaluate, embed, main, tune, trial, study, import or export.
 STAGE = "hpt.stage"
 # The datasets that the model learned from, oldest first, separated by " > ".
 CHAIN = "hpt.chain"
@@ -120,7 +120,7 @@ DESCRIPTION = "mlflow.note.content"
 LOGGED_TABLES = "mlflow.loggedArtifacts"
 # Whether there are pictures on the step axis.
 LOGGED_IMAGES = "mlflow.loggedImages"
-# What a dataset is for: training or evaluation.
+# What a dataset is for: training, evaluation or inference.
 DATA_CONTEXT = "mlflow.data.context"
 # Of a run that `mlflow run` made: its entry point, environment manager and project.
 PROJECT_ENTRY_POINT = "mlflow.project.entryPoint"

@@ -2,6 +2,7 @@ import json
 
 import mlflow
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_an_image_that_cannot_be_read_says_why(model, folder, tmp_path):
 
 def test_float16_and_patches(model, folder, tmp_path):
     to = tmp_path / "a.parquet"
-    hpt_mlflow.embed(data=str(folder), model=model, to=str(to), numbers="float16", patches=True)
+    hpt_mlflow.embed(data=str(folder), model=model, to=str(to), dtype="float16", patches=True)
     table = pq.read_table(to)
     assert str(table.schema.field("features").type) == "list<element: halffloat>"
     shape = json.loads(table.schema.metadata[b"hpt_mlflow"])["patches"]
@@ -112,16 +113,9 @@ def test_an_interrupted_command_goes_on_where_it_was(model, folder, tmp_path, mo
 
 def test_other_work_starts_anew(tmp_path):
     parts = ParquetParts(tmp_path / "a.parquet", {"model": 1})
-    parts.add(pq.read_table(_table(tmp_path)))
+    parts.add(pa.table({"path": ["a"]}))
     assert ParquetParts(tmp_path / "a.parquet", {"model": 1}).done == 1
     assert ParquetParts(tmp_path / "a.parquet", {"model": 2}).done == 0
-
-
-def _table(folder):
-    import pyarrow as pa
-
-    pq.write_table(pa.table({"path": ["a"]}), folder / "any.parquet")
-    return folder / "any.parquet"
 
 
 def test_what_cannot_be_done_is_said_before_a_run_is_started(model, folder, tmp_path):

@@ -24,11 +24,10 @@ from hpt_mlflow.tracking.runs.stage_run import StageRun
 from hpt_mlflow.tracking.tags import PREDICTIONS_FILE
 
 
-def log_pictures(run: StageRun, outcome: Outcome, labels: np.ndarray, step: int) -> None:
+def log_pictures(run: StageRun, outcome: Outcome, step: int) -> None:
     """Log figures that show where a classifier is right, and where it is wrong.
 
     Args:
-        labels: of all images of the dataset.
         step: of the model.
     """
     task, truth = outcome.task, outcome.task.part_labels.test
@@ -51,7 +50,7 @@ def log_pictures(run: StageRun, outcome: Outcome, labels: np.ndarray, step: int)
         outcome.features.test,
         task.split.train,
         outcome.features.train,
-        labels,
+        task.labels,
         task.classes,
     )
     run.image(neighbours, "nearest neighbours", step)

@@ -241,7 +241,7 @@ def _picture_of_views(trainer: Trainer, batches: ViewBatches) -> Image.Image:
 
 
 def _look_at_neighbours(run: StageRun, work: Work, step: int) -> dict[str, float]:
-    """20-NN accuracy on validation images by train images, on so many of each as cost next to nothing.
+    """20-NN accuracy on validation images by train images, on as many of each as cost next to nothing.
 
     A few are logged as a picture.
     """

@@ -59,6 +59,7 @@ def resolve_training(
 
 
 def _learning_rate(settings: TrainingSettings, preset: Plan, origin: str) -> float:
+    """The preset's, which may be smaller for a parent whose chain began with random weights."""
     own = PRESETS[settings.preset].own_rate
     return own if own and origin == RANDOM and isinstance(settings, AdaptSettings) else preset.learning_rate
 

@@ -83,18 +83,7 @@ class Metrics(Content):
 
     def deliver(self, run: RunClient, folder: Path) -> None:
         """Log them, with a heartbeat."""
-        metrics = [
-            Metric(
-                name,
-                value,
-                timestamp,
-                step,
-                model_id=run.model_id(model) if model else None,
-                **dict(zip(("dataset_name", "dataset_digest"), dataset, strict=False)),
-                run_id=run.run_id,
-            )
-            for name, value, timestamp, step, model, *dataset in self.metrics
-        ]
+        metrics = [_metric(run, *row) for row in self.metrics]
         for start in range(0, len(metrics), BATCH):
             batch = metrics[start : start + BATCH]
             try:
@@ -145,7 +134,7 @@ class Tags(Pairs):
 
 @dataclass(frozen=True)
 class Files(Content):
-    """Files at the top of the run's artifacts."""
+    """Files among the run's artifacts."""
 
     kind = "artifacts"
     has_files = True
@@ -330,6 +319,21 @@ def deliver(run: RunClient, entries: Sequence[Entry]) -> str:
     if isinstance(content, Metrics):
         content = Metrics([metric for entry in entries for metric in entry.payload["metrics"]])
     return content.deliver(run, folder or Path()) or ""
+
+
+def _metric(
+    run: RunClient,
+    name: str,
+    value: float,
+    timestamp: int,
+    step: int,
+    model: str | None,
+    dataset_name: str | None = None,
+    dataset_digest: str | None = None,
+) -> Metric:
+    """A metric as MLflow takes it."""
+    model_id = run.model_id(model) if model else None
+    return Metric(name, value, timestamp, step, model_id, dataset_name, dataset_digest, run.run_id)
 
 
 def _of_run_alone(metric: Metric) -> Metric:

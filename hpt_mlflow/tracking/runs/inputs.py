@@ -32,7 +32,7 @@ def log_inputs(
     MLflow keeps one record per name and digest, whichever run logged it first. So the record says nothing of a stage.
 
     Args:
-        context: what the dataset is for: `training` or `evaluation`.
+        context: what the dataset is for: `training`, `evaluation` or `inference`.
         parent: address of the model; None, or what is no address, for none.
     """
     profile = {

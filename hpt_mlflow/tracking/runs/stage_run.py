@@ -138,8 +138,7 @@ class StageRun:
 
     def picture(self, image: Figure | Image.Image, file: str) -> Future[str]:
         """Log a picture as an artifact."""
-        save = image.savefig if isinstance(image, Figure) else image.save
-        return self.files([file], lambda folder: save(folder / file))
+        return self.files([file], lambda folder: _save(image, folder / file))
 
     def image(self, image: Figure | Image.Image, key: str, step: int) -> None:
         """Log a picture on the step axis: MLflow's charts show those of a key one step after another."""
@@ -149,7 +148,7 @@ class StageRun:
         def write(folder: Path) -> None:
             file = folder / f"{name}.png"
             file.parent.mkdir()
-            (image.savefig if isinstance(image, Figure) else image.save)(file)
+            _save(image, file)
             with Image.open(file) as whole:
                 whole.thumbnail((THUMBNAIL, THUMBNAIL))
                 whole.save(folder / f"{name}+compressed.webp")
@@ -295,6 +294,10 @@ def stage_run(name: str, identity: Identity | None = None, earlier: EarlierRun |
                 log.warning("%s: %s", name, left)
         if left:
             raise NotDeliveredError(f"{name} is done, but {left}")
+
+
+def _save(image: Figure | Image.Image, file: Path) -> None:
+    (image.savefig if isinstance(image, Figure) else image.save)(file)
 
 
 def _patience(seconds: float) -> float:

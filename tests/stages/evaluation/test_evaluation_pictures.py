@@ -51,7 +51,7 @@ def logged(outcome, names=None, pictures=False):
         log_curve(run, outcome)
         log_predictions(run, outcome, names or [f"{i}.png" for i in outcome.task.split.test])
         if pictures:
-            log_pictures(run, outcome, outcome.task.labels, STEP)
+            log_pictures(run, outcome, STEP)
     return run.run_id
 
 
