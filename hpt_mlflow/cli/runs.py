@@ -26,7 +26,14 @@ def results() -> None:
 
 
 @click.command()
-@click.option("--port", default=5000, show_default=True, help="Of the server that is started here.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=5000,
+    show_default=True,
+    metavar="N",
+    help="Of the server that is started here.",
+)
 @click.option("--browser/--no-browser", default=True, show_default=True, help="Whether to open a browser.")
 def ui(port: int, browser: bool) -> None:
     """Open MLflow's UI on charts of all evaluations on the same test images as the newest one.
