@@ -168,6 +168,7 @@ def test_the_image_is_made_from_the_wheel():
     # All that is sent to Docker.
     everything, exception = (ROOT / ".dockerignore").read_text().splitlines()
     assert (everything, fnmatch(wheel, exception.removeprefix("!"))) == ("*", True)
-    planned = subprocess.run(["make", "-n", "image"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    command = ["make", "--dry-run", "--no-print-directory", "image"]
+    planned = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert "pip wheel --quiet --no-deps --wheel-dir dist ." in planned
     assert planned.rstrip().endswith("docker build --tag hpt_mlflow --build-arg PIP_OPTIONS .")

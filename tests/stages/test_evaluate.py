@@ -26,7 +26,7 @@ from hpt_mlflow.stages.evaluation.work import classifier_name
 from hpt_mlflow.stages.predict import predict
 from hpt_mlflow.tracking.models.store import find_model
 
-PICTURES = {"confusion_matrix", "reliability", "embedding_map", "nearest_neighbours"}
+PICTURES = {"confusion_matrix", "reliability", "embedding map", "nearest neighbours"}
 COMMON = {"device": "cpu", "workers": 1}
 
 
@@ -55,7 +55,10 @@ def evaluated(world):
 
 
 def artifacts(run_id):
-    return {Path(file.path).stem for file in MlflowClient().list_artifacts(run_id)}
+    """Names of a run's artifacts, and the keys of its images on the step axis."""
+    client = MlflowClient()
+    files = {Path(file.path).stem for file in client.list_artifacts(run_id)}
+    return files | {Path(file.path).name.split("+")[0] for file in client.list_artifacts(run_id, "images")}
 
 
 def predictions(run_id, tmp_path):
@@ -219,7 +222,7 @@ def test_labels_that_stand_each_on_their_own(world, tmp_path):
     assert [metrics["test/auroc/Not Red"], metrics["test/auroc/green_"]] == pytest.approx(areas)
     assert metrics["chance/auroc"] == 0.5
     assert not [name for name in metrics if "accuracy" in name]
-    assert {"roc_curves", "reliability", "nearest_neighbours"} <= artifacts(result.run_id)
+    assert {"roc_curves", "reliability", "nearest neighbours"} <= artifacts(result.run_id)
 
     # Half of the labels were learned from.
     train = len(open_dataset(address).split(0).train)
