@@ -57,7 +57,7 @@ from hpt_mlflow.training.plan import PRESETS, Plan
 
 JUDGES = [name for name in OBJECTIVES if has_judge(name)]
 # What is of interest once a judge has been chosen.
-CHOSEN_JUDGES = ["knn", "probe", "consistency"]
+CHOSEN_JUDGES = ["knn", "probe", "consistency", "rotation"]
 
 
 class IndexedTrainer(Trainer):
