@@ -20,7 +20,8 @@ from PIL import Image
 from torch import nn
 
 from hpt_mlflow.augment.crop import smallest_useful_side
-from hpt_mlflow.data.decode import Encoded, UnreadableImageError, decode
+from hpt_mlflow.data.decode import Encoded, decode
+from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.evaluation.features import prepare

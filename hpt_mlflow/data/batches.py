@@ -15,8 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from hpt_mlflow.augment.draws import draw_crops
 from hpt_mlflow.augment.subset import Strengths
 from hpt_mlflow.augment.views import crop_views
-from hpt_mlflow.data.decode import UnreadableImageError
-from hpt_mlflow.data.errors import data_error
+from hpt_mlflow.data.errors import UnreadableImageError, data_error
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.signals import WARNING

@@ -7,8 +7,8 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import PIL
 from PIL import Image, ImageOps
 
 from hpt_mlflow.augment.crop import resize
-from hpt_mlflow.errors import one_line, printable
+from hpt_mlflow.data.errors import UnreadableImageError, explaining
 
 # Version of how pictures become RGB here; raise it with any change.
 CONVERSION = 4
@@ -48,21 +48,6 @@ ROWS_AT_ONCE = 64
 
 # Large pictures are held in such blocks, which glibc frees at once; each thread would keep Pillow's 16 MiB.
 BLOCK_BYTES = 1 << 26
-
-
-class UnreadableImageError(Exception):
-    """Why one image could not be decoded."""
-
-
-@contextmanager
-def explaining() -> Iterator[None]:
-    """Turn any error of the block into an `UnreadableImageError`: decoders raise almost anything on damaged data."""
-    try:
-        yield
-    except UnreadableImageError:
-        raise
-    except Exception as error:
-        raise UnreadableImageError(f"{type(error).__name__}: {printable(one_line(error))}") from error
 
 
 def has_image_suffix(name: str) -> bool:

@@ -11,7 +11,8 @@ import numpy as np
 
 from hpt_mlflow.data.cache import cache_folder, check_room, limit, locked
 from hpt_mlflow.data.dataset import MOST, Dataset, evenly_spaced
-from hpt_mlflow.data.decode import Encoded, UnreadableImageError, conversion
+from hpt_mlflow.data.decode import Encoded, conversion
+from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.names import Files
 from hpt_mlflow.data.packed import MAGIC, DecodedFile, Packed, write_packed
 from hpt_mlflow.data.shards import Members

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpt_mlflow.data.dataset import Dataset, evenly_spaced
-from hpt_mlflow.data.decode import UnreadableImageError, deep_values, to_8_bits
+from hpt_mlflow.data.decode import deep_values, to_8_bits
+from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.errors import printable
 
 LOOKED_AT = 64

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from hpt_mlflow.data.dataset import Dataset, evenly_spaced
-from hpt_mlflow.data.decode import UnreadableImageError, decode
+from hpt_mlflow.data.decode import decode
 from hpt_mlflow.data.decoded import DecodedCache
-from hpt_mlflow.data.errors import data_error
+from hpt_mlflow.data.errors import UnreadableImageError, data_error
 from hpt_mlflow.data.packed import DecodedFile, Packed, pack
 from hpt_mlflow.data.reading import read_ahead
 

@@ -11,7 +11,8 @@ from itertools import islice
 import numpy as np
 
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.decode import UnreadableImageError, decode
+from hpt_mlflow.data.decode import decode
+from hpt_mlflow.data.errors import UnreadableImageError
 
 # Batches that are decoded while one is worked on.
 AHEAD = 2

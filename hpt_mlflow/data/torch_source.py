@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from hpt_mlflow.data.dataset import IN_MEMORY, Dataset, evenly_spaced
-from hpt_mlflow.data.decode import Encoded, TurnLock, UnreadableImageError, explaining
-from hpt_mlflow.data.errors import data_error
+from hpt_mlflow.data.decode import Encoded, TurnLock
+from hpt_mlflow.data.errors import UnreadableImageError, data_error, explaining
 from hpt_mlflow.data.names import NumberedNames, Row
 from hpt_mlflow.errors import printable
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hpt_mlflow.augment.crop import centre_crop
 from hpt_mlflow.augment.views import normalise
-from hpt_mlflow.data.decode import UnreadableImageError
+from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError

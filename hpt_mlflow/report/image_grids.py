@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hpt_mlflow.data.decode import UnreadableImageError
+from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.evaluation.neighbours import nearest_neighbours
 from hpt_mlflow.evaluation.scores import is_multilabel

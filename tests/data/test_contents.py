@@ -12,7 +12,7 @@ from PIL import Image
 
 from hpt_mlflow.data import contents as contents_module
 from hpt_mlflow.data.contents import UNKNOWN, Contents
-from hpt_mlflow.data.decode import UnreadableImageError
+from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.names import Files, Names
 
 

@@ -9,7 +9,8 @@ from picture_files import bmp, chunk, deep_png, encode, plain_tiff, tga
 from PIL import Image
 
 from hpt_mlflow.data import decode as decode_module
-from hpt_mlflow.data.decode import UnreadableImageError, decode, deep_values, to_rgb
+from hpt_mlflow.data.decode import decode, deep_values, to_rgb
+from hpt_mlflow.data.errors import UnreadableImageError
 
 WHITE = [255, 255, 255]
 COLOURS = np.array([[[255, 0, 0], [0, 160, 40]], [[20, 30, 200], [128, 128, 128]]], dtype=np.uint8)

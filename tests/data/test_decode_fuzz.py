@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from picture_files import bmp, deep_png, encode, plain_tiff, tga
 from PIL import Image
 
-from hpt_mlflow.data.decode import FORMATS, MOST_PIXELS, UnreadableImageError, decode, deep_values
+from hpt_mlflow.data.decode import FORMATS, MOST_PIXELS, decode, deep_values
+from hpt_mlflow.data.errors import UnreadableImageError
 
 RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (9, 7, 3), dtype=np.uint8)

@@ -16,7 +16,8 @@ from picture_files import chunk, encode
 from PIL import EpsImagePlugin, Image
 
 from hpt_mlflow.data import decode as decode_module
-from hpt_mlflow.data.decode import UnreadableImageError, decode, to_rgb
+from hpt_mlflow.data.decode import decode, to_rgb
+from hpt_mlflow.data.errors import UnreadableImageError
 
 COLOURS = np.array([[[255, 0, 0], [0, 160, 40]], [[20, 30, 200], [128, 128, 128]]], dtype=np.uint8)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from hpt_mlflow.data import decoded as decoded_module
 from hpt_mlflow.data import packed as packed_module
-from hpt_mlflow.data.decode import UnreadableImageError
+from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.errors import HptError
 

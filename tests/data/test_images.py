@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpt_mlflow.data import images as images_module
-from hpt_mlflow.data.decode import UnreadableImageError
+from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.errors import HptError
 

@@ -9,7 +9,8 @@ from PIL import Image
 from refusals import assert_refused
 
 from hpt_mlflow.data import shards as shards_module
-from hpt_mlflow.data.decode import UnreadableImageError, decode
+from hpt_mlflow.data.decode import decode
+from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.shards_source import MOST_SHARDS, _expand
 from hpt_mlflow.data.sources import open_dataset
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from refusals import assert_refused
 
-from hpt_mlflow.data.decode import UnreadableImageError, decode
+from hpt_mlflow.data.decode import decode
+from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from hpt_mlflow.data.decode import UnreadableImageError, decode
+from hpt_mlflow.data.decode import decode
+from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError

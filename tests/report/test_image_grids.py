@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from hpt_mlflow.data.decode import UnreadableImageError
+from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.report.figures import GREEN, VERMILION
 from hpt_mlflow.report.image_grids import confused_pairs, most_confused, neighbour_grid
 
