@@ -20,8 +20,9 @@ from PIL import Image
 from torch import nn
 
 from hpt_mlflow.augment.crop import smallest_useful_side
-from hpt_mlflow.data.decode import Encoded, decode
+from hpt_mlflow.data.decode import decode
 from hpt_mlflow.data.errors import UnreadableImageError
+from hpt_mlflow.data.pictures import Encoded
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.evaluation.features import prepare
@@ -29,6 +30,7 @@ from hpt_mlflow.evaluation.head import LinearHead
 from hpt_mlflow.evaluation.labelled_views import CROP_SCALE
 from hpt_mlflow.models.checkpoint import BackboneCard, load_backbone
 from hpt_mlflow.models.classifier import ClassifierCard, load_classifier
+from hpt_mlflow.pixels import PixelFormat
 
 BATCH_SIZE = 64
 # A label that stands on its own is given from this probability on.
@@ -69,7 +71,9 @@ class EmbeddingModel:
                 one image, (height, width, channels) or (height, width); there are 1, 3 or 4 channels, so that three
                 dimensions of which the last is one of these are one image. Numbers are 0 to 255, 0 to 65,535 in uint16,
                 or shares of white from 0 to 1. Or a list, or the first column of a data frame, of encoded files, as
-                bytes in any type that holds them or as base64 text, of arrays, or of Pillow images.
+                bytes in any type that holds them or as base64 text, of arrays, or of Pillow images. A model of deep
+                images or of several bands (`card.pixels`) takes the numbers that are in its files, and all bands; of
+                several bands, three dimensions are one image.
             params: not used.
 
         Returns:
@@ -78,12 +82,15 @@ class EmbeddingModel:
         Raises:
             HptError: an image cannot be read, says which; or the images are none of these.
         """
-        pictures = _pictures(images)
+        pictures = _pictures(images, self.card.pixels)
         statistics = ChannelStatistics(self.card.mean, self.card.std)
         embeddings = []
         for start in range(0, len(pictures), BATCH_SIZE):
             chosen = enumerate(pictures[start : start + BATCH_SIZE], start)
-            decoded = [decode_image(picture, self.smallest_side, f"image {position}") for position, picture in chosen]
+            decoded = [
+                decode_image(picture, self.smallest_side, self.card.pixels, f"image {position}")
+                for position, picture in chosen
+            ]
             batch = prepare(decoded, self.card.architecture.image_size, statistics, self.resize_to).to(self.device)
             embeddings.append(self.backbone(batch).flatten(1).float().cpu())
         return torch.cat(embeddings).numpy() if embeddings else np.empty((0, self.card.feature_size), np.float32)
@@ -158,7 +165,7 @@ def _load_pyfunc(path: str) -> EmbeddingModel | ClassifierModel:
     return load_served(Path(path), path)
 
 
-def _pictures(images: Any) -> Sequence[Any]:
+def _pictures(images: Any, pixels: PixelFormat) -> Sequence[Any]:
     """One entry per image.
 
     Raises:
@@ -167,7 +174,7 @@ def _pictures(images: Any) -> Sequence[Any]:
     if isinstance(images, pd.DataFrame):
         return list(images.iloc[:, 0]) if len(images.columns) else []
     if isinstance(images, dict):
-        return _pictures(next(iter(images.values()), []))
+        return _pictures(next(iter(images.values()), []), pixels)
     if isinstance(images, (*ENCODED, Image.Image)):
         return [images]
     if isinstance(images, list | tuple) and images and isinstance(images[0], list | tuple | int | float):
@@ -181,40 +188,40 @@ def _pictures(images: Any) -> Sequence[Any]:
         except ValueError as error:
             raise HptError(f"the images cannot be read: {error}") from error
     if isinstance(images, np.ndarray):
-        return _of_array(images)
+        return _of_array(images, pixels)
     try:
         return list(images)
     except TypeError as error:
         raise HptError(f"{type(images).__name__} does not hold images", "give a list of them, or an array") from error
 
 
-def _of_array(images: np.ndarray) -> Sequence[Any]:
+def _of_array(images: np.ndarray, pixels: PixelFormat) -> Sequence[Any]:
     """One entry per image of an array: of numbers, or of files and other objects, of which it may be a column."""
     if images.dtype.kind in "OU":
         return list(np.atleast_1d(images[:, 0] if images.shape[1:] == (1,) else images))
     if images.size and images.ndim not in (2, 3, 4):
         raise HptError(f"an array of shape {images.shape} does not hold images", f"give {SHAPES}, or several of them")
-    is_one = images.ndim == 2 or (images.ndim == 3 and images.shape[-1] in CHANNELS)
+    is_one = images.ndim == 2 or (images.ndim == 3 and (bool(pixels.bands) or images.shape[-1] in CHANNELS))
     return list(images[None] if is_one else images)
 
 
-def decode_image(picture: Any, smallest_side: int, name: str = "the image") -> np.ndarray:
-    """One image as uint8 (height, width, 3), from any form that `EmbeddingModel.predict` takes.
+def decode_image(picture: Any, smallest_side: int, pixels: PixelFormat, name: str = "the image") -> np.ndarray:
+    """One image as (height, width, channels), from any form that `EmbeddingModel.predict` takes.
 
     Args:
-        smallest_side: see `decode`.
+        smallest_side, pixels: see `decode`.
         name: what errors call it.
 
     Raises:
         HptError: it cannot be read.
     """
     try:
-        return decode(_encoded(picture), smallest_side)
+        return decode(_encoded(picture, pixels), smallest_side, pixels)
     except (UnreadableImageError, binascii.Error, ValueError) as error:
         raise HptError(f"{name} cannot be read: {error}") from error
 
 
-def _encoded(picture: Any) -> Encoded:
+def _encoded(picture: Any, pixels: PixelFormat) -> Encoded:
     if hasattr(picture, "as_py"):
         # A value of an Arrow column.
         picture = picture.as_py()
@@ -225,6 +232,8 @@ def _encoded(picture: Any) -> Encoded:
     if isinstance(picture, bytes | bytearray | memoryview):
         return bytes(picture)
     values = _array(picture)
+    if not pixels.is_rgb:
+        return values
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in CHANNELS) or not values.size:
         what = f"an array of shape {values.shape}" if values.ndim else f"the number {values}"
         raise ValueError(f"{what} is not an image; give {SHAPES}")

@@ -32,6 +32,12 @@ def blend(images: Tensor, factor: Tensor, grayness: Tensor, mean_grayness: Tenso
     return torch.lerp(torch.addcmul(mean, gray, _per_image(grayness)), images, _per_image(factor)).clamp_(0, 1)
 
 
+def blend_bands(images: Tensor, factor: Tensor, mean_grayness: Tensor) -> Tensor:
+    """`blend` of any number of bands, each with its own mean or with black; (N, C, height, width)."""
+    mean = images.mean(dim=(2, 3), keepdim=True).mul_(_per_image(mean_grayness))
+    return torch.lerp(mean, images, _per_image(factor)).clamp_(0, 1)
+
+
 def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
     """Turn the hue by `factor` of the full circle, -0.5 to 0.5."""
     # The largest channel decides in which third of the circle the hue lies

@@ -14,7 +14,7 @@ _FILTER = Image.Resampling.BILINEAR
 def centre_crop(image: np.ndarray, size: int, resize_to: int | None = None) -> np.ndarray:
     """Resize the shorter side to `resize_to` (default: `size`) pixels and cut the central square of `size` pixels.
 
-    Takes uint8 (height, width, 3), gives uint8 (size, size, 3).
+    Takes uint8 or uint16 (height, width, channels), gives the same of (size, size, channels).
     """
     height, width = image.shape[:2]
     # Cutting the square first and resizing it afterwards is the same picture, at bounded cost for a long strip.
@@ -22,7 +22,7 @@ def centre_crop(image: np.ndarray, size: int, resize_to: int | None = None) -> n
     square = image[(height - side) // 2 :, (width - side) // 2 :][:side, :side]
     shorter = resize_to or size
     margin = (shorter - size) // 2
-    resized = np.asarray(resize(Image.fromarray(square), shorter, shorter)) if shorter != side else square
+    resized = resize_pixels(square, shorter, shorter) if shorter != side else square
     return resized[margin : margin + size, margin : margin + size]
 
 
@@ -41,3 +41,14 @@ def resize(image: Image.Image, width: int, height: int) -> Image.Image:
     Left to itself, Pillow 13 takes the cheaper order and earlier versions this one: pixels would differ by a step.
     """
     return image.resize((width, image.height), _FILTER).resize((width, height), _FILTER)
+
+
+def resize_pixels(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """`resize` of uint8 or uint16 (height, width, channels); one channel at a time where they are not 8-bit RGB."""
+    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+        return np.asarray(resize(Image.fromarray(pixels), width, height))
+    # Pillow has no type of several channels, and of 16 bits only floats are resized without rounding in between.
+    exact = np.dtype(np.uint8 if pixels.dtype == np.uint8 else np.float32)
+    planes = (Image.fromarray(np.ascontiguousarray(plane, exact)) for plane in np.moveaxis(pixels, 2, 0))
+    resized = np.stack([np.asarray(resize(plane, width, height)) for plane in planes], axis=2)
+    return resized if exact == pixels.dtype else (resized + 0.5).astype(pixels.dtype)

@@ -20,7 +20,7 @@ LOG_RATIO = (math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1]))
 # ITU-R 601-2, as in `color`; float32, so that no arithmetic becomes double.
 RED, GREEN, BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
 ZERO, ONE, TWO, FOUR, SIX = (np.float32(number) for number in (0, 1, 2, 4, 6))
-HALF, TINY, SCALE = np.float32(0.5), np.float32(1e-12), np.float32(1 / 255)
+HALF, TINY = np.float32(0.5), np.float32(1e-12)
 FIVE_SIXTHS, THREE_SIXTHS, ONE_SIXTH = np.float32(5 / 6), np.float32(3 / 6), np.float32(1 / 6)
 
 Array = np.ndarray
@@ -86,39 +86,39 @@ def triangle_weights(old: int, new: int) -> tuple[Array, Array, Array]:
 
 @kernel
 def resize_box(image: Array, left: int, top: int, width: int, height: int, out: Array) -> None:
-    """Resize a box of an image, uint8 (H, W, 3), into planes with x first, uint8 (3, size, size)."""
-    size = out.shape[1]
+    """Resize a box of an image, uint8 or uint16 (H, W, C), into planes with x first, the same of (C, size, size)."""
+    channels, size = out.shape[0], out.shape[1]
     pixels = image.reshape(image.shape[0], -1)
     first, count, weights = triangle_weights(height, size)
-    line, lines = np.empty(width * 3, np.float32), np.empty((width * 3, size), np.float32)
+    line, lines = np.empty(width * channels, np.float32), np.empty((width * channels, size), np.float32)
     for y in range(size):
         line[:] = ZERO
         for j in range(count[y]):
             weight = weights[y, j]
-            row = pixels[top + first[y] + j, left * 3 : (left + width) * 3]
-            for i in range(width * 3):
+            row = pixels[top + first[y] + j, left * channels : (left + width) * channels]
+            for i in range(width * channels):
                 line[i] += weight * row[i]
-        for i in range(width * 3):
+        for i in range(width * channels):
             lines[i, y] = line[i]
     # Columns are now contiguous in memory, so this pass, too, runs along whole lines.
     first, count, weights = triangle_weights(width, size)
     column = np.empty(size, np.float32)
     for x in range(size):
-        for channel in range(3):
+        for channel in range(channels):
             column[:] = HALF
             for j in range(count[x]):
                 weight = weights[x, j]
-                old = lines[(first[x] + j) * 3 + channel]
+                old = lines[(first[x] + j) * channels + channel]
                 for y in range(size):
                     column[y] += weight * old[y]
             target = out[channel, x]
             for y in range(size):
-                target[y] = np.uint8(column[y])
+                target[y] = column[y]
 
 
 @kernel
 def crop(image: Array, shapes: Array, place: Array, low: float, high: float, out: Array) -> None:
-    """A random resized crop of an image, uint8 (H, W, 3), into `out`, uint8 (3, x, y)."""
+    """A random resized crop of an image, uint8 or uint16 (H, W, C), into `out`, the same of (C, x, y)."""
     left, top, width, height = crop_box(shapes, place, image.shape[1], image.shape[0], low, high)
     resize_box(image, left, top, width, height, out)
 
@@ -133,36 +133,38 @@ def finish(
     sigma: Array,
     radius: int,
     flip: Array,
+    scale: np.float32,
     mean: Array,
     std: Array,
     out: Array,
 ) -> None:
-    """Colour, grey, blur, flip and normalise crops, uint8 (N, 3, x, y), into `out`, float32 (N, y, x, 3).
+    """Colour, grey, blur, flip and normalise crops, uint8 or uint16 (N, C, x, y), into `out`, float32 (N, y, x, C).
 
     Args:
         color, order, factors, gray, sigma, flip: see `draws.FinishDraws`.
         radius: of the blur, in pixels.
-        mean, std: float32 (3,).
+        scale: 1 / white.
+        mean, std: float32 (C,).
     """
-    width, height = crops.shape[2], crops.shape[3]
-    planes = np.empty((3, width * height), np.float32)
+    channels, width, height = crops.shape[1], crops.shape[2], crops.shape[3]
+    planes = np.empty((channels, width * height), np.float32)
     for n in range(len(crops)):
-        for channel in range(3):
+        for channel in range(channels):
             pixels, plane = crops[n, channel].reshape(-1), planes[channel]
             for i in range(width * height):
-                plane[i] = pixels[i] * SCALE
+                plane[i] = pixels[i] * scale
         if color[n]:
             for operation in order[n]:
                 adjust(planes, operation, factors[n, operation])
-        if gray[n]:
+        if gray[n] and channels == 3:
             to_gray(planes)
         if sigma[n] > 0:
             weights = blur_weights(sigma[n], radius)
-            for channel in range(3):
+            for channel in range(channels):
                 blur(planes[channel].reshape(width, height), weights)
         for x in range(width):
             to = width - 1 - x if flip[n] else x
-            for channel in range(3):
+            for channel in range(channels):
                 plane, factor, offset = planes[channel], ONE / std[channel], mean[channel]
                 for y in range(height):
                     out[n, y, to, channel] = (plane[x * height + y] - offset) * factor
@@ -170,8 +172,11 @@ def finish(
 
 @kernel
 def adjust(planes: Array, operation: int, factor: np.float32) -> None:
-    """Brightness, contrast, saturation or hue of an image, float32 (3, pixels), in place; see `color`."""
-    if operation == 0:
+    """Brightness, contrast, saturation or hue of an image, float32 (C, pixels), in place; see `color`."""
+    if len(planes) != 3:
+        if operation <= 1:
+            adjust_bands(planes, operation, factor)
+    elif operation == 0:
         blend(planes, ZERO, ZERO, factor)
     elif operation == 1:
         red, green, blue = planes[0], planes[1], planes[2]
@@ -183,6 +188,20 @@ def adjust(planes: Array, operation: int, factor: np.float32) -> None:
         blend(planes, ZERO, ONE, factor)
     else:
         turn_hue(planes, factor)
+
+
+@kernel
+def adjust_bands(planes: Array, operation: int, factor: np.float32) -> None:
+    """Brightness or contrast of each band alone, float32 (C, pixels), in place; see `color.blend_bands`."""
+    rest = ONE - factor
+    for channel in range(len(planes)):
+        plane, level = planes[channel], ZERO
+        if operation == 1:
+            for i in range(len(plane)):
+                level += plane[i]
+            level /= np.float32(len(plane))
+        for i in range(len(plane)):
+            plane[i] = min(max(rest * level + factor * plane[i], ZERO), ONE)
 
 
 @kernel

@@ -34,14 +34,15 @@ def crop_views(
     """Cut V squares out of each image: random crops, or the same centre crop V times if the subset has no `crop`.
 
     Args:
-        images: N decoded images, uint8 (height, width, 3), of any sizes.
+        images: N decoded images, uint8 or uint16 (height, width, channels), of any sizes.
 
     Returns:
-        uint8 (V, N, 3, size, size); in memory x comes before y, as `finish_views` likes it.
+        The same of (V, N, channels, size, size); in memory x comes before y, as `finish_views` likes it.
     """
     low, high = strengths.crop_scale
     views = len(draws.shapes)
-    crops = np.empty((views, len(images), 3, size, size), dtype=np.uint8)
+    like = images[0] if len(images) else np.empty((0, 0, 3), np.uint8)
+    crops = np.empty((views, len(images), like.shape[2], size, size), dtype=like.dtype)
 
     def cut(part: slice) -> None:
         for i in range(part.start, part.stop):
@@ -60,11 +61,12 @@ def finish_views(crops: Tensor, draws: FinishDraws, strengths: Strengths, mean: 
     """Colour, grey, blur, flip and normalise a batch of crops on the device that they are on.
 
     Args:
-        crops: uint8 (N, 3, size, size).
-        mean, std: channel statistics of the dataset, float32 (3,), in [0, 1].
+        crops: uint8 or uint16 (N, channels, size, size). Three are red, green and blue; others have no colour, and only
+            the brightness and contrast of each are changed.
+        mean, std: channel statistics of the dataset, float32 (channels,), where white is 1.
 
     Returns:
-        float32 (N, 3, size, size), normalised, channels_last.
+        float32 (N, channels, size, size), normalised, channels_last.
     """
     finish = finish_image_by_image if crops.device.type == "cpu" else finish_in_batches
     return finish(crops, draws, blur_radius(strengths), mean, std)
@@ -73,13 +75,14 @@ def finish_views(crops: Tensor, draws: FinishDraws, strengths: Strengths, mean: 
 def finish_image_by_image(crops: Tensor, draws: FinishDraws, radius: int, mean: Tensor, std: Tensor) -> Tensor:
     """`finish_views` on a CPU."""
     planes = crops.transpose(2, 3).contiguous().numpy()
-    n, _, width, height = planes.shape
-    views = np.empty((n, height, width, 3), dtype=np.float32)
+    n, channels, width, height = planes.shape
+    views = np.empty((n, height, width, channels), dtype=np.float32)
+    scale = np.float32(1 / white(crops))
 
     def finish(part: slice) -> None:
         d = draws.part(part)
         statistics = mean.contiguous().numpy(), std.contiguous().numpy()
-        kernels.finish(planes[part], *d[:5], radius, d.flip, *statistics, views[part])
+        kernels.finish(planes[part], *d[:5], radius, d.flip, scale, *statistics, views[part])
 
     _in_parts(n, finish)
     return torch.from_numpy(views).permute(0, 3, 1, 2)
@@ -87,9 +90,12 @@ def finish_image_by_image(crops: Tensor, draws: FinishDraws, radius: int, mean: 
 
 def finish_in_batches(crops: Tensor, draws: FinishDraws, radius: int, mean: Tensor, std: Tensor) -> Tensor:
     """`finish_views` on other devices: one operation at a time, on all images that it applies to."""
-    images = crops.float().div_(255)
+    images = crops.float().div_(white(crops))
+    has_colour = images.shape[1] == 3
     # Operation and factor of each image in each of four turns; hue is not a blend, and is done separately.
     turns = np.where(draws.color, draws.order.T, -1)  # 4 x N
+    if not has_colour:
+        turns[turns > CONTRAST] = -1
     factors = np.take_along_axis(draws.factors.T, draws.order.T, axis=0)
     blends = np.stack([np.where((turns < 0) | (turns == HUE), 1, factors), turns == SATURATION, turns == CONTRAST])
     *hues, gray, blurred, flipped = _indices([*(turns == HUE), draws.gray, draws.sigma > 0, draws.flip], crops.device)
@@ -97,10 +103,15 @@ def finish_in_batches(crops: Tensor, draws: FinishDraws, radius: int, mean: Tens
         np.vstack([*blends, draws.factors.T[HUE], draws.sigma]).astype(np.float32), crops.device
     )
     for turn, turned in enumerate(hues if draws.color.any() else []):
-        images = color.blend(images, *blended[turn :: len(turns)])
+        factor, grayness, mean_grayness = blended[turn :: len(turns)]
+        if not has_colour:
+            images = color.blend_bands(images, factor, mean_grayness)
+            continue
+        images = color.blend(images, factor, grayness, mean_grayness)
         if len(turned):
             images.index_copy_(0, turned, color.adjust_hue(images[turned], hue[turned]))
-    images.index_copy_(0, gray, color.rgb_to_grayscale(images[gray]).expand(-1, 3, -1, -1))
+    if has_colour:
+        images.index_copy_(0, gray, color.rgb_to_grayscale(images[gray]).expand(-1, 3, -1, -1))
     if len(blurred):
         images.index_copy_(0, blurred, color.gaussian_blur(images[blurred], sigma[blurred], radius))
     images.index_copy_(0, flipped, images[flipped].flip(-1))
@@ -108,8 +119,13 @@ def finish_in_batches(crops: Tensor, draws: FinishDraws, radius: int, mean: Tens
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Subtract the channel mean and divide by the standard deviation; float32 (N, 3, height, width), in place."""
-    return images.sub_(mean.view(1, 3, 1, 1)).div_(std.view(1, 3, 1, 1))
+    """Subtract the channel mean and divide by the standard deviation; float32 (N, C, height, width), in place."""
+    return images.sub_(mean.view(1, -1, 1, 1)).div_(std.view(1, -1, 1, 1))
+
+
+def white(pixels: Tensor) -> int:
+    """The number that is white: 255 or 65,535."""
+    return torch.iinfo(pixels.dtype).max
 
 
 def _read_only(image: np.ndarray) -> np.ndarray:

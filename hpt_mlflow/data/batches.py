@@ -22,7 +22,7 @@ from hpt_mlflow.signals import WARNING
 
 
 class Batch(NamedTuple):
-    """Crops of each image, uint8 (views, n, 3, size, size), and the unreadable images: index and reason."""
+    """Crops of each image, (views, n, channels, size, size), and the unreadable images: index and reason."""
 
     crops: Tensor
     unreadable: list[tuple[int, str]]

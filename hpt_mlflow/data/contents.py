@@ -22,8 +22,8 @@ import safetensors.numpy
 from tqdm import tqdm
 
 from hpt_mlflow.data.cache import cache_folder, keep, limit
-from hpt_mlflow.data.decode import MOST_BYTES, Encoded
 from hpt_mlflow.data.names import Files, Names
+from hpt_mlflow.data.pictures import MOST_BYTES, Encoded
 from hpt_mlflow.data.shards import Members
 
 # The content of an image that cannot be read.

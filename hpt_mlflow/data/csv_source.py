@@ -15,12 +15,12 @@ from hpt_mlflow.data.account import LeftOut, examples_of
 from hpt_mlflow.data.csv_labels import TableLabels, find_labels, quote
 from hpt_mlflow.data.csv_table import IMAGE_COLUMNS, Table, find_file, read_table
 from hpt_mlflow.data.dataset import Dataset, evenly_spaced
-from hpt_mlflow.data.decode import has_image_suffix
 from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.labels import number_groups
 from hpt_mlflow.data.names import Files, Names
 from hpt_mlflow.data.parts import TEST, TRAIN, VALIDATION, held_out_images, part_of
 from hpt_mlflow.data.paths import name_in, resolve_path
+from hpt_mlflow.data.pictures import has_image_suffix
 from hpt_mlflow.errors import HptError, printable
 
 # As IMAGE_COLUMNS.

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unicodedata import normalize
 
-from hpt_mlflow.data.decode import has_image_suffix
 from hpt_mlflow.data.errors import data_error, reading
+from hpt_mlflow.data.pictures import has_image_suffix
 from hpt_mlflow.errors import printable
 
 # Names of columns as `plain_name` gives them; the first that a table has counts.

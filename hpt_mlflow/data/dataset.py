@@ -11,7 +11,7 @@ import numpy as np
 
 from hpt_mlflow.data.account import LeftOut
 from hpt_mlflow.data.contents import UNKNOWN, VERSION, Contents, add_names
-from hpt_mlflow.data.decode import Encoded
+from hpt_mlflow.data.pictures import Encoded
 from hpt_mlflow.data.split import NO_LABEL, Split, grouped_split, join_identical, stratified_split, unlabelled_split
 
 # Up to this many images, the content of every image counts; reading more takes hours.
@@ -41,6 +41,7 @@ class Dataset:
         left_out: what was found but is not among the pictures.
         divided_by: int64 (N,), the labels that the split is made from if some classes were later left out of `labels`,
             so that the split stays the same.
+        bands: which bands of the pictures become channels, counted from 1; empty for all, or red, green and blue.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Dataset:
     unlabelled_because: str = ""
     left_out: tuple[LeftOut, ...] = ()
     divided_by: np.ndarray | None = None
+    bands: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -87,6 +89,8 @@ class Dataset:
         for part in parts:
             digest.update(b"none" if part is None else content_digest(part).encode())
         digest.update("\0".join(self.classes).encode())
+        if self.bands:
+            digest.update(f"bands {self.bands}".encode())
         return digest.hexdigest()[:16]
 
     @cached_property

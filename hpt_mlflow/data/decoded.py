@@ -11,11 +11,13 @@ import numpy as np
 
 from hpt_mlflow.data.cache import cache_folder, check_room, limit, locked
 from hpt_mlflow.data.dataset import MOST, Dataset, evenly_spaced
-from hpt_mlflow.data.decode import Encoded, conversion
+from hpt_mlflow.data.decode import conversion
 from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.names import Files
 from hpt_mlflow.data.packed import MAGIC, DecodedFile, Packed, write_packed
+from hpt_mlflow.data.pictures import Encoded
 from hpt_mlflow.data.shards import Members
+from hpt_mlflow.pixels import PixelFormat
 
 # How many pictures are looked at for whether they need decoding.
 LOOKED_AT = 100
@@ -27,7 +29,9 @@ class DecodedCache:
     Nothing is kept, and no error raised, where pictures need no decoding or the folder cannot be written.
     """
 
-    def __init__(self, dataset: Dataset, indices: np.ndarray, smallest_side: int, most_bytes: float) -> None:
+    def __init__(
+        self, dataset: Dataset, indices: np.ndarray, smallest_side: int, pixels: PixelFormat, most_bytes: float
+    ) -> None:
         """
         Args:
             indices: int64, which images, ascending.
@@ -38,7 +42,7 @@ class DecodedCache:
         self._folder = cache_folder() / "decoded"
         # The contents of more are not all known.
         wanted = most_bytes > 0 and len(indices) <= MOST
-        self._key = _key(dataset, indices, smallest_side) if wanted else None
+        self._key = _key(dataset, indices, smallest_side, pixels) if wanted else None
         self._path = self._folder / f"{self._key}.images"
 
     def read(self) -> Packed | None:
@@ -91,11 +95,11 @@ class DecodedCache:
         return packed
 
 
-def _key(dataset: Dataset, indices: np.ndarray, smallest_side: int) -> str | None:
+def _key(dataset: Dataset, indices: np.ndarray, smallest_side: int, pixels: PixelFormat) -> str | None:
     """What tells these images from any others, 32 hexadecimal digits; None where they need no decoding."""
     if not _are_encoded(dataset.pictures, evenly_spaced(indices, LOOKED_AT)):
         return None
-    digest = hashlib.sha256(f"{MAGIC!r} {conversion()} {smallest_side}\n".encode())
+    digest = hashlib.sha256(f"{MAGIC!r} {conversion()} {smallest_side} {pixels}\n".encode())
     digest.update(np.ascontiguousarray(indices).data)
     digest.update(dataset.contents.of(indices).data)
     return digest.hexdigest()[:32]

@@ -14,7 +14,9 @@ from hpt_mlflow.data.decode import decode
 from hpt_mlflow.data.decoded import DecodedCache
 from hpt_mlflow.data.errors import UnreadableImageError, data_error
 from hpt_mlflow.data.packed import DecodedFile, Packed, pack
+from hpt_mlflow.data.pixel_range import pixels_of
 from hpt_mlflow.data.reading import read_ahead
+from hpt_mlflow.pixels import PixelFormat
 
 MEMORY_LIMIT_BYTES = 1 << 30
 SAMPLE_SIZE = 2048
@@ -28,7 +30,7 @@ MENDABLE = re.compile(r"\[(Errno|WinError) |MemoryError")
 
 
 class Images:
-    """The images of a dataset that a stage uses, as read-only uint8 (height, width, 3).
+    """The images of a dataset that a stage uses, as read-only (height, width, channels) of `pixels`.
 
     Opening decodes all images if they fit into the cache on disk, from which the next process maps them, or else into
     `MEMORY_LIMIT_BYTES`; otherwise an evenly spaced sample, so that unreadable images are known before any long work.
@@ -36,6 +38,7 @@ class Images:
 
     Attributes:
         indices: int64, the given indices without those known to be unreadable.
+        pixels: what the images are decoded to.
         unreadable: reason by index.
     """
 
@@ -48,6 +51,7 @@ class Images:
         memory_limit_bytes: int | None = None,
         cache_gib: float = 0.0,
         known_unreadable: Mapping[int, str] | None = None,
+        pixels: PixelFormat | None = None,
     ) -> None:
         """
         Args:
@@ -58,11 +62,13 @@ class Images:
             cache_gib: how much the decoded images of all datasets may take on disk.
             known_unreadable: reason by index, from a process that has opened the same images. It is trusted, so that
                 all processes that train together have the same `indices`.
+            pixels: what to decode to; None for what suits the dataset (see `pixels_of`).
 
         Raises:
             HptError: too many images are unreadable.
         """
         self.dataset = dataset
+        self.pixels = pixels or pixels_of(dataset)
         self.smallest_side = smallest_side
         self.strict = strict
         self.unreadable: dict[int, str] = dict(known_unreadable or {})
@@ -75,7 +81,7 @@ class Images:
         self._sample: list[np.ndarray] | None = None
         self._packed: Packed | None = None
         limit = MEMORY_LIMIT_BYTES if memory_limit_bytes is None else memory_limit_bytes
-        cache = DecodedCache(dataset, ordered, smallest_side, cache_gib * 2**30)
+        cache = DecodedCache(dataset, ordered, smallest_side, self.pixels, cache_gib * 2**30)
         self._open(ordered, cache, limit, check=known_unreadable is None)
         left_out = self.unreadable if known_unreadable is None else known_unreadable
         if left_out:
@@ -113,7 +119,7 @@ class Images:
             raise UnreadableImageError(self.unreadable[int(index)])
         if self._packed is not None:
             return self._packed.of(int(index))
-        return decode(self.dataset.pictures[index], self.smallest_side)
+        return decode(self.dataset.pictures[index], self.smallest_side, self.pixels)
 
     def report_unreadable(self, found: Iterable[tuple[int, str]]) -> None:
         """Record images that turned out unreadable later, and check that they are not too many."""
@@ -187,6 +193,6 @@ class Images:
         if index in self.unreadable:
             return self.unreadable[index]
         try:
-            return decode(self.dataset.pictures[index], self.smallest_side)
+            return decode(self.dataset.pictures[index], self.smallest_side, self.pixels)
         except UnreadableImageError as error:
             return str(error)

@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from hpt_mlflow.files import replacing
 
 # Another one where files are laid out, or images decoded, in another way.
-MAGIC = b"hptimg02"
+MAGIC = b"hptimg03"
 # Magic, bytes of pixels, images, bytes of the header, and sha256 of table and header.
 TRAILER = struct.Struct("<8sQQQ32s")
 ROW_BYTES = 32
@@ -53,14 +54,15 @@ class DecodedFile:
             ):
                 return None
             unreadable = {int(i): str(reason) for i, reason in header["unreadable"].items()}
+            channels, dtype = int(header["channels"]), np.dtype(header["dtype"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
             return None
         table = index[:table_bytes].view("<i8").reshape(4, count)
-        return Packed(mapped[:pixel_bytes], table, unreadable, self)
+        return Packed(mapped[:pixel_bytes], table, unreadable, self, channels, dtype)
 
 
 class Packed(Sequence[np.ndarray]):
-    """Decoded images in the order of their indices into a dataset; read-only uint8 (height, width, 3).
+    """Decoded images in the order of their indices into a dataset; read-only (height, width, channels).
 
     Attributes:
         unreadable: why others are missing, by index.
@@ -68,17 +70,24 @@ class Packed(Sequence[np.ndarray]):
     """
 
     def __init__(
-        self, pixels: Tensor | np.ndarray, table: np.ndarray, unreadable: dict[int, str], file: DecodedFile | None
+        self,
+        pixels: Tensor | np.ndarray,
+        table: np.ndarray,
+        unreadable: dict[int, str],
+        file: DecodedFile | None,
+        channels: int,
+        dtype: np.dtype[Any],
     ) -> None:
         """
         Args:
-            pixels: uint8, one image after another. A tensor is shared with worker processes, not copied.
+            pixels: their bytes, uint8, one image after another. A tensor is shared with worker processes, not copied.
             table: int64 (4, N), of each image the index, the end in `pixels`, height and width.
         """
         self._pixels = pixels
         self._indices, self._ends, self._heights, self._widths = table
         self.unreadable = unreadable
         self.file = file
+        self._channels, self._dtype = channels, dtype
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -86,7 +95,8 @@ class Packed(Sequence[np.ndarray]):
     def __getitem__(self, position):  # type: ignore[no-untyped-def]
         end, height, width = self._ends[position], self._heights[position], self._widths[position]
         pixels = self._pixels.numpy() if isinstance(self._pixels, Tensor) else self._pixels
-        image = pixels[end - 3 * height * width : end].reshape(height, width, 3)
+        start = end - self._dtype.itemsize * self._channels * height * width
+        image = pixels[start:end].view(self._dtype).reshape(height, width, self._channels)
         image.flags.writeable = False
         return image
 
@@ -109,6 +119,7 @@ class _Table:
         self._rows = array("q")
         self.unreadable: dict[int, str] = {}
         self.end = 0
+        self.channels, self.dtype = 3, np.dtype(np.uint8)
 
     def add(self, index: int, image: np.ndarray | str) -> np.ndarray | None:
         """Take note of an image, and give it back if it is one and not the reason why there is none."""
@@ -116,6 +127,7 @@ class _Table:
             self.unreadable[index] = image
             return None
         self.end += image.nbytes
+        self.channels, self.dtype = image.shape[2], image.dtype
         self._rows.extend((index, self.end, *image.shape[:2]))
         return np.ascontiguousarray(image)
 
@@ -134,9 +146,9 @@ def pack(images: Iterable[tuple[int, np.ndarray | str]]) -> Packed:
     pixels, end = torch.empty(table.end, dtype=torch.uint8), table.end
     while kept:  # each is given up once it is copied: twice the memory would be a lot
         image = kept.pop()
-        pixels.numpy()[end - image.nbytes : end] = image.ravel()
+        pixels.numpy()[end - image.nbytes : end] = image.reshape(-1).view(np.uint8)
         end -= image.nbytes
-    return Packed(pixels, table.columns(), table.unreadable, None)
+    return Packed(pixels, table.columns(), table.unreadable, None, table.channels, table.dtype)
 
 
 def write_packed(file: Path, key: str, images: Iterable[tuple[int, np.ndarray | str]]) -> None:
@@ -156,7 +168,8 @@ def write_packed(file: Path, key: str, images: Iterable[tuple[int, np.ndarray | 
                 opened.write(pixels.data)
         opened.write(bytes(_aligned(table.end) - table.end))
         columns = table.columns().astype("<i8").tobytes()
-        header = json.dumps({"key": key, "unreadable": table.unreadable}).encode()
+        pixels_are = {"channels": table.channels, "dtype": table.dtype.str}
+        header = json.dumps({"key": key, "unreadable": table.unreadable} | pixels_are).encode()
         checksum = hashlib.sha256(columns + header).digest()
         opened.write(columns + header)
         opened.write(TRAILER.pack(MAGIC, table.end, len(columns) // ROW_BYTES, len(header), checksum))

@@ -13,6 +13,7 @@ import numpy as np
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.decode import decode
 from hpt_mlflow.data.errors import UnreadableImageError
+from hpt_mlflow.pixels import PixelFormat
 
 # Batches that are decoded while one is worked on.
 AHEAD = 2
@@ -24,7 +25,7 @@ def read_ahead(
     """Index and image, or why it is unreadable, in order; only a few in advance, however slow the consumer is.
 
     Args:
-        read: gives the image at an index, uint8 (height, width, 3), or why it cannot be read.
+        read: gives the image at an index, or why it cannot be read.
         ahead: images that are read in advance.
         threads: None for one per processor.
     """
@@ -43,18 +44,23 @@ def read_ahead(
 
 
 def decoded_batches(
-    dataset: Dataset, indices: Sequence[int], smallest_side: int, batch_size: int, threads: int | None = None
+    dataset: Dataset,
+    indices: Sequence[int],
+    smallest_side: int,
+    pixels: PixelFormat,
+    batch_size: int,
+    threads: int | None = None,
 ) -> Iterator[list[np.ndarray | str]]:
-    """Batches of images, uint8 (height, width, 3), or in place of one why it cannot be read.
+    """Batches of images, (height, width, channels), or in place of one why it cannot be read.
 
     Args:
-        smallest_side: images are reduced so that their shorter side has at most this many pixels.
+        smallest_side, pixels: see `decode`.
         threads: None for one per processor.
     """
 
     def read(index: int) -> np.ndarray | str:
         try:
-            return decode(dataset.pictures[index], smallest_side)
+            return decode(dataset.pictures[index], smallest_side, pixels)
         except UnreadableImageError as error:
             return str(error)
 

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from hpt_mlflow.data.cache import cache_folder, keep
-from hpt_mlflow.data.decode import MOST_BYTES, has_image_suffix
 from hpt_mlflow.data.errors import UnreadableImageError, data_error, reading
 from hpt_mlflow.data.names import Row
+from hpt_mlflow.data.pictures import MOST_BYTES, has_image_suffix
 from hpt_mlflow.errors import one_line, printable
 
 # Raise it when what is cached of a shard changes.

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from hpt_mlflow.data.account import LeftOut, examples_of
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.decode import SUFFIXES
 from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.labels import LabelColumn
 from hpt_mlflow.data.names import Names
 from hpt_mlflow.data.parts import UNLABELLED, has_parts, held_out_images, parts_of
 from hpt_mlflow.data.paths import resolve_path
+from hpt_mlflow.data.pictures import SUFFIXES
 from hpt_mlflow.data.shards import Members, Shard, open_shard
 from hpt_mlflow.errors import printable
 

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -22,6 +24,8 @@ from hpt_mlflow.plugins import add_to
 
 # Installed packages may name readers under this group of entry points, each by its scheme.
 ENTRY_POINTS = "hpt_mlflow.sources"
+# An option of every address, first or later among those at its end.
+BANDS = re.compile(r"(?P<sign>[?&])bands=(?P<bands>[^&?]*)(?=&|$)")
 # Datasets that were passed as objects, by their address in this process.
 _HELD: dict[str, Dataset] = {}
 
@@ -32,7 +36,8 @@ def open_dataset(data: Any, root: str | None = None, every_image: bool = False) 
     Args:
         data: an address: `folder:PATH` or a bare path, `list:FILE`, `csv:FILE`, `csv:FILE?labels=A,B` or
             `csv:FILE?label_column=A`, `shards:FOLDER` or `shards:train-{000..146}.tar`, `paper:NAME?root=FOLDER`,
-            `builtin:noto`, `builtin:twemoji`, `torchvision:NAME`, or that of a registered reader. Or a
+            `builtin:noto`, `builtin:twemoji`, `torchvision:NAME`, or that of a registered reader; `?bands=4,3,2` at the
+            end chooses bands of its pictures, counted from 1, as channels. Or a
             `torch.utils.data.Dataset` of images (see `open_torch_dataset`), or a `Dataset`, which is returned as it is.
         root: folder that relative paths start from, and that holds the files of `torchvision:`.
         every_image: take all images of a folder or of shards, even those that belong to no part or class, without
@@ -66,9 +71,32 @@ def open_dataset(data: Any, root: str | None = None, every_image: bool = False) 
     if not rest:
         example = "twemoji" if scheme == "builtin" else "NAME"
         raise data_error(f"{uri!r} names no dataset", f"write for example {scheme}:{example}")
-    if every_image and scheme in EVERY_IMAGE:
-        return EVERY_IMAGE[scheme](rest, root, True)
-    return SOURCES[scheme](rest, root)
+    rest, bands = _split_off_bands(rest)
+    is_whole = every_image and scheme in EVERY_IMAGE
+    dataset = EVERY_IMAGE[scheme](rest, root, True) if is_whole else SOURCES[scheme](rest, root)
+    return _with_bands(dataset, bands) if bands else dataset
+
+
+def _split_off_bands(address: str) -> tuple[str, tuple[int, ...]]:
+    """An address without `bands=...` among the options at its end, and the bands.
+
+    Raises:
+        HptError: they are not whole numbers from 1 on, or one comes twice.
+    """
+    match = BANDS.search(address)
+    if match is None or os.path.exists(address):
+        return address, ()
+    words = match["bands"].split(",")
+    bands = tuple(int(word) for word in words if word.strip().isdecimal())
+    if len(bands) < len(words) or min(bands) < 1 or len(set(bands)) < len(bands):
+        raise data_error(f"cannot read bands={match['bands']!r}", "count bands from 1, each once: bands=4,3,2")
+    before, after = address[: match.start()], address[match.end() :]
+    return before + (match["sign"] + after.removeprefix("&") if after else ""), bands
+
+
+def _with_bands(dataset: Dataset, bands: tuple[int, ...]) -> Dataset:
+    sign = "&" if "?" in dataset.uri else "?"
+    return replace(dataset, bands=bands, uri=f"{dataset.uri}{sign}bands={','.join(map(str, bands))}")
 
 
 def hold_in_memory(data: Any) -> str:

@@ -11,17 +11,19 @@ import torch
 from PIL import Image
 
 from hpt_mlflow.data.dataset import IN_MEMORY, Dataset, evenly_spaced
-from hpt_mlflow.data.decode import Encoded, TurnLock
 from hpt_mlflow.data.errors import UnreadableImageError, data_error, explaining
 from hpt_mlflow.data.names import NumberedNames, Row
+from hpt_mlflow.data.pictures import Encoded, TurnLock
 from hpt_mlflow.errors import printable
 
 # Items that are read when the dataset is opened, to check images and labels.
 LOOKED_AT = 16
-CHANNELS = (1, 3, 4)
+CHANNELS, COLOURS = (1, 3, 4), (3, 4)
+# Arrays of more bands are of another order of axes.
+MOST_BANDS = 64
 SHAPES = (
-    "return a Pillow image, a tensor (C, H, W) or an array (H, W) or (H, W, C) with C = 1, 3 or 4, of uint8 or of "
-    "floats from 0 to 1"
+    "return a Pillow image, a tensor (C, H, W) or an array (H, W) or (H, W, C), of uint8, of floats from 0 to 1, or of "
+    "numbers of more bits"
 )
 
 # Datasets are made for processes that each read on their own, so threads take turns.
@@ -82,7 +84,7 @@ def as_picture(image: Any) -> Encoded:
     """The image as `decode` takes it: a Pillow image as it is, a tensor (C, H, W) as an array (H, W, C).
 
     Raises:
-        UnreadableImageError: it has another type or shape, or floats outside of [0, 1].
+        UnreadableImageError: it has another type or shape, or colours of another range.
     """
     if isinstance(image, torch.Tensor):
         image = image.detach().cpu()
@@ -91,13 +93,23 @@ def as_picture(image: Any) -> Encoded:
         return image
     if not isinstance(image, np.ndarray):
         raise UnreadableImageError(f"{type(image).__name__} is not an image; {SHAPES}")
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in CHANNELS):
+    if image.ndim not in (2, 3) or (image.ndim == 3 and not _has_channels_last(image)):
         raise UnreadableImageError(f"shape {image.shape} is not that of an image; {SHAPES}")
-    if image.dtype.kind == "f" and not (image.min(initial=0) >= 0 and image.max(initial=0) <= 1):
-        raise UnreadableImageError(f"values from {image.min():.4g} to {image.max():.4g} are not an image; {SHAPES}")
-    if image.dtype not in (np.uint8, np.uint16, bool) and image.dtype.kind != "f":
+    if image.dtype.kind not in "buif":
         raise UnreadableImageError(f"{image.dtype} is not a type of image; {SHAPES}")
-    return image if image.dtype in (np.uint8, np.uint16) else np.round(image * 255.0).astype(np.uint8)
+    # As `torchvision.transforms.ToTensor` scales images of 8 bits.
+    is_share = image.dtype.kind == "f" and image.min(initial=0) >= 0 and image.max(initial=0) <= 1
+    if is_share or image.dtype == bool:
+        return np.round(image * 255.0).astype(np.uint8)
+    # Colours that were normalised are none any more; grey and bands are measurements of any range.
+    if image.ndim == 3 and image.shape[2] in COLOURS and image.dtype not in (np.uint8, np.uint16):
+        raise UnreadableImageError(f"values from {image.min():.4g} to {image.max():.4g} are not colours; {SHAPES}")
+    return image
+
+
+def _has_channels_last(image: np.ndarray) -> bool:
+    first, last = image.shape[0], image.shape[2]
+    return last in CHANNELS or (first not in CHANNELS and 1 < last <= MOST_BANDS)
 
 
 def name_classes(labels: np.ndarray, names: Sequence[Any] | None) -> tuple[np.ndarray, tuple[str, ...]]:

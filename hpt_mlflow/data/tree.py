@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpt_mlflow.data.account import MOST_EXAMPLES, LeftOut
-from hpt_mlflow.data.decode import IMAGE_SUFFIXES
 from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.names import Names
+from hpt_mlflow.data.pictures import IMAGE_SUFFIXES
 from hpt_mlflow.errors import printable
 
 # Picture formats that are not read here, and files that often contain pictures.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hpt_mlflow.augment.crop import centre_crop
-from hpt_mlflow.augment.views import normalise
+from hpt_mlflow.augment.views import normalise, white
 from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
@@ -29,14 +29,14 @@ def prepare(
     """Centre crops as input of a network.
 
     Args:
-        images: N decoded images, uint8 (height, width, 3), of any sizes.
+        images: N decoded images, uint8 or uint16 (height, width, channels), of any sizes.
         resize_to: pixels of the shorter side from which the crop is cut; None for image_size, which shows all of it.
 
     Returns:
-        float32 (N, 3, image_size, image_size), normalised.
+        float32 (N, channels, image_size, image_size), normalised.
     """
-    squares = np.stack([centre_crop(image, image_size, resize_to) for image in images])
-    batch = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
+    squares = torch.from_numpy(np.stack([centre_crop(image, image_size, resize_to) for image in images]))
+    batch = squares.permute(0, 3, 1, 2).float() / white(squares)
     return normalise(batch, torch.tensor(statistics.mean), torch.tensor(statistics.std))
 
 
@@ -51,7 +51,7 @@ class FrozenNetwork:
     """A copy of a backbone in evaluation mode, in channels-last memory format.
 
     Args:
-        backbone: float32 (N, 3, H, W) to (N, ...); left exactly as it is.
+        backbone: float32 (N, channels, H, W) to (N, ...); left exactly as it is.
 
     Attributes:
         network: the copy.
@@ -157,7 +157,7 @@ class FeatureReader:
         return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) if self.threads is None else self.threads))
 
     def read(self, index: int) -> np.ndarray | str:
-        """An image, uint8 (height, width, 3), or why it cannot be read any more."""
+        """An image, (height, width, channels), or why it cannot be read any more."""
         try:
             return self.images[index]
         except UnreadableImageError as error:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hpt_mlflow.augment.draws import draw_crops
 from hpt_mlflow.augment.subset import Strengths
-from hpt_mlflow.augment.views import crop_views, normalise
+from hpt_mlflow.augment.views import crop_views, normalise, white
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
 
@@ -30,7 +30,7 @@ class LabelledBatch(NamedTuple):
     """The views of one step.
 
     Attributes:
-        views: float32 (N, 3, size, size), normalised, channels_last, on the device.
+        views: float32 (N, channels, size, size), normalised, channels_last, on the device.
         positions: int64 (N,), which of the `indices` they are views of.
     """
 
@@ -79,7 +79,7 @@ class TrainingViews:
                     crops, positions = self._readable(*waiting.popleft())
                     batch = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2)
                     batch = batch.contiguous(memory_format=torch.channels_last)
-                    yield LabelledBatch(normalise(batch.float() / 255, mean, std), positions)
+                    yield LabelledBatch(normalise(batch.float() / white(batch), mean, std), positions)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -87,7 +87,7 @@ class TrainingViews:
         return np.random.default_rng((self.seed, epoch, 1)).permutation(len(self.indices))
 
     def _view(self, step: int, place: int, position: int) -> np.ndarray | str:
-        """The view at a place of a step's batch, uint8 (size, size, 3), or why its image cannot be read."""
+        """The view at a place of a step's batch, (size, size, channels), or why its image cannot be read."""
         image = self.reader.read(int(self.indices[position]))
         if isinstance(image, str):
             return image
@@ -99,7 +99,7 @@ class TrainingViews:
         return view[:, ::-1] if rng.random() < FLIP_P else view
 
     def _readable(self, positions: np.ndarray, views: Iterator[np.ndarray | str]) -> tuple[np.ndarray, np.ndarray]:
-        """The readable views of a batch, uint8 (N, size, size, 3), and their positions."""
+        """The readable views of a batch, (N, size, size, channels), and their positions."""
         made = list(views)
         images = self.reader.images
         images.report_unreadable(

@@ -18,14 +18,18 @@ class Architecture(NamedTuple):
         image_size: side of the square images, in pixels.
         small_stem: for ResNets, a 3 x 3 convolution of stride 1 without max pooling in front (He et al., CVPR 2016,
             section 4.2), for images of about 32 pixels.
+        channels: of the images.
     """
 
     name: str
     image_size: int
     small_stem: bool = False
+    channels: int = 3
 
     def __str__(self) -> str:
-        return f"{self.name}{' with the small stem' if self.small_stem else ''} at {self.image_size} px"
+        stem = " with the small stem" if self.small_stem else ""
+        channels = "" if self.channels == 3 else f" and {self.channels} channels"
+        return f"{self.name}{stem} at {self.image_size} px{channels}"
 
     def as_settings(self) -> dict[str, str | int | bool]:
         """The three settings that name it, as users write them and files keep them."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.architecture import MODULE, Architecture
+from hpt_mlflow.models.channels import COLOURS, renew
 from hpt_mlflow.models.randomness import seeded
 
 # torchvision's default number of classes, by which the classifier is recognised.
@@ -90,7 +91,7 @@ def build_backbone(architecture: Architecture, seed: int = 0) -> tuple[nn.Module
         seed: of the weights.
 
     Returns:
-        The backbone, float32 (N, 3, image_size, image_size) to (N, feature size), and its feature size.
+        The backbone, float32 (N, channels, image_size, image_size) to (N, feature size), and its feature size.
 
     Raises:
         HptError: no such network, or it cannot take images of this size.
@@ -99,6 +100,8 @@ def build_backbone(architecture: Architecture, seed: int = 0) -> tuple[nn.Module
     try:
         with seeded(seed):
             backbone = _builder(architecture.name)(architecture)
+            if architecture.channels != COLOURS:
+                renew(backbone, architecture.channels, architecture.name)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise _wrong_size(architecture, error) from error
     return backbone, try_image_size(backbone, architecture)
@@ -156,7 +159,8 @@ def try_image_size(backbone: nn.Module, architecture: Architecture) -> int:
     backbone.eval()
     try:
         with torch.no_grad():
-            features: Tensor = backbone(torch.zeros(1, 3, architecture.image_size, architecture.image_size))
+            side = architecture.image_size
+            features: Tensor = backbone(torch.zeros(1, architecture.channels, side, side))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise _wrong_size(architecture, error) from error
     backbone.train(training)

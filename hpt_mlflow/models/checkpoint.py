@@ -15,6 +15,7 @@ from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.cards import check_types, read_card, write_card
+from hpt_mlflow.pixels import RGB, PixelFormat, pixel_format_of
 
 WEIGHTS_FILE = "backbone.safetensors"
 CARD_FILE = "backbone.json"
@@ -27,17 +28,19 @@ class BackboneCard:
 
     Attributes:
         feature_size: length of the features.
-        mean, std: channel statistics that images are normalised with, in [0, 1].
+        mean, std: channel statistics that images are normalised with, where white is 1.
         chain: names of the datasets that it was trained on, oldest first.
         step: optimiser steps in the last stage.
+        pixels: what images are decoded to.
     """
 
     architecture: Architecture
     feature_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     chain: tuple[str, ...] = field(default=())
     step: int = 0
+    pixels: PixelFormat = RGB
 
 
 def copy_to_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -55,6 +58,10 @@ def save_backbone(folder: Path, weights: Mapping[str, Tensor], card: BackboneCar
     safetensors.torch.save_file(dict(weights), folder / WEIGHTS_FILE)
     values = card.architecture.as_settings() | asdict(card)
     del values["architecture"]
+    # What has the pixels of every image elsewhere is a file as it always was.
+    del values["pixels"]
+    if not card.pixels.is_rgb:
+        values["pixels"] = card.pixels.as_values()
     write_card(folder / CARD_FILE, FORMAT, values)
 
 
@@ -89,5 +96,8 @@ def load_backbone(folder: Path, name: str) -> tuple[nn.Module, BackboneCard]:
 def _make_card(values: dict[str, Any]) -> BackboneCard:
     types = {"arch": str, "image_size": int, "small_stem": bool, "feature_size": int, "step": int}
     check_types(values, types)
-    architecture = Architecture(values.pop("arch"), values.pop("image_size"), values.pop("small_stem"))
-    return BackboneCard(architecture, **values | {key: tuple(values[key]) for key in ("mean", "std", "chain")})
+    pixels = pixel_format_of(values.pop("pixels")) if "pixels" in values else RGB
+    arch, image_size, small_stem = (values.pop(name) for name in ("arch", "image_size", "small_stem"))
+    architecture = Architecture(arch, image_size, small_stem, pixels.channels)
+    values |= {key: tuple(values[key]) for key in ("mean", "std", "chain")}
+    return BackboneCard(architecture, **values, pixels=pixels)

@@ -28,7 +28,7 @@ from hpt_mlflow.models.checkpoint import CARD_FILE, WEIGHTS_FILE, load_backbone
 from hpt_mlflow.models.resnets import has_small_stem, recognise_resnet
 from hpt_mlflow.models.weight_file import WeightFile, read_weight_file, sha256
 
-Statistics = tuple[float, float, float]
+Statistics = tuple[float, ...]
 # Of ImageNet's images, in [0, 1]: the default if a file does not say what its network was normalised with.
 IMAGENET_MEAN: Statistics = (0.485, 0.456, 0.406)
 IMAGENET_STD: Statistics = (0.229, 0.224, 0.225)

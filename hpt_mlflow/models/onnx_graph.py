@@ -11,17 +11,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.checkpoint import BackboneCard
+from hpt_mlflow.pixels import PixelFormat
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 IMAGES, CROPS, EMBEDDING, PROBABILITIES = "images", "crops", "embedding", "probabilities"
+NUMBERS, PIXELS, WHITE = "numbers", "pixels", "white"
 LABEL, PROBABILITY = "label", "probability"
 OPSET = 18
 
@@ -70,7 +73,7 @@ def require_onnx(setting: str) -> None:
 
 
 def network_graph(network: nn.Module, card: BackboneCard, inputs: str, output: str) -> ModelProto:
-    """A network from float32 (N, 3, size, size) as ONNX, in evaluation mode; left as it was.
+    """A network from float32 (N, channels, size, size) as ONNX, in evaluation mode; left as it was.
 
     Raises:
         HptError: it has an operator that ONNX does not know; says which.
@@ -78,7 +81,8 @@ def network_graph(network: nn.Module, card: BackboneCard, inputs: str, output: s
     modes = {layer: layer.training for layer in network.modules()}
     network.eval()
     # Two images, as the exporter treats a batch size of 1 as a constant.
-    images = torch.zeros(2, 3, card.architecture.image_size, card.architecture.image_size)
+    side = card.architecture.image_size
+    images = torch.zeros(2, card.architecture.channels, side, side)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -113,16 +117,17 @@ def _first_cause(error: BaseException) -> BaseException:
 
 
 class _Served(nn.Module):
-    """From squares of pixels, float32 (N, 3, size, size) from 0 to 255, to an embedding or to probabilities."""
+    """From squares of pixels, float32 (N, channels, size, size), to an embedding or to probabilities."""
 
     def __init__(self, backbone: nn.Module, card: BackboneCard, head: Head | None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (card.mean, card.std))
+        self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (card.mean, card.std))
+        self.white = float(np.iinfo(card.pixels.dtype).max)
         self.head = head
 
     def forward(self, crops: Tensor) -> Tensor:
-        features: Tensor = self.backbone((crops / 255 - self.mean) / self.std).flatten(1)
+        features: Tensor = self.backbone((crops / self.white - self.mean) / self.std).flatten(1)
         if self.head is None:
             return features
         of = self.head.tensors
@@ -134,7 +139,8 @@ class _Served(nn.Module):
 def served_graph(backbone: nn.Module, card: BackboneCard, geometry: Geometry, head: Head | None = None) -> ModelProto:
     """All that is served as one graph.
 
-    Its input is `images`, uint8 (N, height, width, 3) of any N, height and width. Without a head its output is
+    Its input is `images`, uint8 (N, height, width, 3) of any N, height and width; of a model of deep images or bands,
+    the numbers of their files in all bands, float32 (N, height, width, bands). Without a head its output is
     `embedding`, float32 (N, feature size). With one it is `probabilities`, float64 (N, C); where an image has one
     class, also `label`, text (N,), and its `probability`, float64 (N,).
 
@@ -157,9 +163,13 @@ def served_graph(backbone: nn.Module, card: BackboneCard, geometry: Geometry, he
         "first": first,
         "last": first + size,
         "strip": geometry.longest_strip,
+        WHITE: np.iinfo(card.pixels.dtype).max,
     }
-    nodes = [make.make_node("centre_crops", [IMAGES, *numbers], [CROPS], domain=resizing.DOMAIN), *network.graph.node]
+    to_pixels, arrays = _to_pixels(card.pixels, resizing.DOMAIN)
+    crop = make.make_node("centre_crops", [PIXELS, *numbers], [CROPS], domain=resizing.DOMAIN)
+    nodes = [*to_pixels, crop, *network.graph.node]
     constants = [make.make_tensor(name, kind.DOUBLE, [], [float(number)]) for name, number in numbers.items()]
+    constants += [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
     answers = [make.make_tensor_value_info(result, kind.DOUBLE if head else kind.FLOAT, ["N", outputs])]
     if head and not head.multilabel:
         nodes += [
@@ -176,10 +186,12 @@ def served_graph(backbone: nn.Module, card: BackboneCard, geometry: Geometry, he
             make.make_tensor_value_info(PROBABILITY, kind.DOUBLE, ["N"]),
             *answers,
         ]
+    is_8_bit = card.pixels.dtype == np.uint8
+    input_type, bands = (kind.UINT8 if is_8_bit else kind.FLOAT), (3 if card.pixels.is_rgb else "bands")
     graph = make.make_graph(
         nodes,
         "classifier" if head else "backbone",
-        [make.make_tensor_value_info(IMAGES, kind.UINT8, ["N", "height", "width", 3])],
+        [make.make_tensor_value_info(IMAGES, input_type, ["N", "height", "width", bands])],
         answers,
         [*constants, *network.graph.initializer],
     )
@@ -192,6 +204,22 @@ def served_graph(backbone: nn.Module, card: BackboneCard, geometry: Geometry, he
     whole: Any = inliner.inline_local_functions(model)
     onnx.checker.check_model(whole, full_check=True)
     return whole
+
+
+def _to_pixels(pixels: PixelFormat, domain: str) -> tuple[list[Any], dict[str, np.ndarray]]:
+    """Nodes from `IMAGES` to `PIXELS`, as `data.numbers.to_pixels` does it, and their constants by name."""
+    make = importlib.import_module("onnx").helper
+    names = [NUMBERS, *(["chosen"] if pixels.bands else []), *([PIXELS] if pixels.low else [])]
+    names[-1] = PIXELS
+    nodes, constants = [make.make_node("planes", [IMAGES], [names[0]], domain=domain)], {}
+    if pixels.bands:
+        constants["band_indices"] = np.array(pixels.bands) - 1
+        nodes.append(make.make_node("Gather", [names[0], "band_indices"], [names[1]], axis=1))
+    if pixels.low:
+        low, high = (np.array(values, np.float64).reshape(-1, 1, 1) for values in (pixels.low, pixels.high))
+        constants |= {"low": low, "factor": np.iinfo(pixels.dtype).max / (high - low)}
+        nodes.append(make.make_node("scaled", [names[-2], "low", "factor", WHITE], [PIXELS], domain=domain))
+    return nodes, constants
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -46,21 +47,35 @@ def plain_axes(xlabel: str, ylabel: str, height: float = 4.2) -> tuple[Figure, A
     return figure, axes
 
 
+def shown(image: np.ndarray) -> np.ndarray:
+    """An image as people may look at it: its first three channels as colours, or one as grey; of two, the first.
+
+    Args:
+        image: uint8 or uint16 (height, width, channels).
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    colours = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
+    return colours if colours.dtype == np.uint8 else (colours >> 8).astype(np.uint8)
+
+
 def views_grid(crops: Tensor, views: Sequence[Tensor], mean: Tensor, std: Tensor) -> Image.Image:
     """Images as they are cropped, and the views that the method compares, one image per column.
 
     Args:
-        crops: uint8 (N, 3, size, size), crops of the first view before any colour changed.
-        views: of each image, float32 (N, 3, size, size), normalised.
-        mean, std: what they were normalised with, float32 (3,).
+        crops: uint8 or uint16 (N, channels, size, size), crops of the first view before any colour changed.
+        views: of each image, float32 (N, channels, size, size), normalised.
+        mean, std: what they were normalised with, float32 (channels,).
     """
-    rows = [crops.cpu()]
+    white = torch.iinfo(crops.dtype).max
+    rows = [crops.cpu().numpy()]
     for view in views:
-        pixels = view.cpu() * std.cpu().view(3, 1, 1) + mean.cpu().view(3, 1, 1)
-        rows.append((pixels * 255).round().clamp(0, 255).to(torch.uint8))
+        pixels = view.cpu() * std.cpu().view(-1, 1, 1) + mean.cpu().view(-1, 1, 1)
+        rows.append((pixels * white).round().clamp(0, white).numpy().astype(rows[0].dtype))
     n = min(GRID_IMAGES, len(crops))
-    tiles = [torch.cat(list(row[:n].permute(0, 2, 3, 1)), dim=1) for row in rows]
-    grid = Image.fromarray(torch.cat(tiles, dim=0).numpy())
+    tiles = [np.concatenate([shown(image) for image in row[:n].transpose(0, 2, 3, 1)], axis=1) for row in rows]
+    grid = Image.fromarray(np.concatenate(tiles))
     return grid.resize((n * GRID_PIXELS, len(rows) * GRID_PIXELS), Image.Resampling.NEAREST)
 
 

@@ -13,7 +13,7 @@ from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.evaluation.neighbours import nearest_neighbours
 from hpt_mlflow.evaluation.scores import is_multilabel
-from hpt_mlflow.report.figures import GREEN, GREY, VERMILION, class_label
+from hpt_mlflow.report.figures import GREEN, GREY, VERMILION, class_label, shown
 
 TILE_INCHES = 1.1
 CAPTION_INCHES = 0.25
@@ -162,7 +162,7 @@ def _show(axes: Axes, images: Images, index: int, caption: str) -> None:
     """Draw an image with its caption below; a note if it cannot be read any more."""
     axes.text(0.5, -0.04, caption, transform=axes.transAxes, fontsize=7, ha="center", va="top")
     try:
-        axes.imshow(images[int(index)])
+        axes.imshow(shown(images[int(index)]))
     except UnreadableImageError:
         axes.text(0.5, 0.5, "cannot\nbe read", transform=axes.transAxes, fontsize=7, ha="center", color=GREY)
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from hpt_mlflow.data.account import LeftOut
 from hpt_mlflow.data.dataset import MOST, Dataset
-from hpt_mlflow.data.depth import depth_warning
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.split import NO_LABEL, Split
 from hpt_mlflow.errors import printable
@@ -19,7 +18,7 @@ EXAMPLES = 5
 
 
 def report_data(run: StageRun, dataset: Dataset, split: Split) -> dict[str, float]:
-    """Warn of what was left out, of duplicates and of lost depth; list them in a table of the run.
+    """Warn of what was left out, of duplicates; list them in a table of the run.
 
     Returns:
         The metrics that were logged.
@@ -32,8 +31,6 @@ def report_data(run: StageRun, dataset: Dataset, split: Split) -> dict[str, floa
     run.metrics(counts, 0)
     if dataset.multilabel:
         run.tags({tag.LABELS: ", ".join(dataset.classes)})
-    if warning := depth_warning(dataset, np.concatenate([split.seen, split.test])):
-        run.warn(f"data: {warning}")
     for entry in account:
         run.warn(f"data: of {dataset.name}, {entry}")
     if account:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.parquet_parts import ParquetParts
+from hpt_mlflow.data.pixel_range import pixels_for
 from hpt_mlflow.data.reading import decoded_batches
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.split import NO_LABEL
@@ -117,9 +118,9 @@ def _embedder(chosen: EmbedSettings, model: EmbeddingModel | ClassifierModel) ->
     embedding = model.embedding if isinstance(model, ClassifierModel) else model
     shape = None
     if chosen.patches:
-        size = embedding.card.architecture.image_size
+        size, channels = embedding.card.architecture.image_size, embedding.card.architecture.channels
         with feature_maps(embedding.backbone, embedding.card.architecture.name) as newest, torch.inference_mode():
-            embedding.backbone(torch.zeros(1, 3, size, size, device=embedding.device))
+            embedding.backbone(torch.zeros(1, channels, size, size, device=embedding.device))
             channels, height, width = newest().shape[1:]
             shape = height, width, channels
     precision = feature_precision(chosen.precision, embedding.device)
@@ -134,9 +135,10 @@ def _write(
     first = start = parts.done * rows
     show = show_steps(f"{STAGE} {dataset.name}")
     side, indices = embedder.embedding.smallest_side, range(first, len(dataset))
+    pixels = pixels_for(dataset, embedder.embedding.card.pixels)
     waiting: list[pa.RecordBatch] = []
     with _computing(embedder) as compute:
-        for images in decoded_batches(dataset, indices, side, chosen.batch_size, chosen.workers):
+        for images in decoded_batches(dataset, indices, side, pixels, chosen.batch_size, chosen.workers):
             columns = _known(dataset, range(start, start + len(images))) | compute(images)
             waiting.append(pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema))
             start += len(images)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -144,7 +144,8 @@ def _keep_classifier(
     dataset, name, protocol = work.dataset, work.classifier_name, work.settings.protocol
     tags = tags | {tag.EVALUATION: run.run_id}
     card = ClassifierCard(dataset.classes, dataset.multilabel, dataset.name, protocol, work.task.reader.resize_to)
-    log_classifier(run, best.backbone, work.model.card, best.head.tensors, card, tags)
+    served = replace(work.model.card, pixels=work.task.reader.images.pixels)
+    log_classifier(run, best.backbone, served, best.head.tensors, card, tags)
     address = f"runs:/{run.run_id}/{tag.CLASSIFIER_NAME}" if name is None else VERSION_PLACEHOLDER
     described = evaluation_card(
         work.model.uri,

@@ -14,6 +14,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.certainty import Comparison
 from hpt_mlflow.evaluation.features import prepare
 from hpt_mlflow.models.checkpoint import BackboneCard
+from hpt_mlflow.pixels import RGB, PixelFormat
 from hpt_mlflow.serving import decode_image
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME
 from hpt_mlflow.tracking.addresses import concrete_uri
@@ -35,19 +36,20 @@ class Transform:
     """
 
     image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pixels: PixelFormat = RGB
 
     def __call__(self, image: Image.Image | np.ndarray | bytes) -> Tensor:
-        """Float32 (3, image_size, image_size).
+        """Float32 (channels, image_size, image_size).
 
         Args:
-            image: a Pillow image, the bytes of a file, or an array (height, width) or (height, width, 1, 3 or 4).
+            image: a Pillow image, the bytes of a file, or an array (height, width) or (height, width, bands).
 
         Raises:
             HptError: it cannot be read.
         """
-        decoded = decode_image(image, self.image_size)
+        decoded = decode_image(image, self.image_size, self.pixels)
         return prepare([decoded], self.image_size, ChannelStatistics(self.mean, self.std))[0]
 
 
@@ -55,7 +57,7 @@ class LoadedModel(NamedTuple):
     """A backbone from the registry.
 
     Attributes:
-        backbone: on the CPU, in evaluation mode; float32 (N, 3, S, S) to features (N, F) or (N, F, 1, 1).
+        backbone: on the CPU, in evaluation mode; float32 (N, channels, S, S) to features (N, F) or (N, F, 1, 1).
         transform: what makes one of the N from an image.
         card: architecture, length of the features F, statistics and chain.
     """
@@ -97,7 +99,7 @@ def load_model(model: str) -> LoadedModel:
     connect()
     found = find_model(model, "model", DEFAULT_MODEL_NAME)
     card = found.card
-    transform = Transform(card.architecture.image_size, card.mean, card.std)
+    transform = Transform(card.architecture.image_size, card.mean, card.std, card.pixels)
     return LoadedModel(found.backbone.eval(), transform, card)
 
 

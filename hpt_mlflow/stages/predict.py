@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.pixel_range import pixels_for
 from hpt_mlflow.data.reading import decoded_batches
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError, printable
@@ -62,9 +63,10 @@ def _write(opened, classifier: ClassifierModel, dataset: Dataset) -> tuple[int, 
     writer = csv.writer(opened)
     writer.writerow(["image", *answer, "error", *(f"p({name})" for name in classes)])
     classified = failed = 0
-    names = iter(dataset.names)
+    names, side = iter(dataset.names), classifier.embedding.smallest_side
+    pixels = pixels_for(dataset, classifier.embedding.card.pixels)
     # Not as they are: hundreds of photographs would fill the memory.
-    for batch in decoded_batches(dataset, range(len(dataset)), classifier.embedding.smallest_side, BATCH_SIZE):
+    for batch in decoded_batches(dataset, range(len(dataset)), side, pixels, BATCH_SIZE):
         images = [image for image in batch if not isinstance(image, str)]
         rows = iter(classifier.probabilities(images)) if images else iter(())
         for image in batch:

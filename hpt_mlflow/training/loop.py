@@ -164,7 +164,7 @@ class Trainer:
         return result
 
     def finish(self, crops: Tensor, draws: FinishDraws) -> Tensor:
-        """Views of crops, uint8 (n, 3, size, size), as the network takes them: float32, normalised."""
+        """Views of crops, (n, channels, size, size), as the network takes them: float32, normalised."""
         return finish_views(crops, draws, self.plan.strengths, self.mean, self.std)
 
     def draw_view(self, rng: np.random.Generator) -> FinishDraws:

@@ -25,7 +25,7 @@ class StepViews:
     ) -> None:
         """
         Args:
-            crops: of the images of this process, on the device, uint8 (views, n, 3, size, size).
+            crops: of the images of this process, on the device, uint8 or uint16 (views, n, channels, size, size).
             draws: for each view, those of the images of all processes.
             rng: draws the orders of `shuffled`.
             finish: makes views of crops.
@@ -40,7 +40,7 @@ class StepViews:
         self._made: dict[int, Tensor] = {}
 
     def __getitem__(self, number: int) -> Tensor:
-        """One view of each image of this process, float32 (n, 3, size, size)."""
+        """One view of each image of this process, float32 (n, channels, size, size)."""
         if number not in self._made:
             self._made[number] = self._view(self._crops[number], self._draws[number].part(self._own))
         return self._made[number]
@@ -49,7 +49,10 @@ class StepViews:
         """This process's share of one view of all images, in an order drawn anew, and that order."""
         order = self._rng.permutation(self._count)
         places = torch.from_numpy(order).to(self._crops.device)
-        shuffled = self._group.gather(self._crops[number])[places[self._own]]
+        crops = self._crops[number]
+        # Few operations, and no exchange between processes, know numbers of 16 bits.
+        whole = crops if crops.dtype == torch.uint8 else crops.contiguous().view(torch.uint8)
+        shuffled = self._group.gather(whole)[places[self._own]].view(crops.dtype)
         return self._view(shuffled, self._draws[number].part(order[self._own])), places
 
     @torch.no_grad()

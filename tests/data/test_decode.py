@@ -8,9 +8,11 @@ import pytest
 from picture_files import bmp, chunk, deep_png, encode, plain_tiff, tga
 from PIL import Image
 
-from hpt_mlflow.data import decode as decode_module
-from hpt_mlflow.data.decode import decode, deep_values, to_rgb
+from hpt_mlflow.data import pictures
+from hpt_mlflow.data.decode import decode
 from hpt_mlflow.data.errors import UnreadableImageError
+from hpt_mlflow.data.numbers import is_plain, read_numbers
+from hpt_mlflow.data.rgb import to_rgb
 
 WHITE = [255, 255, 255]
 COLOURS = np.array([[[255, 0, 0], [0, 160, 40]], [[20, 30, 200], [128, 128, 128]]], dtype=np.uint8)
@@ -233,7 +235,7 @@ def test_a_decompression_bomb_is_refused_by_its_header():
 
 
 def test_more_pixels_than_allowed_are_refused(monkeypatch):
-    monkeypatch.setattr(decode_module, "MOST_PIXELS", 100)
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 100)
     assert decode(np.zeros((10, 10), np.uint8)).shape == (10, 10, 3)
     with pytest.raises(UnreadableImageError, match="11 x 10 pixels are too many"):
         decode(np.zeros((10, 11), np.uint8))
@@ -384,14 +386,9 @@ def test_of_a_photograph_with_a_second_one_for_depth_the_first_is_shown():
     ],
 )
 def test_the_numbers_of_deep_pictures_are_given_as_they_are(picture, low, high):
-    values = deep_values(picture)
-    assert (values.min(), values.max()) == (low, high)
-
-
-@pytest.mark.parametrize("file", [deep_png, lambda values: plain_tiff(values, photometric=2)])
-def test_of_colours_of_sixteen_bits_the_upper_half_is_given(file):
-    values = deep_values(file(np.array([[[0, 257 * 3 + 100, 65_535]]], np.uint16)))
-    assert values.tolist() == [[[0, 257 * 3, 65_535]]]
+    numbers = read_numbers(picture)
+    assert (numbers.values.min(), numbers.values.max(), numbers.low) == (low, high, None)
+    assert not is_plain(picture)
 
 
 @pytest.mark.parametrize(
@@ -401,11 +398,13 @@ def test_of_colours_of_sixteen_bits_the_upper_half_is_given(file):
         *(encode(Image.fromarray(COLOURS), kind) for kind in ("PNG", "TIFF", "BMP")),
     ],
 )
-def test_pictures_of_eight_bits_are_not_deep(picture):
-    assert deep_values(picture) is None
+def test_pictures_of_eight_bits_are_plain_and_have_the_range_of_eight_bits(picture):
+    assert is_plain(picture)
+    assert read_numbers(picture)[1:] == (0, 255)
 
 
 @pytest.mark.parametrize("picture", [b"no picture", Path("/nowhere/a.png")])
-def test_what_cannot_be_read_has_no_depth(picture):
-    with pytest.raises(UnreadableImageError):
-        deep_values(picture)
+def test_what_cannot_be_read_has_no_numbers(picture):
+    for read in (is_plain, read_numbers):
+        with pytest.raises(UnreadableImageError):
+            read(picture)

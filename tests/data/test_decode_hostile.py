@@ -16,8 +16,10 @@ from picture_files import chunk, encode
 from PIL import EpsImagePlugin, Image
 
 from hpt_mlflow.data import decode as decode_module
-from hpt_mlflow.data.decode import decode, to_rgb
+from hpt_mlflow.data import pictures
+from hpt_mlflow.data.decode import decode
 from hpt_mlflow.data.errors import UnreadableImageError
+from hpt_mlflow.data.rgb import to_rgb
 
 COLOURS = np.array([[[255, 0, 0], [0, 160, 40]], [[20, 30, 200], [128, 128, 128]]], dtype=np.uint8)
 
@@ -115,7 +117,7 @@ def test_a_tiff_with_tiles_far_larger_than_itself_is_refused():
 
 
 def test_an_open_image_of_too_many_pixels_is_not_loaded(monkeypatch):
-    monkeypatch.setattr(decode_module, "MOST_PIXELS", 100)
+    monkeypatch.setattr(pictures, "MOST_PIXELS", 100)
     with Image.open(io.BytesIO(encode(Image.new("RGB", (11, 10))))) as image:
         monkeypatch.setattr(image, "load", lambda: pytest.fail("it is loaded"))
         with pytest.raises(UnreadableImageError, match="11 x 10 pixels are too many"):
@@ -179,7 +181,7 @@ assert Image.core.get_block_size() == 1 << 26
 
 @pytest.mark.parametrize(("side", "together"), [(10, True), (50, False)])
 def test_threads_decode_large_pictures_one_at_a_time(monkeypatch, side, together):
-    monkeypatch.setattr(decode_module, "LARGE_BYTES", 4 * 40 * 40)
+    monkeypatch.setattr(pictures, "LARGE_BYTES", 4 * 40 * 40)
     both = threading.Barrier(2)
 
     def meet(image):
@@ -197,7 +199,7 @@ def test_threads_decode_large_pictures_one_at_a_time(monkeypatch, side, together
 
 
 def test_a_large_picture_that_is_refused_gives_its_turn_to_the_next(monkeypatch):
-    monkeypatch.setattr(decode_module, "LARGE_BYTES", 0)
+    monkeypatch.setattr(pictures, "LARGE_BYTES", 0)
     whole = encode(Image.effect_noise((64, 64), 80))
     with pytest.raises(UnreadableImageError):
         decode(whole[:1000])
@@ -206,7 +208,7 @@ def test_a_large_picture_that_is_refused_gives_its_turn_to_the_next(monkeypatch)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
 def test_a_forked_process_does_not_wait_for_the_threads_of_its_parent(monkeypatch):
-    monkeypatch.setattr(decode_module, "LARGE_BYTES", 0)
+    monkeypatch.setattr(pictures, "LARGE_BYTES", 0)
     with decode_module._turn_of_large:
         child = os.fork()
         if not child:

@@ -18,11 +18,11 @@ from pathlib import Path
 from hpt_mlflow.data import images
 from hpt_mlflow.data.dataset import Dataset
 
-def told(picture, side):
+def told(picture, *options):
     if next(decoded) == 9:
         print("half", flush=True)
         sys.stdin.readline()
-    return decode(picture, side)
+    return decode(picture, *options)
 
 logging.basicConfig(level="INFO", stream=sys.stdout, format="%(message)s")
 images.os.cpu_count = lambda: 1

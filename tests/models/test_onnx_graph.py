@@ -11,6 +11,7 @@ from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.models.classifier import ClassifierCard
 from hpt_mlflow.models.onnx_graph import Geometry, Head, served_graph
+from hpt_mlflow.pixels import PixelFormat
 from hpt_mlflow.serving import ClassifierModel, EmbeddingModel
 
 runtime = pytest.importorskip("onnxruntime")
@@ -85,6 +86,34 @@ def test_embeddings_are_those_of_the_package_for_any_number_of_images(backbone):
         (found,) = graph.run(None, {"images": images})
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, ours.predict(images), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "bands"),
+    [
+        (PixelFormat(low=(0.0,) * 3, high=(4095.0,) * 3), 1),
+        (PixelFormat(low=(100.0,) * 3, high=(3000.0,) * 3), 3),
+        (PixelFormat(bands=(4, 2, 1, 5), low=(0.0, 10.0, 20.0, 0.0), high=(4095.0, 1000.0, 3000.0, 1.0)), 5),
+        (PixelFormat(bands=(1, 2, 3, 4)), 4),
+    ],
+)
+def test_deep_images_and_bands_give_what_they_give_in_the_package(pixels, bands):
+    architecture = Architecture("resnet18", 32, small_stem=True, channels=pixels.channels)
+    network, feature_size = build_backbone(architecture, 0)
+    card = BackboneCard(architecture, feature_size, (0.5,) * pixels.channels, (0.2,) * pixels.channels, (), 0, pixels)
+    graph = session(served_graph(network, card, Geometry(40, 36, LONGEST_STRIP)))
+    ours = EmbeddingModel(network, card, resize_to=36)
+    ours.smallest_side = 40
+    rng = np.random.default_rng(0)
+    for height, width in ((32, 32), (90, 50), (20, 300)):
+        most = 256 if pixels.dtype == np.uint8 else 4096
+        images = rng.integers(0, most, (3, height, width, bands)).astype(np.float32)
+        if pixels.dtype == np.uint8:
+            images = images.astype(np.uint8)
+        else:
+            images[0, 0, 0], images[0, 0, 1] = np.nan, np.inf
+        (found,) = graph.run(None, {"images": images})
+        np.testing.assert_allclose(found, ours.predict(images), atol=1e-3)
 
 
 @pytest.mark.parametrize("multilabel", [False, True])

@@ -11,6 +11,7 @@ from hpt_mlflow.data.contents import UNKNOWN
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.labels import check_labels
+from hpt_mlflow.data.pixel_range import pixels_for
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
@@ -36,7 +37,9 @@ def prepare_task(settings: EvaluateSettings, dataset: Dataset, card: BackboneCar
     device, protocol, size = resolve_device(settings.device), PROTOCOLS[settings.protocol], card.architecture.image_size
     split = dataset.split(settings.split_seed)
     side = smallest_useful_side(size, CROP_SCALE) if protocol.random_crops else size
-    images = Images(dataset, split.labelled, side, cache_gib=settings.cache_gib)
+    images = Images(
+        dataset, split.labelled, side, cache_gib=settings.cache_gib, pixels=pixels_for(dataset, card.pixels)
+    )
     readable = split.restricted(images.indices)
     labels = check_labels(dataset, readable)
     # A network that is trained on changes, so that its validation has the precision of its training.

@@ -26,7 +26,7 @@ from hpt_mlflow.settings import TuneSettings
 from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.training.resolve import length_of, resolve_training, split_for, strengths_of
-from hpt_mlflow.stages.training.start import Start, start_from_parent
+from hpt_mlflow.stages.training.start import Start, for_channels, start_from_parent
 from hpt_mlflow.tracking.models.store import FoundModel
 from hpt_mlflow.training.arithmetic import choose_compile, choose_precision
 from hpt_mlflow.training.plan import Plan
@@ -90,6 +90,7 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
         )
     side = smallest_useful_side(start.architecture.image_size, space.smallest_crop_scale)
     images = Images(dataset, split.seen, side, settings.strict, cache_gib=settings.cache_gib)
+    start = for_channels(start, images.pixels.channels, settings.seed)
     # Warm-up and cosine are those of a training of this length.
     plan = resolve_training(replace(settings, steps=steps), dataset.name, len(images.indices), origin=start.origin)
     statistics = kept_channel_statistics(images)

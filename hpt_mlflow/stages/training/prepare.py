@@ -24,7 +24,7 @@ from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.training.judging import Judging, open_judge
 from hpt_mlflow.stages.training.milestones import parse_milestones
 from hpt_mlflow.stages.training.resolve import resolve_training, split_for, strengths_of
-from hpt_mlflow.stages.training.start import Start
+from hpt_mlflow.stages.training.start import Start, for_channels
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.runs.resume import EarlierRun
 from hpt_mlflow.tracking.runs.states import newest_state
@@ -84,6 +84,7 @@ def prepare(
     device = own_device(resolve_device(settings.device))
     split = split_for(settings, dataset)
     images = _open_images(dataset, split, start.architecture.image_size, settings, group)
+    start = for_channels(start, images.pixels.channels, settings.seed)
     plan = resolve_training(settings, dataset.name, len(images.indices), group.size, start.origin)
     milestones = parse_milestones(settings.milestones, plan.steps)
     plan = _choose_arithmetic(settings, plan, device, group, earlier)
@@ -129,7 +130,9 @@ def prepare(
             group.part(plan.batch_size),
             trainer.method.views,
         ),
-        card=BackboneCard(start.architecture, start.feature_size, statistics.mean, statistics.std, chain),
+        card=BackboneCard(
+            start.architecture, start.feature_size, statistics.mean, statistics.std, chain, pixels=images.pixels
+        ),
         tags=_tags(stage, chain, plan, start, dataset),
         describe=partial(
             training_card, chain, dataset, split, plan, start.architecture, start.parent, start.parent_method

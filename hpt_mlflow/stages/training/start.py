@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
@@ -11,6 +11,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import batch_norms, build_backbone, try_image_size
+from hpt_mlflow.models.channels import COLOURS, widen
 from hpt_mlflow.models.efficientnet_lite import ARCH, SOURCE, read_efficientnet_lite0
 from hpt_mlflow.models.foreign import ForeignWeights, read_weights
 from hpt_mlflow.models.torchvision_weights import PREFIX, read_torchvision_weights
@@ -93,6 +94,29 @@ def start_from_weights(weights: ForeignWeights) -> Start:
         },
         statistics=ChannelStatistics(weights.mean, weights.std),
     )
+
+
+def for_channels(start: Start, channels: int, seed: int) -> Start:
+    """The start for images of other channels: a new network has new weights, and one for RGB is widened.
+
+    What was learned of RGB says nothing of the mean and deviation of other channels.
+
+    Raises:
+        HptError: it takes other channels than RGB, or cannot take these.
+    """
+    architecture = start.architecture._replace(channels=channels)
+    if architecture == start.architecture:
+        return start
+    if start.parent is None:
+        return replace(start, backbone=build_backbone(architecture, seed)[0], architecture=architecture)
+    if start.architecture.channels != COLOURS:
+        raise HptError(
+            f"{start.parent} takes images of {start.architecture.channels} channels, and these have {channels}",
+            "choose bands with ?bands=1,2,3 after the address",
+            setting="data",
+        )
+    widen(start.backbone, channels, architecture.name)
+    return replace(start, architecture=architecture, statistics=None)
 
 
 def find_weights(source: str, arch: str | None, image_size: int | None, small_stem: bool) -> ForeignWeights:

@@ -61,12 +61,14 @@ def write_standalone(source: Path, name: str, folder: Path) -> None:
     embedding = served.embedding if isinstance(served, ClassifierModel) else served
     card, size = embedding.card, embedding.card.architecture.image_size
     geometry = Geometry(embedding.smallest_side, embedding.resize_to or size, LONGEST_STRIP)
+    dtype = np.dtype(np.uint8 if card.pixels.dtype == np.uint8 else np.float32)
+    bands = 3 if card.pixels.is_rgb else -1
     graph = served_graph(embedding.backbone.cpu(), card, geometry, _head(served))
     mlflow.onnx.save_model(
         graph,
         str(folder),
-        signature=ModelSignature(Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3), IMAGES)]), _outputs(served)),
-        input_example=np.full((1, EXAMPLE_SIDE, EXAMPLE_SIDE, 3), 128, dtype=np.uint8),
+        signature=ModelSignature(Schema([TensorSpec(dtype, (-1, -1, -1, bands), IMAGES)]), _outputs(served)),
+        input_example=np.full((1, EXAMPLE_SIDE, EXAMPLE_SIDE, max(card.pixels.bands, default=3)), 128, dtype),
         pip_requirements=REQUIREMENTS,
         save_as_external_data=False,
         # What the requirements install.
@@ -127,4 +129,5 @@ def _metadata(served: EmbeddingModel | ClassifierModel) -> dict[str, Any]:
     if isinstance(served, ClassifierModel):
         return _metadata(served.embedding) | asdict(served.card) | {"classes": list(served.card.classes)}
     card = served.card
-    return {"chain": list(card.chain), "arch": card.architecture.name, "image_size": card.architecture.image_size}
+    known = {"chain": list(card.chain), "arch": card.architecture.name, "image_size": card.architecture.image_size}
+    return known if card.pixels.is_rgb else known | {"pixels": card.pixels.as_values()}

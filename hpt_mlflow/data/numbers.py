@@ -1,0 +1,135 @@
+"""The numbers in pictures: as they are in the file, of any depth and number of bands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from hpt_mlflow.data.errors import UnreadableImageError, explaining
+from hpt_mlflow.data.pictures import BYTES_PER_PIXEL, Encoded, checked_pixels, open_picture, turn, upright, upright_copy
+from hpt_mlflow.data.rgb import grey_values, is_deep, is_inverted, to_rgb
+from hpt_mlflow.pixels import PixelFormat
+
+# Of grey and of colours, with or without transparency.
+PLAIN_BANDS = (1, 2, 3, 4)
+# Of deep pixels.
+WHITE = 65535
+ROWS_AT_ONCE = 64
+
+
+class Numbers(NamedTuple):
+    """A picture as its file has it.
+
+    Attributes:
+        values: integers or floats (height, width, bands).
+        low, high: the numbers that are black and white according to the file; None where it does not say.
+    """
+
+    values: np.ndarray
+    low: float | None = None
+    high: float | None = None
+
+
+def is_plain(picture: Encoded) -> bool:
+    """Whether a picture is grey or RGB of 8 bits, by its header.
+
+    Raises:
+        UnreadableImageError: it has none.
+    """
+    if isinstance(picture, np.ndarray):
+        return picture.dtype == np.uint8 and (picture.ndim == 2 or picture.shape[2] in PLAIN_BANDS)
+    with explaining(), open_picture(picture) as image:
+        return not is_deep(image)
+
+
+def read_numbers(picture: Encoded) -> Numbers:
+    """The numbers of a picture; those of 8-bit colours become RGB first, with a range from 0 to 255.
+
+    Raises:
+        UnreadableImageError: as `decode`.
+    """
+    if isinstance(picture, np.ndarray):
+        return _of_array(picture)
+    with explaining(), open_picture(picture) as image, turn(BYTES_PER_PIXEL * checked_pixels(image)):
+        turned = upright_copy(image) if image is picture else upright(image)
+        if not is_deep(turned):
+            return Numbers(np.asarray(to_rgb(turned)), 0, 255)
+        return Numbers(_grey(turned)[:, :, None])
+
+
+def _of_array(picture: np.ndarray) -> Numbers:
+    if picture.ndim not in (2, 3) or not picture.size or picture.dtype.kind not in "buif":
+        raise UnreadableImageError(f"an array of {picture.dtype} and shape {picture.shape} is not an image")
+    values = picture[:, :, None] if picture.ndim == 2 else picture
+    if values.dtype == bool:
+        return Numbers(values.astype(np.uint8), 0, 1)
+    return Numbers(values, 0, 255) if values.dtype == np.uint8 else Numbers(values)
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+    """The numbers of a deep picture, (height, width), from black to white."""
+    values = grey_values(image)
+    highest = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else values.max()
+    if is_inverted(image):
+        values = highest - values
+    if "transparency" in image.info:
+        values = np.where(grey_values(image) == image.info["transparency"], values.max(), values)
+    return values
+
+
+def to_pixels(numbers: Numbers, pixels: PixelFormat) -> np.ndarray:
+    """Choose bands and scale.
+
+    Returns:
+        uint8 or uint16 (height, width, channels). Numbers that are not finite, where nothing was measured, are black.
+
+    Raises:
+        UnreadableImageError: it lacks bands, is deep where most pictures are not, or has no finite number.
+    """
+    chosen = _choose_bands(numbers.values, pixels.bands)
+    if not pixels.low:
+        if chosen.dtype != np.uint8:
+            raise UnreadableImageError(f"it has numbers of type {chosen.dtype}, where most images have 8 bits")
+        scaled = chosen
+    elif numbers.low is not None and numbers.high is not None:
+        scaled = _scale(chosen, [numbers.low], [numbers.high])
+    else:
+        scaled = _scale(chosen, pixels.low, pixels.high)
+    return scaled if scaled.shape[2] == pixels.channels else np.repeat(scaled, pixels.channels, axis=2)
+
+
+def _choose_bands(values: np.ndarray, bands: Sequence[int]) -> np.ndarray:
+    found = values.shape[2]
+    if not bands:
+        if found not in (1, 3):
+            raise UnreadableImageError(f"it has {found} bands, where most images are grey or RGB")
+        return values
+    if found < max(bands):
+        raise UnreadableImageError(f"it has no band {max(bands)}, only {found}")
+    if list(bands) == list(range(1, found + 1)):
+        return values
+    return np.ascontiguousarray(values[:, :, np.array(bands) - 1])
+
+
+def _scale(values: np.ndarray, low: Sequence[float], high: Sequence[float]) -> np.ndarray:
+    """From `low` and `high`, for all or each of the channels, to 0 and `WHITE`."""
+    # Grey has the range of all three channels.
+    count = min(len(low), values.shape[2])
+    black, white = np.array(low[:count], np.float64), np.array(high[:count], np.float64)
+    factor = WHITE / (white - black)
+    scaled = np.empty(values.shape, np.uint16)
+    any_finite = values.dtype.kind != "f"
+    # Scaling everything at once would take eight times the memory.
+    for start in range(0, len(values), ROWS_AT_ONCE):
+        rows = (values[start : start + ROWS_AT_ONCE] - black) * factor
+        if values.dtype.kind == "f":
+            finite = np.isfinite(rows)
+            any_finite |= bool(finite.any())
+            rows[~finite] = 0
+        scaled[start : start + ROWS_AT_ONCE] = np.clip(rows, 0, WHITE) + 0.5
+    if not any_finite:
+        raise UnreadableImageError("it has no finite number")
+    return scaled

@@ -1,0 +1,58 @@
+"""What the pixels of images are: 8-bit RGB, or any number of channels of 8 or 16 bits."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """How the numbers in pictures become pixels.
+
+    Attributes:
+        bands: which bands of a picture become channels, counted from 1; empty for red, green and blue.
+        low, high: of each channel, the numbers that become black (0) and white; empty where pixels have 8 bits.
+    """
+
+    bands: tuple[int, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """How many channels pixels have."""
+        return len(self.bands) or 3
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of pixels: uint8, or uint16 where numbers are scaled."""
+        return np.dtype(np.uint16 if self.low else np.uint8)
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether pixels are 8-bit RGB, as from most files."""
+        return not self.bands and not self.low
+
+    def as_values(self) -> dict[str, list[float]]:
+        """For files of JSON."""
+        return {name: list(values) for name, values in asdict(self).items()}
+
+
+RGB = PixelFormat()
+
+
+def pixel_format_of(values: dict[str, Any]) -> PixelFormat:
+    """The format that `PixelFormat.as_values` described.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is none.
+    """
+    bands = tuple(int(band) for band in values["bands"])
+    low, high = (tuple(float(number) for number in values[name]) for name in ("low", "high"))
+    pixels = PixelFormat(bands, low, high)
+    if len(low) != len(high) or len(low) not in (0, pixels.channels) or min(bands, default=1) < 1:
+        raise ValueError(f"{values} is not a format of pixels")
+    return pixels
