@@ -64,13 +64,14 @@ def pixels_for(dataset: Dataset, learned: PixelFormat) -> PixelFormat:
     Raises:
         HptError: the model takes another number of channels.
     """
-    pixels = pixels_of(dataset) if learned.is_rgb else learned
-    if pixels.channels != learned.channels:
+    pixels = pixels_of(dataset)
+    takes_all = learned.bands == tuple(range(1, learned.channels + 1))
+    if pixels.channels != learned.channels and (not learned.bands or dataset.bands or takes_all):
         raise data_error(
             f"images of {dataset.name} have {pixels.channels} channels, and the model takes {learned.channels}",
-            "adapt it to such images first, or choose three bands with ?bands=4,3,2 after the address",
+            "adapt it to such images first, or choose as many bands with ?bands=3,2,1 after the address",
         )
-    return pixels
+    return pixels if learned.is_rgb else learned
 
 
 def _is_plain(dataset: Dataset, index: int) -> bool:

@@ -209,7 +209,7 @@ def test_a_large_picture_that_is_refused_gives_its_turn_to_the_next(monkeypatch)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
 def test_a_forked_process_does_not_wait_for_the_threads_of_its_parent(monkeypatch):
     monkeypatch.setattr(pictures, "LARGE_BYTES", 0)
-    with decode_module._turn_of_large:
+    with pictures._turn_of_large:
         child = os.fork()
         if not child:
             signal.alarm(10)

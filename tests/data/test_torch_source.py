@@ -149,7 +149,10 @@ class Random(Items):
         (labelled([[0, 1], [0, 2]] * 6), "the label of image 1 of Items is [0, 2]"),
         (labelled([[0, 1], [0]] * 6), "the label of image 1 of Items is [0]"),
         (Items([np.zeros((3, 8, 9), np.uint8)] * 3), "image 0 of Items: shape (3, 8, 9) is not that of an image"),
-        (Items([torch.zeros(2, 8, 9)] * 3), "image 0 of Items: shape (8, 9, 2) is not that of an image; return a Pil"),
+        (
+            Items([torch.zeros(2, 8, 9, 3)] * 3),
+            "image 0 of Items: shape (2, 8, 9, 3) is not that of an image; return a Pil",
+        ),
         (Items([torch.full((3, 4, 4), 1.5)]), "values from 1.5 to 1.5 are not colours"),
         (Items([torch.full((3, 4, 4), torch.nan)]), "values from nan to nan are not colours"),
         (Items([np.zeros((4, 4), np.complex64)]), "complex64 is not a type of image"),

@@ -14,6 +14,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.feature_cache import cached_features
 from hpt_mlflow.evaluation.features import FeatureReader
+from hpt_mlflow.pixels import PixelFormat
 
 STATISTICS = ChannelStatistics((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 CPU = torch.device("cpu")
@@ -48,9 +49,10 @@ def pictures(count=6, size=24, seed=0):
     return list(np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8))
 
 
-def ask(arrays, backbone, image_size=16, statistics=STATISTICS, smallest_side=64, indices=None, **more):
+def ask(arrays, backbone, image_size=16, statistics=STATISTICS, smallest_side=64, indices=None, pixels=None, **more):
     dataset = Dataset("arrays", "test:arrays", arrays, [str(i) for i in range(len(arrays))], None, ())
-    images = Images(dataset, np.arange(len(arrays)) if indices is None else np.array(indices), smallest_side)
+    indices = np.arange(len(arrays)) if indices is None else np.array(indices)
+    images = Images(dataset, indices, smallest_side, pixels=pixels)
     reader = FeatureReader(images, image_size, statistics, CPU, threads=1, **more)
     return reader, cached_features(reader, backbone, dataset.contents.of(images.indices))
 
@@ -94,6 +96,7 @@ OTHERS = {
     "another order": {"arrays": pictures()[::-1]},
     "other images of them": {"indices": [0, 1, 2, 3, 5]},
     "images that were reduced before": {"smallest_side": 16},
+    "bands in another order": {"pixels": PixelFormat(bands=(3, 2, 1))},
 }
 
 
