@@ -108,8 +108,8 @@ def pretrain(
     With `steps=0` the backbone is registered as it is, without opening the dataset.
 
     Args:
-        data: Images to learn from: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
-            builtin:noto]
+        data: Images to learn from: FOLDER, folder:, list:, csv:, shards:, zip:, parquet:, paper:, builtin: or
+            torchvision:.  [default: builtin:noto]
         weights: Weights to start from: efficientnet-lite0 (trained on ImageNet); a file of MoCo, OpenSelfSup,
             torchvision, timm or Lightly (ResNets are recognised, others need arch); torchvision:NAME, such as
             torchvision:resnet50; or random. Default: efficientnet-lite0; with arch, small_stem or preset=paper:
@@ -224,8 +224,8 @@ def adapt(
     to tell the images of the previous dataset apart.
 
     Args:
-        data: Images to adapt to: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
-            builtin:twemoji]
+        data: Images to adapt to: FOLDER, folder:, list:, csv:, shards:, zip:, parquet:, paper:, builtin: or
+            torchvision:.  [default: builtin:twemoji]
         parent: Model to start from: a models:/ or runs:/ address, NAME@ALIAS, or an alias of --model-name.  [default:
             models:/hpt/latest]
         update: What may change. all: everything (HPT); bn: only BatchNorm layers (HPT-BN); bn-stats: only their running
@@ -355,8 +355,8 @@ def tune(
     storage joins until no trial is left. The same command resumes an interrupted search.
 
     Args:
-        data: Images to adapt to: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
-            builtin:twemoji]
+        data: Images to adapt to: FOLDER, folder:, list:, csv:, shards:, zip:, parquet:, paper:, builtin: or
+            torchvision:.  [default: builtin:twemoji]
         parent: Model to start from: a models:/ or runs:/ address, NAME@ALIAS, or an alias of --model-name.  [default:
             models:/hpt/latest]
         update: What may change. all: everything (HPT); bn: only BatchNorm layers (HPT-BN); bn-stats: only their running
@@ -477,8 +477,8 @@ def evaluate(
     small images. Of a run, each milestone is evaluated, and the last one in full. The classifier is registered.
 
     Args:
-        data: Labelled images: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.  [default:
-            builtin:twemoji]
+        data: Labelled images: FOLDER, folder:, list:, csv:, shards:, zip:, parquet:, paper:, builtin: or torchvision:.
+            [default: builtin:twemoji]
         model: Model to evaluate: a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model hpt. Of a run,
             runs:/ID, every milestone is evaluated.  [default: models:/hpt/latest]
         root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
@@ -530,8 +530,8 @@ def embed(
     Images that cannot be read have no features, and say why in the column `error`.
 
     Args:
-        data: Images: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:. Labels are not needed.
-            [default: builtin:twemoji]
+        data: Images: FOLDER, folder:, list:, csv:, shards:, zip:, parquet:, paper:, builtin: or torchvision:. Labels
+            are not needed.  [default: builtin:twemoji]
         model: Backbone or classifier: a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model hpt.
             [default: models:/hpt/latest]
         to: File that is written, or replaced. After an interruption, the same command goes on from TO.parts.  [default:

@@ -22,9 +22,9 @@ import safetensors.numpy
 from tqdm import tqdm
 
 from hpt_mlflow.data.cache import cache_folder, keep, limit
+from hpt_mlflow.data.containers import Contained
 from hpt_mlflow.data.names import Files, Names
 from hpt_mlflow.data.pictures import MOST_BYTES, Encoded
-from hpt_mlflow.data.shards import Members
 
 # The content of an image that cannot be read.
 UNKNOWN = 0
@@ -121,7 +121,7 @@ def _add_file(digest: hashlib.blake2b, file: Path) -> None:
 
 def _stamps(pictures: Sequence[Encoded], indices: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
     """What changes when a file does, int64 (n, 4): size, times of content and status, and inode number or offset."""
-    if isinstance(pictures, Members):
+    if isinstance(pictures, Contained):
         return pictures.stamps(indices)
     tasks = np.array_split(indices, THREADS)
     stamps = pool.map(lambda task: np.array([_stamp(pictures, i) for i in task.tolist()]).reshape(-1, 4), tasks)
@@ -184,8 +184,8 @@ class _Index:
 def _key(pictures: Sequence[Encoded]) -> str:
     """A key of the files of these pictures, 32 hexadecimal digits."""
     digest = hashlib.sha256(f"{VERSION}\n".encode())
-    if isinstance(pictures, Members):
-        digest.update("\0".join(pictures.shards).encode(errors="surrogateescape"))
+    if isinstance(pictures, Contained):
+        digest.update("\0".join(pictures.files).encode(errors="surrogateescape"))
     elif isinstance(pictures, Files):
         digest.update(os.path.abspath(pictures.folder).encode(errors="surrogateescape"))
         add_names(digest, pictures.names)

@@ -10,13 +10,13 @@ from contextlib import contextmanager, suppress
 import numpy as np
 
 from hpt_mlflow.data.cache import cache_folder, check_room, limit, locked
+from hpt_mlflow.data.containers import Contained
 from hpt_mlflow.data.dataset import MOST, Dataset, evenly_spaced
 from hpt_mlflow.data.decode import conversion
 from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.names import Files
 from hpt_mlflow.data.packed import MAGIC, DecodedFile, Packed, write_packed
 from hpt_mlflow.data.pictures import Encoded
-from hpt_mlflow.data.shards import Members
 from hpt_mlflow.pixels import PixelFormat
 
 # How many pictures are looked at for whether they need decoding.
@@ -107,7 +107,7 @@ def _key(dataset: Dataset, indices: np.ndarray, smallest_side: int, pixels: Pixe
 
 def _are_encoded(pictures: Sequence[Encoded], indices: np.ndarray) -> bool:
     """Whether these pictures are files, or the bytes of files."""
-    if isinstance(pictures, Files | Members):
+    if isinstance(pictures, Files | Contained):
         return True
     try:
         return all(isinstance(pictures[i], bytes | str | os.PathLike) for i in indices.tolist())

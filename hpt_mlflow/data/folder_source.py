@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from hpt_mlflow.data.labels import number_classes
 from hpt_mlflow.data.names import Files, Names
 from hpt_mlflow.data.parts import TEST, TRAIN, UNLABELLED, VALIDATION, has_parts, held_out, held_out_images, parts_of
 from hpt_mlflow.data.paths import resolve_path
-from hpt_mlflow.data.pictures import SUFFIXES
+from hpt_mlflow.data.pictures import SUFFIXES, Encoded
 from hpt_mlflow.data.split import NO_LABEL
 from hpt_mlflow.data.tree import Tree, look_through
 from hpt_mlflow.errors import printable
@@ -58,10 +58,28 @@ def open_folder(path: str, root: str | None, every_image: bool = False) -> Datas
     folder = resolve_path(path, root)
     if not os.path.isdir(folder):
         raise data_error(f"there is no folder {printable(str(folder))}{_hint(path, str(folder))}")
-    tree = look_through(folder)
+    return dataset_of_tree(
+        look_through(folder),
+        f"folder:{folder.resolve()}",
+        folder.resolve().name,
+        lambda names: Files(folder, names),
+        every_image,
+    )
+
+
+def dataset_of_tree(
+    tree: Tree, uri: str, name: str, pictures_of: Callable[[Names], Sequence[Encoded]], every_image: bool
+) -> Dataset:
+    """A dataset of the images in folders, on a disk or in an archive, by the rules of `open_folder`.
+
+    Args:
+        uri: the address that opens it again.
+        pictures_of: gives the pictures of these names.
+    """
     if not len(tree.names):
         why = "; ".join(f"left out: {entry}" for entry in tree.left_out)
-        raise data_error(f"no images in {printable(str(folder))} (looked for {SUFFIXES}, at any depth)", why)
+        place = uri.partition(":")[2]
+        raise data_error(f"no images in {printable(place)} (looked for {SUFFIXES}, at any depth)", why)
     runs, left_out = (_runs(tree), []) if every_image else _in_parts(_runs(tree), tree)
     labelled, why = (False, "") if every_image else _has_classes(runs)
     if labelled:
@@ -70,9 +88,9 @@ def open_folder(path: str, root: str | None, every_image: bool = False) -> Datas
     names = tree.names if _count(runs) == len(tree.names) else Names.of(_each(tree.names, runs))
     labels, classes = _labels(runs) if labelled else (None, ())
     return Dataset(
-        name=printable(folder.resolve().name),
-        uri=f"folder:{folder.resolve()}",
-        pictures=Files(folder, names),
+        name=printable(name),
+        uri=uri,
+        pictures=pictures_of(names),
         names=names,
         labels=labels,
         classes=classes,
@@ -87,10 +105,11 @@ def _hint(path: str, folder: str) -> str:
     if not os.path.isfile(folder):
         return ""
     suffix = os.path.splitext(path)[1].lower()
-    kind = {".csv": "csv", ".tsv": "csv", ".txt": "list", ".lst": "list", ".tar": "shards"}.get(suffix)
+    kind = {".csv": "csv", ".tsv": "csv", ".txt": "list", ".lst": "list"}.get(suffix)
+    kind = kind or {".tar": "shards", ".zip": "zip", ".parquet": "parquet"}.get(suffix)
     if kind:
         return f", but there is a file; write {kind}:{printable(path)}"
-    if suffix in {".zip", ".tgz", ".gz", ".rar", ".7z"}:
+    if suffix in {".tgz", ".gz", ".rar", ".7z"}:
         return ", but there is an archive; unpack it and name its folder"
     return ", but there is a file; name the folder that it is in"
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from hpt_mlflow.data.account import LeftOut, examples_of
+
 TRAIN, VALIDATION, TEST, UNLABELLED = "train", "validation", "test", "unlabelled"
 WORDS = {
     TRAIN: r"train(?:ing)?",
@@ -34,6 +36,24 @@ def parts_of(names: Iterable[str]) -> dict[str, str | None]:
     others = {tuple(word for word in words[name] if not part_of(word)) for name in strict}
     one_each = all(len(parts) == 1 for parts in within.values())
     return {name: parts[0] for name, parts in within.items()} if one_each and len(others) == 1 else strict
+
+
+def parts_of_files(stems: Sequence[str], noun: str, names: Sequence[str]) -> tuple[list[str | None], list[LeftOut]]:
+    """The part of each file of many images, or None for all if there are no parts; and the files of no part.
+
+    Args:
+        stems: names relative to the folder of all, without suffix; numbers at their end do not count.
+        noun: what they are called, in the plural.
+        names: as they are shown.
+    """
+    words = [re.sub(r"[\W\d_]+$", "", stem) for stem in stems]
+    known = parts_of(words)
+    if not has_parts(known.values()):
+        return [None] * len(stems), []
+    parts = [None if known[word] == UNLABELLED else known[word] for word in words]
+    without = [name for name, part in zip(names, parts, strict=True) if part is None]
+    entry = LeftOut(noun, len(without), examples_of(without), "they belong to no part to learn or test on")
+    return parts, [entry] if without else []
 
 
 def has_parts(parts: Iterable[str | None]) -> bool:

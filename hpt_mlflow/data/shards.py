@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from hpt_mlflow.data.cache import cache_folder, keep
-from hpt_mlflow.data.errors import UnreadableImageError, data_error, reading
-from hpt_mlflow.data.names import Row
-from hpt_mlflow.data.pictures import MOST_BYTES, has_image_suffix
+from hpt_mlflow.data.containers import Contained, Stamp, check_bytes
+from hpt_mlflow.data.errors import data_error, reading
+from hpt_mlflow.data.pictures import has_image_suffix
 from hpt_mlflow.errors import one_line, printable
 
 # Raise it when what is cached of a shard changes.
@@ -33,16 +32,14 @@ class Shard(NamedTuple):
 
     Attributes:
         file: its path.
-        size: in bytes.
-        time: when it was changed, in nanoseconds.
+        stamp: its size and time.
         members: a row per sample, as `SCHEMA`: the name of its picture, where the picture's bytes start and how many
             they are, and its label, empty if it has none.
         left_out: how many were left out, by kind.
     """
 
     file: Path
-    size: int
-    time: int
+    stamp: Stamp
     members: pa.Table
     left_out: dict[str, int]
 
@@ -59,67 +56,33 @@ def open_shard(file: Path) -> Shard:
     """
     shown = printable(str(file))
     with reading(f"the shard {shown}"):
-        status = os.stat(file)
-        # Opening a FIFO would wait forever.
-        if not stat.S_ISREG(status.st_mode):
-            raise data_error(f"{shown} is not a regular file", "a shard is a .tar file")
-        key = json.dumps([VERSION, status.st_size, status.st_mtime_ns]).encode()
+        stamp = Stamp.of(file, ".tar")
+        key = json.dumps([VERSION, *stamp]).encode()
         name = hashlib.sha256(os.fsencode(os.path.realpath(file))).hexdigest()[:32]
         kept = cache_folder() / "shards" / f"{name}.arrow"
         members = _read_kept(kept, key)
         if members is None:
             members = _scan(file, shown, key)
             _keep(kept, members)
-    return Shard(file, status.st_size, status.st_mtime_ns, members, json.loads(members.schema.metadata[b"left_out"]))
+    return Shard(file, stamp, members, json.loads(members.schema.metadata[b"left_out"]))
 
 
-class Members(Row[bytes]):
-    """The pictures of shards in a row, each read when it is needed. Threads and forked workers may share it."""
+class Members(Contained):
+    """The pictures of shards in a row."""
+
+    noun = "shard"
 
     def __init__(self, shards: Sequence[Shard]) -> None:
-        self.shards = [os.path.abspath(shard.file) for shard in shards]
-        self._stamps = [(shard.size, shard.time) for shard in shards]
-        self._starts = np.cumsum([0, *(len(shard.members) for shard in shards)])
-        self._offsets = np.concatenate([shard.array("offset").to_numpy() for shard in shards])
+        offsets = np.concatenate([shard.array("offset").to_numpy() for shard in shards])
+        numbers = np.repeat(np.arange(len(shards)), [len(shard.members) for shard in shards])
+        super().__init__([shard.file for shard in shards], [shard.stamp for shard in shards], numbers, offsets)
         self.sizes = np.concatenate([shard.array("size").to_numpy() for shard in shards])
 
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-    def _value(self, i: int) -> bytes:
-        """The encoded picture at a position.
-
-        Raises:
-            UnreadableImageError: it is too large, or its shard is not as it was when the dataset was opened.
-        """
+    def _read(self, opened: BinaryIO, number: int, i: int) -> bytes:
         size = int(self.sizes[i])
-        if size > MOST_BYTES:
-            raise UnreadableImageError(f"{size} bytes are too many")
-        shard = int(np.searchsorted(self._starts, i, side="right")) - 1
-        try:
-            with open(self.shards[shard], "rb", buffering=0) as opened:
-                status = os.fstat(opened.fileno())
-                if (status.st_size, status.st_mtime_ns) != self._stamps[shard]:
-                    raise UnreadableImageError("its shard has changed since the dataset was opened")
-                opened.seek(int(self._offsets[i]))
-                return opened.read(size)
-        except OSError as error:
-            raise UnreadableImageError(f"its shard cannot be read: {error.strerror or one_line(error)}") from error
-
-    def stamps(self, indices: np.ndarray) -> np.ndarray:
-        """What changes when the shard of a picture does, int64 (n, 4): size, its two times, and the picture's place."""
-        shards = np.searchsorted(self._starts, indices, side="right") - 1
-        present, of_shard = np.unique(shards, return_inverse=True)
-        rows = [(*self._stamps[i], _changed_ns(self.shards[i])) for i in present]
-        return np.column_stack([np.array(rows, np.int64).reshape(-1, 3)[of_shard], self._offsets[indices]])
-
-
-def _changed_ns(shard: str) -> int:
-    """When a shard's content or status last changed."""
-    try:
-        return os.stat(shard).st_ctime_ns
-    except OSError:
-        return -1
+        check_bytes(size)
+        opened.seek(int(self._places[i]))
+        return opened.read(size)
 
 
 class _Samples:

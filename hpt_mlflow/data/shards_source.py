@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections import Counter
 from pathlib import Path
 
-from hpt_mlflow.data.account import LeftOut, examples_of
+from hpt_mlflow.data.account import LeftOut
+from hpt_mlflow.data.containers import absolute, common_names, find_files, with_suffix
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.labels import LabelColumn
 from hpt_mlflow.data.names import Names
-from hpt_mlflow.data.parts import UNLABELLED, has_parts, held_out_images, parts_of
-from hpt_mlflow.data.paths import resolve_path
+from hpt_mlflow.data.parts import held_out_images, parts_of_files
 from hpt_mlflow.data.pictures import SUFFIXES
 from hpt_mlflow.data.shards import Members, Shard, open_shard
 from hpt_mlflow.errors import printable
 
-BRACES = re.compile(r"\{([^{}]*)\}")
-RANGE = re.compile(r"(\d+)\.\.(\d+)")
-# Addresses that webdataset opens by running a program or over a network.
-REMOTE = re.compile(r"(pipe|https?|s3|gs|gcs|hdfs|hf|ftp|file|ais|az):", re.IGNORECASE)
-MOST_SHARDS = 1_000_000
+PACKED = re.compile(r"^[^.].*\.(tgz|tar\.\w+)$")
 
 
 def open_shards(address: str, root: str | None, every_image: bool = False) -> Dataset:
@@ -48,11 +43,11 @@ def open_shards(address: str, root: str | None, every_image: bool = False) -> Da
         HptError: there are no such shards or no pictures in them; a shard is damaged, truncated or compressed; some
             samples have a label and some have none.
     """
-    files = _shard_files(address, root)
+    files = find_files(address, root, "shard", _in_folder)
     shards = [open_shard(file) for file in files]
-    folder = os.path.commonpath([os.path.abspath(file.parent) for file in files])
-    shard_names = [Path(os.path.relpath(os.path.abspath(file), folder)).as_posix() for file in files]
-    parts, left_out = ([None] * len(shards), []) if every_image else _by_part(shards, shard_names)
+    folder, shard_names = common_names(files)
+    stems = [name.removesuffix(".tar") for name in shard_names]
+    parts, left_out = ([None] * len(shards), []) if every_image else parts_of_files(stems, "shards", shard_names)
     if left_out:
         kept = [i for i, part in enumerate(parts) if part is not None]
         shards, shard_names = [shards[i] for i in kept], [shard_names[i] for i in kept]
@@ -69,7 +64,7 @@ def open_shards(address: str, root: str | None, every_image: bool = False) -> Da
 
     return Dataset(
         name=printable(Path(folder).name),
-        uri="shards:" + "::".join(os.path.abspath(resolve_path(part, root)) for part in address.split("::")),
+        uri=f"shards:{absolute(address, root)}",
         pictures=pictures,
         names=names,
         labels=labels,
@@ -79,61 +74,16 @@ def open_shards(address: str, root: str | None, every_image: bool = False) -> Da
     )
 
 
-def _shard_files(address: str, root: str | None) -> list[Path]:
-    """The shards of an address in its order, each once; those of a folder or a pattern sorted by name."""
-    found: dict[str, Path] = {}
-    for part in address.split("::"):
-        if REMOTE.match(part):
-            raise data_error(f"{part!r} is not a file", "copy the shards to a disk and name their folder")
-        whole = resolve_path(part, root)
-        paths = [whole] if os.path.exists(whole) else map(Path, _expand(str(whole)))
-        for path in paths:
-            for file in _matches(path):
-                found.setdefault(os.path.realpath(file), file)
-    return list(found.values())
-
-
-def _matches(path: Path) -> list[Path]:
-    """The shards in a folder or of a pattern, or the path itself."""
-    shown = printable(str(path))
-    if os.path.isdir(path):
-        inside = sorted(entry for entry in os.listdir(path) if entry[0] != ".")
-        shards = [path / entry for entry in inside if entry.endswith(".tar")]
-        if not shards:
-            packed = next((entry for entry in inside if re.search(r"\.(tgz|tar\.\w+)$", entry)), None)
-            if packed:
-                raise data_error(f"no shards in {shown}", f"unpack {packed!r} and similar files to plain .tar files")
-            raise data_error(f"no shards in {shown} (looked for *.tar)")
-        return shards
-    if os.path.exists(path):
-        return [path]
-    matching = sorted(map(Path, glob.glob(str(path))))
-    if not matching:
-        raise data_error(f"there is no shard {shown}")
-    return matching
-
-
-def _expand(pattern: str) -> list[str]:
-    """The paths that a pattern with `{000..146}` and `{a,b}` means, in the order of a shell."""
-    expanded = [""]
-    rest = pattern
-    while braces := BRACES.search(rest):
-        limits = RANGE.fullmatch(braces[1])
-        if limits:
-            first, last = int(limits[1]), int(limits[2])
-            padded = any(text[0] == "0" and len(text) > 1 for text in limits.groups())
-            width = max(map(len, limits.groups())) if padded else 0
-            step = 1 if first <= last else -1
-            choices: list[str] | range = range(first, last + step, step)
-        else:
-            choices, width = braces[1].split(","), 0
-        if len(choices) * len(expanded) > MOST_SHARDS:
-            raise data_error(f"{braces[0]} in {printable(pattern)} means more than {MOST_SHARDS} shards")
-        one = len(choices) == 1 and not limits
-        texts = [braces[0]] if one else [str(choice).zfill(width) for choice in choices]
-        expanded = [start + rest[: braces.start()] + text for start in expanded for text in texts]
-        rest = rest[braces.end() :]
-    return [start + rest for start in expanded]
+def _in_folder(folder: Path) -> list[Path]:
+    """The shards in a folder."""
+    shards = list(with_suffix(folder, ".tar"))
+    if not shards:
+        shown = printable(str(folder))
+        packed = next((entry for entry in sorted(os.listdir(folder)) if PACKED.search(entry)), None)
+        if packed:
+            raise data_error(f"no shards in {shown}", f"unpack {packed!r} and similar files to plain .tar files")
+        raise data_error(f"no shards in {shown} (looked for *.tar)")
+    return shards
 
 
 def _left_out(shards: list[Shard]) -> list[LeftOut]:
@@ -141,19 +91,3 @@ def _left_out(shards: list[Shard]) -> list[LeftOut]:
     for shard in shards:
         total.update(shard.left_out)
     return [LeftOut(what, count, ()) for what, count in total.items() if count]
-
-
-def _by_part(shards: list[Shard], names: list[str]) -> tuple[list[str | None], list[LeftOut]]:
-    """The part of each shard, or None for all if there are no parts; and the shards of no part.
-
-    Args:
-        names: of the shards, relative to the folder of all.
-    """
-    stems = [re.sub(r"[\W\d_]+$", "", name.removesuffix(".tar")) for name in names]
-    known = parts_of(stems)
-    if not has_parts(known.values()):
-        return [None] * len(shards), []
-    parts = [None if known[stem] == UNLABELLED else known[stem] for stem in stems]
-    without = [name for name, part in zip(names, parts, strict=True) if part is None]
-    entry = LeftOut("shards", len(without), examples_of(without), "they belong to no part to learn or test on")
-    return parts, [entry] if without else []

@@ -19,7 +19,9 @@ from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.folder_source import open_folder
 from hpt_mlflow.data.list_source import open_list
 from hpt_mlflow.data.paper_layouts import open_paper
+from hpt_mlflow.data.parquet_source import open_parquet
 from hpt_mlflow.data.shards_source import open_shards
+from hpt_mlflow.data.zip_source import open_zip
 from hpt_mlflow.plugins import add_to
 
 # Installed packages may name readers under this group of entry points, each by its scheme.
@@ -35,13 +37,14 @@ def open_dataset(data: Any, root: str | None = None, every_image: bool = False) 
 
     Args:
         data: an address: `folder:PATH` or a bare path, `list:FILE`, `csv:FILE`, `csv:FILE?labels=A,B` or
-            `csv:FILE?label_column=A`, `shards:FOLDER` or `shards:train-{000..146}.tar`, `paper:NAME?root=FOLDER`,
-            `builtin:noto`, `builtin:twemoji`, `torchvision:NAME`, or that of a registered reader; `?bands=4,3,2` at the
-            end chooses bands of its pictures, counted from 1, as channels. Or a
+            `csv:FILE?label_column=A`, `shards:FOLDER` or `shards:train-{000..146}.tar`, `zip:FILE`,
+            `parquet:FOLDER` or `parquet:FILE?label_column=A`, `paper:NAME?root=FOLDER`, `builtin:noto`,
+            `builtin:twemoji`, `torchvision:NAME`, or that of a registered reader; `?bands=4,3,2` at the end chooses
+            bands of its pictures, counted from 1, as channels. Or a
             `torch.utils.data.Dataset` of images (see `open_torch_dataset`), or a `Dataset`, which is returned as it is.
         root: folder that relative paths start from, and that holds the files of `torchvision:`.
-        every_image: take all images of a folder or of shards, even those that belong to no part or class, without
-            labels.
+        every_image: take all images of a folder, archives or tables, even those that belong to no part or class,
+            without labels.
 
     Raises:
         HptError: there is no such dataset, or it has no images.
@@ -134,8 +137,15 @@ SOURCES: dict[str, Callable[[str, str | None], Dataset]] = {
     "list": open_list,
     "csv": open_csv,
     "shards": open_shards,
+    "zip": open_zip,
+    "parquet": open_parquet,
     "builtin": open_builtin,
     "torchvision": _open_torchvision,
     "paper": open_paper,
 }
-EVERY_IMAGE: dict[str, Callable[[str, str | None, bool], Dataset]] = {"folder": open_folder, "shards": open_shards}
+EVERY_IMAGE: dict[str, Callable[[str, str | None, bool], Dataset]] = {
+    "folder": open_folder,
+    "shards": open_shards,
+    "zip": open_zip,
+    "parquet": open_parquet,
+}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from hpt_mlflow.data.account import MOST_EXAMPLES, LeftOut
 from hpt_mlflow.data.errors import data_error
@@ -59,6 +60,64 @@ class Tree:
     left_out: list[LeftOut]
 
 
+class Entry(Protocol):
+    """A file or folder. `os.DirEntry` is one, of `Disk`."""
+
+    @property
+    def name(self) -> str:
+        """Without the folder that it is in."""
+
+    def is_dir(self) -> bool:
+        """Whether it is a folder.
+
+        Raises:
+            OSError: it cannot be found out.
+        """
+
+
+class Place(Protocol):
+    """Where images are looked for: a folder, or an archive."""
+
+    def entries(self, folder: str) -> Iterable[Entry]:
+        """What is in a folder, `""` or a name that ends with a slash; nothing if it was listed before, by a link.
+
+        Raises:
+            OSError: it cannot be listed.
+        """
+
+    def start(self, entry: Entry) -> bytes:
+        """The first `SNIFFED_BYTES` of a file, or fewer; none if it cannot be read."""
+
+
+@dataclass
+class Disk:
+    """A folder."""
+
+    folder: Path
+    seen: set[tuple[int, int]] = field(default_factory=set)
+
+    def entries(self, folder: str) -> Iterable[os.DirEntry[str]]:
+        """What is in a folder below it."""
+        status = os.stat(self.folder / folder)
+        if (status.st_dev, status.st_ino) in self.seen:
+            return ()
+        self.seen.add((status.st_dev, status.st_ino))
+        with os.scandir(self.folder / folder) as scanned:
+            return list(scanned)
+
+    def start(self, entry: Entry) -> bytes:
+        """The first bytes of a file."""
+        assert isinstance(entry, os.DirEntry)
+        try:
+            # Opening a FIFO would wait for somebody to write.
+            if not entry.is_file():
+                return b""
+            with open(entry.path, "rb") as opened:
+                return opened.read(SNIFFED_BYTES)
+        except OSError:
+            return b""
+
+
 def look_through(folder: Path) -> Tree:
     """Find the images in a folder.
 
@@ -69,16 +128,25 @@ def look_through(folder: Path) -> Tree:
     Raises:
         HptError: the folder itself cannot be listed.
     """
-    walk = _Walk(folder)
+    return look_through_place(Disk(folder), str(folder))
+
+
+def look_through_place(place: Place, shown: str) -> Tree:
+    """Find the images in a folder or archive, as `look_through`.
+
+    Args:
+        shown: its name in errors.
+    """
+    walk = _Walk(place, shown)
     names = Names.of(walk.names())
     return Tree(names, walk.runs, walk.account())
 
 
 @dataclass
 class _Walk:
-    folder: Path
+    place: Place
+    shown: str
     runs: list[tuple[str, int]] = field(default_factory=list)
-    seen: set[tuple[int, int]] = field(default_factory=set)
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     is_picture: dict[str, bool] = field(default_factory=dict)
@@ -114,16 +182,11 @@ class _Walk:
         inside: list[str] = []
         folders: set[str] = set()
         try:
-            status = os.stat(self.folder / name)
-            if (status.st_dev, status.st_ino) in self.seen:
-                return iter(()), folders
-            self.seen.add((status.st_dev, status.st_ino))
-            with os.scandir(self.folder / name) as scanned:
-                visible = [entry for entry in scanned if entry.name[0] != "."]
+            visible = [entry for entry in self.place.entries(name) if entry.name[0] != "."]
             entries = sorted(visible, key=lambda entry: entry.name)
         except OSError as error:
             if not name:
-                raise data_error(f"cannot list {printable(str(self.folder))}: {error.strerror}") from error
+                raise data_error(f"cannot list {printable(self.shown)}: {error.strerror}") from error
             self._leave_out("folders that cannot be listed", error.strerror or "", name)
             return iter(()), folders
         if why := _why_no_data(name, entries):
@@ -140,21 +203,23 @@ class _Walk:
             inside.append(entry.name)
         return iter(inside), folders
 
-    def _is_image(self, folder: str, entry: os.DirEntry[str]) -> bool:
+    def _is_image(self, folder: str, entry: Entry) -> bool:
         suffix = os.path.splitext(entry.name)[1].lower()
         if suffix in IMAGE_SUFFIXES:
             return True
         if suffix in UNREAD_SUFFIXES or self._holds_picture(suffix, entry):
             kind = suffix or "without a suffix"
             self._leave_out(
-                f"files {kind}", "they look like pictures, but are not read; convert them", folder + entry.name
+                f"files {printable(kind)}",
+                "they look like pictures, but are not read; convert them",
+                folder + entry.name,
             )
         return False
 
-    def _holds_picture(self, suffix: str, entry: os.DirEntry[str]) -> bool:
+    def _holds_picture(self, suffix: str, entry: Entry) -> bool:
         """Whether the first file with an unknown suffix starts as a picture does."""
         if suffix not in self.is_picture and len(self.is_picture) < MOST_SNIFFED:
-            self.is_picture[suffix] = _starts_as_picture(entry)
+            self.is_picture[suffix] = bool(PICTURE_STARTS.match(self.place.start(entry)))
         return self.is_picture.get(suffix, False)
 
     def _leave_out(self, what: str, why: str, name: str) -> None:
@@ -165,7 +230,7 @@ class _Walk:
             examples.append(printable(name))
 
 
-def _why_no_data(name: str, entries: list[os.DirEntry[str]]) -> str:
+def _why_no_data(name: str, entries: list[Entry]) -> str:
     """What makes a folder within the dataset an output or an environment; empty for data."""
     base = name.rstrip("/").rpartition("/")[2]
     inside = {entry.name for entry in entries}
@@ -176,18 +241,7 @@ def _why_no_data(name: str, entries: list[os.DirEntry[str]]) -> str:
     return ""
 
 
-def _starts_as_picture(entry: os.DirEntry[str]) -> bool:
-    try:
-        # Opening a FIFO would wait for somebody to write.
-        if not entry.is_file():
-            return False
-        with open(entry.path, "rb") as opened:
-            return bool(PICTURE_STARTS.match(opened.read(SNIFFED_BYTES)))
-    except OSError:
-        return False
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: Entry) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link that leads nowhere, or to where one may not look

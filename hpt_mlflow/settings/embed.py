@@ -14,7 +14,8 @@ class EmbedSettings(Settings):
 
     data: str = option(
         "builtin:twemoji",
-        "Images: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:. Labels are not needed.",
+        "Images: FOLDER, folder:, list:, csv:, shards:, zip:, parquet:, paper:, builtin: or torchvision:. Labels are "
+        "not needed.",
         main=True,
         changes_result=False,
     )

@@ -17,7 +17,7 @@ class EvaluateSettings(Settings):
 
     data: str = option(
         "builtin:twemoji",
-        "Labelled images: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.",
+        "Labelled images: FOLDER, folder:, list:, csv:, shards:, zip:, parquet:, paper:, builtin: or torchvision:.",
         main=True,
         changes_result=False,
     )

@@ -180,7 +180,8 @@ class PretrainSettings(TrainingSettings):
 
     data: str = option(
         "builtin:noto",
-        "Images to learn from: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.",
+        "Images to learn from: FOLDER, folder:, list:, csv:, shards:, zip:, parquet:, paper:, builtin: or "
+        "torchvision:.",
         main=True,
         changes_result=False,
     )
@@ -225,7 +226,7 @@ class AdaptSettings(TrainingSettings):
 
     data: str = option(
         "builtin:twemoji",
-        "Images to adapt to: FOLDER, folder:, list:, csv:, shards:, paper:, builtin: or torchvision:.",
+        "Images to adapt to: FOLDER, folder:, list:, csv:, shards:, zip:, parquet:, paper:, builtin: or torchvision:.",
         main=True,
         changes_result=False,
     )

@@ -140,7 +140,9 @@ def test_train_beside_most_of_the_images_is_a_folder_like_any_other(opened):
         ("all.tsv", "write csv:"),
         ("all.txt", "write list:"),
         ("all.tar", "write shards:"),
-        ("all.zip", "unpack it"),
+        ("all.zip", "write zip:"),
+        ("all.parquet", "write parquet:"),
+        ("all.tgz", "unpack it"),
         ("a.png", "name the folder that it is in"),
     ],
 )

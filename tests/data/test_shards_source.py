@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 from refusals import assert_refused
 
+from hpt_mlflow.data import containers
 from hpt_mlflow.data import shards as shards_module
+from hpt_mlflow.data.containers import MOST_FILES, expand
 from hpt_mlflow.data.decode import decode
 from hpt_mlflow.data.errors import UnreadableImageError
-from hpt_mlflow.data.shards_source import MOST_SHARDS, _expand
 from hpt_mlflow.data.sources import open_dataset
 
 
@@ -149,7 +150,7 @@ def test_an_empty_picture_is_unreadable_and_the_others_are_not(tmp_path):
 
 def test_a_picture_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     write_tar(tmp_path / "a.tar", [("1.png", png(1))])
-    monkeypatch.setattr(shards_module, "MOST_BYTES", 10)
+    monkeypatch.setattr(containers, "MOST_BYTES", 10)
     with pytest.raises(UnreadableImageError, match="too many"):
         open_dataset(f"shards:{tmp_path}").pictures[0]
 
@@ -222,7 +223,7 @@ def test_shards_that_are_not_there_are_refused_with_what_to_do(tmp_path):
     assert_refused(f"shards:{tmp_path}/pipe.tar", "not a regular file")
     assert_refused("shards:pipe:cat x.tar", "'pipe:cat x.tar'", "copy")
     assert_refused("shards:https://example.org/a-{0..9}.tar", "copy")
-    assert_refused(f"shards:{tmp_path}/a-{{0..99999999999}}.tar", str(MOST_SHARDS))
+    assert_refused(f"shards:{tmp_path}/a-{{0..99999999999}}.tar", str(MOST_FILES))
     assert_refused("shards:", "'shards:'")
 
 
@@ -257,7 +258,7 @@ def test_patterns_name_shards_in_their_order_and_each_once(tmp_path):
     ],
 )
 def test_braces_are_expanded_as_a_shell_does(pattern, paths):
-    assert _expand(pattern) == paths
+    assert expand(pattern, "shard") == paths
 
 
 def test_an_address_with_a_pattern_opens_the_same_from_elsewhere(tmp_path, monkeypatch):

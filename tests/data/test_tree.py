@@ -94,7 +94,7 @@ def test_a_pipe_is_not_opened_to_see_what_is_in_it(unpacked):
 
 def test_many_files_numbered_by_their_suffix_are_not_all_opened(account, monkeypatch):
     opened = []
-    monkeypatch.setattr("hpt_mlflow.data.tree._starts_as_picture", lambda entry: opened.append(entry.name) or False)
+    monkeypatch.setattr("hpt_mlflow.data.tree.Disk.start", lambda disk, entry: opened.append(entry.name) or b"")
     account(**{f"b/simulation.{i:04}": b"x" for i in range(300)})
     assert len(opened) == 100
 
