@@ -11,10 +11,12 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -24,7 +26,7 @@ from tqdm import tqdm
 from hpt_mlflow.data.cache import cache_folder, keep, limit
 from hpt_mlflow.data.containers import Contained
 from hpt_mlflow.data.names import Files, Names
-from hpt_mlflow.data.pictures import MOST_BYTES, Encoded
+from hpt_mlflow.data.pictures import MOST_BYTES, Encoded, Frame
 
 # The content of an image that cannot be read.
 UNKNOWN = 0
@@ -61,7 +63,7 @@ class Contents:
         """
         missing = np.setdiff1d(indices, self._known[0])
         if len(missing):
-            values = _read(self._pictures, missing)
+            values = read_once(self._pictures, missing, _content, "contents", "reading images once")
             at, known = np.concatenate([self._known[0], missing]), np.concatenate([self._known[1], values])
             order = np.argsort(at)
             self._known = (at[order], known[order])
@@ -69,19 +71,28 @@ class Contents:
         return known[np.searchsorted(at, indices)]
 
 
-def _read(pictures: Sequence[Encoded], indices: np.ndarray) -> np.ndarray:
-    """The contents of these pictures, from the cached index if their stamps are still the same."""
+def read_once(
+    pictures: Sequence[Encoded], indices: np.ndarray, read: Callable[[Any, int], int], kind: str, shown: str
+) -> np.ndarray:
+    """What is read from these pictures, int64 (n,), from the cached index if their stamps are still the same.
+
+    Args:
+        indices: int64 (n,), which pictures.
+        read: gives the value of a picture at a position; `UNKNOWN` if it cannot be read, which is not cached.
+        kind: names the index.
+        shown: what is done, for the progress bar.
+    """
     started = time.time_ns()
-    index = _Index(pictures)
+    index = _Index(pictures, kind)
     with ThreadPoolExecutor(THREADS) as pool:
         stamps = _stamps(pictures, indices, pool)
         values, known = index.look_up(indices, stamps)
         unread = np.flatnonzero(~known)
-        shown = {"desc": "reading images once", "unit": " images", "delay": QUIET_SECONDS, "leave": False}
-        with tqdm(total=len(unread), **shown) as bar:
+        options = {"desc": shown, "unit": " images", "delay": QUIET_SECONDS, "leave": False}
+        with tqdm(total=len(unread), **options) as bar:
             # A million tasks waiting at once would take a gigabyte.
             for some in np.split(unread, range(AT_ONCE, len(unread), AT_ONCE)):
-                values[some] = list(pool.map(lambda i: _content(pictures, i), indices[some].tolist()))
+                values[some] = list(pool.map(lambda i: read(pictures, i), indices[some].tolist()))
                 bar.update(len(some))
     settled = unread[stamps[unread, 1:3].max(axis=1, initial=0) < started - RACY_NS]
     # Unreadable pictures may be readable the next time.
@@ -96,6 +107,8 @@ def _content(pictures: Sequence[Encoded], index: int) -> int:
         picture = pictures[index]
         if isinstance(picture, Path):
             _add_file(digest, picture)
+        elif isinstance(picture, Frame):
+            digest.update(_whole_file(picture.file, *_changes(picture.file)) + picture.number.to_bytes(4, "little"))
         elif isinstance(picture, bytes):
             digest.update(picture)
         else:
@@ -106,6 +119,19 @@ def _content(pictures: Sequence[Encoded], index: int) -> int:
     except Exception:
         return UNKNOWN
     return int.from_bytes(digest.digest(), "little", signed=True) or 1
+
+
+@lru_cache(maxsize=1024)
+def _whole_file(file: Path, size: int, time: int) -> bytes:
+    """The digest of a file of several images, which is read once for all of them."""
+    digest = hashlib.blake2b(digest_size=16)
+    _add_file(digest, file)
+    return digest.digest()
+
+
+def _changes(file: Path) -> tuple[int, int]:
+    status = os.stat(file)
+    return status.st_size, status.st_mtime_ns
 
 
 def _add_file(digest: hashlib.blake2b, file: Path) -> None:
@@ -142,8 +168,8 @@ def _stamp(pictures: Sequence[Encoded], index: int) -> tuple[int, int, int, int]
 class _Index:
     """What was read of these pictures before, in a cached file."""
 
-    def __init__(self, pictures: Sequence[Encoded]) -> None:
-        self._file = cache_folder() / "contents" / f"{_key(pictures)}.safetensors"
+    def __init__(self, pictures: Sequence[Encoded], kind: str) -> None:
+        self._file = cache_folder() / kind / f"{_key(pictures)}.safetensors"
         self._tables = {
             "at": np.array([], np.int64),
             "stamps": np.empty((0, 4), np.int64),

@@ -50,8 +50,12 @@ def plain_name(name: str) -> str:
 
 
 def find_file(folder: Path | str, name: str) -> str | None:
-    """The name of an existing file in the folder: as given, or with slashes for the backslashes of Windows."""
-    spellings = (name, name.replace("\\", "/"))
+    """The name of an existing file in the folder: as given, or with slashes for the backslashes of Windows.
+
+    `scan.dcm#3` names an image in the file `scan.dcm`.
+    """
+    plain = re.sub(r"#[0-9]+$", "", name)
+    spellings = (name, name.replace("\\", "/"), plain, plain.replace("\\", "/"))
     return next((spelling for spelling in spellings if os.path.isfile(os.path.join(folder, spelling))), None)
 
 

@@ -7,14 +7,26 @@ import PIL
 from PIL import Image
 
 from hpt_mlflow.augment.crop import resize, resize_pixels
-from hpt_mlflow.data.errors import explaining
+from hpt_mlflow.data.errors import UnreadableImageError, explaining
+from hpt_mlflow.data.formats.pixels import Pixels
 from hpt_mlflow.data.numbers import read_numbers, to_pixels
-from hpt_mlflow.data.pictures import BYTES_PER_PIXEL, Encoded, checked_pixels, open_picture, turn, upright, upright_copy
-from hpt_mlflow.data.rgb import to_8_bits, to_rgb
+from hpt_mlflow.data.pictures import (
+    BYTES_PER_PIXEL,
+    Encoded,
+    checked_pixels,
+    in_format,
+    open_picture,
+    pillow_opens,
+    read_format,
+    turn,
+    upright,
+    upright_copy,
+)
+from hpt_mlflow.data.rgb import ROWS_AT_ONCE, to_8_bits, to_rgb
 from hpt_mlflow.pixels import RGB, PixelFormat
 
 # Version of how pictures become pixels here; raise it with any change.
-CONVERSION = 4
+CONVERSION = 5
 # Squares of the smallest side that are kept of a strip: longer ones would fill the memory with what no crop shows.
 LONGEST_STRIP = 64
 
@@ -28,7 +40,8 @@ def decode(picture: Encoded, smallest_side: int | None = None, pixels: PixelForm
     """Decode a picture.
 
     Args:
-        picture: a file, its bytes, an array (height, width) or (height, width, bands), or an open Pillow image.
+        picture: a file, its bytes, one of several images in a file, an array (height, width) or (height, width, bands),
+            or an open Pillow image.
         smallest_side: reduce the picture so that its shorter side has at most this many pixels; of a very long strip,
             keep the middle.
         pixels: what to decode it to. For 8-bit RGB, deep grey is scaled by the range that its numbers suggest.
@@ -43,13 +56,34 @@ def decode(picture: Encoded, smallest_side: int | None = None, pixels: PixelForm
     with explaining():
         if not pixels.is_rgb:
             return _reduce_pixels(to_pixels(read_numbers(picture), pixels), smallest_side)
-        if isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
+        # Deep pictures that Pillow opens are shown as it always showed them.
+        if in_format(picture) and not pillow_opens(picture) and (found := read_format(picture)) is not None:
+            picture = _shown(found)
+        elif isinstance(picture, np.ndarray) and picture.dtype != np.uint8:
             picture = to_8_bits(picture)
         with open_picture(picture) as image, turn(BYTES_PER_PIXEL * checked_pixels(image)):
             if smallest_side and image.format == "JPEG" and image is not picture:
                 image.draft(None, (smallest_side, smallest_side))
             turned = upright_copy(image) if image is picture else upright(image)
             return np.asarray(_reduce(to_rgb(turned), smallest_side))
+
+
+def _shown(found: Pixels) -> np.ndarray:
+    """The numbers of a file as 8 bits, from the range that it declares, or else from the one that they suggest."""
+    values = found.values
+    if values.ndim == 3 and values.shape[2] not in (1, 3):
+        raise UnreadableImageError(f"it has {values.shape[2]} bands, where most images are grey or RGB")
+    if values.dtype == np.uint8 and (found.low, found.high) in ((0, 255), (None, None)):
+        return values
+    if found.low is None or found.high is None:
+        return to_8_bits(values)
+    shown = np.empty(values.shape, np.uint8)
+    # Scaling everything at once would take eight times the memory.
+    for start in range(0, len(values), ROWS_AT_ONCE):
+        rows = np.nan_to_num(values[start : start + ROWS_AT_ONCE].astype(np.float64), nan=found.low)
+        scaled = (rows - found.low) * (255 / (found.high - found.low))
+        shown[start : start + ROWS_AT_ONCE] = np.round(np.clip(scaled, 0, 255))
+    return shown
 
 
 def _reduce(image: Image.Image, smallest_side: int | None) -> Image.Image:

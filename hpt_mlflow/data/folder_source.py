@@ -11,15 +11,17 @@ import numpy as np
 from hpt_mlflow.data.account import LeftOut, examples_of
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.errors import data_error
+from hpt_mlflow.data.formats import registry
 from hpt_mlflow.data.labels import number_classes
 from hpt_mlflow.data.names import Files, Names
 from hpt_mlflow.data.parts import TEST, TRAIN, UNLABELLED, VALIDATION, has_parts, held_out, held_out_images, parts_of
 from hpt_mlflow.data.paths import resolve_path
-from hpt_mlflow.data.pictures import SUFFIXES, Encoded
+from hpt_mlflow.data.pictures import IMAGE_SUFFIXES, SUFFIXES, Encoded
 from hpt_mlflow.data.split import NO_LABEL
 from hpt_mlflow.data.tree import Tree, look_through
 from hpt_mlflow.errors import printable
 
+LOOKED_FOR = " ".join([SUFFIXES, *(suffix for suffix in registry.suffixes() if suffix not in IMAGE_SUFFIXES)])
 # Images outside class folders are strays if they are less than this share of all; otherwise there are no classes.
 STRAY_SHARE = 0.1
 
@@ -79,7 +81,7 @@ def dataset_of_tree(
     if not len(tree.names):
         why = "; ".join(f"left out: {entry}" for entry in tree.left_out)
         place = uri.partition(":")[2]
-        raise data_error(f"no images in {printable(place)} (looked for {SUFFIXES}, at any depth)", why)
+        raise data_error(f"no images in {printable(place)} (looked for {LOOKED_FOR}, at any depth)", why)
     runs, left_out = (_runs(tree), []) if every_image else _in_parts(_runs(tree), tree)
     labelled, why = (False, "") if every_image else _has_classes(runs)
     if labelled:

@@ -25,8 +25,8 @@ SIZE_SAMPLE = 128
 UNREADABLE_LIMIT = 0.01
 # Images per thread that are decoded in advance.
 AHEAD = 4
-# Reasons that come from the system and not from the image, which may be readable the next time.
-MENDABLE = re.compile(r"\[(Errno|WinError) |MemoryError")
+# Reasons that come from the system or from a missing package, and not from the image: it may be readable next time.
+MENDABLE = re.compile(r"\[(Errno|WinError) |MemoryError|pip install")
 
 
 class Images:

@@ -7,6 +7,7 @@ soon has its own copy of what it shares with its parent. Buffers of Arrow are on
 from __future__ import annotations
 
 import os
+import re
 from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 # Names that are Python strings at once while others are packed.
 AT_ONCE = 100_000
@@ -93,6 +95,14 @@ class Names(Row[str]):
             for start in range(0, len(chunk), AT_ONCE):
                 for name in chunk.slice(start, AT_ONCE).to_pylist():
                     yield prefix + _text(name)
+
+    def matching(self, pattern: re.Pattern[str]) -> np.ndarray:
+        """Positions of the names that a pattern is found in, int64, ascending; prefixes do not count."""
+        found = [
+            np.flatnonzero(pc.match_substring_regex(chunk, pattern.pattern).to_numpy(zero_copy_only=False)) + start
+            for chunk, start in zip(self._chunks, self._starts, strict=False)
+        ]
+        return np.concatenate([np.array([], np.int64), *found]).astype(np.int64)
 
     def buffers(self) -> Iterator[tuple[str, memoryview, np.ndarray]]:
         """Per chunk: its prefix, the bytes of its names in a row, and where each ends in them, int32 (n,)."""

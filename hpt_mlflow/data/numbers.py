@@ -9,7 +9,18 @@ import numpy as np
 from PIL import Image
 
 from hpt_mlflow.data.errors import UnreadableImageError, explaining
-from hpt_mlflow.data.pictures import BYTES_PER_PIXEL, Encoded, checked_pixels, open_picture, turn, upright, upright_copy
+from hpt_mlflow.data.formats.pixels import Pixels
+from hpt_mlflow.data.pictures import (
+    BYTES_PER_PIXEL,
+    Encoded,
+    checked_pixels,
+    in_format,
+    open_picture,
+    read_format,
+    turn,
+    upright,
+    upright_copy,
+)
 from hpt_mlflow.data.rgb import grey_values, is_deep, is_inverted, to_rgb
 from hpt_mlflow.pixels import PixelFormat
 
@@ -41,8 +52,11 @@ def is_plain(picture: Encoded) -> bool:
     """
     if isinstance(picture, np.ndarray):
         return picture.dtype == np.uint8 and (picture.ndim == 2 or picture.shape[2] in PLAIN_BANDS)
-    with explaining(), open_picture(picture) as image:
-        return not is_deep(image)
+    with explaining():
+        if in_format(picture):
+            return False
+        with open_picture(picture) as image:
+            return not is_deep(image)
 
 
 def read_numbers(picture: Encoded) -> Numbers:
@@ -53,6 +67,10 @@ def read_numbers(picture: Encoded) -> Numbers:
     """
     if isinstance(picture, np.ndarray):
         return _of_array(picture)
+    with explaining():
+        pixels = read_format(picture)
+    if pixels is not None:
+        return _of_format(pixels)
     with explaining(), open_picture(picture) as image, turn(BYTES_PER_PIXEL * checked_pixels(image)):
         turned = upright_copy(image) if image is picture else upright(image)
         if not is_deep(turned):
@@ -67,6 +85,15 @@ def _of_array(picture: np.ndarray) -> Numbers:
     if values.dtype == bool:
         return Numbers(values.astype(np.uint8), 0, 1)
     return Numbers(values, 0, 255) if values.dtype == np.uint8 else Numbers(values)
+
+
+def _of_format(pixels: Pixels) -> Numbers:
+    """The numbers of a file; where nothing was measured, they are not finite."""
+    numbers = _of_array(pixels.values)._replace(low=pixels.low, high=pixels.high)
+    if pixels.nodata is None or not (numbers.values == pixels.nodata).any():
+        return numbers
+    missing = numbers.values == pixels.nodata
+    return numbers._replace(values=np.where(missing, np.float32(np.nan), numbers.values.astype(np.float32)))
 
 
 def _grey(image: Image.Image) -> np.ndarray:

@@ -11,26 +11,37 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from hpt_mlflow.data.errors import UnreadableImageError
+from hpt_mlflow.data.formats import registry
+from hpt_mlflow.data.formats.pixels import MOST_BYTES, MOST_PIXELS, Pixels
+
+
+class Frame(NamedTuple):
+    """One of several images in a file.
+
+    Attributes:
+        number: from 0 on.
+    """
+
+    file: Path
+    number: int
+
 
 # A picture as a dataset may hold it.
-Encoded = Path | bytes | np.ndarray | Image.Image
+Encoded = Path | Frame | bytes | np.ndarray | Image.Image
 
 # Files with these suffixes count as pictures.
 SUFFIXES = ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .tga .tif .tiff .webp"
 IMAGE_SUFFIXES = frozenset(SUFFIXES.split())
 # The formats of these suffixes, and no others: for EPS, whatever the file is called, Pillow would run Ghostscript.
 FORMATS = sorted({kind for suffix, kind in Image.registered_extensions().items() if suffix in IMAGE_SUFFIXES})
-# More pixels than any camera gives; Pillow's own bound against decompression bombs only warns below twice this.
-MOST_PIXELS = 180_000_000
 # What Pillow holds per pixel, so the largest picture takes `MOST_BYTES`.
-BYTES_PER_PIXEL = 4
-MOST_BYTES = BYTES_PER_PIXEL * MOST_PIXELS
+BYTES_PER_PIXEL = MOST_BYTES // MOST_PIXELS
 # Pictures and files above this size are decoded one at a time.
 LARGE_BYTES = 1 << 26
 TIFF_TILE_WIDTH, TIFF_TILE_HEIGHT = 322, 323
@@ -40,8 +51,9 @@ BLOCK_BYTES = 1 << 26
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether a path ends as those of pictures do."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    """Whether a path ends as those of pictures do; arrays are not meant, as they may hold anything."""
+    suffix = registry.suffix_of(name)
+    return suffix in IMAGE_SUFFIXES or (suffix in registry.suffixes() and suffix != ".npy")
 
 
 def open_picture(picture: Encoded) -> AbstractContextManager[Image.Image]:
@@ -58,6 +70,8 @@ def open_picture(picture: Encoded) -> AbstractContextManager[Image.Image]:
         return Image.open(io.BytesIO(picture), formats=FORMATS)
     if isinstance(picture, np.ndarray):
         return Image.fromarray(picture[:, :, 0] if picture.shape[2:] == (1,) else picture)
+    if isinstance(picture, Frame):
+        return _open_page(picture)
     status = os.stat(picture)
     # Opening a FIFO would wait forever, and a device may not end.
     if not stat.S_ISREG(status.st_mode):
@@ -67,6 +81,58 @@ def open_picture(picture: Encoded) -> AbstractContextManager[Image.Image]:
     # Opening reads the whole file in some formats.
     with turn(status.st_size):
         return Image.open(picture, formats=FORMATS)
+
+
+def _open_page(frame: Frame) -> Image.Image:
+    """A page of a TIFF: all other files of several images are read by `formats`."""
+    from hpt_mlflow.data.formats.tiff import page_of
+
+    image = open_picture(frame.file)
+    assert isinstance(image, Image.Image)
+    image.seek(page_of(frame.file, frame.number))
+    return image
+
+
+def in_format(picture: Encoded) -> bool:
+    """Whether a picture has a format that is read by `formats`, as Pillow does not open it or leaves out bits or bands.
+
+    Raises:
+        UnreadableImageError: it is not a regular file, or a whole slide.
+        OSError: it cannot be opened.
+    """
+    return _file_in_format(picture) is not None
+
+
+def read_format(picture: Encoded) -> Pixels | None:
+    """The picture in the numbers of its file, if it is `in_format`.
+
+    Raises:
+        UnreadableImageError: it cannot be read, or holds several images of which none is named.
+        Exception: see `explaining`.
+    """
+    file = _file_in_format(picture)
+    if file is None:
+        return None
+    if not isinstance(picture, Frame) and (count := registry.frames(file)) > 1:
+        raise UnreadableImageError(f"it holds {count} images; put it into a folder, where each is one of the dataset")
+    with turn(len(file) if isinstance(file, bytes) else os.stat(file).st_size):
+        return registry.read(file, picture.number if isinstance(picture, Frame) else 0)
+
+
+def pillow_opens(picture: Encoded) -> bool:
+    """Whether Pillow opens a picture, if with fewer bits or bands."""
+    try:
+        with open_picture(picture):
+            return True
+    except Exception:  # it raises almost anything for what it does not know
+        return False
+
+
+def _file_in_format(picture: Encoded) -> Path | bytes | None:
+    if isinstance(picture, Image.Image | np.ndarray):
+        return None
+    file = picture.file if isinstance(picture, Frame) else picture
+    return file if registry.format_of(file) is not None else None
 
 
 @cache

@@ -17,6 +17,7 @@ from hpt_mlflow.data.csv_source import open_csv
 from hpt_mlflow.data.dataset import IN_MEMORY, Dataset
 from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.folder_source import open_folder
+from hpt_mlflow.data.frames import with_frames
 from hpt_mlflow.data.list_source import open_list
 from hpt_mlflow.data.paper_layouts import open_paper
 from hpt_mlflow.data.parquet_source import open_parquet
@@ -77,6 +78,7 @@ def open_dataset(data: Any, root: str | None = None, every_image: bool = False) 
     rest, bands = _split_off_bands(rest)
     is_whole = every_image and scheme in EVERY_IMAGE
     dataset = EVERY_IMAGE[scheme](rest, root, True) if is_whole else SOURCES[scheme](rest, root)
+    dataset = with_frames(dataset)
     return _with_bands(dataset, bands) if bands else dataset
 
 

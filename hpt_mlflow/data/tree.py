@@ -11,6 +11,7 @@ from typing import Protocol
 
 from hpt_mlflow.data.account import MOST_EXAMPLES, LeftOut
 from hpt_mlflow.data.errors import data_error
+from hpt_mlflow.data.formats import registry
 from hpt_mlflow.data.names import Names
 from hpt_mlflow.data.pictures import IMAGE_SUFFIXES
 from hpt_mlflow.errors import printable
@@ -28,7 +29,10 @@ UNREAD_SUFFIXES = frozenset(UNREAD.split())
 PICTURE_STARTS = re.compile(
     rb"\xff\xd8\xff|\x89PNG|GIF8|BM|II\*\0|MM\0\*|RIFF....WEBP|....ftyp(heic|heix|mif1|avif)|.{128}DICM", re.S
 )
+DICOM_START = re.compile(rb".{128}DICM", re.S)
 SNIFFED_BYTES = 132
+UNREAD_WHY = "they look like pictures, but are not read; convert them"
+ARRAYS_WHY = "beside images of other formats, arrays are something else"
 # Files numbered by their suffix are not all looked at.
 MOST_SNIFFED = 100
 # Where storage, systems and tools put thumbnails, deleted files and what they unpacked; in lower case.
@@ -88,6 +92,9 @@ class Place(Protocol):
     def start(self, entry: Entry) -> bytes:
         """The first `SNIFFED_BYTES` of a file, or fewer; none if it cannot be read."""
 
+    def again(self) -> Place:
+        """The same place, of which nothing has been listed."""
+
 
 @dataclass
 class Disk:
@@ -95,6 +102,10 @@ class Disk:
 
     folder: Path
     seen: set[tuple[int, int]] = field(default_factory=set)
+
+    def again(self) -> Disk:
+        """The same folder, of which nothing has been listed."""
+        return Disk(self.folder)
 
     def entries(self, folder: str) -> Iterable[os.DirEntry[str]]:
         """What is in a folder below it."""
@@ -137,8 +148,12 @@ def look_through_place(place: Place, shown: str) -> Tree:
     Args:
         shown: its name in errors.
     """
-    walk = _Walk(place, shown)
-    names = Names.of(walk.names())
+    for arrays in (False, True):
+        walk = _Walk(place.again(), shown, arrays=arrays)
+        names = Names.of(walk.names())
+        # Arrays are images only if there are no others: beside them, they are masks, features or labels.
+        if len(names) or not any(".npy" in what for what, _ in walk.counts):
+            break
     return Tree(names, walk.runs, walk.account())
 
 
@@ -150,6 +165,9 @@ class _Walk:
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     examples: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     is_picture: dict[str, bool] = field(default_factory=dict)
+    # Files without a suffix that are not DICOM, by folder.
+    misses: dict[str, int] = field(default_factory=dict)
+    arrays: bool = False
 
     def names(self) -> Iterator[str]:
         """All images; `runs` is filled on the way."""
@@ -204,22 +222,43 @@ class _Walk:
         return iter(inside), folders
 
     def _is_image(self, folder: str, entry: Entry) -> bool:
-        suffix = os.path.splitext(entry.name)[1].lower()
+        suffix = registry.suffix_of(entry.name)
         if suffix in IMAGE_SUFFIXES:
             return True
-        if suffix in UNREAD_SUFFIXES or self._holds_picture(suffix, entry):
-            kind = suffix or "without a suffix"
-            self._leave_out(
-                f"files {printable(kind)}",
-                "they look like pictures, but are not read; convert them",
-                folder + entry.name,
-            )
+        start = self._start_if_unknown(folder, suffix, entry)
+        is_dicom = registry.may_be_dicom(suffix) and DICOM_START.match(start)
+        if is_dicom and entry.name == "DICOMDIR":  # a list of the other files
+            return False
+        kind = "DICOM" if is_dicom else registry.suffixes().get(suffix)
+        if kind and not (why := registry.missing(kind)) and (suffix != ".npy" or self.arrays):
+            return True
+        if kind or suffix in UNREAD_SUFFIXES or self._holds_picture(suffix, start):
+            why = registry.TILE_SLIDES if suffix in registry.WHOLE_SLIDE else UNREAD_WHY
+            if kind:
+                why = f"{missing} reads them" if (missing := registry.missing(kind)) else ARRAYS_WHY
+            named = suffix or "without a suffix"
+            self._leave_out(f"files {printable(named)}", why, folder + entry.name)
         return False
 
-    def _holds_picture(self, suffix: str, entry: Entry) -> bool:
+    def _start_if_unknown(self, folder: str, suffix: str, entry: Entry) -> bytes:
+        """The first bytes of a file whose suffix says nothing, if it may be of interest; none of others.
+
+        Files of DICOM studies have no suffix, or one of digits; of other suffixes the first file is looked at.
+        """
+        if suffix in UNREAD_SUFFIXES or suffix in registry.suffixes():
+            return b""
+        if registry.may_be_dicom(suffix):
+            if self.misses.get(folder, 0) >= MOST_SNIFFED:
+                return b""
+            start = self.place.start(entry)
+            self.misses[folder] = self.misses.get(folder, 0) + (not DICOM_START.match(start))
+            return start
+        return b"" if suffix in self.is_picture or len(self.is_picture) >= MOST_SNIFFED else self.place.start(entry)
+
+    def _holds_picture(self, suffix: str, start: bytes) -> bool:
         """Whether the first file with an unknown suffix starts as a picture does."""
         if suffix not in self.is_picture and len(self.is_picture) < MOST_SNIFFED:
-            self.is_picture[suffix] = bool(PICTURE_STARTS.match(self.place.start(entry)))
+            self.is_picture[suffix] = bool(PICTURE_STARTS.match(start))
         return self.is_picture.get(suffix, False)
 
     def _leave_out(self, what: str, why: str, name: str) -> None:

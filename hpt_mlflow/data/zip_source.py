@@ -117,6 +117,10 @@ class _Archives:
         """What is in a folder."""
         return self.folders.get(folder, {}).values()
 
+    def again(self) -> _Archives:
+        """The same archives; links do not lead round in circles in them."""
+        return self
+
     def start(self, entry: Entry) -> bytes:
         """The first bytes of a file."""
         assert isinstance(entry, _ZipEntry)

@@ -16,7 +16,7 @@ from hpt_mlflow.errors import HptError
 
 FOLDERS = ["a", "b", "cafe\u0301", "caf\xe9", "train", "Training_Set", "test", "val", "unlabeled", "extra"]
 FOLDERS += ["mlruns", "@eaDir"]
-FILES = ["1.png", "2.PNG", "3.jpg", ".4.png", "5.heic", "6.txt", "7"]
+FILES = ["1.png", "2.PNG", "3.jpg", ".4.png", "5.jxl", "6.txt", "7"]
 SYSTEM, OUTPUT = {"@eaDir"}, {"mlruns"}
 
 paths = st.builds(

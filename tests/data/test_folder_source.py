@@ -154,6 +154,6 @@ def test_a_file_in_the_place_of_a_folder_gives_the_address_to_write(tmp_path, na
 
 def test_a_folder_of_pictures_that_are_not_read_says_so(tmp_path):
     for i in range(3):
-        (tmp_path / f"{i}.heic").write_bytes(b"")
-    with pytest.raises(HptError, match=r"no images in .*left out: 3 files \.heic"):
+        (tmp_path / f"{i}.jxl").write_bytes(b"")
+    with pytest.raises(HptError, match=r"no images in .*left out: 3 files \.jxl"):
         open_dataset(str(tmp_path))

@@ -3,6 +3,7 @@ import os
 import pytest
 
 from hpt_mlflow.data.account import MOST_EXAMPLES
+from hpt_mlflow.data.formats import registry
 from hpt_mlflow.data.tree import look_through
 from hpt_mlflow.errors import HptError
 
@@ -61,15 +62,16 @@ def test_the_folder_that_the_user_names_is_data_whatever_it_is_called(unpacked):
 
 
 def test_pictures_that_are_not_read_are_counted_by_kind(account):
-    files = {f"b/IMG_{i}.HEIC": b"" for i in range(7)} | {"scan.dcm": b"", "more.zip": b""}
+    files = {f"b/IMG_{i}.JXL": b"" for i in range(7)} | {"slide.svs": b"", "more.zip": b"", "features.npy": b""}
     names, left_out = account(**files)
     assert names == ["a/1.png"]
     assert {what: count for what, (count, _) in left_out.items()} == {
-        "files .heic": 7,
-        "files .dcm": 1,
+        "files .jxl": 7,
+        "files .svs": 1,
         "files .zip": 1,
+        "files .npy": 1,
     }
-    examples = left_out["files .heic"][1]
+    examples = left_out["files .jxl"][1]
     assert len(examples) == MOST_EXAMPLES
     assert set(examples) < files.keys()
 
@@ -78,12 +80,30 @@ def test_pictures_that_are_not_read_are_counted_by_kind(account):
     "start",
     [
         *(b"\xff\xd8\xff\xe0", b"\x89PNG\r\n", b"GIF89a", b"II*\0", b"MM\0*", b"RIFF0000WEBP", b"0000ftypheic"),
-        bytes(128) + b"DICM",
     ],
 )
 def test_a_file_that_starts_as_a_picture_is_counted_whatever_its_suffix(account, start):
     _, left_out = account(**{"b/1": start, "b/2": start, "b/3.photo": start})
     assert {what: count for what, (count, _) in left_out.items()} == {"files without a suffix": 2, "files .photo": 1}
+
+
+def test_without_pydicom_dicom_files_are_left_out_with_what_reads_them(unpacked, monkeypatch):
+    monkeypatch.setattr(registry, "missing", lambda name: "pip install x" if name == "DICOM" else "")
+    folder = unpacked(["a/1.png"])
+    (folder / "b").write_bytes(bytes(128) + b"DICM")
+    (folder / "c.dcm").write_bytes(b"")
+    (folder / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    tree = look_through(folder)
+    assert list(tree.names) == ["a/1.png"]
+    reasons = {entry.what: entry.why for entry in tree.left_out}
+    assert reasons.pop("files without a suffix") == reasons.pop("files .dcm") == "pip install x reads them"
+
+
+def test_files_of_studies_are_images_without_a_suffix_or_with_a_number(unpacked):
+    folder = unpacked(["a/1.png"])
+    for name in ("IM0001", "1.2.840.17", "notes.txt.gz", "DICOMDIR"):
+        (folder / name).write_bytes(bytes(128) + b"DICM")
+    assert list(look_through(folder).names) == ["1.2.840.17", "IM0001", "a/1.png"]
 
 
 def test_a_pipe_is_not_opened_to_see_what_is_in_it(unpacked):

@@ -42,7 +42,7 @@ def labels_of(dataset):
 LAYOUTS = {
     "classes": ["b/1.png", "a/2.png", "a/inner/3.PNG", "a.png"] + [f"b/{i}.jpg" for i in range(20)],
     "parts": ["train/a/1.png", "train/b/2.png", "test/a/3.png", "test/b/4.png", "unlabeled/5.png", "more/6.png"],
-    "flat": ["1.png", "10.png", "2.png", "notes.txt", "scan.dcm", "video.mp4"],
+    "flat": ["1.png", "10.png", "2.png", "notes.txt", "scan.jxl", "video.mp4"],
     "left out": [
         "a/1.png",
         "b/2.png",

@@ -15,8 +15,7 @@ import numpy as np
 from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.formats.codestream import check_codestream
 from hpt_mlflow.data.formats.dicom_values import display_values
-from hpt_mlflow.data.formats.pixels import Pixels, check_frame, check_size, checked_count, opened
-from hpt_mlflow.data.pictures import MOST_BYTES
+from hpt_mlflow.data.formats.pixels import MOST_BYTES, Pixels, check_frame, check_size, checked_count, opened
 from hpt_mlflow.errors import printable
 
 # What makes a file an encrypted one (PS3.10, section 7.4): CMS's enveloped data, RFC 5652.

@@ -15,8 +15,11 @@ from typing import BinaryIO
 import numpy as np
 
 from hpt_mlflow.data.errors import UnreadableImageError
-from hpt_mlflow.data.pictures import MOST_BYTES, MOST_PIXELS
 
+# More pixels than any camera gives; Pillow's own bound against decompression bombs only warns below twice this.
+MOST_PIXELS = 180_000_000
+# Four per pixel, as Pillow holds them.
+MOST_BYTES = 4 * MOST_PIXELS
 # A video of an hour, or a volume of many scans; a header that claims more is damaged.
 MOST_FRAMES = 100_000
 # Bytes of an image with more channels than any sensor has bands are something else.

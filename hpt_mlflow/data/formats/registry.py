@@ -78,9 +78,15 @@ def missing(name: str) -> str:
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a file in lower case, with that before `.gz`."""
+    """The suffix of a file in lower case, which is `.nii.gz` as a whole."""
     stem, suffix = os.path.splitext(name.lower())
-    return os.path.splitext(stem)[1] + suffix if suffix == ".gz" else suffix
+    whole = os.path.splitext(stem)[1] + suffix
+    return whole if whole in suffixes() else suffix
+
+
+def may_be_dicom(suffix: str) -> bool:
+    """Whether a file of this suffix may be one of a study: none, or a number, as the last part of an identifier."""
+    return not suffix.strip(".0123456789")
 
 
 def format_of(file: Path | bytes) -> str | None:
@@ -90,32 +96,39 @@ def format_of(file: Path | bytes) -> str | None:
         UnreadableImageError: it is a whole-slide image.
         OSError: it cannot be opened.
     """
-    suffix = "" if isinstance(file, bytes) else suffix_of(file.name)
-    if suffix in WHOLE_SLIDE:
-        raise UnreadableImageError(TILE_SLIDES)
-    by_suffix = suffixes().get(suffix)
-    # Most files are JPEGs, which need not be opened twice.
-    if suffix and by_suffix is None:
-        return None
-    start = first_bytes(file)
-    name = next((name for name, known in FORMATS.items() if re.match(known.start, start, re.DOTALL)), None)
-    if name is None:
-        return None if by_suffix is None or FORMATS[by_suffix].shared else by_suffix
+    name = _recognised(file)
     # Without the package, Pillow reads what it can.
-    if FORMATS[name].shared and missing(name):
+    if name is None or (FORMATS[name].shared and missing(name)):
         return None
     return name if not FORMATS[name].asks or _module(name).is_ours(file) else None
 
 
+def _recognised(file: Path | bytes) -> str | None:
+    """The format of `FORMATS` that a file has, whether or not Pillow reads it too."""
+    suffix = "" if isinstance(file, bytes) else suffix_of(file.name)
+    if suffix in WHOLE_SLIDE:
+        raise UnreadableImageError(TILE_SLIDES)
+    by_suffix = suffixes().get(suffix)
+    # Most files are JPEGs, which need not be opened twice. Numbers are the ends of names that DICOM files have.
+    if by_suffix is None and not may_be_dicom(suffix):
+        return None
+    start = first_bytes(file)
+    name = next((name for name, known in FORMATS.items() if re.match(known.start, start, re.DOTALL)), None)
+    return name or (None if by_suffix is None or FORMATS[by_suffix].shared else by_suffix)
+
+
 def frames(file: Path | bytes) -> int:
-    """How many images a file holds, from its header; 1 for a format that Pillow reads.
+    """How many images a file holds, from its header; 1 for a format that Pillow reads, except the pages of a TIFF.
 
     Raises:
         UnreadableImageError: why they cannot be counted.
     """
     with explaining():
-        name = format_of(file)
-        return _ready(name).frames(file) if name else 1
+        name = _recognised(file)
+        # Without the package, Pillow reads the first page.
+        if name is None or (FORMATS[name].shared and missing(name)):
+            return 1
+        return int(_ready(name).frames(file))
 
 
 def read(file: Path | bytes, frame: int = 0) -> Pixels:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -51,9 +52,26 @@ def is_ours(file: Path | bytes) -> bool:
 
 
 def frames(file: Path | bytes) -> int:
-    """How many pages it has, without thumbnails, overviews and masks."""
+    """How many pages it has, without thumbnails, overviews and masks; 1 if there are no others."""
+    with opened(file) as stream:
+        # Most files have one page, and to see that takes a hundredth of the time.
+        if not _has_several_pages(stream):
+            return 1
+        stream.seek(0)
+        with _tiff(stream) as tiff:
+            return max(1, len(_pages(tiff)))
+
+
+def page_of(file: Path | bytes, frame: int) -> int:
+    """The number of the page that is this image, thumbnails and masks included, as Pillow counts.
+
+    Raises:
+        UnreadableImageError: there is no such image.
+    """
     with opened(file) as stream, _tiff(stream) as tiff:
-        return len(_pages(tiff))
+        pages = _pages(tiff)
+        check_frame(frame, len(pages))
+        return int(pages[frame].index)
 
 
 def read(file: Path | bytes, frame: int) -> Pixels:
@@ -75,6 +93,19 @@ def read(file: Path | bytes, frame: int) -> Pixels:
         if page.tags.valueof(PHOTOMETRIC) == MIN_IS_WHITE and values.ndim == 2:
             values, low, high = _inverted(values, low, high)
         return Pixels(np.ascontiguousarray(values), low, high, _nodata(page))
+
+
+def _has_several_pages(stream: BinaryIO) -> bool:
+    """Whether the first directory of tags names a next one (TIFF 6.0, section 2; BigTIFF)."""
+    start = stream.read(16)
+    order = "<" if start[:2] == b"II" else ">"
+    is_big = start[2:4] in (b"+\0", b"\0+")
+    offset, number, entry = ("Q", "Q", 20) if is_big else ("I", "H", 12)
+    (first,) = struct.unpack_from(order + offset, start, 8 if is_big else 4)
+    stream.seek(first)
+    (tags,) = struct.unpack(order + number, stream.read(struct.calcsize(number)))
+    stream.seek(first + struct.calcsize(number) + entry * tags)
+    return bool(stream.read(struct.calcsize(offset)).strip(b"\0"))
 
 
 @contextmanager
@@ -188,7 +219,10 @@ def _inverted(
 ) -> tuple[np.ndarray, float | None, float | None]:
     """From white to black: higher is brighter."""
     if values.dtype.kind == "f":
-        return -values, None if high is None else -high, None if low is None else -low
+        if low is not None and high is not None:
+            return low + high - values, low, high
+        # Numbers between 0 and 1 are a share of white.
+        return (1 - values if values.min() >= 0 and values.max() <= 1 else -values), None, None
     ends = np.iinfo(values.dtype)
     if low is None or high is None:
         return np.invert(values), None, None

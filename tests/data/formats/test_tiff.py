@@ -126,6 +126,8 @@ def test_white_is_zero_is_turned_round():
     assert (read.values.tolist(), read.low, read.high) == ([[4000, 3999, 0]], 0, 4000)
     read = registry.read(tiff_of(values.astype("f4"), photometric="miniswhite"))
     assert read.values.tolist() == [[0, -1, -4095]]
+    read = registry.read(tiff_of(np.array([[0, 0.25, 1]], "f4"), photometric="miniswhite"))
+    assert read.values.tolist() == [[1, 0.75, 0]]
 
 
 def refused(content, words):
