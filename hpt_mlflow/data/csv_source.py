@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from unicodedata import normalize
 from urllib.parse import unquote
@@ -12,10 +13,11 @@ from urllib.parse import unquote
 import numpy as np
 
 from hpt_mlflow.data.account import LeftOut, examples_of
-from hpt_mlflow.data.csv_labels import TableLabels, find_labels, quote
+from hpt_mlflow.data.csv_labels import TableLabels, check_column, find_labels, quote
 from hpt_mlflow.data.csv_table import IMAGE_COLUMNS, Table, find_file, read_table
 from hpt_mlflow.data.dataset import Dataset, evenly_spaced
 from hpt_mlflow.data.errors import data_error
+from hpt_mlflow.data.groups import with_groups
 from hpt_mlflow.data.labels import number_groups
 from hpt_mlflow.data.names import Files, Names
 from hpt_mlflow.data.parts import TEST, TRAIN, VALIDATION, held_out_images, part_of
@@ -23,6 +25,7 @@ from hpt_mlflow.data.paths import name_in, resolve_path
 from hpt_mlflow.data.pictures import has_image_suffix
 from hpt_mlflow.errors import HptError, printable
 
+OPTIONS = ("labels", "label_column", "root", "group")
 # As IMAGE_COLUMNS.
 SPLIT_COLUMNS = ("split",)
 GROUP_COLUMNS = ("patient", "patientid", "subject", "subjectid", "group", "groupid")
@@ -43,11 +46,11 @@ def open_csv(address: str, root: str | None) -> Dataset:
 
     A column split (train, val, test) gives the test part; if it has no test rows, validation is held out. A column
     patient, subject or group keeps the images of each together in every split; without one, a folder `patient00001` in
-    every path does.
+    every path does. `group` names another column, a pattern in the paths, or a file of groups (see `with_groups`).
 
     Args:
-        address: `FILE`, `FILE?label_column=A` for a column of classes, or `FILE?labels=A,B` for columns of 1 and 0;
-            `%26`, `%2C` and `%25` mean `&`, `,` and `%` in a name.
+        address: `FILE`, `FILE?label_column=A` for a column of classes, or `FILE?labels=A,B` for columns of 1 and 0, and
+            `group=A`, separated by `&`; `%26`, `%2C` and `%25` mean `&`, `,` and `%` in a name.
         root: folder that relative paths start from.
 
     Raises:
@@ -65,16 +68,21 @@ def open_csv(address: str, root: str | None) -> Dataset:
     names = [name_in(folder, name) for name in table.columns[image_column]]
 
     label_column = options.get("label_column", [None])[0]
-    special = (image_column, table.column(SPLIT_COLUMNS), table.column(GROUP_COLUMNS))
+    group = options.get("group", [None])[0]
+    is_rule = group is not None and _is_rule(group, table, root)
+    group_column = None if is_rule else group or table.column(GROUP_COLUMNS)
+    if group_column is not None:
+        check_column(table, group_column)
+    special = (image_column, table.column(SPLIT_COLUMNS), group_column)
     labels = find_labels(table, options.get("labels"), label_column, {column for column in special if column})
-    parts, groups = _parts(table), _groups(table, names)
+    parts, groups = _parts(table), None if is_rule else _groups(table, names, group_column)
     test = None if parts is None else held_out_images(parts.tolist())
     if test is not None and groups is not None:
-        _check_groups(table, test, groups)
-    kept, left_out = _first_rows(table, folder, names, labels, parts, groups)
+        _check_groups(table, test, groups, group_column)
+    kept, left_out = _first_rows(table, folder, names, labels, parts, groups, group_column)
     test = None if test is None else np.flatnonzero(np.isin(kept, test))
     packed = Names.of(names[i] for i in kept.tolist())
-    return Dataset(
+    dataset = Dataset(
         name=printable(file.stem),
         uri=_address(file, options, root),
         pictures=Files(folder, packed),
@@ -86,6 +94,14 @@ def open_csv(address: str, root: str | None) -> Dataset:
         unlabelled_because=labels.unlabelled_because,
         left_out=left_out,
     )
+    if group is None or not is_rule:
+        return dataset
+    return replace(with_groups(dataset, group, root), uri=dataset.uri)
+
+
+def _is_rule(group: str, table: Table, root: str | None) -> bool:
+    """Whether groups come from a pattern or a file, and not from a column."""
+    return group not in table.columns and ("(" in group or os.path.isfile(resolve_path(group, root)))
 
 
 def _parse_address(address: str, root: str | None) -> tuple[str, dict[str, list[str]]]:
@@ -96,12 +112,17 @@ def _parse_address(address: str, root: str | None) -> tuple[str, dict[str, list[
     options: dict[str, list[str]] = {}
     for option in query.split("&"):
         name, _, value = option.partition("=")
-        parts = [value] if name == "root" else value.split(",")
+        parts = value.split(",") if name in ("labels", "label_column") else [value]
         values = [unquote(part).strip() for part in parts]
-        if name not in ("labels", "label_column", "root") or not all(values) or (name != "labels" and len(values) > 1):
+        if (
+            name not in ("labels", "label_column", "root", "group")
+            or not all(values)
+            or (name != "labels" and len(values) > 1)
+        ):
             raise data_error(
                 f"cannot read {option!r} in csv:{printable(address)}",
-                "write csv:FILE?label_column=A for a column of classes, or csv:FILE?labels=A,B for columns of 1 and 0",
+                "write csv:FILE?label_column=A for a column of classes, or csv:FILE?labels=A,B for columns of 1 and 0; "
+                "&group=A for a column of groups",
             )
         options[name] = values if name == "root" else [normalize("NFC", text) for text in values]
     if "labels" in options and "label_column" in options:
@@ -112,6 +133,8 @@ def _parse_address(address: str, root: str | None) -> tuple[str, dict[str, list[
 def _address(file: Path, options: dict[str, list[str]], root: str | None) -> str:
     """The address that opens the same dataset from anywhere."""
     absolute = {"root": [str(Path(os.path.expanduser(root)).resolve())]} if root else {}
+    if "group" in options and os.path.isfile(groups := resolve_path(options["group"][0], root)):
+        absolute["group"] = [str(groups.resolve())]
     query = "&".join(f"{name}={','.join(map(quote, values))}" for name, values in {**options, **absolute}.items())
     return f"csv:{file.resolve()}" + (f"?{query}" if query else "")
 
@@ -158,9 +181,8 @@ def _parts(table: Table) -> np.ndarray | None:
     return np.array([part[value] for value in values])
 
 
-def _groups(table: Table, names: Sequence[str]) -> np.ndarray | None:
+def _groups(table: Table, names: Sequence[str], column: str | None) -> np.ndarray | None:
     """The number of each row's group, int64 (N,); None if nothing names it."""
-    column = table.column(GROUP_COLUMNS)
     if column is None:
         # CheXpert and datasets like it name the patient only in the path.
         patients = [patient.group() for name in names if (patient := PATIENT_FOLDER.search(name))]
@@ -172,10 +194,9 @@ def _groups(table: Table, names: Sequence[str]) -> np.ndarray | None:
     return number_groups(normalize("NFC", value) for value in values)
 
 
-def _check_groups(table: Table, test: np.ndarray, groups: np.ndarray) -> None:
+def _check_groups(table: Table, test: np.ndarray, groups: np.ndarray, column: str | None) -> None:
     both = np.intersect1d(groups[test], np.delete(groups, test))
     if len(both):
-        column = table.column(GROUP_COLUMNS)
         row = int(np.flatnonzero(groups == both[0])[0])
         named = f"{column} {table.columns[column][row]!r}" if column else "a patient"
         raise data_error(
@@ -191,6 +212,7 @@ def _first_rows(
     labels: TableLabels,
     parts: np.ndarray | None,
     groups: np.ndarray | None,
+    group_column: str | None,
 ) -> tuple[np.ndarray, tuple[LeftOut, ...]]:
     """The rows that name an image for the first time, int64, ascending, and what was left out.
 
@@ -202,7 +224,7 @@ def _first_rows(
     repeating = np.flatnonzero(of_row != np.arange(len(of_row)))
     if not len(repeating):
         return of_row, ()
-    compared = [(table.column(SPLIT_COLUMNS), parts), (table.column(GROUP_COLUMNS), groups)]
+    compared = [(table.column(SPLIT_COLUMNS), parts), (group_column, groups)]
     if labels.values is not None:
         by_column = labels.values.reshape(len(of_row), -1).T
         compared = [*zip(labels.columns, by_column, strict=True), *compared]

@@ -18,6 +18,7 @@ from hpt_mlflow.data.dataset import IN_MEMORY, Dataset
 from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.folder_source import open_folder
 from hpt_mlflow.data.frames import with_frames
+from hpt_mlflow.data.groups import split_address, with_groups
 from hpt_mlflow.data.list_source import open_list
 from hpt_mlflow.data.paper_layouts import open_paper
 from hpt_mlflow.data.parquet_source import open_parquet
@@ -40,8 +41,9 @@ def open_dataset(data: Any, root: str | None = None, every_image: bool = False) 
         data: an address: `folder:PATH` or a bare path, `list:FILE`, `csv:FILE`, `csv:FILE?labels=A,B` or
             `csv:FILE?label_column=A`, `shards:FOLDER` or `shards:train-{000..146}.tar`, `zip:FILE`,
             `parquet:FOLDER` or `parquet:FILE?label_column=A`, `paper:NAME?root=FOLDER`, `builtin:noto`,
-            `builtin:twemoji`, `torchvision:NAME`, or that of a registered reader; `?bands=4,3,2` at the end chooses
-            bands of its pictures, counted from 1, as channels. Or a
+            `builtin:twemoji`, `torchvision:NAME`, or that of a registered reader. At the end, `?group=...` names what
+            keeps images together (see `with_groups`; of a CSV, also a column), and `?bands=4,3,2` chooses bands of the
+            pictures, counted from 1, as channels. Or a
             `torch.utils.data.Dataset` of images (see `open_torch_dataset`), or a `Dataset`, which is returned as it is.
         root: folder that relative paths start from, and that holds the files of `torchvision:`.
         every_image: take all images of a folder, archives or tables, even those that belong to no part or class,
@@ -76,8 +78,12 @@ def open_dataset(data: Any, root: str | None = None, every_image: bool = False) 
         example = "twemoji" if scheme == "builtin" else "NAME"
         raise data_error(f"{uri!r} names no dataset", f"write for example {scheme}:{example}")
     rest, bands = _split_off_bands(rest)
+    # A table has more options, and a column of groups among them.
+    address, group = (rest, None) if scheme == "csv" or os.path.exists(rest) else split_address(rest)
     is_whole = every_image and scheme in EVERY_IMAGE
-    dataset = EVERY_IMAGE[scheme](rest, root, True) if is_whole else SOURCES[scheme](rest, root)
+    dataset = EVERY_IMAGE[scheme](address, root, True) if is_whole else SOURCES[scheme](address, root)
+    if group is not None and not is_whole:
+        dataset = with_groups(dataset, group, root)
     dataset = with_frames(dataset)
     return _with_bands(dataset, bands) if bands else dataset
 
