@@ -50,6 +50,7 @@ __all__ = [
     "evaluate",
     "export",
     "import_weights",
+    "inspect",
     "lineage",
     "load_model",
     "main",
@@ -551,6 +552,47 @@ def embed(
 
     Raises:
         HptError: there is no such model, there are no readable images, or the file cannot be written.
+    """
+
+def inspect(
+    *,
+    data: Text = "builtin:twemoji",
+    page: Text | None = None,
+    list_to: Text | None = None,
+    root: Text | None = None,
+    near: bool = True,
+    model: Text | None = None,
+    similarity: float = 0.95,
+    split_seed: int = 0,
+    workers: int | None = None,
+    batch_size: int = 256,
+    device: Text = "auto",
+) -> StageResult:
+    """Look at every image of some datasets, and show what was found on a page.
+
+    Args:
+        data: Datasets, separated by spaces, in the order of a chain: FOLDER, folder:, list:, csv:, shards:, paper:,
+            builtin: or torchvision:. Quote an address that has spaces.  [default: builtin:twemoji]
+        page: File that the page is also written to, even if MLflow cannot be reached.  [default: none]
+        list_to: File to write for list:, with the images that training may see, without near copies of each other or of
+            test images, and without blank and unreadable ones.  [default: none]
+        root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
+            [default: none]
+        near: Look for near copies: re-encoded, resized, slightly cropped or mirrored images.  [default: true]
+        model: Also compare features of this model: a models:/ or runs:/ address, NAME@ALIAS, or an alias of hpt.
+            [default: none]
+        similarity: Least cosine of features that are alike.  [default: 0.95]
+        split_seed: Seed of the split into train, validation and test.  [default: 0]
+        workers: Threads that decode images. Default: one for each processor.
+        batch_size: Images in a forward pass of the model.  [default: 256]
+        device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.  [default: auto]
+
+    Returns:
+        The counts: images, left out, unreadable, blank and saturated ones, near copies, test images with a near copy
+        among what is trained on.
+
+    Raises:
+        HptError: there is no such dataset or model, or a file cannot be written.
     """
 
 def main(

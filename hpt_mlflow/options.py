@@ -28,6 +28,7 @@ def option(
     changes_trial: bool = True,
     passed_on: bool = False,
     logged: bool = True,
+    arguments: bool = False,
 ) -> Any:
     """A field of a settings class with all that is true of it.
 
@@ -41,6 +42,7 @@ def option(
         changes_trial: for a search, whether another value makes another trial.
         passed_on: whether a stage that runs other stages passes its value on to those that have the option too.
         logged: whether a search logs it; what a resumed search may change is not.
+        arguments: whether the words of a command that belong to no option are its value, too.
     """
     return field(default=default, metadata=dict(locals()))
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 from collections.abc import Collection
 from typing import Any
 
 import click
 
 from hpt_mlflow.cli.output import errors, log_to_stderr
-from hpt_mlflow.options import Settings, choices_of, value_type
+from hpt_mlflow.options import Settings, choices_of, marked, value_type
 from hpt_mlflow.reference import TYPE_NAMES, meaning, settings_of
 from hpt_mlflow.stages import Stage
 
@@ -62,11 +64,25 @@ def _option(settings: type[Settings], field: dataclasses.Field[Any]) -> click.Op
 def stage_command(stage: Stage) -> click.Command:
     """The command that runs a stage."""
 
+    taken = next(iter(marked(stage.settings, "arguments")), None)
+
     def run(**given: Any) -> None:
-        _run(stage, {name: value for name, value in given.items() if value is not None})
+        values = {name: value for name, value in given.items() if value is not None}
+        if taken and (words := click.get_current_context().args):
+            if taken in values:
+                raise click.UsageError(f"{shlex.join(words)} and --{taken} are both given; use one of them")
+            values[taken] = words[0] if len(words) == 1 and os.path.exists(words[0]) else shlex.join(words)
+        _run(stage, values)
 
     options: list[click.Parameter] = [_option(stage.settings, field) for field in settings_of(stage.settings)]
-    return click.Command(stage.name, callback=run, params=options, help=stage.settings.__doc__)
+    return click.Command(
+        stage.name,
+        callback=run,
+        params=options,
+        help=stage.settings.__doc__,
+        options_metavar=f"[{taken.upper()}...] [OPTIONS]" if taken else "[OPTIONS]",
+        context_settings={"allow_extra_args": taken is not None},
+    )
 
 
 def _run(stage: Stage, settings: dict[str, Any]) -> None:
@@ -81,7 +97,8 @@ def _run(stage: Stage, settings: dict[str, Any]) -> None:
     # A dry run has no result; of several processes, the first one prints it.
     if result is None or not is_first():
         return
-    click.echo(f"{stage.name}: run {result.run_id}, model {result.model_uri} ({' > '.join(result.chain)})")
+    model = f", model {result.model_uri}" if result.model_uri else ""
+    click.echo(f"{stage.name}: run {result.run_id}{model} ({' > '.join(result.chain)})")
     if result.classifier_uri:
         click.echo(f"  classifier {result.classifier_uri}: hpt predict {result.classifier_uri} FOLDER")
     for name, value in result.metrics.items():

@@ -13,6 +13,7 @@ load_plugins("hpt_mlflow.plugins")
 from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, PRESETS
 from hpt_mlflow.settings.embed import EmbedSettings
 from hpt_mlflow.settings.evaluate import EvaluateSettings
+from hpt_mlflow.settings.inspect import InspectSettings
 from hpt_mlflow.settings.main import MainSettings
 from hpt_mlflow.settings.study import StudySettings
 from hpt_mlflow.settings.training import COMPILE, PRECISIONS, UPDATES, AdaptSettings, PretrainSettings, TrainingSettings
@@ -27,6 +28,7 @@ __all__ = [
     "AdaptSettings",
     "EmbedSettings",
     "EvaluateSettings",
+    "InspectSettings",
     "MainSettings",
     "PretrainSettings",
     "StudySettings",

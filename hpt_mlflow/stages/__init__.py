@@ -12,6 +12,7 @@ from hpt_mlflow.settings import (
     AdaptSettings,
     EmbedSettings,
     EvaluateSettings,
+    InspectSettings,
     MainSettings,
     PretrainSettings,
     StudySettings,
@@ -69,6 +70,7 @@ register_stage("adapt", AdaptSettings, "hpt_mlflow.stages.adapt:adapt")
 register_stage("tune", TuneSettings, "hpt_mlflow.stages.tune:tune")
 register_stage("evaluate", EvaluateSettings, "hpt_mlflow.stages.evaluate:evaluate")
 register_stage("embed", EmbedSettings, "hpt_mlflow.stages.embed:embed")
+register_stage("inspect", InspectSettings, "hpt_mlflow.stages.inspect:inspect")
 register_stage("main", MainSettings, "hpt_mlflow.stages.main:main")
 register_stage("study", StudySettings, "hpt_mlflow.stages.study:study")
 load_plugins("hpt_mlflow.stages")

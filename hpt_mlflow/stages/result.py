@@ -20,7 +20,8 @@ class StageResult:
 
     Attributes:
         run_id: of its MLflow run.
-        model_uri: the registered version that it made, `models:/NAME/VERSION`, or the one that it evaluated.
+        model_uri: the registered version that it made, `models:/NAME/VERSION`, or the one that it evaluated;
+            empty if it used none.
         chain: names of the datasets behind that model, oldest first.
         metrics: the last value of each metric.
         classifier_uri: the registered classifier that an evaluation made, where it made one.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # --- What a run did. Runs of all stages; registered versions carry those of the run that made them.
 
-# The stage: pretrain, adapt, evaluate, embed, main, tune, trial, study, import or export.
+# The stage: pretrain, adapt, evaluate, embed, inspect, main, tune, trial, study, import or export.
 STAGE = "hpt.stage"
 # The datasets that the model learned from, oldest first, separated by " > ".
 CHAIN = "hpt.chain"

@@ -1,0 +1,62 @@
+import imagehash
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.fft import dctn
+
+from hpt_mlflow.data import perceptual
+from hpt_mlflow.data.perceptual import MIRROR, SIDE, certain_bits, directions, frequencies, phash, thumbnail
+
+
+def scene(seed, size=96):
+    """Coloured rectangles on a gradient: as irregular as a photograph, and quick to make."""
+    rng = np.random.default_rng(seed)
+    image = np.linspace(rng.integers(0, 100, 3), rng.integers(100, 255, 3), size)[:, None].repeat(size, axis=1)
+    for _ in range(12):
+        top, left = rng.integers(0, size * 3 // 4, 2)
+        height, width = rng.integers(size // 10, size // 2, 2)
+        image[top : top + height, left : left + width] = rng.integers(0, 256, 3)
+    return image.round().astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def thumbnails():
+    return np.stack([thumbnail(scene(seed)) for seed in range(40)])
+
+
+def test_frequencies_are_those_of_scipy_for_a_picture_of_their_size(monkeypatch, thumbnails):
+    monkeypatch.setattr(perceptual, "SIDE", perceptual.TRANSFORMED)
+    perceptual._basis.cache_clear()
+    small = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    found = frequencies(small).reshape(3, 8, 8)
+    perceptual._basis.cache_clear()
+    grey = small @ np.array([0.299, 0.587, 0.114])
+    expected = dctn(grey, axes=(1, 2), type=2)[:, :8, :8]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=0.5)
+
+
+def test_hashes_are_those_of_imagehash_but_for_bits_near_the_median(thumbnails):
+    found = frequencies(thumbnails)
+    ours, certain = phash(found), certain_bits(found, margin=0.05)
+    for number, picture in enumerate(thumbnails):
+        theirs = np.uint64(int(str(imagehash.phash(Image.fromarray(picture))), 16))
+        assert np.bitwise_count((ours[number] ^ theirs) & certain[number]) == 0
+        assert np.bitwise_count(certain[number]) > 40
+
+
+def test_a_mirrored_picture_has_the_mirrored_frequencies(thumbnails):
+    mirrored = frequencies(thumbnails[:, :, ::-1])
+    np.testing.assert_allclose(mirrored, frequencies(thumbnails) * MIRROR, atol=1)
+
+
+def test_the_frequencies_of_a_window_are_those_of_its_crop():
+    image = scene(3, 480)
+    window = frequencies(thumbnail(image)[None], (0.1, 0.05, 0.9, 0.9))
+    crop = frequencies(thumbnail(image[48:480, 24:456])[None])
+    assert (directions(window) * directions(crop)).sum() > 0.99
+    assert (directions(frequencies(thumbnail(image)[None])) * directions(crop)).sum() < 0.97
+
+
+def test_uniform_pictures_have_no_direction():
+    uniform = np.full((2, SIDE, SIDE, 3), 200, np.uint8)
+    assert not directions(frequencies(uniform)).any()
