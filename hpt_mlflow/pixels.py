@@ -56,3 +56,16 @@ def pixel_format_of(values: dict[str, Any]) -> PixelFormat:
     if len(low) != len(high) or len(low) not in (0, pixels.channels) or min(bands, default=1) < 1:
         raise ValueError(f"{values} is not a format of pixels")
     return pixels
+
+
+def shown(image: np.ndarray) -> np.ndarray:
+    """An image as people may look at it: its first three channels as colours, or one as grey; of two, the first.
+
+    Args:
+        image: uint8 or uint16 (height, width, channels).
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    colours = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
+    return colours if colours.dtype == np.uint8 else (colours >> 8).astype(np.uint8)

@@ -101,7 +101,7 @@ def _unpack(image: Array, mirrored: bool, grey: Array, shown: Array) -> float:
                 value = np.float32(image[row, at, channel])
                 shown[row, column, channel] = value
                 sums[channel] += value
-                square += value * value
+                square += float(value * value)
             red, green, blue = shown[row, column, 0], shown[row, column, 1], shown[row, column, 2]
             grey[row, column] = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
     pixels = side * side
@@ -128,7 +128,7 @@ def _misfit(grey: Array, crop: Array, part: Array) -> float:
             low = grey[y + 1, x] + (grey[y + 1, x + 1] - grey[y + 1, x]) * fx
             error = crop[row, column] - (top + (low - top) * fy)
             total += error * error
-    return total / (side * side)
+    return float(total / (side * side))
 
 
 @kernel

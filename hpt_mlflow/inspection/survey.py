@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.decode import FORMATS, Encoded, UnreadableImageError, decode
+from hpt_mlflow.data.decode import decode
+from hpt_mlflow.data.errors import UnreadableImageError, explaining
+from hpt_mlflow.data.formats import registry
+from hpt_mlflow.data.numbers import read_numbers
 from hpt_mlflow.data.perceptual import DECODED_SIDE, thumbnail
+from hpt_mlflow.data.pictures import Encoded, Frame, in_format, open_picture, pillow_opens
+from hpt_mlflow.data.pixel_range import pixels_of
 from hpt_mlflow.data.split import Split
+from hpt_mlflow.pixels import PixelFormat, shown
 
 # A thumbnail whose channels vary less than this many of 255 levels (standard deviation) shows nothing.
 BLANK_LEVELS = 2.0
@@ -47,6 +51,7 @@ class Survey:
     """A dataset, and what was seen of its N images.
 
     Attributes:
+        pixels: what they are decoded to.
         first: place of its first image in the table of thumbnails of all datasets.
         sizes: int32 (N, 2), width and height in the file; 0 for unreadable ones.
         kinds: how many images there are of each kind, such as `JPEG RGB 8 bits`.
@@ -56,6 +61,7 @@ class Survey:
 
     dataset: Dataset
     split: Split
+    pixels: PixelFormat
     first: int
     sizes: np.ndarray
     kinds: Counter[str]
@@ -92,10 +98,11 @@ def survey(
     count = len(dataset)
     sizes, clipped = np.zeros((count, 2), np.int32), np.zeros(count, np.float32)
     spread, kinds, unreadable = np.zeros(count, np.float32), Counter[str](), dict[int, str]()
+    pixels = pixels_of(dataset)
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, count, IMAGES_AT_ONCE):
             some = range(start, min(start + IMAGES_AT_ONCE, count))
-            for index, look in zip(some, pool.map(lambda i: _look(dataset, i), some), strict=True):
+            for index, look in zip(some, pool.map(lambda i: _look(dataset, i, pixels), some), strict=True):
                 if isinstance(look, str):
                     unreadable[index] = look
                     continue
@@ -107,34 +114,35 @@ def survey(
     readable = sizes[:, 0] > 0
     blank = readable & (spread < BLANK_LEVELS)
     saturated = readable & ~blank & (clipped >= SATURATED_SHARE)
-    return Survey(dataset, split, first, sizes, kinds, np.flatnonzero(blank), np.flatnonzero(saturated), unreadable)
+    return Survey(
+        dataset, split, pixels, first, sizes, kinds, np.flatnonzero(blank), np.flatnonzero(saturated), unreadable
+    )
 
 
-def _look(dataset: Dataset, index: int) -> Look | str:
+def _look(dataset: Dataset, index: int, pixels: PixelFormat) -> Look | str:
     """An image, or why it cannot be read."""
     try:
         picture = dataset.pictures[index]
-        image = decode(picture, DECODED_SIDE)
+        image = shown(decode(picture, DECODED_SIDE, pixels))
+        width, height, kind = _header(picture)
     except UnreadableImageError as error:
         return str(error)
-    width, height, kind = _header(picture) or (image.shape[1], image.shape[0], "unknown")
     white = (image >= 255 - SATURATED_LEVELS).all(axis=2)
     black = (image <= SATURATED_LEVELS).all(axis=2)
     return Look(width, height, kind, float(white.mean() + black.mean()), thumbnail(image))
 
 
-def _header(picture: Encoded) -> tuple[int, int, str] | None:
-    """Width, height and kind of a picture, without decoding it; None if only a special reader knows them."""
-    if isinstance(picture, np.ndarray):
-        channels = picture.shape[2] if picture.ndim == 3 else 1
-        return picture.shape[1], picture.shape[0], f"array of {picture.dtype}, {_plural(channels, 'channel')}"
+def _header(picture: Encoded) -> tuple[int, int, str]:
+    """Width, height and kind of a picture."""
     if isinstance(picture, Image.Image):
         return picture.width, picture.height, _kind(picture)
-    with suppress(Exception):  # damaged headers raise almost anything
-        if isinstance(picture, Path):
-            with Image.open(picture, formats=FORMATS) as image:
-                return image.width, image.height, _kind(image)
-    return None
+    if not isinstance(picture, np.ndarray) and (not in_format(picture) or pillow_opens(picture)):
+        with explaining(), open_picture(picture) as image:
+            return image.width, image.height, _kind(image)
+    values = read_numbers(picture).values
+    file = picture.file if isinstance(picture, Frame) else picture
+    name = "array" if isinstance(file, np.ndarray) else registry.format_of(file)
+    return values.shape[1], values.shape[0], f"{name} {values.dtype}, {_plural(values.shape[2], 'band')}"
 
 
 def _kind(image: Image.Image) -> str:

@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
+from hpt_mlflow.pixels import shown
+
 CURVES = (
     ("train/loss", "InfoNCE loss"),
     ("train/top1", "positive key ranked first"),
@@ -45,19 +47,6 @@ def plain_axes(xlabel: str, ylabel: str, height: float = 4.2) -> tuple[Figure, A
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def shown(image: np.ndarray) -> np.ndarray:
-    """An image as people may look at it: its first three channels as colours, or one as grey; of two, the first.
-
-    Args:
-        image: uint8 or uint16 (height, width, channels).
-
-    Returns:
-        uint8 (height, width, 3).
-    """
-    colours = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
-    return colours if colours.dtype == np.uint8 else (colours >> 8).astype(np.uint8)
 
 
 def views_grid(crops: Tensor, views: Sequence[Tensor], mean: Tensor, std: Tensor) -> Image.Image:

@@ -13,7 +13,8 @@ from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.evaluation.neighbours import nearest_neighbours
 from hpt_mlflow.evaluation.scores import is_multilabel
-from hpt_mlflow.report.figures import GREEN, GREY, VERMILION, class_label, shown
+from hpt_mlflow.pixels import shown
+from hpt_mlflow.report.figures import GREEN, GREY, VERMILION, class_label
 
 TILE_INCHES = 1.1
 CAPTION_INCHES = 0.25

@@ -11,11 +11,13 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from hpt_mlflow.data.decode import UnreadableImageError, decode
+from hpt_mlflow.data.decode import decode
+from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.errors import printable
 from hpt_mlflow.inspection.findings import Findings, Place, class_counts, size_counts
 from hpt_mlflow.inspection.near import NearPairs
 from hpt_mlflow.inspection.survey import Survey
+from hpt_mlflow.pixels import shown
 
 # Longer side of a picture on the page, and how many are shown of each finding.
 PIXELS = 112
@@ -148,8 +150,9 @@ def _figure(places: Sequence[Place], caption: str) -> str:
 
 def _picture(place: Place) -> str:
     """The image inside of the page."""
+    survey = place.survey
     try:
-        image = Image.fromarray(decode(place.survey.dataset.pictures[place.number], PIXELS))
+        image = Image.fromarray(shown(decode(survey.dataset.pictures[place.number], PIXELS, survey.pixels)))
     except UnreadableImageError:
         return ""
     image.thumbnail((PIXELS, PIXELS))

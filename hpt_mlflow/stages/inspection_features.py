@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hpt_mlflow.data.perceptual import WHOLE
+from hpt_mlflow.data.pixel_range import pixels_for
 from hpt_mlflow.data.reading import decoded_batches
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.evaluation.features import FrozenNetwork, feature_precision, prepare
@@ -61,7 +62,12 @@ def _write_features(chosen: InspectSettings, embedding: EmbeddingModel, survey: 
     statistics = ChannelStatistics(card.mean, card.std)
     show, shown, start = show_steps(f"features of {survey.dataset.name}"), survey.shown, 0
     batches = decoded_batches(
-        survey.dataset, shown.tolist(), embedding.smallest_side, chosen.batch_size, chosen.workers
+        survey.dataset,
+        shown.tolist(),
+        embedding.smallest_side,
+        pixels_for(survey.dataset, card.pixels),
+        chosen.batch_size,
+        chosen.workers,
     )
     for images in batches:
         places = survey.first + shown[start : start + len(images)]
