@@ -35,8 +35,13 @@ def _only_where(seen: Tensor, gradient: Tensor) -> Tensor:
 def _seen(layer: nn.Conv2d, length: int, axis: int) -> Tensor:
     """Which positions of a kernel's axis meet a pixel of an input axis of this length; bool (kernel,)."""
     kernel, stride, dilation = layer.kernel_size[axis], layer.stride[axis], layer.dilation[axis]
-    padding = layer.padding[axis] if isinstance(layer.padding, tuple) else dilation * (kernel - 1) // 2
-    outputs = (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+    if type(layer).__name__ == "Conv2dSame":
+        # Of timm: it pads its input so that there is one output per stride, TensorFlow's "same".
+        outputs = -(-length // stride)
+        padding = max(0, (outputs - 1) * stride + dilation * (kernel - 1) + 1 - length) // 2
+    else:
+        padding = layer.padding[axis] if isinstance(layer.padding, tuple) else dilation * (kernel - 1) // 2
+        outputs = (length + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
     pixel = torch.arange(outputs)[:, None] * stride + torch.arange(kernel) * dilation - padding
     return ((pixel >= 0) & (pixel < length)).any(dim=0)
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from given_views import GivenViews
+from timm.layers import Conv2dSame
 from torch import nn
 
 from hpt_mlflow.data.statistics import ChannelStatistics
@@ -59,6 +60,21 @@ def test_weights_that_see_only_padding_get_no_gradient_and_all_others_their_own(
     for layer in (plain, kept):
         layer(images).square().sum().backward()
     assert torch.equal(kept.weight.grad, plain.weight.grad)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 2)])
+def test_so_do_those_of_convolutions_that_pad_as_tensorflow_does(size, kernel, stride):
+    torch.manual_seed(0)
+    images = torch.randn(6, 2, size, size)
+    plain, kept = (Conv2dSame(2, 3, kernel, stride=stride) for _ in range(2))
+    kept.load_state_dict(plain.state_dict())
+    keep_unseen_weights(kept, images)
+    hooks = kept.weight._backward_hooks
+    for layer in (plain, kept):
+        layer(images).square().sum().backward()
+    assert torch.equal(kept.weight.grad, plain.weight.grad)
+    assert bool(hooks) == bool((plain.weight.grad == 0).any())
 
 
 def test_a_network_is_left_as_it_was():
