@@ -75,6 +75,7 @@ def pretrain(
     arch: Text | None = None,
     image_size: int | None = None,
     small_stem: bool = False,
+    features: Literal["cls", "mean", "cls+mean"] | None = None,
     method: Literal["moco", "simclr", "byol"] = "moco",
     preset: Literal["quick", "gentle", "paper"] = "gentle",
     steps: int | None = None,
@@ -111,20 +112,23 @@ def pretrain(
     Args:
         data: Images to learn from: FOLDER, folder:, list:, csv:, shards:, zip:, parquet:, paper:, builtin: or
             torchvision:.  [default: builtin:noto]
-        weights: Weights to start from: efficientnet-lite0 (trained on ImageNet); a file of MoCo, OpenSelfSup,
-            torchvision, timm or Lightly (ResNets are recognised, others need arch); torchvision:NAME, such as
-            torchvision:resnet50; or random. Default: efficientnet-lite0; with arch, small_stem or preset=paper:
-            random.
+        weights: Weights to start from: efficientnet-lite0 (trained on ImageNet); a file of DINOv2, DINOv3, MAE, MoCo,
+            OpenSelfSup, torchvision, timm or Lightly (ResNets, ConvNeXts and vision transformers are recognised,
+            others need arch); torchvision:NAME, such as torchvision:resnet50; or random. Default:
+            efficientnet-lite0; with arch, small_stem or preset=paper: random.
         root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
             [default: none]
         images: Train on a subset: a count or a percentage, drawn from split_seed. Smaller subsets are nested in larger
             ones. Default: all images.
         arch: Backbone: a classification network of torchvision, by name, or timm:NAME.  [default: resnet18 (quick),
             resnet18 (gentle), resnet50 (paper)]
-        image_size: Side of the square views, in pixels. Default: 32 from random weights, 64 from others; with
-            preset=paper 224.
+        image_size: Side of the square views, in pixels. Default: 32 from random weights, 64 from others, or the next
+            multiple of a vision transformer's patches; with preset=paper 224.
         small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
             pixels.  [default: false]
+        features: Features of a vision transformer: its class token, the mean of its patches, or both. Default: the
+            class token of weights that are recognised as a vision transformer, else what the network's library
+            takes.
         method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
         preset: Defaults for options you do not set. gentle: AdamW with small steps for what it starts from and ten
             times larger ones for the head, milder augmentations, statistics kept; quick: SGD; both take minutes on
@@ -187,6 +191,7 @@ def adapt(
     arch: Text | None = None,
     image_size: int | None = None,
     small_stem: bool = False,
+    features: Literal["cls", "mean", "cls+mean"] | None = None,
     method: Literal["moco", "simclr", "byol"] = "moco",
     preset: Literal["quick", "gentle", "paper"] = "gentle",
     steps: int | None = None,
@@ -239,6 +244,8 @@ def adapt(
         image_size: Side of the square views, in pixels. Default: the parent's.
         small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
             pixels.  [default: false]
+        features: Features of a vision transformer: its class token, the mean of its patches, or both. Default: the
+            parent's.
         method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
         preset: Defaults for options you do not set. gentle: AdamW with small steps for what it starts from and ten
             times larger ones for the head, milder augmentations, statistics kept; quick: SGD; both take minutes on
@@ -307,6 +314,7 @@ def tune(
     arch: Text | None = None,
     image_size: int | None = None,
     small_stem: bool = False,
+    features: Literal["cls", "mean", "cls+mean"] | None = None,
     method: Literal["moco", "simclr", "byol"] = "moco",
     preset: Literal["quick", "gentle", "paper"] = "gentle",
     steps: int | None = None,
@@ -370,6 +378,8 @@ def tune(
         image_size: Side of the square views, in pixels. Default: the parent's.
         small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
             pixels.  [default: false]
+        features: Features of a vision transformer: its class token, the mean of its patches, or both. Default: the
+            parent's.
         method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
         preset: Defaults for options you do not set. gentle: AdamW with small steps for what it starts from and ten
             times larger ones for the head, milder augmentations, statistics kept; quick: SGD; both take minutes on
@@ -643,6 +653,7 @@ def study(
     arch: Text | None = None,
     image_size: int | None = None,
     small_stem: bool = False,
+    features: Literal["cls", "mean", "cls+mean"] | None = None,
     method: Literal["moco", "simclr", "byol"] = "moco",
     preset: Literal["quick", "gentle", "paper"] = "quick",
     steps: int | None = None,
@@ -703,6 +714,9 @@ def study(
         image_size: Side of the square views, in pixels.  [default: 32 (quick), 32 (gentle), 224 (paper)]
         small_stem: For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32
             pixels.  [default: false]
+        features: Features of a vision transformer: its class token, the mean of its patches, or both. Default: the
+            class token of weights that are recognised as a vision transformer, else what the network's library
+            takes.
         method: Self-supervised method; its own options take their defaults from preset.  [default: moco]
         preset: Defaults of all training options (see adapt).  [default: quick]
         steps: Optimiser steps on the target, of all methods alike. Default: the preset's of adapt.

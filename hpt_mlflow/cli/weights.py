@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from hpt_mlflow.cli.output import errors, log_to_stderr
+from hpt_mlflow.models.architecture import FEATURES
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME
 
 
@@ -21,7 +22,8 @@ from hpt_mlflow.settings import DEFAULT_MODEL_NAME
 @click.option("--alias", help="Alias of the new version, such as base.")
 @click.option(
     "--arch",
-    help="Backbone: a network of torchvision, or timm:NAME. Default: ResNets are recognised.",
+    help="Backbone: a network of torchvision, or timm:NAME. Default: ResNets, ConvNeXts and vision "
+    "transformers are recognised.",
 )
 @click.option(
     "--image-size",
@@ -29,12 +31,17 @@ from hpt_mlflow.settings import DEFAULT_MODEL_NAME
     metavar="N",
     help="Side of the images, in pixels. Default: 224, or that of the weights.",
 )
+@click.option(
+    "--features",
+    type=click.Choice(FEATURES),
+    help="Features of a vision transformer: its class token, the mean of its patches, or both. Default: cls.",
+)
 def import_(source: str, **options: Any) -> None:
     """Register weights from another program unchanged, as the Base of a chain.
 
-    SOURCE is a file of MoCo, OpenSelfSup, torchvision, timm, Lightly or this project; torchvision:NAME, weights that
-    torchvision publishes, such as torchvision:resnet50; or efficientnet-lite0, weights of ImageNet that come with a
-    package. Nothing in the file is executed.
+    SOURCE is a file of DINOv2, DINOv3, MAE, MoCo, OpenSelfSup, torchvision, timm, Lightly or this project;
+    torchvision:NAME, weights that torchvision publishes, such as torchvision:resnet50; or efficientnet-lite0, weights
+    of ImageNet that come with a package. Nothing in the file is executed.
     """
     log_to_stderr()
     with errors():

@@ -110,7 +110,8 @@ class Chains:
 
     def _from_random_weights(self, data: str, steps: int, **more: Any) -> Job:
         network = self.network.as_settings() if self.network else {}
-        own = {name: getattr(self.settings, name) or network.get(name) for name in ("arch", "image_size", "small_stem")}
+        names = ("arch", "image_size", "small_stem", "features")
+        own = {name: getattr(self.settings, name) or network.get(name) for name in names}
         return job("pretrain", **self._shared(data, steps) | {"weights": RANDOM} | own | more)
 
     def _from_model(self, start: Job | None, data: str, steps: int, **more: Any) -> Job:
@@ -118,6 +119,7 @@ class Chains:
         own = {
             "parent": None if start else settings.base_model,
             "image_size": settings.image_size,
+            "features": settings.features,
             # What a study compares is the end of each training.
             "judge": "none",
             "learning_rate": settings.adapt_learning_rate or settings.learning_rate,

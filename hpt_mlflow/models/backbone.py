@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,14 +11,14 @@ import torchvision
 from torch import Tensor, nn
 
 from hpt_mlflow.errors import HptError, one_line
-from hpt_mlflow.models.architecture import MODULE, Architecture
+from hpt_mlflow.models.architecture import MODULE, Architecture, patch_size
 from hpt_mlflow.models.channels import COLOURS, renew
+from hpt_mlflow.models.positions import interpolate_positions
 from hpt_mlflow.models.randomness import seeded
+from hpt_mlflow.models.timm_networks import TIMM, build_timm, check_timm_name, timm_classifier
 
 # torchvision's default number of classes, by which the classifier is recognised.
 IMAGENET_CLASSES = 1000
-# The prefix of the name of a network of timm.
-TIMM = "timm:"
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 # Networks of users, by name: from the image size to the network.
 ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {}
@@ -29,11 +27,6 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {}
 def architectures() -> list[str]:
     """Names of torchvision's classification networks."""
     return torchvision.models.list_models(module=torchvision.models)
-
-
-def import_timm() -> ModuleType:
-    """The package timm, which takes a second to import."""
-    return importlib.import_module("timm")
 
 
 def register_architecture(name: str, build: Callable[[int], nn.Module]) -> None:
@@ -51,7 +44,7 @@ def register_architecture(name: str, build: Callable[[int], nn.Module]) -> None:
 
 
 def check_architecture(architecture: Architecture) -> None:
-    """Raise HptError unless there is such a classification network, and the small stem fits it."""
+    """Raise HptError unless there is such a classification network, and its variant and image size fit it."""
     arch = architecture.name
     if arch in ARCHITECTURES:
         pass
@@ -59,28 +52,30 @@ def check_architecture(architecture: Architecture) -> None:
         problem = f"{arch} is a network that was passed as an object to another process"
         raise HptError(problem, "register it here under this name with register_architecture", setting="arch")
     elif arch.startswith(TIMM):
-        _check_timm_name(arch)
+        check_timm_name(arch)
     elif arch not in architectures():
         close = difflib.get_close_matches(arch, architectures(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "try resnet18, resnet50 or shufflenet_v2_x0_5"
         raise HptError(f"torchvision has no classification network {arch!r}", hint, setting="arch")
     if architecture.small_stem and not arch.startswith(("resnet", "resnext", "wide_resnet")):
         raise HptError(f"only for torchvision's ResNets, not for {arch}", "leave it out", setting="small_stem")
+    _check_features(architecture)
+    _check_patches(architecture)
 
 
-def _check_timm_name(arch: str) -> None:
-    name, known = arch.removeprefix(TIMM), import_timm().list_models()
-    if name in known:
-        return
-    if name.partition(".")[0] in known:
-        raise HptError(
-            f"{arch!r} names weights of timm",
-            f"give only the network, {TIMM}{name.partition('.')[0]}, and a file of weights with --weights",
-            setting="arch",
-        )
-    close = difflib.get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(TIMM + match for match in close)}?" if close else f"try {TIMM}resnet18"
-    raise HptError(f"timm has no network {name!r}", hint, setting="arch")
+def _check_features(architecture: Architecture) -> None:
+    name, features = architecture.name, architecture.features
+    if features and not name.startswith(TIMM) and (features != "cls" or not name.startswith("vit_")):
+        problem = f"{name} gives no features but its own"
+        raise HptError(problem, f"leave it out, or use a vision transformer of {TIMM}", setting="features")
+
+
+def _check_patches(architecture: Architecture) -> None:
+    name, size, patch = architecture.name, architecture.image_size, patch_size(architecture.name)
+    if patch and name not in ARCHITECTURES and size % patch:
+        fitting = " or ".join(str(count * patch) for count in (size // patch, size // patch + 1) if count)
+        problem = f"{name} cannot take images of {size} pixels, as its patches have {patch}"
+        raise HptError(problem, f"use {fitting}", setting="image_size")
 
 
 def build_backbone(architecture: Architecture, seed: int = 0) -> tuple[nn.Module, int]:
@@ -110,7 +105,7 @@ def build_backbone(architecture: Architecture, seed: int = 0) -> tuple[nn.Module
 def _builder(name: str) -> Callable[[Architecture], nn.Module]:
     if name in ARCHITECTURES:
         return lambda architecture: ARCHITECTURES[name](architecture.image_size)
-    return _build_timm if name.startswith(TIMM) else _build
+    return build_timm if name.startswith(TIMM) else _build
 
 
 def _build(architecture: Architecture) -> nn.Module:
@@ -125,14 +120,24 @@ def _build(architecture: Architecture) -> nn.Module:
     return backbone
 
 
-def _build_timm(architecture: Architecture) -> nn.Module:
-    """A network of timm, whose features are pooled."""
-    timm, name = import_timm(), architecture.name.removeprefix(TIMM)
-    config = timm.get_pretrained_cfg(name)
-    # Networks with position embeddings take only one size.
-    size = {"img_size": architecture.image_size} if config and config.fixed_input_size else {}
-    backbone: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **size)
-    return backbone
+def with_architecture(backbone: nn.Module, old: Architecture, new: Architecture) -> tuple[nn.Module, int]:
+    """A backbone for images of another size, or with other features of its tokens, and its feature size.
+
+    Position embeddings are interpolated; all other weights stay the same.
+
+    Args:
+        backbone: in architecture `old`; returned itself where nothing about it differs.
+
+    Raises:
+        HptError: the network cannot take images of this size, or has no such features.
+    """
+    fitted = interpolate_positions(backbone.state_dict(), new)
+    if old.features == new.features and not fitted:
+        check_architecture(new)
+        return backbone, try_image_size(backbone, new)
+    network, feature_size = build_backbone(new)
+    network.load_state_dict(backbone.state_dict() | fitted)
+    return network, feature_size
 
 
 def classifier_layers(arch: str) -> tuple[str, ...]:
@@ -140,9 +145,7 @@ def classifier_layers(arch: str) -> tuple[str, ...]:
     if arch in ARCHITECTURES:
         return ()
     if arch.startswith(TIMM):
-        config = import_timm().get_pretrained_cfg(arch.removeprefix(TIMM))
-        names = config.classifier if config else None
-        return (names,) if isinstance(names, str) else tuple(names or ())
+        return timm_classifier(arch)
     # Known by name, as a RegNet computes its widths with tensors, which fails on the meta device.
     if arch.startswith(("resnet", "resnext", "wide_resnet", "regnet")):
         return ("fc",)

@@ -98,6 +98,7 @@ def _make_card(values: dict[str, Any]) -> BackboneCard:
     check_types(values, types)
     pixels = pixel_format_of(values.pop("pixels")) if "pixels" in values else RGB
     arch, image_size, small_stem = (values.pop(name) for name in ("arch", "image_size", "small_stem"))
-    architecture = Architecture(arch, image_size, small_stem, pixels.channels)
+    features = values.pop("features", None) or ""
+    architecture = Architecture(arch, image_size, small_stem, pixels.channels, features)
     values |= {key: tuple(values[key]) for key in ("mean", "std", "chain")}
     return BackboneCard(architecture, **values, pixels=pixels)

@@ -14,8 +14,8 @@ from pathlib import Path
 from torch import Tensor
 
 from hpt_mlflow.models.architecture import Architecture
-from hpt_mlflow.models.backbone import TIMM
 from hpt_mlflow.models.foreign import IMAGENET_SIZE, ForeignWeights, fit
+from hpt_mlflow.models.timm_networks import TIMM
 from hpt_mlflow.models.weight_file import read_weight_file
 
 # The name that users write instead of a file.

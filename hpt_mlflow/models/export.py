@@ -13,10 +13,10 @@ from torch import nn
 
 from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.files import replacing
-from hpt_mlflow.models.backbone import TIMM, import_timm
 from hpt_mlflow.models.checkpoint import BackboneCard, copy_to_cpu
 from hpt_mlflow.models.onnx_graph import EMBEDDING, IMAGES, network_graph, require_onnx
 from hpt_mlflow.models.resnets import RESNETS
+from hpt_mlflow.models.timm_networks import TIMM, import_timm
 
 
 def export_backbone(backbone: nn.Module, card: BackboneCard, format: str, file: Path) -> None:

@@ -7,6 +7,7 @@ The formats, and the names of tensors by which they are recognised:
 | moco-v1, moco-v2 | `encoder_q.*` of facebookresearch/moco; v1 has one layer `fc`, v2 has `fc.0` and `fc.2` |
 | openselfsup | `backbone.*` next to `neck.*`, `head.*`, `queue`; or the output of its `extract_backbone_weights.py` |
 | lightly | `backbone.0.weight`, `backbone.4.0.conv1.weight`: the children of a ResNet in a row |
+| KIND-LAYOUT, such as dinov2-meta | see `vit_weights` and `convnext_weights`; LAYOUT is meta, huggingface or timm |
 | torchvision, timm | the names of the network itself; for ResNets they are the same in both |
 | hpt_mlflow | `backbone.safetensors` next to its `backbone.json` |
 """
@@ -22,10 +23,15 @@ import torch
 from torch import Tensor
 
 from hpt_mlflow.errors import HptError, printable
-from hpt_mlflow.models.architecture import Architecture
-from hpt_mlflow.models.backbone import TIMM, build_backbone, classifier_layers
+from hpt_mlflow.models.architecture import Architecture, whole_patches
+from hpt_mlflow.models.backbone import build_backbone, classifier_layers, with_architecture
 from hpt_mlflow.models.checkpoint import CARD_FILE, WEIGHTS_FILE, load_backbone
-from hpt_mlflow.models.resnets import has_small_stem, recognise_resnet
+from hpt_mlflow.models.convnext_weights import recognise_convnext
+from hpt_mlflow.models.positions import interpolate_positions
+from hpt_mlflow.models.renaming import Recognised
+from hpt_mlflow.models.resnets import RESNETS, has_small_stem, recognise_resnet
+from hpt_mlflow.models.timm_networks import TIMM
+from hpt_mlflow.models.vit_weights import recognise_vit
 from hpt_mlflow.models.weight_file import WeightFile, read_weight_file, sha256
 
 Statistics = tuple[float, ...]
@@ -39,11 +45,16 @@ RESNET_CHILDREN = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer
 OTHER_PARTS = {
     "key encoder": "encoder_k backbone_momentum momentum_encoder target_net teacher_backbone",
     "second name of the backbone": "encoder_q online_net encoder",
+    "decoder": "decoder",
     "head": "neck head projection_head projection_head_momentum prediction_head prototypes classification_head "
-    "online_classifier teacher_head student_head",
+    "online_classifier teacher_head student_head classifier predictor dino_head ibot_head",
     "queue": "queue queue_ptr memory_bank criterion",
     "preprocessing": "data_preprocessor",
 }
+# Before the names of a backbone, in the programs that wrote the file: the last ones are Hugging Face's.
+BACKBONES = (
+    "backbone encoder_q base_encoder dinov2 dinov2_with_registers dinov3_vit dinov3_convnext vit convnext convnextv2"
+)
 OTHER_PART_OF = {word: part for part, words in OTHER_PARTS.items() for word in words.split()}
 SUFFIXES = re.compile(r"(\.(pth|pt|tar|ckpt|safetensors|bin))+$", re.IGNORECASE)
 NAMED_IN_ERRORS = 3
@@ -77,46 +88,62 @@ class ForeignWeights:
     chain: tuple[str, ...] = ()
 
 
-def read_weights(file: Path, arch: str | None = None, image_size: int | None = None) -> ForeignWeights:
+def read_weights(
+    file: Path,
+    arch: str | None = None,
+    image_size: int | None = None,
+    features: str | None = None,
+    default_size: int = IMAGENET_SIZE,
+) -> ForeignWeights:
     """Read weights, recognise their format, and fit them to a backbone. Nothing in the file is executed.
 
     Args:
         file: of safetensors, or of `torch.save`.
-        arch: of the backbone. Default: the ResNet that they are recognised as.
+        arch: of the backbone. Default: the ResNet, ConvNeXt or vision transformer that they are recognised as.
         image_size: side of the images in pixels, for networks that take only one size.
+        features: of a vision transformer, see `Architecture`. Default: the class token.
+        default_size: the image size if none is given; rounded up to whole patches.
 
     Raises:
         HptError: the file cannot be read safely, its format is unknown, or a tensor does not fit; says which.
     """
     name = printable(str(file))
     if file.name == WEIGHTS_FILE and file.with_name(CARD_FILE).is_file():
-        return _read_own(file, name, arch, image_size)
+        return _read_own(file, name, arch, image_size, features)
     content = read_weight_file(file, name)
-    size = image_size or IMAGENET_SIZE
     layout, found, left_out, unknown = _take_backbone(content)
-    recognised = recognise_resnet(found)
-    if recognised is None and arch is None:
+    known = _recognise(found, layout, arch)
+    if known.arch is None and arch is None:
         raise HptError(
             f"{name} does not tell its network (its tensors are {_some(list(content.tensors))})",
             f"name it with arch, such as resnet50 or {TIMM}NAME",
             setting="weights",
         )
-    arch = arch or recognised or ""
-    small_stem = recognised is not None and not arch.startswith(TIMM) and has_small_stem(found)
-    architecture = Architecture(arch, size, small_stem)
-    state, heads = fit(found, architecture, name, recognised, unknown)
-    left_out |= heads | dict.fromkeys(content.beside, "not a part of the network")
+    arch = arch or known.arch or ""
+    size = image_size or whole_patches(arch, default_size)
+    small_stem = known.arch in RESNETS and not arch.startswith(TIMM) and has_small_stem(found)
+    if features is None and arch.startswith(TIMM) and "cls_token" in known.tensors and known.format:
+        features = "cls"
+    architecture = Architecture(arch, size, small_stem, features=features or "")
+    state, heads = fit(known.tensors, architecture, name, known.arch, unknown)
+    left_out |= known.left_out | heads | dict.fromkeys(content.beside, "not a part of the network")
     stem = printable(SUFFIXES.sub("", file.name) or file.name)
     return ForeignWeights(
         name=stem,
         file=printable(file.name),
-        format=_format(layout, arch, content, file),
+        format=known.format or _format(layout, arch, content, file),
         architecture=architecture,
         state=state,
         left_out=left_out,
         sha256=content.sha256,
         chain=(stem,),
     )
+
+
+def _recognise(found: dict[str, Tensor], layout: str, arch: str | None) -> Recognised:
+    """The network that tensors look like, and their names in it."""
+    known = recognise_vit(found, layout, arch) or recognise_convnext(found)
+    return known or Recognised("", recognise_resnet(found), found, {})
 
 
 def fit(
@@ -142,7 +169,9 @@ def fit(
     """
     arch = architecture.name
     expected = build_backbone(architecture)[0].state_dict()
-    state = {key: tensor for key, tensor in found.items() if key in expected}
+    _refuse_other_patches(found, expected, arch, name, recognised)
+    found = {**found, **interpolate_positions(found, architecture)}
+    state = {key: _shaped_like(expected[key], tensor) for key, tensor in found.items() if key in expected}
     extra = [key for key in found if key not in expected]
     layers = tuple(f"{layer}." for layer in classifier_layers(arch))
     heads = {key: "classifier or projection head" for key in extra if key.startswith(layers)}
@@ -163,23 +192,49 @@ def fit(
     }
     listed = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in problems.items() if keys]
     if listed:
-        hint = f"; they look like a {recognised}" if recognised not in (None, arch.removeprefix(TIMM)) else ""
+        hint = f"; they look like a {recognised}" if recognised not in (None, arch, arch.removeprefix(TIMM)) else ""
         stem = " with the small stem" if architecture.small_stem else ""
         raise HptError(f"{name}: these weights do not fit {arch}{stem}: {'; '.join(listed)}{hint}", setting="weights")
     return {key: state[key].to(expected[key].dtype).contiguous() for key in expected}, heads
 
 
-def _read_own(file: Path, name: str, arch: str | None, image_size: int | None) -> ForeignWeights:
+def _refuse_other_patches(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], arch: str, name: str, recognised: str | None
+) -> None:
+    """Raise HptError if a vision transformer has other patches or another width than its weights."""
+    theirs, own = (tensors.get("patch_embed.proj.weight") for tensors in (found, expected))
+    if theirs is None or own is None or theirs.shape == own.shape or theirs.ndim != 4:
+        return
+    raise HptError(
+        f"{name}: these weights have {_patches(theirs)}, and {arch} has {_patches(own)}",
+        f"use {recognised}, or leave arch out" if recognised else "name their network with arch",
+        setting="weights",
+    )
+
+
+def _patches(embedding: Tensor) -> str:
+    return f"patches of {embedding.shape[-1]} pixels and a width of {len(embedding)}"
+
+
+def _shaped_like(expected: Tensor, tensor: Tensor) -> Tensor:
+    """A tensor with the axes of length 1 of another one: the same layer is a matrix here and a kernel there."""
+    same = [length for length in expected.shape if length > 1] == [length for length in tensor.shape if length > 1]
+    return tensor.view(expected.shape) if same and tensor.ndim and expected.ndim != tensor.ndim else tensor
+
+
+def _read_own(file: Path, name: str, arch: str | None, image_size: int | None, features: str | None) -> ForeignWeights:
     """A backbone that this project has saved."""
     try:
         backbone, card = load_backbone(file.parent, name)
     except HptError as error:
         raise error.about(error.setting or "weights") from error
+    architecture = card.architecture.requested(name, arch, image_size, small_stem=False, features=features)
+    backbone, _ = with_architecture(backbone, card.architecture, architecture)
     return ForeignWeights(
         name=card.chain[-1] if card.chain else file.parent.name,
         file=file.name,
         format="hpt_mlflow",
-        architecture=card.architecture.requested(name, arch, image_size, small_stem=False),
+        architecture=architecture,
         state=backbone.state_dict(),
         left_out={},
         sha256=sha256(file),
@@ -198,7 +253,7 @@ def _take_backbone(content: WeightFile) -> tuple[str, dict[str, Tensor], dict[st
     """
     tensors = content.tensors
     first_words = {name.partition(".")[0] for name in tensors}
-    prefix = next((f"{word}." for word in ("backbone", "encoder_q") if word in first_words), "")
+    prefix = next((f"{word}." for word in BACKBONES.split() if word in first_words), "")
     inside = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     outside = {name: OTHER_PART_OF.get(name.partition(".")[0]) for name in tensors if not name.startswith(prefix)}
     left_out = {name: part for name, part in outside.items() if part}

@@ -22,13 +22,16 @@ PREFIX = "torchvision:"
 CHECKSUM = re.compile(r"-([0-9a-f]{8,})\.\w+$")
 
 
-def read_torchvision_weights(source: str, arch: str | None = None, image_size: int | None = None) -> ForeignWeights:
+def read_torchvision_weights(
+    source: str, arch: str | None = None, image_size: int | None = None, default_size: int | None = None
+) -> ForeignWeights:
     """Weights by their name, downloaded if necessary, and verified by their checksum.
 
     Args:
         source: `torchvision:resnet50`, its newest weights; or `torchvision:ResNet50_Weights.IMAGENET1K_V1`.
         arch: of the network, if the user gave it.
-        image_size: side of the images in pixels. Default: that of torchvision's evaluation.
+        image_size: side of the images in pixels.
+        default_size: that if none is given. Default: that of torchvision's evaluation.
 
     Raises:
         HptError: there are no such weights, they cannot be downloaded, or they are damaged.
@@ -37,7 +40,8 @@ def read_torchvision_weights(source: str, arch: str | None = None, image_size: i
     transforms = published.transforms()
     if arch not in (None, network):
         raise HptError(f"{source} is a {network}, not a {arch}", "leave arch out", setting="arch")
-    read = read_weights(_fetch(published.url, source), network, image_size or transforms.crop_size[0])
+    file = _fetch(published.url, source)
+    read = read_weights(file, network, image_size, default_size=default_size or transforms.crop_size[0])
     return replace(
         read,
         name=source.removeprefix(PREFIX),

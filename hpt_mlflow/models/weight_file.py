@@ -22,6 +22,16 @@ from hpt_mlflow.errors import HptError, one_line, printable
 CONTAINERS = ("state_dict", "model", "model_state_dict", "model_state", "network")
 # Prefixes that wrappers add to every name.
 WRAPPERS = ("module.", "_orig_mod.")
+# Where published weights are, by a part of their name. Those of DINOv3 are given only to whom has accepted its licence.
+PUBLISHED = {
+    "dinov3": "accept its licence at https://ai.meta.com/resources/models-and-libraries/dinov3-downloads or at "
+    "https://huggingface.co/facebook, download the .pth file or model.safetensors there, and give its path",
+    "dinov2": "download it from https://github.com/facebookresearch/dinov2#pretrained-models or "
+    "https://huggingface.co/facebook, and give its path",
+    "mae": "download it from https://github.com/facebookresearch/mae, and give its path",
+}
+# How a web page or a pointer of Git LFS begins, which a download leaves that is not permitted, or not complete.
+NO_WEIGHTS = (b"<", b'{"error', b"version https://git-lfs")
 # Bytes read at a time.
 CHUNK = 1 << 20
 
@@ -52,6 +62,7 @@ def read_weight_file(file: Path, name: str) -> WeightFile:
     Raises:
         HptError: it cannot be read, holds something that would be executed, or holds no network.
     """
+    _refuse_missing(file, name)
     try:
         checksum = sha256(file)
         content: Any = safetensors.torch.load_file(file) if file.suffix == ".safetensors" else _load(file, name)
@@ -69,6 +80,19 @@ def read_weight_file(file: Path, name: str) -> WeightFile:
     tensors = {str(key): value.detach() for key, value in state.items() if isinstance(value, Tensor)}
     odd = tuple(str(key) for key, value in state.items() if not isinstance(value, Tensor))
     return WeightFile(_unwrap(tensors), beside + odd, str(content.get("author", "")) if container else "", checksum)
+
+
+def _refuse_missing(file: Path, name: str) -> None:
+    """Raise HptError for the name of published weights, and for what a refused download leaves."""
+    where = next((text for part, text in PUBLISHED.items() if part in file.name.lower()), "")
+    if where and not file.exists():
+        raise HptError(f"{name} is not a file here, and nothing is downloaded", where, setting="weights")
+    if file.is_file():
+        with open(file, "rb") as stream:
+            begin = stream.read(64).lstrip().lower()
+        if begin.startswith(NO_WEIGHTS):
+            problem = f"{name} is a text, as a download leaves that was refused or is not complete"
+            raise HptError(problem, where or "download the file of weights itself", setting="weights")
 
 
 def sha256(file: Path) -> str:

@@ -9,6 +9,7 @@ from hpt_mlflow.augment.subset import AUGMENTATIONS, parse_strengths, parse_subs
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.objectives import OBJECTIVES
 from hpt_mlflow.methods import DEFAULT_METHOD, METHODS, MethodOption, all_options, options_of
+from hpt_mlflow.models.architecture import FEATURES
 from hpt_mlflow.options import Settings, option
 from hpt_mlflow.settings.common import (
     CACHE_HELP,
@@ -58,6 +59,12 @@ class TrainingSettings(MethodOptions):
     image_size: int | None = option(None, "Side of the square views, in pixels.", minimum=8, maximum=2048)
     small_stem: bool = option(
         False, "For ResNets: a 3x3 convolution of stride 1 without max pooling in front, for images of about 32 pixels."
+    )
+    features: str | None = option(
+        None,
+        "Features of a vision transformer: its class token, the mean of its patches, or both. Default: the class token "
+        "of weights that are recognised as a vision transformer, else what the network's library takes.",
+        choices=FEATURES,
     )
     method: str = option(
         DEFAULT_METHOD,
@@ -187,15 +194,17 @@ class PretrainSettings(TrainingSettings):
     )
     weights: str | None = option(
         None,
-        "Weights to start from: efficientnet-lite0 (trained on ImageNet); a file of MoCo, OpenSelfSup, torchvision, "
-        "timm or Lightly (ResNets are recognised, others need arch); torchvision:NAME, such as torchvision:resnet50; "
-        "or random. Default: efficientnet-lite0; with arch, small_stem or preset=paper: random.",
+        "Weights to start from: efficientnet-lite0 (trained on ImageNet); a file of DINOv2, DINOv3, MAE, MoCo, "
+        "OpenSelfSup, torchvision, timm or Lightly (ResNets, ConvNeXts and vision transformers are recognised, others "
+        "need arch); torchvision:NAME, such as torchvision:resnet50; or random. Default: efficientnet-lite0; with "
+        "arch, small_stem or preset=paper: random.",
         main=True,
         changes_result=False,
     )
     image_size: int | None = option(
         None,
-        "Side of the square views, in pixels. Default: 32 from random weights, 64 from others; with preset=paper 224.",
+        "Side of the square views, in pixels. Default: 32 from random weights, 64 from others, or "
+        "the next multiple of a vision transformer's patches; with preset=paper 224.",
         minimum=8,
         maximum=2048,
     )
@@ -233,6 +242,11 @@ class AdaptSettings(TrainingSettings):
     arch: str | None = option(None, "Backbone. Default: the parent's; another one is refused.")
     image_size: int | None = option(
         None, "Side of the square views, in pixels. Default: the parent's.", minimum=8, maximum=2048
+    )
+    features: str | None = option(
+        None,
+        "Features of a vision transformer: its class token, the mean of its patches, or both. Default: the parent's.",
+        choices=FEATURES,
     )
     parent: str = option(
         f"models:/{DEFAULT_MODEL_NAME}/latest",

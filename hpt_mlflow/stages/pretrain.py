@@ -31,8 +31,17 @@ def pretrain(chosen: PretrainSettings) -> StageResult:
         if joins_others():
             problem = "0 registers weights in one process"
             raise HptError(problem, "start it without torchrun and WORLD_SIZE", setting="steps")
-        size = _size_for_weights(chosen)
-        return import_weights(weights, chosen.model_name, chosen.alias, chosen.arch, size, chosen.small_stem)
+        size = PRESETS[chosen.preset].weights_image_size
+        return import_weights(
+            weights,
+            chosen.model_name,
+            chosen.alias,
+            chosen.arch,
+            chosen.image_size,
+            chosen.small_stem,
+            chosen.features,
+            size,
+        )
     if is_launched_here(chosen):
         return launch("pretrain", chosen)
     start = _start(chosen)
@@ -46,9 +55,9 @@ def _start(settings: PretrainSettings) -> Start:
     weights = settings.starts_from
     if weights is None:
         return start_from_random_weights(settings)
-    size = _size_for_weights(settings)
-    return start_from_weights(find_weights(weights, settings.arch, size, settings.small_stem))
-
-
-def _size_for_weights(settings: PretrainSettings) -> int:
-    return settings.image_size or PRESETS[settings.preset].weights_image_size
+    size = PRESETS[settings.preset].weights_image_size
+    return start_from_weights(
+        find_weights(
+            weights, settings.arch, settings.image_size, settings.small_stem, settings.features, default_size=size
+        )
+    )

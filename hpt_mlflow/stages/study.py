@@ -155,8 +155,15 @@ def _network(chosen: StudySettings, base: FoundModel | None) -> Architecture:
     """Of all trainings: that of the registered Base, if there is one; raises HptError if settings contradict it."""
     if base is None:
         preset = PRESETS[chosen.preset]
-        return Architecture(chosen.arch or preset.arch, chosen.image_size or preset.image_size, chosen.small_stem)
-    return base.card.architecture.requested(str(chosen.base_model), chosen.arch, chosen.image_size, chosen.small_stem)
+        return Architecture(
+            chosen.arch or preset.arch,
+            chosen.image_size or preset.image_size,
+            chosen.small_stem,
+            features=chosen.features or "",
+        )
+    return base.card.architecture.requested(
+        str(chosen.base_model), chosen.arch, chosen.image_size, chosen.small_stem, chosen.features
+    )
 
 
 def _with_base(chosen: StudySettings, base: FoundModel) -> StudySettings:

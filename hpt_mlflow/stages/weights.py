@@ -34,6 +34,8 @@ def import_weights(
     arch: str | None = None,
     image_size: int | None = None,
     small_stem: bool = False,
+    features: str | None = None,
+    default_size: int | None = None,
 ) -> StageResult:
     """Register weights from another program unchanged.
 
@@ -42,14 +44,16 @@ def import_weights(
         model_name: the registered model that they become a new version of.
         alias: of the new version.
         arch: of the backbone. Default: the network that they are recognised as.
-        image_size: side of the images in pixels. Default: 224, or that of the weights.
+        image_size: side of the images in pixels. Default: `default_size`, or else 224, or that of the weights.
         small_stem: whether they must have the stem for small images.
+        features: of a vision transformer: cls, mean or cls+mean. Default: the class token.
+        default_size: the image size if none is given.
 
     Raises:
         HptError: they cannot be read safely, or do not fit; says which tensor.
     """
     check_names(model_name, alias)
-    weights = find_weights(source, arch, image_size, small_stem)
+    weights = find_weights(source, arch, image_size, small_stem, features, default_size)
     start = start_from_weights(weights)
     card = BackboneCard(
         weights.architecture,

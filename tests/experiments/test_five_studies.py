@@ -334,6 +334,7 @@ OTHERS = {
     **{"weight_decay": 0.5, "key_momentum": 0.5, "temperature": 0.5, "queue_size": 64, "bn_splits": 2, "workers": 0},
     **{
         "target_momentum": 0.5,
+        "features": "mean",
         "strengths": "hue=0.1",
         "precision": "bfloat16",
         "compile": "off",
@@ -423,9 +424,15 @@ def test_the_networks_of_all_sequences_are_those_of_the_registered_base():
     random = [job for job in plan.jobs if job.stage == "pretrain"]
     names = ("arch", "image_size", "small_stem")
     assert [(LETTERS[job.settings["data"]], *(job.settings[name] for name in names)) for job in random] == [
-        ("T", *network),
-        ("S", *network),
+        ("T", *network[:3]),
+        ("S", *network[:3]),
     ]
+
+
+def test_random_weights_have_the_features_of_the_registered_base():
+    network = Architecture("timm:vit_tiny_patch16_224", 64, features="mean")
+    plan = made("sequential", with_source=True, base_model="models:/hpt/7", network=network)
+    assert {job.settings["features"] for job in plan.jobs if job.stage == "pretrain"} == {"mean"}
 
 
 def test_sequences_are_told_apart_by_their_whole_lineage():

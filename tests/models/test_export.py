@@ -16,6 +16,7 @@ from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.models.export import export_backbone
 from hpt_mlflow.models.foreign import read_weights
+from hpt_mlflow.models.timm_networks import VARIANTS
 
 SIZE = 64
 
@@ -154,12 +155,23 @@ def test_detectron2_layout_of_basic_blocks(tmp_path, resnet18):
     assert {"res3.0.shortcut.weight", "res5.0.shortcut.norm.running_mean"} <= names
 
 
-@pytest.mark.parametrize(("arch", "small_stem"), [("resnet18", True), ("timm:tf_efficientnet_lite0", False)])
-def test_onnx_runs_on_any_number_of_images(tmp_path, arch, small_stem):
+@pytest.mark.parametrize(
+    ("arch", "small_stem"),
+    [
+        ("resnet18", True),
+        ("timm:tf_efficientnet_lite0", False),
+        ("timm:vit_tiny_patch16_224", False),
+        ("timm:vit_tiny_patch16_dinov3_qkvb", False),
+    ],
+)
+def test_onnx_runs_on_any_number_of_images(tmp_path, monkeypatch, arch, small_stem):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
     if arch.startswith("timm:"):
         pytest.importorskip("timm")
+    if arch.startswith("timm:vit"):
+        name = arch.removeprefix("timm:")
+        monkeypatch.setitem(VARIANTS, name, (name, {"depth": 2}))
     backbone, card, images, features = made(arch, 32, small_stem)
     export_backbone(backbone, card, "onnx", tmp_path / "a.onnx")
     assert [file.name for file in tmp_path.iterdir()] == ["a.onnx"]

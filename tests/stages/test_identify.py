@@ -32,6 +32,7 @@ OTHER = {
     "nproc": 2,
     "restarts": 3,
     "image_size": 16,
+    "features": "cls+mean",
     "images": "10%",
     "key_momentum": 0.9,
     "learning_rate": 1e-05,

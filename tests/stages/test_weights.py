@@ -10,6 +10,9 @@ from mlflow.tracking import MlflowClient
 import hpt_mlflow
 from hpt_mlflow.cli.weights import export, import_
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.models.architecture import Architecture
+from hpt_mlflow.models.backbone import build_backbone
+from hpt_mlflow.models.timm_networks import VARIANTS
 from hpt_mlflow.settings import PretrainSettings
 from hpt_mlflow.stages.weights import EXPORTS, import_weights
 from hpt_mlflow.tracking.models.store import find_model
@@ -82,6 +85,26 @@ def test_pretrain_starts_from_weights(store, weights, folder):
     last = find_model("models:/hpt/1", "model", "hpt").backbone.state_dict()["layer4.1.conv2.weight"]
     # Two steps with warm-up move little: the training has begun at the weights.
     assert 0 < (last - first).norm() < 0.1 * first.norm()
+
+
+def test_a_vision_transformer_goes_through_the_chain(store, folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        VARIANTS, "vit_tiny_patch14_dinov2", ("vit_small_patch14_dinov2", {"embed_dim": 192, "depth": 2})
+    )
+    network = build_backbone(Architecture("timm:vit_tiny_patch14_dinov2", 70))[0]
+    # Meta's layout differs from timm's by the mask token.
+    torch.save(network.state_dict() | {"mask_token": torch.zeros(1, 192)}, tmp_path / "dinov2.pth")
+    pretrained = hpt_mlflow.pretrain(
+        data=str(folder), weights=str(tmp_path / "dinov2.pth"), **TINY | {"image_size": 28}
+    )
+    adapted = hpt_mlflow.adapt(data=str(folder), features="cls+mean", judge="none", **TINY | {"image_size": 42})
+    assert adapted.chain == ("dinov2", "images", "images")
+    assert tags_of(pretrained)["hpt.weights_format"] == "dinov2-meta"
+    card = find_model(adapted.model_uri, "model", "hpt").card
+    assert card.architecture == Architecture("timm:vit_tiny_patch14_dinov2", 42, features="cls+mean")
+    assert card.feature_size == 2 * 192
+    served = mlflow.pyfunc.load_model(adapted.model_uri).predict(np.zeros((2, 60, 50, 3), np.uint8))
+    assert np.asarray(served["embedding"] if isinstance(served, dict) else served).shape == (2, 2 * 192)
 
 
 def test_other_weights_are_other_work_and_the_same_ones_elsewhere_are_not(store, weights, folder, tmp_path):

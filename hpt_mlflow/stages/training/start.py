@@ -10,10 +10,10 @@ from torch import nn
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.architecture import Architecture
-from hpt_mlflow.models.backbone import batch_norms, build_backbone, try_image_size
+from hpt_mlflow.models.backbone import batch_norms, build_backbone, with_architecture
 from hpt_mlflow.models.channels import COLOURS, widen
 from hpt_mlflow.models.efficientnet_lite import ARCH, SOURCE, read_efficientnet_lite0
-from hpt_mlflow.models.foreign import ForeignWeights, read_weights
+from hpt_mlflow.models.foreign import IMAGENET_SIZE, ForeignWeights, read_weights
 from hpt_mlflow.models.torchvision_weights import PREFIX, read_torchvision_weights
 from hpt_mlflow.settings import AdaptSettings, PretrainSettings
 from hpt_mlflow.tracking import tags as tag
@@ -49,7 +49,10 @@ def start_from_random_weights(settings: PretrainSettings) -> Start:
     """A new network, seeded."""
     preset = PRESETS[settings.preset]
     architecture = Architecture(
-        settings.arch or preset.arch, settings.image_size or preset.image_size, settings.small_stem
+        settings.arch or preset.arch,
+        settings.image_size or preset.image_size,
+        settings.small_stem,
+        features=settings.features or "",
     )
     return Start(*build_backbone(architecture, settings.seed), architecture, origin=tag.RANDOM)
 
@@ -61,13 +64,13 @@ def start_from_parent(settings: AdaptSettings, parent: FoundModel) -> Start:
         HptError: the settings ask for another network, or for an update that it cannot have.
     """
     card = parent.card
-    architecture = card.architecture.requested(settings.parent, settings.arch, settings.image_size, settings.small_stem)
+    architecture = card.architecture.requested(
+        settings.parent, settings.arch, settings.image_size, settings.small_stem, settings.features
+    )
     if settings.update != "all" and not batch_norms(parent.backbone):
         raise HptError(f"{architecture.name} has no BatchNorm layers", "use all", setting="update")
-    try_image_size(parent.backbone, architecture)
     return Start(
-        parent.backbone,
-        card.feature_size,
+        *with_architecture(parent.backbone, card.architecture, architecture),
         architecture,
         card.chain,
         parent.uri,
@@ -119,8 +122,19 @@ def for_channels(start: Start, channels: int, seed: int) -> Start:
     return replace(start, architecture=architecture, statistics=None)
 
 
-def find_weights(source: str, arch: str | None, image_size: int | None, small_stem: bool) -> ForeignWeights:
+def find_weights(
+    source: str,
+    arch: str | None,
+    image_size: int | None,
+    small_stem: bool,
+    features: str | None = None,
+    default_size: int | None = None,
+) -> ForeignWeights:
     """Read weights from a file, from torchvision, or from the package of EfficientNet-Lite0.
+
+    Args:
+        arch, image_size, small_stem, features: the user's settings; None or False if not given.
+        default_size: the image size if none is given. Default: that of the weights.
 
     Raises:
         HptError: they cannot be read safely, or do not fit; says which tensor.
@@ -128,15 +142,18 @@ def find_weights(source: str, arch: str | None, image_size: int | None, small_st
     if source == SOURCE:
         if arch not in (None, ARCH):
             raise HptError(f"{SOURCE} is a {ARCH}, not a {arch}", "leave arch out", setting="arch")
-        weights = read_efficientnet_lite0(image_size)
+        weights = read_efficientnet_lite0(image_size or default_size)
     elif source.startswith(PREFIX):
-        weights = read_torchvision_weights(source, arch, image_size)
+        weights = read_torchvision_weights(source, arch, image_size, default_size)
     else:
         try:
             file = Path(source).expanduser()
         except RuntimeError as error:
             raise HptError(f"{source} cannot be read ({one_line(error)})", setting="weights") from error
-        weights = read_weights(file, arch, image_size)
+        weights = read_weights(file, arch, image_size, features, default_size or IMAGENET_SIZE)
+    if features and weights.architecture.features != features:
+        problem = f"{weights.architecture.name} gives no features but its own"
+        raise HptError(problem, "leave it out", setting="features")
     if small_stem and not weights.architecture.small_stem:
         raise HptError(f"{source} has no stem for small images", "leave it out", setting="small_stem")
     return weights
