@@ -185,7 +185,7 @@ def adapt(
     *,
     data: Text = "builtin:twemoji",
     parent: Text = "models:/hpt/latest",
-    update: Literal["all", "bn", "bn-stats"] = "all",
+    update: Text = "all",
     root: Text | None = None,
     images: Text | None = None,
     arch: Text | None = None,
@@ -218,6 +218,8 @@ def adapt(
     statistics: Literal["keep", "refresh"] | None = None,
     judge: Literal["auto", "none", "probe", "knn", "rotation", "consistency"] = "auto",
     on_no_gain: Literal["keep-parent", "register"] = "keep-parent",
+    lora_rank: int | None = None,
+    lora_targets: Text | None = None,
     key_momentum: float | None = None,
     temperature: float | None = None,
     queue_size: int | None = None,
@@ -234,8 +236,11 @@ def adapt(
             torchvision:.  [default: builtin:twemoji]
         parent: Model to start from: a models:/ or runs:/ address, NAME@ALIAS, or an alias of --model-name.  [default:
             models:/hpt/latest]
-        update: What may change. all: everything (HPT); bn: only BatchNorm layers (HPT-BN); bn-stats: only their running
-            statistics, without any gradient (the paper's Base).  [default: all]
+        update: What may change. all: everything (HPT); norm: only normalisation layers, such as LayerNorm; last:N: the
+            last N blocks, and what follows them; lora: low-rank changes of layers; explora or explora:N: the last N
+            blocks (1) and all normalisation layers, and low-rank changes of the others; bn: only BatchNorm layers
+            (HPT-BN); bn-stats: only their running statistics, without any gradient (the paper's Base).  [default:
+            all]
         root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
             [default: none]
         images: Train on a subset: a count or a percentage, drawn from split_seed. Smaller subsets are nested in larger
@@ -289,6 +294,9 @@ def adapt(
             consistency.  [default: auto]
         on_no_gain: If the judge prefers the parent to every milestone. keep-parent: register nothing, the result is the
             parent; register: register the best milestone all the same.  [default: keep-parent]
+        lora_rank: Rank of low-rank changes, for update lora and explora. Default: 8.
+        lora_targets: Layers that get low-rank changes: comma-separated ends of their names, such as attn.qkv,mlp.fc1.
+            Default: the attention of a transformer; of another network, all linear layers and 1x1 convolutions.
         key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
             0.99 (quick), 0.99 (gentle), 0.999 (paper)]
         temperature: Temperature of the loss. Only for method moco or simclr.  [default: moco: 0.1 (quick), 0.1
@@ -308,7 +316,7 @@ def tune(
     *,
     data: Text = "builtin:twemoji",
     parent: Text = "models:/hpt/latest",
-    update: Literal["all", "bn", "bn-stats"] = "all",
+    update: Text = "all",
     root: Text | None = None,
     images: Text | None = None,
     arch: Text | None = None,
@@ -341,6 +349,8 @@ def tune(
     statistics: Literal["keep", "refresh"] | None = None,
     judge: Literal["auto", "none", "probe", "knn", "rotation", "consistency"] = "auto",
     on_no_gain: Literal["keep-parent", "register"] = "keep-parent",
+    lora_rank: int | None = None,
+    lora_targets: Text | None = None,
     tune_strengths: bool = False,
     objective: Literal["auto", "probe", "knn", "rotation", "consistency", "infonce"] = "auto",
     study: Text | None = None,
@@ -368,8 +378,11 @@ def tune(
             torchvision:.  [default: builtin:twemoji]
         parent: Model to start from: a models:/ or runs:/ address, NAME@ALIAS, or an alias of --model-name.  [default:
             models:/hpt/latest]
-        update: What may change. all: everything (HPT); bn: only BatchNorm layers (HPT-BN); bn-stats: only their running
-            statistics, without any gradient (the paper's Base).  [default: all]
+        update: What may change. all: everything (HPT); norm: only normalisation layers, such as LayerNorm; last:N: the
+            last N blocks, and what follows them; lora: low-rank changes of layers; explora or explora:N: the last N
+            blocks (1) and all normalisation layers, and low-rank changes of the others; bn: only BatchNorm layers
+            (HPT-BN); bn-stats: only their running statistics, without any gradient (the paper's Base).  [default:
+            all]
         root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
             [default: none]
         images: Train on a subset: a count or a percentage, drawn from split_seed. Smaller subsets are nested in larger
@@ -425,6 +438,9 @@ def tune(
             consistency.  [default: auto]
         on_no_gain: If the judge prefers the parent to every milestone. keep-parent: register nothing, the result is the
             parent; register: register the best milestone all the same.  [default: keep-parent]
+        lora_rank: Rank of low-rank changes, for update lora and explora. Default: 8.
+        lora_targets: Layers that get low-rank changes: comma-separated ends of their names, such as attn.qkv,mlp.fc1.
+            Default: the attention of a transformer; of another network, all linear layers and 1x1 convolutions.
         tune_strengths: Also search the strengths of the augmentations, with Optuna's TPE; else only the grid of
             subsets.  [default: false]
         objective: The score of a trial. probe: linear probe on validation; knn: nearest neighbours on validation;

@@ -178,7 +178,7 @@ def test_number_that_is_not_finite_is_refused(value):
     [
         (PretrainSettings, "preset", "slow", "quick, gentle, paper"),
         (MainSettings, "preset", "", "quick, gentle, paper"),
-        (AdaptSettings, "update", "some\nlines", "all, bn, bn-stats"),
+        (AdaptSettings, "update", "some\nlines", "all, norm, last:N, lora, explora, explora:N, bn, bn-stats"),
         (PretrainSettings, "precision", "int8", "auto, float32, bfloat16, float16"),
         (PretrainSettings, "augment", "crop,blurr", "crop, color, gray, blur, flip"),
     ],

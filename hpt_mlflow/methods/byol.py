@@ -24,8 +24,8 @@ class BYOL(Method):
 
     An encoder is a backbone and a projector. The online network is an encoder and a predictor; it predicts from one
     view what the target network, an encoder alone, makes of the other. The target network starts as a copy of the
-    online encoder, and is its moving average. What the online encoder may not learn (`models.freeze`) is equal in both
-    and stays so.
+    online encoder, and is its moving average. What the online encoder may not learn (`models.learning`) is equal in
+    both and stays so.
 
     Projector and predictor have batch normalisation (section 3.3). Its statistics are those of all processes together,
     as in the reference code (`cross_replica_axis`); those of the backbone are of each process.

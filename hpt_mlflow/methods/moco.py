@@ -22,7 +22,7 @@ class MoCo(Method):
     """Query encoder, key encoder and queue.
 
     An encoder is a backbone and a projection head of two layers to 128 dimensions (MoCo-v2). The key encoder starts as
-    a copy of the query encoder and follows it by momentum. What the query encoder may not learn (`models.freeze`) is
+    a copy of the query encoder and follows it by momentum. What the query encoder may not learn (`models.learning`) is
     equal in both and stays so.
 
     Options:

@@ -217,18 +217,6 @@ def batch_norms(network: nn.Module) -> list[BatchNorm]:
     return [layer for layer in network.modules() if isinstance(layer, BatchNorm)]
 
 
-def freeze(backbone: nn.Module, update: str) -> None:
-    """Freeze the parameters of a backbone that `update` excludes from training.
-
-    `all`: every parameter is trained (HPT). `bn`: BatchNorm's affine parameters (HPT-BN). `bn-stats`: none (the
-    paper's Base). Running statistics are buffers, updated by any forward pass in training mode.
-    """
-    backbone.requires_grad_(update == "all")
-    if update == "bn":
-        for layer in batch_norms(backbone):
-            layer.requires_grad_(True)
-
-
 def keep_statistics(backbone: nn.Module) -> None:
     """Let BatchNorm normalise by the statistics that it has, and leave them as they are, in training mode too."""
     for layer in batch_norms(backbone):

@@ -13,12 +13,6 @@ from hpt_mlflow.models.foreign import ForeignWeights
 from hpt_mlflow.report.commands import stage_command
 from hpt_mlflow.training.plan import Plan
 
-UPDATES = {
-    "all": "all weights learn (HPT)",
-    "bn": "only BatchNorm layers learn (HPT-BN)",
-    "bn-stats": "only BatchNorm's running statistics are refreshed (the paper's Base)",
-}
-
 
 def training_card(
     chain: Sequence[str],
@@ -36,7 +30,7 @@ def training_card(
     method = load_method(plan.method)
     differs = parent_method not in ("", plan.method)
     source = f"`{parent}`" + (f" (trained by {parent_method}; only its backbone is used)" if differs else "")
-    how = "random weights, all of them learn" if parent is None else f"starts from {source}, {UPDATES[plan.update]}"
+    how = "random weights, all of them learn" if parent is None else f"starts from {source}, {plan.what_learns.words}"
     lines = [f"**Chain** {' > '.join(chain)}", ""]
     if result is not None and registered is not None:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in result.items())
@@ -49,7 +43,7 @@ def training_card(
         f"learning rate {plan.learning_rate:g}, views by {', '.join(plan.subset) or 'nothing'}, {plan.precision}.",
         "",
     ]
-    if plan.update != "bn-stats":
+    if plan.what_learns.learns:
         lines += [
             f"Chance level: {method.chance(plan.options, plan.batch_size)}. "
             "An embedding_std near 0 is a collapse; 0.09 is healthy.",

@@ -16,7 +16,7 @@ from hpt_mlflow.settings.evaluate import EvaluateSettings
 from hpt_mlflow.settings.inspect import InspectSettings
 from hpt_mlflow.settings.main import MainSettings
 from hpt_mlflow.settings.study import StudySettings
-from hpt_mlflow.settings.training import COMPILE, PRECISIONS, UPDATES, AdaptSettings, PretrainSettings, TrainingSettings
+from hpt_mlflow.settings.training import COMPILE, PRECISIONS, AdaptSettings, PretrainSettings, TrainingSettings
 from hpt_mlflow.settings.tune import TuneSettings
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "DEFAULT_MODEL_NAME",
     "PRECISIONS",
     "PRESETS",
-    "UPDATES",
     "AdaptSettings",
     "EmbedSettings",
     "EvaluateSettings",

@@ -10,6 +10,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.objectives import OBJECTIVES
 from hpt_mlflow.methods import DEFAULT_METHOD, METHODS, MethodOption, all_options, options_of
 from hpt_mlflow.models.architecture import FEATURES
+from hpt_mlflow.models.update import DEFAULT_RANK, parse_update
 from hpt_mlflow.options import Settings, option
 from hpt_mlflow.settings.common import (
     CACHE_HELP,
@@ -22,7 +23,6 @@ from hpt_mlflow.settings.common import (
     parse_count,
 )
 
-UPDATES = ("all", "bn", "bn-stats")
 STATISTICS = ("keep", "refresh")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 COMPILE = ("auto", "on", "off")
@@ -277,13 +277,23 @@ class AdaptSettings(TrainingSettings):
     )
     update: str = option(
         "all",
-        "What may change. all: everything (HPT); bn: only BatchNorm layers (HPT-BN); bn-stats: only their running "
-        "statistics, without any gradient (the paper's Base).",
-        choices=UPDATES,
+        "What may change. all: everything (HPT); norm: only normalisation layers, such as LayerNorm; last:N: the last "
+        "N blocks, and what follows them; lora: low-rank changes of layers; explora or explora:N: the last N blocks "
+        "(1) and all normalisation layers, and low-rank changes of the others; bn: only BatchNorm layers (HPT-BN); "
+        "bn-stats: only their running statistics, without any gradient (the paper's Base).",
         main=True,
+    )
+    lora_rank: int | None = option(
+        None, f"Rank of low-rank changes, for update lora and explora. Default: {DEFAULT_RANK}.", minimum=1
+    )
+    lora_targets: str | None = option(
+        None,
+        "Layers that get low-rank changes: comma-separated ends of their names, such as attn.qkv,mlp.fc1. Default: the "
+        "attention of a transformer; of another network, all linear layers and 1x1 convolutions.",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        parse_update(self.update, self.lora_rank, self.lora_targets)
         if self.update == "bn-stats" and self.statistics == "keep":
             raise HptError("update bn-stats learns nothing but the statistics", "use refresh", setting="statistics")

@@ -32,7 +32,7 @@ WARNING = "hpt.warning"
 
 # The method of self-supervised learning, such as moco.
 METHOD = "hpt.method"
-# Which parameters learn: all, bn or bn-stats.
+# Which parameters learn, as in `adapt`.
 UPDATE = "hpt.update"
 # The augmentations in use, separated by commas, or none; of a search, its best subset so far.
 AUGMENT = "hpt.augment"

@@ -22,8 +22,9 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import ALONE, Group, losses
 from hpt_mlflow.methods import load_method
 from hpt_mlflow.methods.base import Method, StepResult, Views
-from hpt_mlflow.models.backbone import batch_norms, freeze, keep_statistics
+from hpt_mlflow.models.backbone import batch_norms, keep_statistics
 from hpt_mlflow.models.diagnostics import effective_rank, embedding_std
+from hpt_mlflow.models.learning import let_learn
 from hpt_mlflow.models.randomness import seeded
 from hpt_mlflow.training.arithmetic import DTYPES
 from hpt_mlflow.training.padding import keep_unseen_weights
@@ -58,12 +59,12 @@ class Trainer:
         device: torch.device,
         group: Group = ALONE,
     ) -> None:
-        freeze(backbone, plan.update)
+        let_learn(backbone, plan.what_learns, plan.seed)
         with seeded(plan.seed):
             method = load_method(plan.method)(backbone, feature_size, plan.options, group)
         method.steps = plan.steps
         self.method = method.to(device).to(memory_format=torch.channels_last).train()
-        learns = plan.update != "bn-stats"
+        learns = plan.what_learns.learns
         if plan.statistics == "keep":
             for backbone_or_copy in method.backbones:
                 keep_statistics(backbone_or_copy)

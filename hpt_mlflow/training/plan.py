@@ -9,6 +9,7 @@ from typing import Any
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
 from hpt_mlflow.methods import DEFAULT_METHOD, METHODS
+from hpt_mlflow.models.update import Update, parse_update
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class Plan:
         options: those of the method.
         subset: the augmentations that make a view.
         strengths: how strong they are.
-        update: what may change: `all`, `bn` or `bn-stats`.
+        update: what may change, as users write it.
+        lora_rank, lora_targets: of low-rank changes, as users write them; None for the default, and where there are
+            none.
         statistics: `refresh`: the backbone's BatchNorm normalises by the statistics of each batch, and averages them
             for the result, and images are normalised by those of the dataset; `keep`: both stay as they were for the
             model that the stage starts from.
@@ -46,12 +49,19 @@ class Plan:
     subset: tuple[str, ...] = AUGMENTATIONS
     strengths: Strengths = Strengths()
     update: str = "all"
+    lora_rank: int | None = None
+    lora_targets: str | None = None
     statistics: str = "refresh"
     optimizer: str = "sgd"
     head_rate: float = 1.0
     precision: str = "float32"
     compile: bool = False
     seed: int = 0
+
+    @property
+    def what_learns(self) -> Update:
+        """What may change."""
+        return parse_update(self.update, self.lora_rank, self.lora_targets)
 
     def learning_rate_at(self, step: int) -> float:
         """Linear warm-up, and a cosine from the peak to 0 over the length of the stage (SGDR, equation 5)."""

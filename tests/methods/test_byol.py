@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from hpt_mlflow.group import ALONE
 from hpt_mlflow.methods.byol import BYOL, distance, perceptron
-from hpt_mlflow.models.backbone import freeze
+from hpt_mlflow.models.learning import let_learn
+from hpt_mlflow.models.update import parse_update
 
 
 def tiny_byol(target_momentum: float = 0.9) -> BYOL:
@@ -123,7 +124,7 @@ def test_the_target_network_is_a_moving_average_after_a_step():
 def test_frozen_weights_stay_equal_in_both_networks():
     torch.manual_seed(0)
     backbone = tiny_backbone()
-    freeze(backbone, "bn")
+    let_learn(backbone, parse_update("bn"))
     byol = BYOL(backbone, 6, {"target_momentum": 0.5})
     frozen = backbone[0].weight.detach().clone()
     optimizer = byol.make_optimizer(1.0, 0.0)

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from hpt_mlflow.methods.base import StepResult, projection_head
 from hpt_mlflow.methods.moco import MoCo, info_nce, top1
-from hpt_mlflow.models.backbone import freeze
+from hpt_mlflow.models.learning import let_learn
+from hpt_mlflow.models.update import parse_update
 
 OPTIONS = {"key_momentum": 0.999, "temperature": 0.2, "queue_size": 16, "bn_splits": 1}
 
@@ -212,16 +213,16 @@ def test_projection_head_has_two_layers_to_128_dimensions():
     ("update", "learning"),
     [("all", {"0.weight", "1.weight", "1.bias"}), ("bn", {"1.weight", "1.bias"}), ("bn-stats", set())],
 )
-def test_freeze_lets_learn_what_update_allows(update, learning):
+def test_that_learns_what_update_allows(update, learning):
     backbone = tiny_backbone().requires_grad_(update != "all")
-    freeze(backbone, update)
+    let_learn(backbone, parse_update(update))
     assert {name for name, parameter in backbone.named_parameters() if parameter.requires_grad} == learning
 
 
 def test_frozen_weights_stay_equal_in_both_encoders():
     torch.manual_seed(0)
     backbone = tiny_backbone()
-    freeze(backbone, "bn")
+    let_learn(backbone, parse_update("bn"))
     moco = MoCo(backbone, 6, OPTIONS | {"key_momentum": 0.5})
     frozen = backbone[0].weight.detach().clone()
     step(moco)[0].loss.backward()

@@ -39,7 +39,16 @@ def test_training_card_says_what_is_done():
     assert "1,200 steps of 64, learning rate 0.03, views by crop, flip, float32" in text
 
 
-@pytest.mark.parametrize(("update", "words"), [("all", "HPT)"), ("bn", "HPT-BN)"), ("bn-stats", "the paper's Base)")])
+@pytest.mark.parametrize(
+    ("update", "words"),
+    [
+        ("all", "HPT)"),
+        ("bn", "HPT-BN)"),
+        ("bn-stats", "the paper's Base)"),
+        ("last:2", "last blocks: 2"),
+        ("lora", "of rank 8"),
+    ],
+)
 def test_training_card_names_parent_and_method(update, words):
     text = card(replace(PLAN, update=update), parent="models:/hpt/3")
     assert "starts from `models:/hpt/3`" in text

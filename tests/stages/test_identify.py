@@ -57,7 +57,9 @@ OTHER = {
     "target": "list:/data/it's all.txt",
     "target_momentum": 0.75,
     "temperature": 0.1 + 0.2,
-    "update": "bn",
+    "update": "explora",
+    "lora_rank": 3,
+    "lora_targets": "attn.qkv, mlp.fc1",
     "weight_decay": 0.0001,
     "workers": 0,
 }
@@ -77,8 +79,10 @@ ODD_TEXTS = [
 ]
 
 
-def method_for(name):
-    """The setting `method` that a setting needs, if it is an option of other methods than the default alone."""
+def needed_for(name):
+    """The setting that another one needs, if it is not an option of the default method or update."""
+    if name.startswith("lora_"):
+        return {"update": "lora"}
     owners = [method for method in METHODS if name in options_of(method)]
     return {"method": owners[0]} if owners and DEFAULT_METHOD not in owners else {}
 
@@ -101,8 +105,8 @@ def read_back(command):
 
 @pytest.mark.parametrize(("stage", "name"), EVERY_SETTING)
 def test_a_setting_changes_the_fingerprint_where_it_decides_the_result(stage, name):
-    method = method_for(name)
-    same = identity(stage, **method, **{name: OTHER[name]}).fingerprint == identity(stage, **method).fingerprint
+    needed = needed_for(name)
+    same = identity(stage, **needed, **{name: OTHER[name]}).fingerprint == identity(stage, **needed).fingerprint
     assert same == (name in WHERE_AND_HOW)
 
 
@@ -159,7 +163,7 @@ def test_the_command_leaves_out_what_is_said_by_default():
 
 @pytest.mark.parametrize(("stage", "name"), EVERY_SETTING)
 def test_the_command_says_every_setting_but_resume(stage, name):
-    settings = SETTINGS[stage](**method_for(name), **{name: OTHER[name]})
+    settings = SETTINGS[stage](**needed_for(name), **{name: OTHER[name]})
     got = read_back(identify(stage, settings, [dataset()]).command)
     assert got == (stage, SETTINGS[stage]() if name == "resume" else settings)
 
@@ -168,7 +172,7 @@ def test_the_command_says_every_setting_but_resume(stage, name):
 def test_the_command_says_all_settings_at_once(stage):
     # Only options of the default method can be set together.
     names = {field.name for field in dataclasses.fields(SETTINGS[stage])} - {"resume", "method"}
-    settings = SETTINGS[stage](**{name: OTHER[name] for name in names if not method_for(name)})
+    settings = SETTINGS[stage](**{name: OTHER[name] for name in names if not needed_for(name)})
     assert read_back(identify(stage, settings, [dataset()]).command) == (stage, settings)
 
 

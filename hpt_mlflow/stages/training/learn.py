@@ -153,8 +153,8 @@ def _introduce(run: StageRun, work: Work) -> dict[str, float]:
     images = len(work.images.indices)
     if work.parent and images < FEW_IMAGES:
         run.warn(
-            f"{images} images are few to adapt to: a gain will hardly show. update=bn changes least; more images, or a "
-            "stage on a related set before this one, help more"
+            f"{images} images are few to adapt to: a gain will hardly show. update=norm changes least; more images, or "
+            "a stage on a related set before this one, help more"
         )
     return report_data(run, work.dataset, work.split)
 

@@ -18,6 +18,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistic
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.group import Group, own_device, processes_here
 from hpt_mlflow.models.checkpoint import BackboneCard
+from hpt_mlflow.models.learning import learning_share
 from hpt_mlflow.report.card import training_card
 from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.stages.processes.device import resolve_device
@@ -107,7 +108,8 @@ def prepare(
         title=f"{stage} {dataset.name}",
         run_name=f"{stage} {dataset.name}" + (f" < {start.chain[-1]}" if start.chain else ""),
         settings=settings,
-        params=_params(settings, plan, start, workers, device, group),
+        params=_params(settings, plan, start, workers, device, group)
+        | {"learning_share": round(learning_share(trainer.backbone), 5) if plan.what_learns.learns else 0.0},
         plan=plan,
         milestones=milestones,
         judging=judging,

@@ -34,7 +34,7 @@ def resolve_training(
         HptError: there are too few images, or they cannot be shared equally.
     """
     preset = preset_plan(settings)
-    update, statistics = _update(settings, preset)
+    changes = _update(settings, preset)
     steps = length_of(settings)
     batch_size = _batch_size(settings, name, images, processes)
     given = {option: getattr(settings, option) for option in options_of(settings.method)}
@@ -51,8 +51,7 @@ def resolve_training(
         weight_decay=preset.weight_decay if settings.weight_decay is None else settings.weight_decay,
         subset=parse_subset(settings.augment),
         strengths=strengths_of(settings),
-        update=update,
-        statistics=statistics,
+        **changes,
         precision=settings.precision,
         seed=settings.seed,
     )
@@ -81,13 +80,17 @@ def strengths_of(settings: TrainingSettings) -> Strengths:
     return parse_strengths(settings.strengths or "", preset_plan(settings).strengths)
 
 
-def _update(settings: TrainingSettings, preset: Plan) -> tuple[str, str]:
+def _update(settings: TrainingSettings, preset: Plan) -> dict[str, Any]:
     """What may change, and whether statistics are kept or refreshed."""
     if not isinstance(settings, AdaptSettings):
-        return "all", preset.statistics
-    if settings.update == "bn-stats":
-        return settings.update, "refresh"
-    return settings.update, settings.statistics or preset.statistics
+        return {"update": "all", "statistics": preset.statistics}
+    kept = settings.statistics or preset.statistics
+    return {
+        "update": settings.update,
+        "lora_rank": settings.lora_rank,
+        "lora_targets": settings.lora_targets,
+        "statistics": "refresh" if settings.update == "bn-stats" else kept,
+    }
 
 
 def split_for(settings: TrainingSettings, dataset: Dataset) -> Split:

@@ -10,11 +10,13 @@ from torch import nn
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.architecture import Architecture
-from hpt_mlflow.models.backbone import batch_norms, build_backbone, with_architecture
+from hpt_mlflow.models.backbone import build_backbone, with_architecture
 from hpt_mlflow.models.channels import COLOURS, widen
 from hpt_mlflow.models.efficientnet_lite import ARCH, SOURCE, read_efficientnet_lite0
 from hpt_mlflow.models.foreign import IMAGENET_SIZE, ForeignWeights, read_weights
+from hpt_mlflow.models.learning import check_update
 from hpt_mlflow.models.torchvision_weights import PREFIX, read_torchvision_weights
+from hpt_mlflow.models.update import parse_update
 from hpt_mlflow.settings import AdaptSettings, PretrainSettings
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.models.store import FoundModel
@@ -67,10 +69,12 @@ def start_from_parent(settings: AdaptSettings, parent: FoundModel) -> Start:
     architecture = card.architecture.requested(
         settings.parent, settings.arch, settings.image_size, settings.small_stem, settings.features
     )
-    if settings.update != "all" and not batch_norms(parent.backbone):
-        raise HptError(f"{architecture.name} has no BatchNorm layers", "use all", setting="update")
+    backbone, feature_size = with_architecture(parent.backbone, card.architecture, architecture)
+    update = parse_update(settings.update, settings.lora_rank, settings.lora_targets)
+    check_update(backbone, update, architecture)
     return Start(
-        *with_architecture(parent.backbone, card.architecture, architecture),
+        backbone,
+        feature_size,
         architecture,
         card.chain,
         parent.uri,

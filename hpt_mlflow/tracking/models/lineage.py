@@ -35,7 +35,7 @@ class Node:
         dataset_name, dataset_digest: what it learned from; empty if unknown.
         sizes: number of images in all, and in `train`, `validation` and `test`.
         split_seed: None if unknown.
-        update: `all`, `bn` or `bn-stats`; empty for stages without training.
+        update: what might change, as in `adapt`; empty for stages without training.
         method: settings by name.
         validation: the newest knn/val_accuracy, or None.
         evaluations: the newest per dataset, protocol and metric; a copy has none, its original has them.

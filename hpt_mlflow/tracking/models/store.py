@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.checkpoint import BackboneCard, copy_to_cpu, load_backbone, save_backbone
 from hpt_mlflow.models.classifier import ClassifierCard, save_classifier
+from hpt_mlflow.models.lora import merged_state
 from hpt_mlflow.tracking.addresses import concrete_uri, model_id_of
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery.entries import MODEL_DESCRIPTION
@@ -53,12 +54,12 @@ class FoundModel:
 
 
 def log_backbone(run: StageRun, backbone: nn.Module, card: BackboneCard, tags: dict[str, str]) -> Future[str]:
-    """Keep a backbone as a LoggedModel of a run, under `milestone_name`.
+    """Keep a backbone as a LoggedModel of a run, under `milestone_name`, with low-rank changes in its weights.
 
     Returns:
         See `StageRun.failure`.
     """
-    weights = copy_to_cpu(backbone.state_dict())
+    weights = copy_to_cpu(merged_state(backbone))
     output = TensorSpec(np.dtype(np.float32), (-1, card.feature_size), name="embedding")
 
     def save(folder: Path) -> None:

@@ -1,10 +1,13 @@
 import mlflow
 import pytest
+import torch
 from PIL import Image
 
 import hpt_mlflow
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.models.timm_networks import VARIANTS
+from hpt_mlflow.tracking.models.store import find_model
 
 TINY = {"arch": "shufflenet_v2_x0_5", "image_size": 32, "batch_size": 8, "steps": 2, "precision": "float32"}
 
@@ -61,6 +64,24 @@ def test_what_does_not_fit_the_parent_or_the_data_is_refused(store, folder, sett
     hpt_mlflow.pretrain(data=str(folder), **TINY)
     with pytest.raises(HptError, match=words):
         hpt_mlflow.adapt(**({"data": str(folder), "batch_size": 8, "steps": 2} | settings))
+
+
+def test_low_rank_changes_are_registered_in_the_weights(store, folder, monkeypatch):
+    sizes = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+    monkeypatch.setitem(VARIANTS, "vit_tiny_patch16_224", ("vit_tiny_patch16_224", sizes))
+    network = {"arch": "timm:vit_tiny_patch16_224", "image_size": 32, "features": "mean"}
+    parent = hpt_mlflow.pretrain(data=str(folder), **(TINY | network))
+    settings = TINY | {"data": str(folder), "update": "lora", "lora_rank": 2, "judge": "none", "learning_rate": 0.01}
+    adapted = hpt_mlflow.adapt(**settings | {"arch": network["arch"]})
+    first, last = (find_model(result.model_uri, "model", "hpt").backbone.state_dict() for result in (parent, adapted))
+    changed = {name for name in first if not torch.equal(first[name], last[name])}
+    assert changed == {f"blocks.{i}.attn.{layer}.weight" for i in (0, 1) for layer in ("qkv", "proj")}
+    for name in changed:
+        assert torch.linalg.matrix_rank(last[name] - first[name], rtol=1e-3) <= 2
+    run = mlflow.get_run(adapted.run_id)
+    assert (run.data.tags["hpt.update"], run.data.params["settings/lora_rank"]) == ("lora", "2")
+    assert 0 < float(run.data.params["settings/learning_share"]) < 0.1
+    assert "only low-rank changes of layers are learned (LoRA) of rank 2" in run.data.tags["mlflow.note.content"]
 
 
 def test_batch_norm_alone_needs_batch_norm(store, folder):
