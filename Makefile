@@ -56,6 +56,7 @@ bench: setup
 	$(BIN)/python benchmarks/training_speed.py ratios
 	$(BIN)/python benchmarks/training_speed.py backbones
 	$(BIN)/python benchmarks/views_speed.py
+	$(BIN)/python benchmarks/pixels_speed.py
 	$(BIN)/python benchmarks/feature_speed.py
 	$(BIN)/python benchmarks/loss_curves.py
 	$(BIN)/python benchmarks/probe_protocols.py

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import requests
 from mlflow.tracking import MlflowClient
+from mlflow_runs import ROOT, command, environment, mlflow_run, newest
 from PIL import Image
 from processes import PATIENCE_SECONDS, wait_for
 from sklearn.datasets import load_digits
 
-ROOT = Path(__file__).resolve().parents[1]
 LISTENING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
 NETWORK = {"arch": "resnet18", "image_size": 16, "batch_size": 32}
 
@@ -32,37 +32,6 @@ def workplace(tmp_path_factory):
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     yield folder
     mlflow.set_tracking_uri(None)
-
-
-def environment(folder):
-    return os.environ | {
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-        "HPT_CACHE": str(folder / "cache"),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "OMP_NUM_THREADS": "1",
-    }
-
-
-def command(entry_point, **parameters):
-    words = ["mlflow", "run", str(ROOT), "-e", entry_point, "--env-manager", "local"]
-    return words + [word for name, value in parameters.items() for word in ("-P", f"{name}={value}")]
-
-
-def mlflow_run(folder, entry_point, **parameters):
-    return subprocess.run(
-        command(entry_point, **parameters),
-        check=False,
-        cwd=folder,
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-    )
-
-
-def newest(stage):
-    return mlflow.search_runs(
-        search_all_experiments=True, filter_string=f"tags.`hpt.stage` = '{stage}'", output_format="list", max_results=1
-    )[0]
 
 
 @pytest.fixture(scope="module")

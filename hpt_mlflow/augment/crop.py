@@ -44,11 +44,21 @@ def resize(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def resize_pixels(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-    """`resize` of uint8 or uint16 (height, width, channels); one channel at a time where they are not 8-bit RGB."""
-    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
-        return np.asarray(resize(Image.fromarray(pixels), width, height))
-    # Pillow has no type of several channels, and of 16 bits only floats are resized without rounding in between.
-    exact = np.dtype(np.uint8 if pixels.dtype == np.uint8 else np.float32)
-    planes = (Image.fromarray(np.ascontiguousarray(plane, exact)) for plane in np.moveaxis(pixels, 2, 0))
+    """`resize` of uint8 or uint16 (height, width, channels), each channel alone."""
+    if pixels.dtype == np.uint8:
+        # Pillow has no type of more channels; this one of four is resized as they are.
+        groups = (pixels[:, :, i : i + 4] for i in range(0, pixels.shape[2], 4))
+        return np.concatenate([_resize_few(group, width, height) for group in groups], axis=2)
+    # Of 16 bits, only floats are resized without rounding in between.
+    planes = (Image.fromarray(np.ascontiguousarray(plane, np.float32)) for plane in np.moveaxis(pixels, 2, 0))
     resized = np.stack([np.asarray(resize(plane, width, height)) for plane in planes], axis=2)
-    return resized if exact == pixels.dtype else (resized + 0.5).astype(pixels.dtype)
+    return (resized + 0.5).astype(pixels.dtype)
+
+
+def _resize_few(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """`resize` of uint8 with one to four channels."""
+    channels = pixels.shape[2]
+    padded = pixels if channels != 2 else np.concatenate([pixels, pixels[:, :, :1]], axis=2)
+    mode = {1: "L", 3: "RGB", 4: "CMYK"}[padded.shape[2]]
+    image = Image.frombytes(mode, (pixels.shape[1], pixels.shape[0]), np.ascontiguousarray(padded).data)
+    return np.asarray(resize(image, width, height)).reshape(height, width, -1)[:, :, :channels]
