@@ -89,6 +89,11 @@ def use_servers(tracking_uri: str, registry_uri: str) -> None:
     keep_secrets(tracking_uri)
 
 
+def retries() -> int:
+    """How often MLflow's client repeats a call."""
+    return int(os.environ.get(RETRIES) or 0)
+
+
 @contextmanager
 def without_retries() -> Iterator[None]:
     """Let MLflow's client send the calls of the block once.

@@ -87,6 +87,8 @@ IDENTITY = "hpt.identity"
 CONTINUE = "hpt.continue"
 # Of a run that `mlflow run` made, but whose command resumed another: id of that one.
 CONTINUES = "hpt.continues"
+# Random: finds a run whose creation the server did not confirm.
+CREATION_ID = "hpt.creation_id"
 # The machine whose process writes the run, and when it last did so, in seconds since 1970.
 HOST = "hpt.host"
 HEARTBEAT = "hpt.heartbeat"

@@ -73,10 +73,10 @@ def server(tmp_path, unused_port):
     uri = f"http://127.0.0.1:{unused_port}"
     place = Workplace(tmp_path, f"sqlite:///{tmp_path}/mlflow.db")
 
-    def start():
+    def start(*options):
         words = ["mlflow", "server", "--host", "127.0.0.1", "--port", unused_port, "--workers", "1"]
         words += ["--backend-store-uri", place.tracking_uri, "--artifacts-destination", tmp_path / "artifacts"]
-        process = place.start(*words)
+        process = place.start(*words, *options)
         started.append(process)
         wait_for(lambda: answers(uri), process)
         return process

@@ -91,7 +91,7 @@ def test_a_registry_with_permissions(server, monkeypatch, capsys):
         check_may_register("new", "champion")
         assert direct.get_registered_model("new").aliases == {}
         refused |= {("POST", "alias")}
-        with pytest.raises(HptError, match="alias: the registry .* refuses aliases of new .*; leave it out"):
+        with pytest.raises(HptError, match="alias: the registry .* refuses the alias champion of new .*; use another"):
             check_may_register("new", "champion")
         check_may_register("new")
         check_may_store("0")

@@ -1,4 +1,4 @@
-"""Who was champion when: the dated history of an alias, kept as tags of the registered model, and moving the alias."""
+"""Who was champion when: the dated history of an alias, kept as tags of the registered model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import socket
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 
 from mlflow.entities.model_registry import RegisteredModel
@@ -86,20 +86,6 @@ def moves(model: RegisteredModel | None, alias: str) -> list[Move]:
 def now_as_text() -> str:
     """The time of a move."""
     return datetime.now(timezone.utc).strftime(TIME_FORMAT)
-
-
-def move_alias(name: str, alias: str, move: Move) -> None:
-    """Record a move of an alias, and make it; raises MlflowException, and then leaves no record."""
-    client = MlflowClient()
-    key = f"{tag.PROMOTION_PREFIX}{alias}.{move.time}"
-    entry = {field: value for field, value in asdict(move).items() if field != "time" and value not in ("", None)}
-    client.set_registered_model_tag(name, key, json.dumps(entry))
-    try:
-        client.set_registered_model_alias(name, alias, move.version)
-    except MlflowException:
-        with suppress(MlflowException):
-            client.delete_registered_model_tag(name, key)
-        raise
 
 
 def champion_stack(history: list[Move], now: str) -> list[str]:

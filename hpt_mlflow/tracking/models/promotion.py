@@ -16,18 +16,18 @@ from hpt_mlflow.models.onnx_graph import require_onnx
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.addresses import addresses_of_model, concrete_uri, exists, is_version, split_version
-from hpt_mlflow.tracking.connection import tracking_errors
+from hpt_mlflow.tracking.connection import tracking_errors, without_retries
 from hpt_mlflow.tracking.models.alias_history import (
     CHAMPION,
     Move,
     alias_version,
     champion_stack,
-    move_alias,
     moves,
     now_as_text,
     registered_model,
     user_at_host,
 )
+from hpt_mlflow.tracking.models.alias_move import Target, move_aliases
 from hpt_mlflow.tracking.models.evaluations import (
     Evaluation,
     common_evaluations,
@@ -38,7 +38,7 @@ from hpt_mlflow.tracking.models.evaluations import (
 from hpt_mlflow.tracking.models.lineage import lineage
 from hpt_mlflow.tracking.models.predictions import compare_evaluations
 from hpt_mlflow.tracking.models.standalone import copy_standalone
-from hpt_mlflow.tracking.models.store import check_names
+from hpt_mlflow.tracking.models.store import check_may_register, check_names
 from hpt_mlflow.tracking.tags import CLASSIFIER_SUFFIX
 
 # Metrics are quotients: equal ones must not differ by their last digit.
@@ -111,8 +111,11 @@ def promote(
         if newest != (before or "no model"):
             raise HptError(f"{newest} became {alias} during the comparison", "compare with it: promote again")
         is_backbone = not evaluation_behind(address)
+        classifier = _existing(evaluation.classifier if evaluation and is_backbone else "", notes)
+        _check_may_move(address, classifier, alias, to)
         if to:
             address = _copy(address, to, standalone)
+            classifier = classifier and _copy(classifier, to + CLASSIFIER_SUFFIX, standalone)
         move = Move(
             time=now_as_text(),
             version=split_version(address)[1],
@@ -122,9 +125,6 @@ def promote(
             reason=valid_unicode(reason) if force else "",
             **_decisive(evaluation, comparison),
         )
-        classifier = _existing(evaluation.classifier if evaluation and is_backbone else "", notes)
-        if classifier and to:
-            classifier = _copy(classifier, to + CLASSIFIER_SUFFIX, standalone)
         return _apply(Promotion(address, before, classifier, evaluation, comparison, notes), alias, move)
 
 
@@ -157,6 +157,7 @@ def roll_back(name: str, alias: str = CHAMPION) -> Promotion:
         address = f"models:/{name}/{version}"
         was = next((move for move in reversed(history) if move.version == version and not move.back), Move("", version))
         classifier = _existing(was.classifier, notes)
+        _check_may_move(address, classifier, alias, None)
         move = Move(
             time=now_as_text(),
             version=version,
@@ -171,27 +172,33 @@ def roll_back(name: str, alias: str = CHAMPION) -> Promotion:
         return _apply(Promotion(address, before, classifier, notes=notes), alias, move)
 
 
+def _check_may_move(address: str, classifier: str, alias: str, to: str | None) -> None:
+    """Refuse what the registry would refuse, before anything is copied or changed."""
+    for each in filter(None, (address, classifier)):
+        suffix = CLASSIFIER_SUFFIX if each == classifier else ""
+        check_may_register(to + suffix if to else split_version(each)[0], alias, setting="to" if to else "model")
+
+
 def _apply(promotion: Promotion, alias: str, move: Move) -> Promotion:
     """Tag the version, and move the alias to it; the same for its classifier."""
     name = split_version(promotion.address)[0]
-    _tag(promotion.address, move, promotion.evaluation)
-    move_alias(name, alias, replace(move, classifier=promotion.classifier))
+    targets = [_target(promotion.address, replace(move, classifier=promotion.classifier), promotion.evaluation)]
     if promotion.classifier:
         classifier_name, version = split_version(promotion.classifier)
         before = alias_version(registered_model(classifier_name), alias)
         if before != version:
             move = replace(move, version=version, before=before)
-            _tag(promotion.classifier, move, promotion.evaluation)
-            move_alias(classifier_name, alias, move)
+            targets.append(_target(promotion.classifier, move, promotion.evaluation))
     else:
         classifier_name = name + CLASSIFIER_SUFFIX
         if stays := alias_version(registered_model(classifier_name), alias):
             promotion.notes.append(f"no classifier moved: the {alias} of {classifier_name} stays version {stays}")
+    move_aliases(alias, targets)
     return promotion
 
 
-def _tag(address: str, move: Move, evaluation: Evaluation | None) -> None:
-    """Tag a version that is promoted."""
+def _target(address: str, move: Move, evaluation: Evaluation | None) -> Target:
+    """A version that is promoted, with its tags."""
     tags = {tag.PROMOTED: move.time, tag.PROMOTED_BY: move.by}
     if not move.back:
         tags[tag.LINEAGE] = " > ".join(node.address for node in reversed(lineage(address, with_evaluations=False)))
@@ -207,8 +214,7 @@ def _tag(address: str, move: Move, evaluation: Evaluation | None) -> None:
         }
     if move.reason:
         tags[tag.FORCED] = f"{move.by} at {move.time}: {move.reason} (against: {move.forced or 'nothing'})"
-    for key, value in tags.items():
-        MlflowClient().set_model_version_tag(*split_version(address), key, value)
+    return Target(split_version(address)[0], move, tags)
 
 
 def _existing(classifier: str, notes: list[str]) -> str:
@@ -282,6 +288,6 @@ def _copy(address: str, to: str, standalone: bool) -> str:
     if standalone:
         return copy_standalone(address, to)
     # MLflow prints its progress to stderr.
-    with contextlib.redirect_stderr(io.StringIO()):
+    with contextlib.redirect_stderr(io.StringIO()), without_retries():
         copied = MlflowClient().copy_model_version(address, to)
     return f"models:/{to}/{copied.version}"

@@ -167,8 +167,8 @@ def _check_may_point(client: MlflowClient, model_name: str, alias: str) -> None:
     except MlflowException as error:
         if error.error_code in REFUSALS or "error code 404" in str(error):
             raise HptError(
-                f"the registry {mlflow.get_registry_uri()} refuses aliases of {model_name} ({reason(error)})",
-                "leave it out, and name versions by their numbers",
+                f"the registry {mlflow.get_registry_uri()} refuses the alias {alias} of {model_name} ({reason(error)})",
+                "use another one or none, and name versions by their numbers",
                 setting="alias",
             ) from error
 

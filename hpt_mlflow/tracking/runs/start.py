@@ -6,18 +6,22 @@ import os
 import re
 import socket
 import time
+from uuid import uuid4
 
 from mlflow.entities import Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.tracking.context.registry import resolve_tags
 
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.artifacts import check_may_store
+from hpt_mlflow.tracking.connection import retries, without_retries
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.runs.nesting import experiment_id_here
 from hpt_mlflow.tracking.runs.resume import EarlierRun
 from hpt_mlflow.tracking.runs.system_metrics import PREFIX
 
+RETRY_SECONDS = 1.0
 NAME_BY_MLFLOW = re.compile(r"[a-z]+-[a-z]+-\d+")
 
 
@@ -51,12 +55,30 @@ def start(
             client.update_run(made, name=name)
     else:
         parent = {tag.PARENT_RUN: parent_run_id} if parent_run_id else {}
-        created = client.create_run(experiment_id, tags=resolve_tags(parent | tags), run_name=name)
-        return created, "", []
+        return create_once(client, experiment_id, name, resolve_tags(parent | tags)), "", []
     client.update_run(run_id, status="RUNNING")
     client.log_batch(run_id, tags=[RunTag(*pair) for pair in tags.items()])
     run = client.get_run(run_id)
     return run, made if by_mlflow_run else "", _history(client, run) if earlier else []
+
+
+def create_once(client: MlflowClient, experiment_id: str, name: str, tags: dict[str, str]) -> Run:
+    """Create a run; if the reply is lost, look for the run before creating another, which would leave one RUNNING."""
+    creation_id, left = uuid4().hex, retries()
+    while True:
+        try:
+            with without_retries():
+                return client.create_run(experiment_id, tags={**tags, tag.CREATION_ID: creation_id}, run_name=name)
+        except MlflowException as error:
+            if error.get_http_status_code() < 500:
+                raise
+            created = client.search_runs([experiment_id], f"tags.`{tag.CREATION_ID}` = '{creation_id}'")
+            if created:
+                return created[0]
+            if not left:
+                raise
+        left -= 1
+        time.sleep(RETRY_SECONDS)
 
 
 def mark_as_attempt(client: MlflowClient, run_id: str, resumed: Run) -> None:
