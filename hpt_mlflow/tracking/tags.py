@@ -118,6 +118,8 @@ PROMOTION_PREFIX = "hpt.promotion."
 PARENT_RUN = "mlflow.parentRunId"
 # The description, in Markdown.
 DESCRIPTION = "mlflow.note.content"
+# On a LoggedModel: its registered versions, as JSON.
+MODEL_VERSIONS = "mlflow.modelVersions"
 # Artifacts that the UI shows as tables, as JSON.
 LOGGED_TABLES = "mlflow.loggedArtifacts"
 # Whether there are pictures on the step axis.

@@ -7,6 +7,7 @@ needs a default.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -217,7 +218,9 @@ class Version(Content):
     def deliver(self, run: RunClient, folder: Path) -> str:
         """Register it, unless it is."""
         name = run.model_name or self.model_name
-        version = self._register(run, name, run.model_id(self.model))
+        model_id = run.model_id(self.model)
+        version = self._register(run, name, model_id)
+        _link(run, model_id, name, version)
         if self.alias:
             run.mlflow.set_registered_model_alias(name, self.alias, version)
         address = f"models:/{name}/{version}"
@@ -339,6 +342,14 @@ def _metric(
 def _of_run_alone(metric: Metric) -> Metric:
     """A metric without the model that it belongs to as well."""
     return Metric(metric.key, metric.value, metric.timestamp, metric.step, run_id=metric.run_id)
+
+
+def _link(run: RunClient, model_id: str, name: str, version: str) -> None:
+    """Let the page of a LoggedModel show its version, as `mlflow.register_model` does."""
+    link = {"name": name, "version": version}
+    links = json.loads(run.mlflow.get_logged_model(model_id).tags.get(tag.MODEL_VERSIONS) or "[]")
+    if link not in links:
+        run.mlflow.set_logged_model_tags(model_id, {tag.MODEL_VERSIONS: json.dumps([*links, link])})
 
 
 def _sign(folder: Path, model: LoggedModel, run_id: str) -> None:
