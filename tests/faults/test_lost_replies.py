@@ -1,5 +1,7 @@
 """A server that does what it is told, and whose replies are lost: MLflow's client would tell it again."""
 
+import json
+
 import mlflow
 import pytest
 from breaking_proxy import CUT, ERROR, EXPIRED_LOGIN, NO_REPLY, breaking_proxy
@@ -42,7 +44,8 @@ def test_a_model_and_its_version_are_there_once(server, tmp_path, monkeypatch):
             deliver(RunClient(run_id, "0"), [entry])
         mlflow.set_tracking_uri(None)
     assert len(lost) == 2
-    assert len(workplace.client.search_logged_models(["0"])) == 1
+    (logged,) = workplace.client.search_logged_models(["0"])
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": "hpt", "version": 1}]
     assert [each.version for each in MlflowClient(registry_uri=workplace.tracking_uri).search_model_versions()] == ["1"]
 
 

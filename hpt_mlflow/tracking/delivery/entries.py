@@ -345,11 +345,11 @@ def _of_run_alone(metric: Metric) -> Metric:
 
 
 def _link(run: RunClient, model_id: str, name: str, version: str) -> None:
-    """Let the page of a LoggedModel show its version, as `mlflow.register_model` does."""
-    link = {"name": name, "version": version}
+    """Let the page of a LoggedModel show its version, as `mlflow.register_model` does; a server has done so itself."""
     links = json.loads(run.mlflow.get_logged_model(model_id).tags.get(tag.MODEL_VERSIONS) or "[]")
-    if link not in links:
-        run.mlflow.set_logged_model_tags(model_id, {tag.MODEL_VERSIONS: json.dumps([*links, link])})
+    if (name, version) not in [(link["name"], str(link["version"])) for link in links]:
+        links.append({"name": name, "version": int(version)})
+        run.mlflow.set_logged_model_tags(model_id, {tag.MODEL_VERSIONS: json.dumps(links)})
 
 
 def _sign(folder: Path, model: LoggedModel, run_id: str) -> None:

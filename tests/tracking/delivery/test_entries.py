@@ -316,7 +316,7 @@ def test_a_model_can_be_a_version_under_two_names(run, folder):
     (logged,) = MlflowClient().search_logged_models(["0"])
     # What MLflow's page of the model shows.
     linked = json.loads(logged.tags["mlflow.modelVersions"])
-    assert linked == [{"name": "hpt", "version": "1"}, {"name": "other", "version": "1"}]
+    assert linked == [{"name": "hpt", "version": 1}, {"name": "other", "version": 1}]
 
 
 def test_a_version_whose_alias_did_not_arrive_gets_it_later(run, folder):
