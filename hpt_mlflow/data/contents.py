@@ -26,7 +26,7 @@ from tqdm import tqdm
 from hpt_mlflow.data.cache import cache_folder, keep, limit
 from hpt_mlflow.data.containers import Contained
 from hpt_mlflow.data.names import Files, Names
-from hpt_mlflow.data.pictures import MOST_BYTES, Encoded, Frame
+from hpt_mlflow.data.pictures import MOST_BYTES, Encoded, Frame, Stack
 
 # The content of an image that cannot be read.
 UNKNOWN = 0
@@ -109,6 +109,9 @@ def _content(pictures: Sequence[Encoded], index: int) -> int:
             _add_file(digest, picture)
         elif isinstance(picture, Frame):
             digest.update(_whole_file(picture.file, *_changes(picture.file)) + picture.number.to_bytes(4, "little"))
+        elif isinstance(picture, Stack):
+            for file in picture.files:
+                digest.update(_whole_file(file, *_changes(file)))
         elif isinstance(picture, bytes):
             digest.update(picture)
         else:

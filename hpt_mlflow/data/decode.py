@@ -13,6 +13,7 @@ from hpt_mlflow.data.numbers import read_numbers, to_pixels
 from hpt_mlflow.data.pictures import (
     BYTES_PER_PIXEL,
     Encoded,
+    Stack,
     checked_pixels,
     in_format,
     open_picture,
@@ -56,6 +57,8 @@ def decode(picture: Encoded, smallest_side: int | None = None, pixels: PixelForm
     with explaining():
         if not pixels.is_rgb:
             return _reduce_pixels(to_pixels(read_numbers(picture), pixels), smallest_side)
+        if isinstance(picture, Stack):
+            picture = read_numbers(picture).values
         # Deep pictures that Pillow opens are shown as it always showed them.
         if in_format(picture) and not pillow_opens(picture) and (found := read_format(picture)) is not None:
             picture = _shown(found)

@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 
 from hpt_mlflow.data.errors import UnreadableImageError, explaining
-from hpt_mlflow.data.formats.pixels import Pixels
+from hpt_mlflow.data.formats.pixels import Pixels, check_size
 from hpt_mlflow.data.pictures import (
     BYTES_PER_PIXEL,
     Encoded,
+    Stack,
     checked_pixels,
     in_format,
     open_picture,
@@ -22,6 +23,7 @@ from hpt_mlflow.data.pictures import (
     upright_copy,
 )
 from hpt_mlflow.data.rgb import grey_values, is_deep, is_inverted, to_rgb
+from hpt_mlflow.errors import printable
 from hpt_mlflow.pixels import PixelFormat
 
 # Of grey and of colours, with or without transparency.
@@ -52,6 +54,8 @@ def is_plain(picture: Encoded) -> bool:
     """
     if isinstance(picture, np.ndarray):
         return picture.dtype == np.uint8 and (picture.ndim == 2 or picture.shape[2] in PLAIN_BANDS)
+    if isinstance(picture, Stack):
+        return False
     with explaining():
         if in_format(picture):
             return False
@@ -67,6 +71,8 @@ def read_numbers(picture: Encoded) -> Numbers:
     """
     if isinstance(picture, np.ndarray):
         return _of_array(picture)
+    if isinstance(picture, Stack):
+        return _of_stack(picture)
     with explaining():
         pixels = read_format(picture)
     if pixels is not None:
@@ -94,6 +100,31 @@ def _of_format(pixels: Pixels) -> Numbers:
         return numbers
     missing = numbers.values == pixels.nodata
     return numbers._replace(values=np.where(missing, np.float32(np.nan), numbers.values.astype(np.float32)))
+
+
+def _of_stack(picture: Stack) -> Numbers:
+    """The bands of several files; a range that all declare is declared, except that of 8 bits."""
+    bands = []
+    for file in picture.files:
+        try:
+            bands.append(read_numbers(file))
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"{printable(file.name)}: {error}") from error
+    for file, band in zip(picture.files, bands, strict=True):
+        # A grey file of 8 bits becomes RGB.
+        if band.values.shape[2] != 1 and (band.values[:, :, :1] != band.values).any():
+            raise UnreadableImageError(f"{printable(file.name)} has {band.values.shape[2]} channels, not one")
+        if band.values.shape[:2] != bands[0].values.shape[:2]:
+            one, other = (" x ".join(map(str, each.values.shape[1::-1])) for each in (bands[0], band))
+            raise UnreadableImageError(
+                f"{printable(picture.files[0].name)} has {one} pixels, {printable(file.name)} {other}; resample them "
+                "to one grid"
+            )
+    height, width = bands[0].values.shape[:2]
+    check_size(height, width, len(bands), np.result_type(*(band.values for band in bands)).itemsize)
+    ranges = {band[1:] for band in bands}
+    low, high = ranges.pop() if len(ranges) == 1 else (None, None)
+    return Numbers(np.concatenate([band.values[:, :, :1] for band in bands], axis=2), low, high)
 
 
 def _grey(image: Image.Image) -> np.ndarray:

@@ -32,8 +32,14 @@ class Frame(NamedTuple):
     number: int
 
 
+class Stack(NamedTuple):
+    """An image whose bands are files of their own, in this order."""
+
+    files: tuple[Path, ...]
+
+
 # A picture as a dataset may hold it.
-Encoded = Path | Frame | bytes | np.ndarray | Image.Image
+Encoded = Path | Frame | Stack | bytes | np.ndarray | Image.Image
 
 # Files with these suffixes count as pictures.
 SUFFIXES = ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .tga .tif .tiff .webp"
@@ -72,6 +78,8 @@ def open_picture(picture: Encoded) -> AbstractContextManager[Image.Image]:
         return Image.fromarray(picture[:, :, 0] if picture.shape[2:] == (1,) else picture)
     if isinstance(picture, Frame):
         return _open_page(picture)
+    if isinstance(picture, Stack):
+        raise UnreadableImageError("it is in several files")
     status = os.stat(picture)
     # Opening a FIFO would wait forever, and a device may not end.
     if not stat.S_ISREG(status.st_mode):
@@ -129,7 +137,7 @@ def pillow_opens(picture: Encoded) -> bool:
 
 
 def _file_in_format(picture: Encoded) -> Path | bytes | None:
-    if isinstance(picture, Image.Image | np.ndarray):
+    if isinstance(picture, Image.Image | np.ndarray | Stack):
         return None
     file = picture.file if isinstance(picture, Frame) else picture
     return file if registry.format_of(file) is not None else None

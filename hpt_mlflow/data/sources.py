@@ -23,6 +23,7 @@ from hpt_mlflow.data.list_source import open_list
 from hpt_mlflow.data.paper_layouts import open_paper
 from hpt_mlflow.data.parquet_source import open_parquet
 from hpt_mlflow.data.shards_source import open_shards
+from hpt_mlflow.data.stacks import with_stacks
 from hpt_mlflow.data.zip_source import open_zip
 from hpt_mlflow.plugins import add_to
 
@@ -30,6 +31,7 @@ from hpt_mlflow.plugins import add_to
 ENTRY_POINTS = "hpt_mlflow.sources"
 # An option of every address, first or later among those at its end.
 BANDS = re.compile(r"(?P<sign>[?&])bands=(?P<bands>[^&?]*)(?=&|$)")
+STACK = re.compile(r"[?&]stack=(?P<pattern>.+)$")
 # Datasets that were passed as objects, by their address in this process.
 _HELD: dict[str, Dataset] = {}
 
@@ -42,8 +44,9 @@ def open_dataset(data: Any, root: str | None = None, every_image: bool = False) 
             `csv:FILE?label_column=A`, `shards:FOLDER` or `shards:train-{000..146}.tar`, `zip:FILE`,
             `parquet:FOLDER` or `parquet:FILE?label_column=A`, `paper:NAME?root=FOLDER`, `builtin:noto`,
             `builtin:twemoji`, `torchvision:NAME`, or that of a registered reader. At the end, `?group=...` names what
-            keeps images together (see `with_groups`; of a CSV, also a column), and `?bands=4,3,2` chooses bands of the
-            pictures, counted from 1, as channels. Or a
+            keeps images together (see `with_groups`; of a CSV, also a column), `?stack=...` which files are bands of
+            one image (see `with_stacks`), and `?bands=4,3,2` chooses bands of the pictures, counted from 1, as
+            channels. Or a
             `torch.utils.data.Dataset` of images (see `open_torch_dataset`), or a `Dataset`, which is returned as it is.
         root: folder that relative paths start from, and that holds the files of `torchvision:`.
         every_image: take all images of a folder, archives or tables, even those that belong to no part or class,
@@ -78,13 +81,14 @@ def open_dataset(data: Any, root: str | None = None, every_image: bool = False) 
         example = "twemoji" if scheme == "builtin" else "NAME"
         raise data_error(f"{uri!r} names no dataset", f"write for example {scheme}:{example}")
     rest, bands = _split_off_bands(rest)
+    rest, stack = _split_off_stack(rest)
     # A table has more options, and a column of groups among them.
     address, group = (rest, None) if scheme == "csv" or os.path.exists(rest) else split_address(rest)
     is_whole = every_image and scheme in EVERY_IMAGE
     dataset = EVERY_IMAGE[scheme](address, root, True) if is_whole else SOURCES[scheme](address, root)
     if group is not None and not is_whole:
         dataset = with_groups(dataset, group, root)
-    dataset = with_frames(dataset)
+    dataset = with_stacks(dataset, stack) if stack else with_frames(dataset)
     return _with_bands(dataset, bands) if bands else dataset
 
 
@@ -103,6 +107,12 @@ def _split_off_bands(address: str) -> tuple[str, tuple[int, ...]]:
         raise data_error(f"cannot read bands={match['bands']!r}", "count bands from 1, each once: bands=4,3,2")
     before, after = address[: match.start()], address[match.end() :]
     return before + (match["sign"] + after.removeprefix("&") if after else ""), bands
+
+
+def _split_off_stack(address: str) -> tuple[str, str]:
+    """An address without `stack=...` at its end, and the pattern; empty if it has none."""
+    match = STACK.search(address)
+    return (address, "") if match is None or os.path.exists(address) else (address[: match.start()], match["pattern"])
 
 
 def _with_bands(dataset: Dataset, bands: tuple[int, ...]) -> Dataset:

@@ -17,7 +17,7 @@ from hpt_mlflow.data.errors import UnreadableImageError, explaining
 from hpt_mlflow.data.formats import registry
 from hpt_mlflow.data.numbers import read_numbers
 from hpt_mlflow.data.perceptual import DECODED_SIDE, thumbnail
-from hpt_mlflow.data.pictures import Encoded, Frame, in_format, open_picture, pillow_opens
+from hpt_mlflow.data.pictures import Encoded, Frame, Stack, in_format, open_picture, pillow_opens
 from hpt_mlflow.data.pixel_range import pixels_of
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.pixels import PixelFormat, shown
@@ -136,12 +136,14 @@ def _header(picture: Encoded) -> tuple[int, int, str]:
     """Width, height and kind of a picture."""
     if isinstance(picture, Image.Image):
         return picture.width, picture.height, _kind(picture)
-    if not isinstance(picture, np.ndarray) and (not in_format(picture) or pillow_opens(picture)):
+    if not isinstance(picture, np.ndarray | Stack) and (not in_format(picture) or pillow_opens(picture)):
         with explaining(), open_picture(picture) as image:
             return image.width, image.height, _kind(image)
     values = read_numbers(picture).values
-    file = picture.file if isinstance(picture, Frame) else picture
-    name = "array" if isinstance(file, np.ndarray) else registry.format_of(file)
+    if isinstance(picture, np.ndarray | Stack):
+        name = "array" if isinstance(picture, np.ndarray) else "files of single bands,"
+    else:
+        name = str(registry.format_of(picture.file if isinstance(picture, Frame) else picture))
     return values.shape[1], values.shape[0], f"{name} {values.dtype}, {_plural(values.shape[2], 'band')}"
 
 
