@@ -131,16 +131,15 @@ def features() -> None:
         aside = unit(rng.standard_normal((PLANTED, DIMENSIONS), np.float32))
         vectors[copies] = unit(0.9 * vectors[sources].astype(np.float32) + np.sqrt(1 - 0.9**2) * aside)
         vectors.flush()
-        started = time.monotonic()
+        started = time.monotonic(), time.process_time()
         neighbours = Neighbours(vectors, exact=False)
-        built = time.monotonic()
+        built = time.monotonic(), time.process_time()
         one, other, _ = neighbours.within(vectors, 10, LEAST)
-        done = time.monotonic()
+        done = time.monotonic(), time.process_time()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(
-            f"index {built - started:.0f} s, search {done - built:.0f} s, {peak:.2f} GiB at most, {len(one)} pairs",
-            flush=True,
-        )
+        for what, before, after in (("index", started, built), ("search", built, done)):
+            print(f"{what}: {after[0] - before[0]:.0f} s, {after[1] - before[1]:.0f} s of processors", flush=True)
+        print(f"{peak:.2f} GiB at most, {len(one)} pairs", flush=True)
         found = set(zip(one.tolist(), other.tolist(), strict=True))
         print(f"planted: recall {np.mean([pair in found for pair in zip(copies, sources, strict=True)]):.4f}")
         subset = np.sort(chosen[-CHECKED:])

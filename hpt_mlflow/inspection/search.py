@@ -16,7 +16,7 @@ MOST_EXACT = 50_000
 ROWS = 4096
 # Of faiss's inverted file: lists per square root of vectors, lists that are searched per query, and how many vectors
 # per list its centres are learned from.
-LISTS, SEARCHED, LEARNED_FROM = 4, 16, 40
+LISTS, SEARCHED, LEARNED_FROM = 4, 8, 40
 
 
 def check_can_search(count: int) -> None:

@@ -20,6 +20,7 @@ from hpt_mlflow.report.evaluation_card import evaluation_card
 from hpt_mlflow.settings import EvaluateSettings
 from hpt_mlflow.stages.data_report import report_data, report_unreadable
 from hpt_mlflow.stages.evaluation.metrics import baseline_metrics, outcome_metrics, repeat_metrics
+from hpt_mlflow.stages.evaluation.near_seen import near_seen
 from hpt_mlflow.stages.evaluation.pictures import log_curve, log_milestones, log_pictures, log_predictions
 from hpt_mlflow.stages.evaluation.work import EvaluationWork, prepare_evaluation
 from hpt_mlflow.stages.progress import show_steps
@@ -130,11 +131,18 @@ def _learn_from_untrained(work: EvaluationWork) -> Outcome:
 
 
 def _seen_metrics(run: StageRun, work: EvaluationWork) -> dict[str, float]:
-    """How many test images were trained on, or a warning that this is unknown."""
+    """How many test images were trained on, or a warning that this is unknown; and a warning of near copies."""
+    counts = {}
+    near = near_seen(work.overlaps, work.task)
+    if near:
+        counts["data/test_images_near_seen"] = float(max(len(stage.indices) for stage in near))
+    for stage in near:
+        if len(stage.indices):
+            run.warn(f"data: {stage.describe(work.task)}")
     if work.overlaps.seen is not None:
-        return {"data/test_images_seen": float(work.overlaps.seen)}
+        return counts | {"data/test_images_seen": float(work.overlaps.seen)}
     run.warn(f"data: whether test images were trained on cannot be checked, because {work.overlaps.unknown}")
-    return {}
+    return counts
 
 
 def _keep_classifier(

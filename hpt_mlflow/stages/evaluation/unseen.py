@@ -28,6 +28,7 @@ class Overlap(NamedTuple):
         too_many: whether these are more than `SEEN_LIMIT` of them.
         same_dataset: whether the stage learned from the dataset itself, split otherwise.
         sampled: whether `seen` is an estimate.
+        kept: what the stage kept of all that it saw.
     """
 
     stage: Node
@@ -36,6 +37,7 @@ class Overlap(NamedTuple):
     too_many: bool
     same_dataset: bool
     sampled: bool
+    kept: SeenImages
 
     def __str__(self) -> str:
         about = "about " if self.sampled else ""
@@ -89,7 +91,7 @@ def _overlap(stage: Node, kept: SeenImages, known: np.ndarray, same_dataset: boo
     limit = SEEN_LIMIT * share * len(known)
     too_many = found > limit + 2 * np.sqrt(limit * (1 - share))
     seen = min(len(known), round(found / share))
-    return Overlap(stage, seen, len(known), bool(too_many), same_dataset, share < 1)
+    return Overlap(stage, seen, len(known), bool(too_many), same_dataset, share < 1, kept)
 
 
 def check_unseen(settings: EvaluateSettings, model: str, dataset: Dataset, task: Task) -> Overlaps:

@@ -148,7 +148,7 @@ def _introduce(run: StageRun, work: Work) -> dict[str, float]:
     run.describe(work.describe())
     run.params(work.params)
     log_inputs(run.run_id, work.dataset, work.split, work.statistics, "training", work.parent)
-    log_seen_images(run, work.dataset, work.split.seen)
+    log_seen_images(run, work.dataset, work.split.seen, work.images.sample)
     run.picture(_picture_of_views(work.trainer, work.batches), "views.png")
     images = len(work.images.indices)
     if work.parent and images < FEW_IMAGES:

@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from colours import TINY
+from mlflow.tracking import MlflowClient
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+import hpt_mlflow
+from hpt_mlflow.data.contents import VERSION
+from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.tracking.models.seen_images import seen_images
+from hpt_mlflow.tracking.tags import SEEN_IMAGES_FILE, WARNING
+
+
+def scene(seed, size=64):
+    rng = np.random.default_rng(seed)
+    image = np.linspace(rng.integers(0, 100, 3), rng.integers(100, 255, 3), size)[:, None].repeat(size, axis=1)
+    for _ in range(12):
+        top, left = rng.integers(0, size * 3 // 4, 2)
+        height, width = rng.integers(size // 10, size // 2, 2)
+        image[top : top + height, left : left + width] = rng.integers(0, 256, 3)
+    return Image.fromarray(image.round().astype(np.uint8))
+
+
+COPIES = (
+    lambda image, file: image.save(file, "JPEG", quality=30),
+    lambda image, file: image.resize((40, 40)).save(file),
+    lambda image, file: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(file),
+)
+
+
+@pytest.fixture
+def trained(store, tmp_path):
+    """A model of 30 images, and a target with other images, of which three test images are copies of some of these."""
+    (tmp_path / "base").mkdir()
+    for i in range(30):
+        scene(i).save(tmp_path / "base" / f"{i}.png")
+    for i in range(36):
+        file = tmp_path / "target" / "abc"[i % 3] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scene(100 + i).save(file)
+    dataset = open_dataset(f"{tmp_path}/target")
+    tested = [dataset.pictures[i] for i in dataset.split(0).test]
+    for i, (copy, file) in enumerate(zip(COPIES, tested, strict=False)):
+        copy(scene(i), file)
+    pretrained = hpt_mlflow.pretrain(data=f"{tmp_path}/base", steps=2, **TINY)
+    return pretrained, tmp_path / "target", {Path(file).name for file in tested[: len(COPIES)]}
+
+
+def test_an_evaluation_warns_of_near_copies_of_what_was_trained_on(trained):
+    pretrained, target, names = trained
+    assert seen_images(pretrained.run_id).hashes.shape == (30, 4)
+    result = hpt_mlflow.evaluate(model=pretrained.model_uri, data=str(target), untrained=False)
+    assert result.metrics["data/test_images_near_seen"] == 3
+    assert result.metrics["data/test_images_seen"] == 0
+    warning = MlflowClient().get_run(result.run_id).data.tags[WARNING]
+    assert f"look like images that pretrain base (run {pretrained.run_id}) has trained on" in warning
+    assert all(name in warning for name in names)
+
+
+def test_a_model_without_hashes_gives_no_warning(trained):
+    pretrained, target, _ = trained
+    uri = mlflow.get_run(pretrained.run_id).info.artifact_uri
+    file = Path(uri.removeprefix("file://")) / SEEN_IMAGES_FILE
+    tensors = {name: tensor for name, tensor in load_file(file).items() if name != "hashes"}
+    save_file(tensors, file, {"version": str(VERSION)})
+    result = hpt_mlflow.evaluate(model=pretrained.model_uri, data=str(target), untrained=False)
+    assert "data/test_images_near_seen" not in result.metrics
+    assert "look like" not in MlflowClient().get_run(result.run_id).data.tags.get(WARNING, "")
