@@ -36,7 +36,7 @@ WARM_UP_REPORTS = 5
 @click.option("--batch-size", default=128, show_default=True)
 @click.option("--steps", default=30, show_default=True)
 @click.option("--precision", default="auto", show_default=True)
-@click.option("--update", default="all", show_default=True, help="Of bare: all or bn.")
+@click.option("--update", default="all", show_default=True, help="Of bare: as of adapt.")
 @click.option("--nproc", default=1, show_default=True, help="Of whole.")
 @click.option("--workers", type=int, help="Of whole; default: as the stage chooses.")
 @click.option("--compile", "compiled", default="off", show_default=True)
