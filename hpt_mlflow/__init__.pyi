@@ -76,7 +76,7 @@ def pretrain(
     image_size: int | None = None,
     small_stem: bool = False,
     features: Literal["cls", "mean", "cls+mean"] | None = None,
-    method: Literal["moco", "simclr", "byol"] = "moco",
+    method: Literal["moco", "simclr", "byol", "lejepa"] = "moco",
     preset: Literal["quick", "gentle", "paper"] = "gentle",
     steps: int | None = None,
     batch_size: int | None = None,
@@ -104,6 +104,7 @@ def pretrain(
     queue_size: int | None = None,
     bn_splits: int | None = None,
     target_momentum: float | None = None,
+    sigreg_weight: float | None = None,
 ) -> StageResult:
     """Train a backbone on a dataset from random weights or from `weights`, log it, and register it.
 
@@ -176,6 +177,8 @@ def pretrain(
             [default: 4]
         target_momentum: Share of its weights that the target network keeps at the first step; rises to 1. Only for
             method byol.  [default: 0.99 (quick), 0.99 (gentle), 0.996 (paper)]
+        sigreg_weight: Share of SIGReg in the loss; the rest is the distance of views. Only for method lejepa.
+            [default: 0.02]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
@@ -192,7 +195,7 @@ def adapt(
     image_size: int | None = None,
     small_stem: bool = False,
     features: Literal["cls", "mean", "cls+mean"] | None = None,
-    method: Literal["moco", "simclr", "byol"] = "moco",
+    method: Literal["moco", "simclr", "byol", "lejepa"] = "moco",
     preset: Literal["quick", "gentle", "paper"] = "gentle",
     steps: int | None = None,
     batch_size: int | None = None,
@@ -225,6 +228,7 @@ def adapt(
     queue_size: int | None = None,
     bn_splits: int | None = None,
     target_momentum: float | None = None,
+    sigreg_weight: float | None = None,
 ) -> StageResult:
     """Continue training the backbone of `parent` on another dataset, log the result, and register it.
 
@@ -307,6 +311,8 @@ def adapt(
             [default: 4]
         target_momentum: Share of its weights that the target network keeps at the first step; rises to 1. Only for
             method byol.  [default: 0.99 (quick), 0.99 (gentle), 0.996 (paper)]
+        sigreg_weight: Share of SIGReg in the loss; the rest is the distance of views. Only for method lejepa.
+            [default: 0.02]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
@@ -323,7 +329,7 @@ def tune(
     image_size: int | None = None,
     small_stem: bool = False,
     features: Literal["cls", "mean", "cls+mean"] | None = None,
-    method: Literal["moco", "simclr", "byol"] = "moco",
+    method: Literal["moco", "simclr", "byol", "lejepa"] = "moco",
     preset: Literal["quick", "gentle", "paper"] = "gentle",
     steps: int | None = None,
     batch_size: int | None = None,
@@ -367,6 +373,7 @@ def tune(
     queue_size: int | None = None,
     bn_splits: int | None = None,
     target_momentum: float | None = None,
+    sigreg_weight: float | None = None,
 ) -> StageResult:
     """Search the augmentations with which a parent adapts best; adapt with them in full, evaluate and register.
 
@@ -472,6 +479,8 @@ def tune(
             [default: 4]
         target_momentum: Share of its weights that the target network keeps at the first step; rises to 1. Only for
             method byol.  [default: 0.99 (quick), 0.99 (gentle), 0.996 (paper)]
+        sigreg_weight: Share of SIGReg in the loss; the rest is the distance of views. Only for method lejepa.
+            [default: 0.02]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work if possible.
@@ -670,7 +679,7 @@ def study(
     image_size: int | None = None,
     small_stem: bool = False,
     features: Literal["cls", "mean", "cls+mean"] | None = None,
-    method: Literal["moco", "simclr", "byol"] = "moco",
+    method: Literal["moco", "simclr", "byol", "lejepa"] = "moco",
     preset: Literal["quick", "gentle", "paper"] = "quick",
     steps: int | None = None,
     batch_size: int | None = None,
@@ -711,6 +720,7 @@ def study(
     queue_size: int | None = None,
     bn_splits: int | None = None,
     target_momentum: float | None = None,
+    sigreg_weight: float | None = None,
 ) -> StageResult | None:
     """Run the trainings and evaluations of one of the paper's experiments, and answer its claims.
 
@@ -792,6 +802,8 @@ def study(
             [default: 4]
         target_momentum: Share of its weights that the target network keeps at the first step; rises to 1. Only for
             method byol.  [default: 0.99 (quick), 0.99 (gentle), 0.996 (paper)]
+        sigreg_weight: Share of SIGReg in the loss; the rest is the distance of views. Only for method lejepa.
+            [default: 0.02]
 
     Returns:
         None for a dry run.

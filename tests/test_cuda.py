@@ -21,6 +21,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.objectives.base import make_judge
 from hpt_mlflow.evaluation.probe import fit_probe
+from hpt_mlflow.methods import load_method
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.stages.tune import tune
@@ -61,7 +62,8 @@ def make_trainer(plan=PLAN, device=CUDA):
 
 def steps_of(trainer, images, report_every=1):
     plan = trainer.plan
-    batches = ViewBatches(images, plan.batch_size, SIZE, plan.subset, plan.strengths, plan.seed)
+    views = load_method(plan.method).views
+    batches = ViewBatches(images, plan.batch_size, SIZE, plan.subset, plan.strengths, plan.seed, views=views)
     return trainer.train(batches, workers=0, report_every=report_every)
 
 

@@ -80,6 +80,16 @@ METHODS = {
         # Where the schedule of BYOL starts: its reference code for 100 and 300 epochs, and section 3.3 for 1000.
         {"quick": {"target_momentum": 0.99}, "paper": {"target_momentum": 0.996}},
     ),
+    "lejepa": Registration(
+        "hpt_mlflow.methods.lejepa:LeJEPA",
+        {
+            "sigreg_weight": MethodOption(
+                float, "Share of SIGReg in the loss; the rest is the distance of views.", minimum=0, maximum=1
+            )
+        },
+        # The authors' example.
+        {"quick": {"sigreg_weight": 0.02}},
+    ),
 }
 
 

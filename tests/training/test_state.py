@@ -15,7 +15,7 @@ from torch import nn
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.methods import METHODS
+from hpt_mlflow.methods import METHODS, load_method
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import Plan
 from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE, TrainingState
@@ -46,7 +46,8 @@ def images(open_images):
 
 def train(trainer: Trainer, images, until: int, workers: int = 0) -> None:
     plan = trainer.plan
-    batches = ViewBatches(images, plan.batch_size, 16, plan.subset, plan.strengths, plan.seed)
+    views = load_method(plan.method).views
+    batches = ViewBatches(images, plan.batch_size, 16, plan.subset, plan.strengths, plan.seed, views=views)
     for step, _ in trainer.train(batches, workers, report_every=2):
         if step == until:
             break

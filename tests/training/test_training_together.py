@@ -21,7 +21,7 @@ from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.group import ALONE, LostProcessError
-from hpt_mlflow.methods import METHODS
+from hpt_mlflow.methods import METHODS, load_method
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.state import TrainingState
 
@@ -61,7 +61,8 @@ def batches_of(plan, group, folder=None, vanishing=()):
         for index in vanishing:
             pictures[index].unlink(missing_ok=True)
     own = group.part(plan.batch_size)
-    return ViewBatches(images, plan.batch_size, SIZE, plan.subset, plan.strengths, plan.seed, own)
+    views = load_method(plan.method).views
+    return ViewBatches(images, plan.batch_size, SIZE, plan.subset, plan.strengths, plan.seed, own, views)
 
 
 def opened(pictures):
@@ -247,7 +248,9 @@ def train_alone(group, line, plan, network, report_every):
 @pytest.mark.parametrize("method", METHODS)
 def test_without_batch_norm_two_processes_train_as_one_does(method):
     options = {name: PLAN.options.get(name, value) for name, value in METHODS[method].presets["quick"].items()}
-    plan = replace(PLAN, steps=6, method=method, options=options)
+    # The normalised hidden units of LeJEPA's projector let rounding grow tenfold in each large step.
+    rate = PLAN.learning_rate / (10 if method == "lejepa" else 1)
+    plan = replace(PLAN, steps=6, method=method, options=options, learning_rate=rate)
     progress, tensors = train_alone(ALONE, None, plan, plain_backbone, 4)
     (first_progress, first), (other_progress, other) = in_processes(train_alone, plan, plain_backbone, 4)
     assert first_progress[-1].metrics.keys() == progress[-1].metrics.keys()

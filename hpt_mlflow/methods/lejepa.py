@@ -1,0 +1,125 @@
+"""LeJEPA (Balestriero & LeCun, arXiv 2511.08544): views of an image predict their mean, and all are Gaussian together.
+
+It has neither a teacher nor a queue. What keeps embeddings apart is SIGReg: along any direction, those of a batch are
+to be distributed as a standard normal variable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from hpt_mlflow.group import ALONE, Group
+from hpt_mlflow.methods.base import Method, StepResult, Views
+from hpt_mlflow.methods.byol import GroupBatchNorm
+
+# As in the authors' example (MINIMAL.md of rbalestr-lab/lejepa), also the directions that are drawn anew in each step,
+# and the points at which characteristic functions are compared.
+HIDDEN_SIZE, PROJECTION_SIZE = 2048, 16
+DIRECTIONS, POINTS, LAST_POINT = 256, 17, 3.0
+
+
+class LeJEPA(Method):
+    """One encoder: a backbone and a projector of three layers, with the batch statistics of all processes.
+
+    All views are embedded as one batch. They are of one size here, where the paper has large and small ones.
+
+    Options:
+        sigreg_weight: share of SIGReg in the loss (lambda).
+    """
+
+    title = "LeJEPA"
+    views = 4
+    # Forward and backward of each view.
+    passes = 3 * views
+    metrics = ("prediction", "sigreg")
+
+    def __init__(
+        self, backbone: nn.Module, feature_size: int, options: Mapping[str, Any], group: Group = ALONE
+    ) -> None:
+        super().__init__(backbone, feature_size, options, group)
+        self.sigreg_weight: float = options["sigreg_weight"]
+        self.encoder = nn.Sequential(backbone, nn.Flatten())
+        self.projector = nn.Sequential(
+            nn.Linear(feature_size, HIDDEN_SIZE),
+            GroupBatchNorm(HIDDEN_SIZE, group),
+            nn.ReLU(),
+            nn.Linear(HIDDEN_SIZE, HIDDEN_SIZE),
+            GroupBatchNorm(HIDDEN_SIZE, group),
+            nn.ReLU(),
+            nn.Linear(HIDDEN_SIZE, PROJECTION_SIZE),
+        )
+
+    @property
+    @override
+    def backbone(self) -> nn.Module:
+        return self.encoder[0]
+
+    @property
+    @override
+    def networks(self) -> Sequence[nn.Module]:
+        return self.encoder, self.projector
+
+    @override
+    def forward(self, views: Views, step: int) -> StepResult:
+        """Both terms of the loss."""
+        images = torch.cat([views[number] for number in range(self.views)])  # Vn x channels x H x W
+        embeddings = self.projector(self.encoder(images)).float().view(self.views, -1, PROJECTION_SIZE)  # V x n x d
+        prediction = distance_to_mean(embeddings)
+        everyone = self.group.gather_with_gradients(embeddings.transpose(0, 1)).transpose(0, 1)  # V x N x d
+        regularity = sigreg(everyone, directions(step).to(everyone.device))
+        loss = (1 - self.sigreg_weight) * prediction + self.sigreg_weight * regularity
+        return StepResult(loss, [prediction.detach(), regularity.detach()], F.normalize(embeddings[0].detach(), dim=1))
+
+    @classmethod
+    @override
+    def chance(cls, options: Mapping[str, Any], batch_size: int) -> str:
+        points, weights = _quadrature()
+        # The variance of the real and imaginary part of the characteristic function of N normal numbers, times N.
+        expected = float(((1 - torch.exp(-points.square())) * weights).sum())
+        return f"prediction 0 and SIGReg far above {expected:.2f}, that of normal embeddings, are a collapse"
+
+
+def distance_to_mean(embeddings: Tensor) -> Tensor:
+    """The mean square difference of each view from the mean of all views of its image.
+
+    Args:
+        embeddings: float32 (V, n, d).
+    """
+    return (embeddings.mean(dim=0) - embeddings).square().mean()
+
+
+def sigreg(embeddings: Tensor, along: Tensor) -> Tensor:
+    """Sketched Isotropic Gaussian Regularization: the mean Epps-Pulley statistic over views and directions.
+
+    The statistic is N times the squared distance of the empirical characteristic function of N numbers from that of a
+    standard normal variable, exp(-t^2 / 2), integrated over t with that function as weight, from -3 to 3.
+
+    Args:
+        embeddings: float32 (V, N, d).
+        along: directions of length 1, float32 (d, M).
+    """
+    points, weights = (values.to(embeddings.device) for values in _quadrature())
+    angles = (embeddings @ along)[..., None] * points  # V x N x M x T
+    real = (angles.cos().mean(dim=1) - torch.exp(-points.square() / 2)).square()
+    distance = real + angles.sin().mean(dim=1).square()  # V x M x T
+    return embeddings.shape[1] * (distance @ weights).mean()
+
+
+def directions(step: int) -> Tensor:
+    """Random directions of a step, the same in all processes and after a resume: float32 (d, M)."""
+    drawn = torch.randn(PROJECTION_SIZE, DIRECTIONS, generator=torch.Generator().manual_seed(step))
+    return F.normalize(drawn, dim=0)
+
+
+def _quadrature() -> tuple[Tensor, Tensor]:
+    """Points from 0 on, and their weights in the integral over both signs, by the trapezoidal rule: float32 (T,)."""
+    points = torch.linspace(0, LAST_POINT, POINTS)
+    weights = torch.full((POINTS,), 2 * LAST_POINT / (POINTS - 1))
+    weights[[0, -1]] /= 2
+    return points, weights * torch.exp(-points.square() / 2)
