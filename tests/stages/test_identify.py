@@ -46,6 +46,7 @@ OTHER = {
     "resume": "never",
     "root": "/some/where",
     "seed": 1,
+    "sigreg_weight": 0.1,
     "small_stem": True,
     "source": "builtin:digits",
     "split_seed": 2,
