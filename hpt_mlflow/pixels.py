@@ -36,6 +36,13 @@ class PixelFormat:
         """Whether pixels are 8-bit RGB, as from most files."""
         return not self.bands and not self.low
 
+    def __str__(self) -> str:
+        if self.is_rgb:
+            return "8-bit RGB"
+        names = f"bands {', '.join(map(str, self.bands))}" if self.bands else "grey or RGB"
+        ranges = dict.fromkeys(f"{low:,.6g} to {high:,.6g}" for low, high in zip(self.low, self.high, strict=True))
+        return f"{names}, 16 bits from {'; '.join(ranges)}" if ranges else f"{names}, 8 bits"
+
     def as_values(self) -> dict[str, list[float]]:
         """For files of JSON."""
         return {name: list(values) for name, values in asdict(self).items()}

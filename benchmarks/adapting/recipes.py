@@ -185,6 +185,7 @@ RECIPES = {
     "the paper's strengths": Recipe({"strengths": "crop_scale=0.2:1,hue=0.4,blur_sigma=0.1:2"}),
     "simclr": Recipe({"method": "simclr"}),
     "byol": Recipe({"method": "byol"}),
+    "lejepa": Recipe({"method": "lejepa"}),
     "layer decay": Recipe({"method": "layerdecay"}),
     "L2-SP": Recipe({"method": "anchored"}),
     "distillation": Recipe({"method": "distilled"}),

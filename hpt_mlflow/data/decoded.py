@@ -99,7 +99,7 @@ def _key(dataset: Dataset, indices: np.ndarray, smallest_side: int, pixels: Pixe
     """What tells these images from any others, 32 hexadecimal digits; None where they need no decoding."""
     if not _are_encoded(dataset.pictures, evenly_spaced(indices, LOOKED_AT)):
         return None
-    digest = hashlib.sha256(f"{MAGIC!r} {conversion()} {smallest_side} {pixels}\n".encode())
+    digest = hashlib.sha256(f"{MAGIC!r} {conversion()} {smallest_side} {pixels!r}\n".encode())
     digest.update(np.ascontiguousarray(indices).data)
     digest.update(dataset.contents.of(indices).data)
     return digest.hexdigest()[:32]

@@ -45,7 +45,7 @@ def kept_channel_statistics(images: Images) -> ChannelStatistics:
     contents = images.dataset.contents.of(images.sample_indices)
     key = f"{content_digest(contents)}-{images.smallest_side}-{conversion()}"
     if not images.pixels.is_rgb:
-        key += f"-{hashlib.sha256(str(images.pixels).encode()).hexdigest()[:16]}"
+        key += f"-{hashlib.sha256(repr(images.pixels).encode()).hexdigest()[:16]}"
     file = cache_folder() / "channel-statistics" / f"{key}.json"
     statistics = read_json(
         file, lambda kept: ChannelStatistics(*(tuple(map(float, kept[name])) for name in ("mean", "std")))

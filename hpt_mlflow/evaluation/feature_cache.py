@@ -60,7 +60,7 @@ def _limit_gib() -> float:
 def _key(reader: FeatureReader, backbone: nn.Module, content: np.ndarray) -> str:
     digest = hashlib.sha256()
     images, statistics = reader.images, reader.statistics
-    sizes = f"{conversion()} {images.pixels} {images.smallest_side} {reader.image_size} {reader.resize_to}"
+    sizes = f"{conversion()} {images.pixels!r} {images.smallest_side} {reader.image_size} {reader.resize_to}"
     # GPUs compute slightly different values, and bfloat16 even more so.
     arithmetic = f"{reader.device.type} {reader.precision}"
     digest.update(f"{sizes} {statistics.mean} {statistics.std} {arithmetic}\n".encode())

@@ -13,6 +13,7 @@ from torch import nn
 
 from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.files import replacing
+from hpt_mlflow.models.channels import COLOURS
 from hpt_mlflow.models.checkpoint import BackboneCard, copy_to_cpu
 from hpt_mlflow.models.onnx_graph import EMBEDDING, IMAGES, network_graph, require_onnx
 from hpt_mlflow.models.resnets import RESNETS
@@ -68,6 +69,9 @@ def _detectron2(backbone: nn.Module, card: BackboneCard, file: Path) -> Callable
     if card.architecture.name not in RESNETS:
         raise HptError(f"detectron2 reads ResNets, not {card.architecture.name}", "use onnx", setting="format")
     _refuse_small_stem(card, "detectron2")
+    if card.architecture.channels != COLOURS:
+        problem = f"detectron2's ResNets take RGB, and this one {card.architecture.channels} channels"
+        raise HptError(problem, "use torchvision or onnx", setting="format")
     # Detectron2 takes .pkl for a pickle and .pyth for a file of pycls.
     if file.suffix != ".pth":
         raise HptError(f"{file.name!r} has the wrong ending for detectron2", "let it end in .pth", setting="file")
@@ -115,7 +119,7 @@ def _description(card: BackboneCard) -> dict[str, str]:
         "image_size": str(card.architecture.image_size),
         "mean": json.dumps(card.mean),
         "std": json.dumps(card.std),
-    }
+    } | ({} if card.pixels.is_rgb else {"pixels": json.dumps(card.pixels.as_values())})
 
 
 def _state_writer(backbone: nn.Module) -> Callable[[Path], None]:

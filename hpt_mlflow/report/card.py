@@ -10,6 +10,7 @@ from hpt_mlflow.data.split import Split
 from hpt_mlflow.methods import load_method
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.foreign import ForeignWeights
+from hpt_mlflow.pixels import RGB, PixelFormat
 from hpt_mlflow.report.commands import stage_command
 from hpt_mlflow.training.plan import Plan
 
@@ -25,6 +26,7 @@ def training_card(
     result: Mapping[str, float] | None = None,
     registered: str | None = None,
     verdict: str = "",
+    pixels: PixelFormat = RGB,
 ) -> str:
     """What a training stage is and, once there is one, its result and whether it helped."""
     method = load_method(plan.method)
@@ -39,6 +41,7 @@ def training_card(
     lines += [
         f"**Data** `{dataset.uri}`: {len(split.seen):,} images seen, {len(split.test):,} kept for test",
         "",
+        *([] if pixels.is_rgb else [f"**Pixels** {pixels}", ""]),
         f"**Method** {method.title}, {architecture}: {how}. {plan.steps:,} steps of {plan.batch_size}, "
         f"learning rate {plan.learning_rate:g}, views by {', '.join(plan.subset) or 'nothing'}, {plan.precision}.",
         "",

@@ -126,3 +126,10 @@ def test_a_format_survives_its_file(pixels):
 def test_what_is_no_format_is_refused(values):
     with pytest.raises(ValueError, match="not a format of pixels"):
         pixel_format_of(values)
+
+
+def test_a_format_says_what_it_is():
+    assert str(RGB) == "8-bit RGB"
+    assert str(GREY_12) == "grey or RGB, 16 bits from 0 to 4,095"
+    assert str(PixelFormat((2, 1), (0.0, 5.0), (10.0, 20.0))) == "bands 2, 1, 16 bits from 0 to 10; 5 to 20"
+    assert str(PixelFormat((1, 2, 3, 4))) == "bands 1, 2, 3, 4, 8 bits"

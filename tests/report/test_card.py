@@ -8,6 +8,7 @@ import pytest
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.models.architecture import Architecture
+from hpt_mlflow.pixels import PixelFormat
 from hpt_mlflow.report.card import training_card
 from hpt_mlflow.training.plan import Plan
 
@@ -37,6 +38,11 @@ def test_training_card_says_what_is_done():
     assert "`folder:/data/birds`: 1,600 images seen, 400 kept for test" in text
     assert "resnet18 at 32 px: random weights" in text
     assert "1,200 steps of 64, learning rate 0.03, views by crop, flip, float32" in text
+
+
+def test_the_pixels_of_deep_images_are_said():
+    assert "Pixels" not in card()
+    assert "**Pixels** grey or RGB, 16 bits from 0 to 4,095" in card(pixels=PixelFormat((), (0.0,) * 3, (4095.0,) * 3))
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,15 @@ def prepare(
         ),
         tags=_tags(stage, chain, plan, start, dataset),
         describe=partial(
-            training_card, chain, dataset, split, plan, start.architecture, start.parent, start.parent_method
+            training_card,
+            chain,
+            dataset,
+            split,
+            plan,
+            start.architecture,
+            start.parent,
+            start.parent_method,
+            pixels=images.pixels,
         ),
     )
 
