@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +13,11 @@ from hpt_mlflow.data.cache import cache_folder, keep_json, read_json
 from hpt_mlflow.data.dataset import Dataset, content_digest, evenly_spaced
 from hpt_mlflow.data.decode import conversion
 from hpt_mlflow.data.errors import UnreadableImageError, data_error
+from hpt_mlflow.data.formats import registry
 from hpt_mlflow.data.numbers import Numbers, is_plain, read_numbers
+from hpt_mlflow.data.pictures import open_picture
+from hpt_mlflow.data.rgb import has_halved_colours
+from hpt_mlflow.errors import printable
 from hpt_mlflow.pixels import RGB, PixelFormat, pixel_format_of
 
 LOOKED_AT = 64
@@ -72,6 +77,27 @@ def pixels_for(dataset: Dataset, learned: PixelFormat) -> PixelFormat:
             "adapt it to such images first, or choose as many bands with ?bands=3,2,1 after the address",
         )
     return pixels if learned.is_rgb else learned
+
+
+def lost_depth(dataset: Dataset, indices: np.ndarray) -> str:
+    """A warning of colours of 16 bits of which Pillow reads 8, as another reader is not installed; or empty.
+
+    Args:
+        indices: int64 (n,), of the pictures in question.
+    """
+    command, halved = registry.missing("TIFF"), []
+    for index in evenly_spaced(indices, LOOKED_AT).tolist() if command else ():
+        try:
+            picture = dataset.pictures[index]
+            if isinstance(picture, Path | bytes):
+                with open_picture(picture) as image:
+                    halved += [index] if has_halved_colours(image) else []
+        except Exception:  # of what cannot be opened, there is more to say elsewhere
+            continue
+    if not halved:
+        return ""
+    name = printable(str(dataset.names[halved[0]]))
+    return f"of {name} and other images, only 8 of 16 bits per colour are read; for all of them, {command}"
 
 
 def _is_plain(dataset: Dataset, index: int) -> bool:

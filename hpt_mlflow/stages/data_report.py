@@ -9,6 +9,7 @@ import numpy as np
 from hpt_mlflow.data.account import LeftOut
 from hpt_mlflow.data.dataset import MOST, Dataset
 from hpt_mlflow.data.images import Images
+from hpt_mlflow.data.pixel_range import lost_depth
 from hpt_mlflow.data.split import NO_LABEL, Split
 from hpt_mlflow.errors import printable
 from hpt_mlflow.tracking import tags as tag
@@ -18,7 +19,7 @@ EXAMPLES = 5
 
 
 def report_data(run: StageRun, dataset: Dataset, split: Split) -> dict[str, float]:
-    """Warn of what was left out, of duplicates; list them in a table of the run.
+    """Warn of what was left out, of duplicates and of lost depth; list them in a table of the run.
 
     Returns:
         The metrics that were logged.
@@ -31,6 +32,8 @@ def report_data(run: StageRun, dataset: Dataset, split: Split) -> dict[str, floa
     run.metrics(counts, 0)
     if dataset.multilabel:
         run.tags({tag.LABELS: ", ".join(dataset.classes)})
+    if warning := lost_depth(dataset, np.concatenate([split.seen, split.test])):
+        run.warn(f"data: {warning}")
     for entry in account:
         run.warn(f"data: of {dataset.name}, {entry}")
     if account:

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from picture_files import encode, noise
+from picture_files import encode, noise, plain_tiff
 from PIL import Image
 
 from hpt_mlflow.data import pixel_range
+from hpt_mlflow.data.formats import registry
 from hpt_mlflow.data.images import Images
-from hpt_mlflow.data.pixel_range import pixels_for, pixels_of
+from hpt_mlflow.data.pixel_range import lost_depth, pixels_for, pixels_of
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.pixels import RGB, PixelFormat
@@ -132,3 +133,14 @@ def test_a_model_keeps_its_own_range_and_refuses_other_channels(dataset_of):
     assert pixels_for(dataset, RGB).high == (4095,) * 3
     with pytest.raises(HptError, match="have 5 channels, and the model takes 3"):
         pixels_for(dataset_of([noise((*SIZE, 5), 0, 4095, np.uint16)] * 3), RGB)
+
+
+def test_colours_that_lose_half_of_their_bits_are_told_with_what_to_install(dataset_of, monkeypatch):
+    deep = plain_tiff(noise((*SIZE, 3), 0, 65535, np.uint16), photometric=2)
+    dataset = dataset_of([noise(SIZE, 0, 255, np.uint8), b"no picture", deep])
+    assert lost_depth(dataset, np.arange(3)) == ""
+    monkeypatch.setattr(registry, "missing", lambda name: 'pip install "hpt_mlflow[tiff]"')
+    assert lost_depth(dataset, np.arange(3)).endswith(
+        '8 of 16 bits per colour are read; for all of them, pip install "hpt_mlflow[tiff]"'
+    )
+    assert lost_depth(dataset, np.arange(2)) == ""
