@@ -8,8 +8,8 @@ from PIL import Image
 
 from hpt_mlflow.augment.crop import resize, resize_pixels
 from hpt_mlflow.data.errors import UnreadableImageError, explaining
-from hpt_mlflow.data.formats.pixels import Pixels
-from hpt_mlflow.data.numbers import read_numbers, to_pixels
+from hpt_mlflow.data.formats.numbers import Numbers
+from hpt_mlflow.data.numbers import read_numbers, scale, to_pixels
 from hpt_mlflow.data.pictures import (
     BYTES_PER_PIXEL,
     Encoded,
@@ -23,7 +23,7 @@ from hpt_mlflow.data.pictures import (
     upright,
     upright_copy,
 )
-from hpt_mlflow.data.rgb import ROWS_AT_ONCE, to_8_bits, to_rgb
+from hpt_mlflow.data.rgb import to_8_bits, to_rgb
 from hpt_mlflow.pixels import RGB, PixelFormat
 
 # Version of how pictures become pixels here; raise it with any change.
@@ -71,7 +71,7 @@ def decode(picture: Encoded, smallest_side: int | None = None, pixels: PixelForm
             return np.asarray(_reduce(to_rgb(turned), smallest_side))
 
 
-def _shown(found: Pixels) -> np.ndarray:
+def _shown(found: Numbers) -> np.ndarray:
     """The numbers of a file as 8 bits, from the range that it declares, or else from the one that they suggest."""
     values = found.values
     if values.ndim == 3 and values.shape[2] not in (1, 3):
@@ -80,13 +80,8 @@ def _shown(found: Pixels) -> np.ndarray:
         return values
     if found.low is None or found.high is None:
         return to_8_bits(values)
-    shown = np.empty(values.shape, np.uint8)
-    # Scaling everything at once would take eight times the memory.
-    for start in range(0, len(values), ROWS_AT_ONCE):
-        rows = np.nan_to_num(values[start : start + ROWS_AT_ONCE].astype(np.float64), nan=found.low)
-        scaled = (rows - found.low) * (255 / (found.high - found.low))
-        shown[start : start + ROWS_AT_ONCE] = np.round(np.clip(scaled, 0, 255))
-    return shown
+    bands = values.reshape(*values.shape[:2], -1)
+    return scale(bands, [found.low], [found.high], RGB.dtype)
 
 
 def _reduce(image: Image.Image, smallest_side: int | None) -> Image.Image:

@@ -16,7 +16,7 @@ from hpt_mlflow.data.decode import conversion
 from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.names import Files
 from hpt_mlflow.data.packed import MAGIC, DecodedFile, Packed, write_packed
-from hpt_mlflow.data.pictures import Encoded
+from hpt_mlflow.data.pictures import Encoded, Stack
 from hpt_mlflow.pixels import PixelFormat
 
 # How many pictures are looked at for whether they need decoding.
@@ -110,6 +110,6 @@ def _are_encoded(pictures: Sequence[Encoded], indices: np.ndarray) -> bool:
     if isinstance(pictures, Files | Contained):
         return True
     try:
-        return all(isinstance(pictures[i], bytes | str | os.PathLike) for i in indices.tolist())
+        return all(isinstance(pictures[i], bytes | str | os.PathLike | Stack) for i in indices.tolist())
     except UnreadableImageError:
         return False

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from hpt_mlflow.data.errors import UnreadableImageError, explaining
-from hpt_mlflow.data.formats.pixels import Pixels, check_size
+from hpt_mlflow.data.formats.numbers import Numbers, check_size
 from hpt_mlflow.data.pictures import (
     BYTES_PER_PIXEL,
     Encoded,
@@ -22,28 +22,12 @@ from hpt_mlflow.data.pictures import (
     upright,
     upright_copy,
 )
-from hpt_mlflow.data.rgb import grey_values, is_deep, is_inverted, to_rgb
+from hpt_mlflow.data.rgb import ROWS_AT_ONCE, grey_values, is_deep, is_inverted, to_rgb
 from hpt_mlflow.errors import printable
 from hpt_mlflow.pixels import PixelFormat
 
 # Of grey and of colours, with or without transparency.
 PLAIN_BANDS = (1, 2, 3, 4)
-# Of deep pixels.
-WHITE = 65535
-ROWS_AT_ONCE = 64
-
-
-class Numbers(NamedTuple):
-    """A picture as its file has it.
-
-    Attributes:
-        values: integers or floats (height, width, bands).
-        low, high: the numbers that are black and white according to the file; None where it does not say.
-    """
-
-    values: np.ndarray
-    low: float | None = None
-    high: float | None = None
 
 
 def is_plain(picture: Encoded) -> bool:
@@ -66,6 +50,9 @@ def is_plain(picture: Encoded) -> bool:
 def read_numbers(picture: Encoded) -> Numbers:
     """The numbers of a picture; those of 8-bit colours become RGB first, with a range from 0 to 255.
 
+    Returns:
+        (height, width, bands); where nothing was measured, they are not finite.
+
     Raises:
         UnreadableImageError: as `decode`.
     """
@@ -74,9 +61,9 @@ def read_numbers(picture: Encoded) -> Numbers:
     if isinstance(picture, Stack):
         return _of_stack(picture)
     with explaining():
-        pixels = read_format(picture)
-    if pixels is not None:
-        return _of_format(pixels)
+        numbers = read_format(picture)
+    if numbers is not None:
+        return _of_format(numbers)
     with explaining(), open_picture(picture) as image, turn(BYTES_PER_PIXEL * checked_pixels(image)):
         turned = upright_copy(image) if image is picture else upright(image)
         if not is_deep(turned):
@@ -93,12 +80,10 @@ def _of_array(picture: np.ndarray) -> Numbers:
     return Numbers(values, 0, 255) if values.dtype == np.uint8 else Numbers(values)
 
 
-def _of_format(pixels: Pixels) -> Numbers:
-    """The numbers of a file; where nothing was measured, they are not finite."""
-    numbers = _of_array(pixels.values)._replace(low=pixels.low, high=pixels.high)
-    if pixels.nodata is None or not (numbers.values == pixels.nodata).any():
+def _of_format(found: Numbers) -> Numbers:
+    numbers = _of_array(found.values)._replace(low=found.low, high=found.high)
+    if found.nodata is None or not (missing := numbers.values == found.nodata).any():
         return numbers
-    missing = numbers.values == pixels.nodata
     return numbers._replace(values=np.where(missing, np.float32(np.nan), numbers.values.astype(np.float32)))
 
 
@@ -122,7 +107,7 @@ def _of_stack(picture: Stack) -> Numbers:
             )
     height, width = bands[0].values.shape[:2]
     check_size(height, width, len(bands), np.result_type(*(band.values for band in bands)).itemsize)
-    ranges = {band[1:] for band in bands}
+    ranges = {(band.low, band.high) for band in bands}
     low, high = ranges.pop() if len(ranges) == 1 else (None, None)
     return Numbers(np.concatenate([band.values[:, :, :1] for band in bands], axis=2), low, high)
 
@@ -153,9 +138,9 @@ def to_pixels(numbers: Numbers, pixels: PixelFormat) -> np.ndarray:
             raise UnreadableImageError(f"it has numbers of type {chosen.dtype}, where most images have 8 bits")
         scaled = chosen
     elif numbers.low is not None and numbers.high is not None:
-        scaled = _scale(chosen, [numbers.low], [numbers.high])
+        scaled = scale(chosen, [numbers.low], [numbers.high], pixels.dtype)
     else:
-        scaled = _scale(chosen, pixels.low, pixels.high)
+        scaled = scale(chosen, pixels.low, pixels.high, pixels.dtype)
     return scaled if scaled.shape[2] == pixels.channels else np.repeat(scaled, pixels.channels, axis=2)
 
 
@@ -172,13 +157,21 @@ def _choose_bands(values: np.ndarray, bands: Sequence[int]) -> np.ndarray:
     return np.ascontiguousarray(values[:, :, np.array(bands) - 1])
 
 
-def _scale(values: np.ndarray, low: Sequence[float], high: Sequence[float]) -> np.ndarray:
-    """From `low` and `high`, for all or each of the channels, to 0 and `WHITE`."""
+def scale(values: np.ndarray, low: Sequence[float], high: Sequence[float], dtype: np.dtype[Any]) -> np.ndarray:
+    """From `low` and `high`, for all or each of the bands, to black and the largest number of a type.
+
+    Args:
+        values: (height, width, bands). Those that are not finite become black.
+
+    Raises:
+        UnreadableImageError: none is finite.
+    """
+    highest = np.iinfo(dtype).max
     # Grey has the range of all three channels.
     count = min(len(low), values.shape[2])
     black, white = np.array(low[:count], np.float64), np.array(high[:count], np.float64)
-    factor = WHITE / (white - black)
-    scaled = np.empty(values.shape, np.uint16)
+    factor = highest / (white - black)
+    scaled = np.empty(values.shape, dtype)
     any_finite = values.dtype.kind != "f"
     # Scaling everything at once would take eight times the memory.
     for start in range(0, len(values), ROWS_AT_ONCE):
@@ -187,7 +180,7 @@ def _scale(values: np.ndarray, low: Sequence[float], high: Sequence[float]) -> n
             finite = np.isfinite(rows)
             any_finite |= bool(finite.any())
             rows[~finite] = 0
-        scaled[start : start + ROWS_AT_ONCE] = np.clip(rows, 0, WHITE) + 0.5
+        scaled[start : start + ROWS_AT_ONCE] = np.clip(rows, 0, highest) + 0.5
     if not any_finite:
         raise UnreadableImageError("it has no finite number")
     return scaled

@@ -156,7 +156,7 @@ def why_unlabelled(table: Table) -> str:
 
 
 def labels_of(table: Table) -> np.ndarray | None:
-    """The text of each row's label, str (N,), empty if it has none; None if there is no column of labels."""
+    """The label of each row as text, str (N,), empty for rows without one; None without a column of labels."""
     if table.label is None:
         return None
     with reading(f"the table {printable(str(table.file))}"), open(table.file, "rb") as opened:

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.formats import registry
-from hpt_mlflow.data.formats.pixels import MOST_BYTES, MOST_PIXELS, Pixels
+from hpt_mlflow.data.formats.numbers import MOST_BYTES, MOST_PIXELS, Numbers
 
 
 class Frame(NamedTuple):
@@ -111,7 +111,7 @@ def in_format(picture: Encoded) -> bool:
     return _file_in_format(picture) is not None
 
 
-def read_format(picture: Encoded) -> Pixels | None:
+def read_format(picture: Encoded) -> Numbers | None:
     """The picture in the numbers of its file, if it is `in_format`.
 
     Raises:

@@ -14,7 +14,8 @@ from hpt_mlflow.data.dataset import Dataset, content_digest, evenly_spaced
 from hpt_mlflow.data.decode import conversion
 from hpt_mlflow.data.errors import UnreadableImageError, data_error
 from hpt_mlflow.data.formats import registry
-from hpt_mlflow.data.numbers import Numbers, is_plain, read_numbers
+from hpt_mlflow.data.formats.numbers import Numbers
+from hpt_mlflow.data.numbers import is_plain, read_numbers
 from hpt_mlflow.data.pictures import open_picture
 from hpt_mlflow.data.rgb import has_halved_colours
 from hpt_mlflow.errors import printable

@@ -175,7 +175,7 @@ def _packed(opened: BinaryIO, member: Member, count: int) -> bytes:
 
 
 def _inflate(packed: bytes, most: int) -> bytes:
-    """At most so many bytes, however many there would be."""
+    """The first `most` unpacked bytes, or all if there are fewer."""
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, most)
     except zlib.error as error:

@@ -24,7 +24,7 @@ from hpt_mlflow.pixels import PixelFormat, shown
 
 # A thumbnail whose channels vary less than this many of 255 levels (standard deviation) shows nothing.
 BLANK_LEVELS = 2.0
-# A picture is saturated if this share of its pixels is within so many levels of black or of white.
+# A picture is saturated if this share of its pixels lies within this many levels of black or white.
 SATURATED_SHARE, SATURATED_LEVELS = 0.95, 2
 BITS = {"1": 1, "I": 32, "F": 32, "I;16": 16, "I;16B": 16, "I;16L": 16}
 TIFF_BITS = 258

@@ -42,9 +42,9 @@ def alike_pairs(
     for survey in surveys:
         _write_features(chosen, embedding, survey, features)
     one, other, cosine = Neighbours(features).within(features, MOST_NEIGHBOURS + 1, chosen.similarity)
-    known = set() if near is None else _keys(near.one, near.other, total)
-    keys, first = np.unique(np.minimum(one, other) * total + np.maximum(one, other), return_index=True)
-    chosen_rows = first[(one[first] != other[first]) & ~np.isin(keys, list(known))]
+    keys, first = np.unique(_keys(one, other, total), return_index=True)
+    known = _keys(near.one, near.other, total) if near is not None else np.array([], np.int64)
+    chosen_rows = first[(one[first] != other[first]) & ~np.isin(keys, known)]
     count = len(chosen_rows)
     return NearPairs(
         one[chosen_rows],
@@ -85,5 +85,6 @@ def _write_features(chosen: InspectSettings, embedding: EmbeddingModel, survey: 
         show(start, len(shown))
 
 
-def _keys(one: np.ndarray, other: np.ndarray, total: int) -> set[int]:
-    return set((np.minimum(one, other) * total + np.maximum(one, other)).tolist())
+def _keys(one: np.ndarray, other: np.ndarray, total: int) -> np.ndarray:
+    """A number for each unordered pair, int64 (P,)."""
+    return np.minimum(one, other) * total + np.maximum(one, other)

@@ -8,6 +8,7 @@ import zipfile
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from damage import damaged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from picture_files import encode
@@ -56,23 +57,6 @@ damages = st.lists(
 )
 
 
-def damaged(content, changes):
-    content = bytearray(content)
-    for kind, place, number in changes:
-        at = len(content) - 1 - int(place**2 * (len(content) - 1)) if content else 0
-        if kind == "set" and content:
-            content[at] = number
-        elif kind == "large":
-            content[at : at + 4] = b"\xff\xff\xff\x7f"
-        elif kind == "cut":
-            del content[at:]
-        elif kind == "remove":
-            del content[at : at + number]
-        elif kind == "repeat":
-            content[at:at] = content[at : at + number]
-    return bytes(content)
-
-
 def assert_pictures_or_reasons(address):
     started = time.process_time()
     try:
@@ -105,7 +89,7 @@ def test_damaged_files_are_datasets_or_reasons(scheme, tmp_path):
     @settings(max_examples=150, deadline=None, derandomize=True)
     @given(st.sampled_from(WHOLE[scheme]), damages)
     def check(content, changes):
-        file.write_bytes(damaged(content, changes))
+        file.write_bytes(damaged(content, changes, place_of=lambda share: 1 - share**2))
         assert_pictures_or_reasons(f"{scheme}:{file}")
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

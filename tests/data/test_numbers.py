@@ -7,7 +7,8 @@ from PIL import Image
 
 from hpt_mlflow.data.decode import decode
 from hpt_mlflow.data.errors import UnreadableImageError
-from hpt_mlflow.data.numbers import Numbers, is_plain, read_numbers, to_pixels
+from hpt_mlflow.data.formats.numbers import Numbers
+from hpt_mlflow.data.numbers import is_plain, read_numbers, to_pixels
 from hpt_mlflow.pixels import RGB, PixelFormat, pixel_format_of
 
 GREY_12 = PixelFormat(low=(0.0,) * 3, high=(4095.0,) * 3)

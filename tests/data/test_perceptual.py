@@ -2,21 +2,11 @@ import imagehash
 import numpy as np
 import pytest
 from PIL import Image
+from scenes import scene
 from scipy.fft import dctn
 
 from hpt_mlflow.data import perceptual
 from hpt_mlflow.data.perceptual import MIRROR, SIDE, certain_bits, directions, frequencies, hashes_of, phash, thumbnail
-
-
-def scene(seed, size=96):
-    """Coloured rectangles on a gradient: as irregular as a photograph, and quick to make."""
-    rng = np.random.default_rng(seed)
-    image = np.linspace(rng.integers(0, 100, 3), rng.integers(100, 255, 3), size)[:, None].repeat(size, axis=1)
-    for _ in range(12):
-        top, left = rng.integers(0, size * 3 // 4, 2)
-        height, width = rng.integers(size // 10, size // 2, 2)
-        image[top : top + height, left : left + width] = rng.integers(0, 256, 3)
-    return image.round().astype(np.uint8)
 
 
 @pytest.fixture(scope="module")

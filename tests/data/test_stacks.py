@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from hpt_mlflow.data.cache import cache_folder
 from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.numbers import read_numbers
@@ -61,7 +62,9 @@ def test_an_address_puts_the_files_of_an_image_together(scenes):
     dataset = open_dataset(f"{folder}?stack={PATTERN}")
     assert list(dataset.names) == [f"{'ab'[i % 2]}/tile{i}" for i in (0, 2, 4, 6, 1, 3, 5, 7)]
     assert dataset.labels.tolist() == [0] * 4 + [1] * 4
-    images = Images(dataset, np.arange(8), 64)
+    images = Images(dataset, np.arange(8), 64, cache_gib=1)
+    # Decoded once, and mapped from then on.
+    assert len(list((cache_folder() / "decoded").glob("*.images"))) == 1
     assert images.pixels == PixelFormat((1, 2, 3, 4), (0.0,) * 4, (4095.0,) * 4)
     np.testing.assert_array_equal(images[1], np.round(values[2] * (65535 / 4095)))
     again = open_dataset(dataset.uri)

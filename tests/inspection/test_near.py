@@ -3,22 +3,13 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from scenes import scene
 
 from hpt_mlflow.data.perceptual import thumbnail
 from hpt_mlflow.inspection.near import NearPairs, near_pairs, without_near_copies
 from hpt_mlflow.inspection.search import Neighbours
 
 ORIGINALS = 60
-
-
-def scene(seed, size=96):
-    rng = np.random.default_rng(seed)
-    image = np.linspace(rng.integers(0, 100, 3), rng.integers(100, 255, 3), size)[:, None].repeat(size, axis=1)
-    for _ in range(12):
-        top, left = rng.integers(0, size * 3 // 4, 2)
-        height, width = rng.integers(size // 10, size // 2, 2)
-        image[top : top + height, left : left + width] = rng.integers(0, 256, 3)
-    return image.round().astype(np.uint8)
 
 
 def as_jpeg(image):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from scenes import scene
 
 import hpt_mlflow
 from hpt_mlflow.cli import hpt
@@ -14,14 +15,8 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
 
 
-def scene(seed, size=80):
-    rng = np.random.default_rng(seed)
-    image = np.linspace(rng.integers(0, 100, 3), rng.integers(100, 255, 3), size)[:, None].repeat(size, axis=1)
-    for _ in range(12):
-        top, left = rng.integers(0, size * 3 // 4, 2)
-        height, width = rng.integers(size // 10, size // 2, 2)
-        image[top : top + height, left : left + width] = rng.integers(0, 256, 3)
-    return Image.fromarray(image.round().astype(np.uint8))
+def picture(seed):
+    return Image.fromarray(scene(seed, 80))
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +27,13 @@ def sets(tmp_path_factory):
         for i in numbers:
             file = root / "old" / part / "ab"[i % 2] / f"{i}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
-            scene(i).save(file)
+            picture(i).save(file)
     (root / "new").mkdir()
     for i in range(50, 60):
-        scene(i).save(root / "new" / f"{i}.jpg", quality=95)
-    scene(50).resize((40, 40)).save(root / "new" / "small.png")
-    scene(21).save(root / "new" / "leak.jpg", quality=40)
-    scene(22).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(root / "new" / "mirror.png")
+        picture(i).save(root / "new" / f"{i}.jpg", quality=95)
+    picture(50).resize((40, 40)).save(root / "new" / "small.png")
+    picture(21).save(root / "new" / "leak.jpg", quality=40)
+    picture(22).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(root / "new" / "mirror.png")
     Image.new("RGB", (30, 30), "white").save(root / "new" / "blank.png")
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(root / "new" / "deep.png")
     (root / "new" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n no")

@@ -15,7 +15,7 @@ import numpy as np
 from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.formats.codestream import check_codestream
 from hpt_mlflow.data.formats.dicom_values import display_values
-from hpt_mlflow.data.formats.pixels import MOST_BYTES, Pixels, check_frame, check_size, checked_count, opened
+from hpt_mlflow.data.formats.numbers import MOST_BYTES, Numbers, check_frame, check_size, checked_count, opened
 from hpt_mlflow.errors import printable
 
 # What makes a file an encrypted one (PS3.10, section 7.4): CMS's enveloped data, RFC 5652.
@@ -45,7 +45,7 @@ def frames(file: Path | bytes) -> int:
     return count
 
 
-def read(file: Path | bytes, frame: int) -> Pixels:
+def read(file: Path | bytes, frame: int) -> Numbers:
     """One image in its modality's units, such as Hounsfield units.
 
     - Grey: after rescale slope and intercept or the modality LUT. If the file has a window, values are clipped to the

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from hpt_mlflow.data.errors import UnreadableImageError
-from hpt_mlflow.data.formats.pixels import Pixels, scaled
+from hpt_mlflow.data.formats.numbers import Numbers, scaled
 from hpt_mlflow.errors import printable
 
 # A lookup table has at most this many entries (PS3.3, C.11.1.1.1).
 MOST_ENTRIES = 1 << 16
 
 
-def display_values(stored: np.ndarray, header: Any, frame: int) -> Pixels:
+def display_values(stored: np.ndarray, header: Any, frame: int) -> Numbers:
     """The values of a frame after modality transform, VOI transform and inversion (PS3.4, N.2), and their range.
 
     Args:
@@ -24,7 +24,7 @@ def display_values(stored: np.ndarray, header: Any, frame: int) -> Pixels:
     if kind == "PALETTE COLOR":
         return _coloured(stored, header)
     if stored.ndim == 3:
-        return Pixels(stored, *_stored_range(stored, header))
+        return Numbers(stored, *_stored_range(stored, header))
     stored = _without_overlays(stored, header)
     values, low, high = _in_units(stored, header, frame)
     values, low, high = _windowed(values, low, high, header, frame)
@@ -32,7 +32,7 @@ def display_values(stored: np.ndarray, header: Any, frame: int) -> Pixels:
         if low is None or high is None:
             raise UnreadableImageError("it is MONOCHROME1, but has no range that it can be inverted in")
         values = _cast(low + high - values.astype(np.float64), values.dtype)
-    return Pixels(values, low, high)
+    return Numbers(values, low, high)
 
 
 def _attribute(header: Any, frame: int, sequence: str, name: str) -> Any:
@@ -148,14 +148,14 @@ def _cast(values: np.ndarray, wanted: np.dtype) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def _coloured(stored: np.ndarray, header: Any) -> Pixels:
+def _coloured(stored: np.ndarray, header: Any) -> Numbers:
     """RGB by the palette of the file (PS3.3, C.7.6.3.1.5 and C.7.9.2)."""
     from pydicom.pixels import apply_color_lut
 
     for colour in ("Red", "Green", "Blue"):
         _check_segments(header, colour)
     values = apply_color_lut(_without_overlays(stored, header), header)[..., :3]
-    return Pixels(values, 0.0, 2.0 ** (8 * values.dtype.itemsize) - 1)
+    return Numbers(values, 0.0, 2.0 ** (8 * values.dtype.itemsize) - 1)
 
 
 def _check_segments(header: Any, colour: str) -> None:

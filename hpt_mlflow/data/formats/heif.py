@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hpt_mlflow.data.formats.pixels import Pixels, check_frame, check_size, opened
+from hpt_mlflow.data.formats.numbers import Numbers, check_frame, check_size, opened
 from hpt_mlflow.data.rgb import to_rgb
 
 # libheif's decoders are many threads each; one picture at a time is as fast.
@@ -21,14 +21,14 @@ def frames(file: Path | bytes) -> int:
     return 1
 
 
-def read(file: Path | bytes, frame: int) -> Pixels:
+def read(file: Path | bytes, frame: int) -> Numbers:
     """RGB uint8 (height, width, 3), upright, transparency over white."""
     check_frame(frame, 1)
     _register()
     with opened(file) as stream, Image.open(stream, formats=["HEIF"]) as image:
         check_size(image.height, image.width, 4)
         with _turn:
-            return Pixels(np.asarray(to_rgb(image)), 0, 255)
+            return Numbers(np.asarray(to_rgb(image)), 0, 255)
 
 
 @cache

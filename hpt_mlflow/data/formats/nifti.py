@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hpt_mlflow.data.errors import UnreadableImageError
-from hpt_mlflow.data.formats.pixels import Pixels, check_frame, check_size, checked_count, opened, scaled
+from hpt_mlflow.data.formats.numbers import Numbers, check_frame, check_size, checked_count, opened, scaled
 
 # Volumes are read in part, so the file itself may be large.
 MOST_FILE_BYTES = 1 << 44
@@ -29,7 +29,7 @@ def frames(file: Path | bytes) -> int:
     return checked_count(math.prod(shape[2:]))
 
 
-def read(file: Path | bytes, frame: int) -> Pixels:
+def read(file: Path | bytes, frame: int) -> Numbers:
     """A slice: rows along the second axis of the file, columns along the first, after its scaling.
 
     `low` and `high` are `cal_min` and `cal_max` if the file has them.
@@ -46,14 +46,14 @@ def read(file: Path | bytes, frame: int) -> Pixels:
         data = _bytes_at(stream, _offset(header) + frame * size, size)
     if dtype.names is not None:
         values = np.frombuffer(data, np.uint8).reshape(shape[1], shape[0], colours)[..., :3]
-        return Pixels(np.ascontiguousarray(values), 0.0, 255.0)
+        return Numbers(np.ascontiguousarray(values), 0.0, 255.0)
     values = np.frombuffer(data, dtype).reshape(shape[1], shape[0])
     values = values.astype(dtype.newbyteorder("="))
     slope, intercept = header.get_slope_inter()
     if slope is not None:
         values = scaled(values, float(slope), float(intercept or 0))
     low, high = float(header["cal_min"]), float(header["cal_max"])
-    return Pixels(values, *((low, high) if low < high < math.inf else (None, None)))
+    return Numbers(values, *((low, high) if low < high < math.inf else (None, None)))
 
 
 @contextmanager

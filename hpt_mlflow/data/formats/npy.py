@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from hpt_mlflow.data.errors import UnreadableImageError
-from hpt_mlflow.data.formats.pixels import Pixels, check_frame, check_size, checked_count, opened
+from hpt_mlflow.data.formats.numbers import Numbers, check_frame, check_size, checked_count, opened
 
 # Volumes are mapped or read in part, so the file itself may be large.
 MOST_FILE_BYTES = 1 << 44
@@ -23,7 +23,7 @@ def frames(file: Path | bytes) -> int:
     return checked_count(shape[0]) if len(shape) == 4 else 1
 
 
-def read(file: Path | bytes, frame: int) -> Pixels:
+def read(file: Path | bytes, frame: int) -> Numbers:
     """An array (height, width), (height, width, channels), (channels, height, width), or several of the latter two.
 
     Of three axes, the shortest one is the channels; if several are equally short, the last one.
@@ -46,7 +46,7 @@ def read(file: Path | bytes, frame: int) -> Pixels:
     values = flat.reshape(one, order="F" if fortran else "C")
     if len(one) == 3 and _channel_axis(one) == 0:
         values = np.moveaxis(values, 0, 2)
-    return Pixels(np.ascontiguousarray(values, dtype.newbyteorder("=")))
+    return Numbers(np.ascontiguousarray(values, dtype.newbyteorder("=")))
 
 
 def _header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from hpt_mlflow.data.errors import UnreadableImageError
-from hpt_mlflow.data.formats.pixels import Pixels, check_frame, check_size, opened
+from hpt_mlflow.data.formats.numbers import Numbers, check_frame, check_size, opened
 
 GREY, RGB, GREY_ALPHA, RGB_ALPHA = 0, 2, 4, 6
 CHANNELS = {GREY: 1, RGB: 3, GREY_ALPHA: 2, RGB_ALPHA: 4}
@@ -27,7 +27,7 @@ def frames(file: Path | bytes) -> int:
     return 1
 
 
-def read(file: Path | bytes, frame: int) -> Pixels:
+def read(file: Path | bytes, frame: int) -> Numbers:
     """Numbers uint16. `low` and `high` are declared by a chunk sBIT, which says that all 16 bits are scaled.
 
     Transparency becomes white: by alpha, or by the number or colour of a chunk tRNS.
@@ -48,7 +48,7 @@ def read(file: Path | bytes, frame: int) -> Pixels:
         hidden = (values.reshape(height, width, -1) == clear).all(axis=2)
         values = np.where(hidden if kind == GREY else hidden[..., None], np.uint16(65535), values)
     low, high = (0.0, 65535.0) if b"sBIT" in chunks else (None, None)
-    return Pixels(values[..., 0] if values.shape[2:] == (1,) else values, low, high)
+    return Numbers(values[..., 0] if values.shape[2:] == (1,) else values, low, high)
 
 
 def _chunks_before_data(content: bytes) -> dict[bytes, bytes]:

@@ -3,7 +3,7 @@
 A module of a format has two functions:
 
 - `frames(file: Path | bytes) -> int`: how many images the file holds, from its header; 0 for a valid file without any.
-- `read(file: Path | bytes, frame: int) -> Pixels`: one of them, the first is 0.
+- `read(file: Path | bytes, frame: int) -> Numbers`: one of them, the first is 0.
 
 Both may raise anything on damaged data, in bounded time and memory.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hpt_mlflow.data.errors import UnreadableImageError, explaining
-from hpt_mlflow.data.formats.pixels import Pixels
+from hpt_mlflow.data.formats.numbers import Numbers
 
 # The magic of NIfTI-1 is the farthest from the start.
 START_BYTES = 348
@@ -131,7 +131,7 @@ def frames(file: Path | bytes) -> int:
         return int(_ready(name).frames(file))
 
 
-def read(file: Path | bytes, frame: int = 0) -> Pixels:
+def read(file: Path | bytes, frame: int = 0) -> Numbers:
     """An image of a file of these formats.
 
     Raises:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.formats.codestream import check_codestream
-from hpt_mlflow.data.formats.pixels import MOST_FRAMES, Pixels, check_frame, check_size, opened
+from hpt_mlflow.data.formats.numbers import MOST_FRAMES, Numbers, check_frame, check_size, opened
 from hpt_mlflow.errors import printable
 
 BITS, PHOTOMETRIC, SAMPLES, PLANAR = 258, 262, 277, 284
@@ -74,7 +74,7 @@ def page_of(file: Path | bytes, frame: int) -> int:
         return int(pages[frame].index)
 
 
-def read(file: Path | bytes, frame: int) -> Pixels:
+def read(file: Path | bytes, frame: int) -> Numbers:
     """A page, (height, width) or (height, width, bands), with the bands in the order of the file.
 
     - `low` and `high` are MinSampleValue and MaxSampleValue, or SMin- and SMaxSampleValue, if the file has both, or the
@@ -92,7 +92,7 @@ def read(file: Path | bytes, frame: int) -> Pixels:
         low, high = _declared_range(page, values.dtype)
         if page.tags.valueof(PHOTOMETRIC) == MIN_IS_WHITE and values.ndim == 2:
             values, low, high = _inverted(values, low, high)
-        return Pixels(np.ascontiguousarray(values), low, high, _nodata(page))
+        return Numbers(np.ascontiguousarray(values), low, high, _nodata(page))
 
 
 def _has_several_pages(stream: BinaryIO) -> bool:

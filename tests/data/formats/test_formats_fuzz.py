@@ -11,6 +11,7 @@ import numpy as np
 import pillow_heif
 import pytest
 import tifffile
+from damage import damaged
 from dicom_files import dicom
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,25 +93,6 @@ damages = st.lists(
     min_size=1,
     max_size=4,
 )
-
-
-def damaged(content, changes):
-    content = bytearray(content)
-    for kind, place, number in changes:
-        at = int(place * (len(content) - 1)) if content else 0
-        if kind == "set" and content:
-            content[at] = number
-        elif kind == "head" and content:
-            content[min(at, int(place * 600))] = number
-        elif kind == "large":
-            content[at : at + 4] = b"\xff\xff\xff\x7f"
-        elif kind == "cut":
-            del content[at:]
-        elif kind == "repeat":
-            content[at:at] = content[at : at + number]
-        elif kind == "remove":
-            del content[at : at + number]
-    return bytes(content)
 
 
 def assert_an_image_or_a_reason(file):

@@ -1,12 +1,12 @@
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pytest
 from colours import TINY
 from mlflow.tracking import MlflowClient
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from scenes import scene
 
 import hpt_mlflow
 from hpt_mlflow.data.contents import VERSION
@@ -15,14 +15,8 @@ from hpt_mlflow.tracking.models.seen_images import seen_images
 from hpt_mlflow.tracking.tags import SEEN_IMAGES_FILE, WARNING
 
 
-def scene(seed, size=64):
-    rng = np.random.default_rng(seed)
-    image = np.linspace(rng.integers(0, 100, 3), rng.integers(100, 255, 3), size)[:, None].repeat(size, axis=1)
-    for _ in range(12):
-        top, left = rng.integers(0, size * 3 // 4, 2)
-        height, width = rng.integers(size // 10, size // 2, 2)
-        image[top : top + height, left : left + width] = rng.integers(0, 256, 3)
-    return Image.fromarray(image.round().astype(np.uint8))
+def picture(seed):
+    return Image.fromarray(scene(seed, 64))
 
 
 COPIES = (
@@ -37,15 +31,15 @@ def trained(store, tmp_path):
     """A model of 30 images, and a target with other images, of which three test images are copies of some of these."""
     (tmp_path / "base").mkdir()
     for i in range(30):
-        scene(i).save(tmp_path / "base" / f"{i}.png")
+        picture(i).save(tmp_path / "base" / f"{i}.png")
     for i in range(36):
         file = tmp_path / "target" / "abc"[i % 3] / f"{i}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        scene(100 + i).save(file)
+        picture(100 + i).save(file)
     dataset = open_dataset(f"{tmp_path}/target")
     tested = [dataset.pictures[i] for i in dataset.split(0).test]
     for i, (copy, file) in enumerate(zip(COPIES, tested, strict=False)):
-        copy(scene(i), file)
+        copy(picture(i), file)
     pretrained = hpt_mlflow.pretrain(data=f"{tmp_path}/base", steps=2, **TINY)
     return pretrained, tmp_path / "target", {Path(file).name for file in tested[: len(COPIES)]}
 

@@ -8,9 +8,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -26,8 +25,7 @@ MOST_FRAMES = 100_000
 MOST_CHANNELS = 1024
 
 
-@dataclass(frozen=True)
-class Pixels:
+class Numbers(NamedTuple):
     """An image in the numbers of its file.
 
     Attributes:
