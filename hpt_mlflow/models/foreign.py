@@ -33,6 +33,7 @@ from hpt_mlflow.models.resnets import RESNETS, has_small_stem, recognise_resnet
 from hpt_mlflow.models.timm_networks import TIMM
 from hpt_mlflow.models.vit_weights import recognise_vit
 from hpt_mlflow.models.weight_file import WeightFile, read_weight_file, sha256
+from hpt_mlflow.pixels import RGB, PixelFormat
 
 Statistics = tuple[float, ...]
 # Of ImageNet's images, in [0, 1]: the default if a file does not say what its network was normalised with.
@@ -74,6 +75,7 @@ class ForeignWeights:
         sha256: checksum of the file, in hexadecimal.
         mean, std: channel statistics that they were trained with, in [0, 1].
         chain: names of the datasets behind them, oldest first.
+        pixels: what images are decoded to.
     """
 
     name: str
@@ -86,6 +88,7 @@ class ForeignWeights:
     mean: Statistics = IMAGENET_MEAN
     std: Statistics = IMAGENET_STD
     chain: tuple[str, ...] = ()
+    pixels: PixelFormat = RGB
 
 
 def read_weights(
@@ -241,6 +244,7 @@ def _read_own(file: Path, name: str, arch: str | None, image_size: int | None, f
         mean=card.mean,
         std=card.std,
         chain=card.chain or (file.parent.name,),
+        pixels=card.pixels,
     )
 
 

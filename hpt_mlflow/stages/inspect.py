@@ -12,6 +12,7 @@ import numpy as np
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.names import Files
 from hpt_mlflow.data.perceptual import SIDE
+from hpt_mlflow.data.pictures import Frame
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError, one_line, printable
 from hpt_mlflow.files import replacing
@@ -131,8 +132,10 @@ def _near(surveys: Sequence[Survey], thumbnails: np.ndarray) -> NearPairs:
 
 
 def _path(place: Place) -> str:
-    pictures = place.survey.dataset.pictures
-    path = str(Path(str(pictures[place.number])).absolute())
+    picture = place.survey.dataset.pictures[place.number]
+    # One of several images in a file is named as a list names it.
+    file, number = (picture.file, f"#{picture.number}") if isinstance(picture, Frame) else (Path(str(picture)), "")
+    path = f"{file.absolute()}{number}"
     if len(path.splitlines()) > 1 or "\t" in path:
         problem = f"a list cannot name {printable(path)!r}, which has a tab or a line break in its name"
         raise HptError(problem, "rename the file", setting="list_to")

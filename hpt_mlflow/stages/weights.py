@@ -61,6 +61,7 @@ def import_weights(
         weights.mean,
         weights.std,
         weights.chain,
+        pixels=weights.pixels,
     )
     tags = {tag.STAGE: STAGE, tag.CHAIN: " > ".join(card.chain), **start.weights}
     connect()

@@ -1,5 +1,7 @@
 """Images of more than 8 bits or three channels, from their files to what is served."""
 
+from pathlib import Path
+
 import mlflow
 import numpy as np
 import pytest
@@ -116,3 +118,16 @@ def test_a_model_of_colours_is_widened_and_one_of_bands_is_not(store, past):
         hpt_mlflow.adapt(data=Bands(5), parent=adapted.model_uri, steps=1, batch_size=8, **COMMON)
     with pytest.raises(HptError, match="have 4 channels, and the model takes 3"):
         hpt_mlflow.evaluate(data=Bands(4), model="models:/hpt/1", **COMMON)
+
+
+def test_an_imported_backbone_of_bands_stays_what_it_was(store, tmp_path):
+    trained = hpt_mlflow.pretrain(data=Bands(4), steps=1, **TINY | {"image_size": 24})
+    folder = Path(mlflow.artifacts.download_artifacts(trained.model_uri, dst_path=str(tmp_path)))
+    (weights,) = folder.rglob("backbone.safetensors")
+    imported = hpt_mlflow.import_weights(str(weights), "again")
+    first, again = (hpt_mlflow.load_model(uri) for uri in (trained.model_uri, imported.model_uri))
+    assert again.card.architecture.channels == 4
+    assert again.card.pixels == first.card.pixels
+    images = Bands(4).images[:3]
+    served = [mlflow.pyfunc.load_model(uri).predict(images) for uri in (trained.model_uri, imported.model_uri)]
+    np.testing.assert_array_equal(*served)

@@ -128,3 +128,12 @@ def test_the_page_is_there_though_the_server_is_not(sets, tmp_path, monkeypatch)
 def test_what_cannot_be_is_refused_before_any_work(settings, words):
     with pytest.raises(HptError, match=words):
         hpt_mlflow.inspect(**settings)
+
+
+def test_a_list_names_the_pages_of_a_file(store, tmp_path):
+    pages = [picture(seed) for seed in range(4)]
+    (tmp_path / "scans").mkdir()
+    pages[0].save(tmp_path / "scans" / "scan.tif", save_all=True, append_images=[*pages[1:], pages[0]])
+    hpt_mlflow.inspect(data=f"{tmp_path}/scans", list_to=f"{tmp_path}/list.txt")
+    assert (tmp_path / "list.txt").read_text().splitlines() == [f"{tmp_path}/scans/scan.tif#{i}" for i in range(4)]
+    assert len(open_dataset(f"list:{tmp_path}/list.txt")) == 4
