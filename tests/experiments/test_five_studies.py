@@ -334,6 +334,7 @@ OTHERS = {
     **{"weight_decay": 0.5, "key_momentum": 0.5, "temperature": 0.5, "queue_size": 64, "bn_splits": 2, "workers": 0},
     **{
         "target_momentum": 0.5,
+        "sigreg_weight": 0.5,
         "features": "mean",
         "strengths": "hue=0.1",
         "precision": "bfloat16",
@@ -348,7 +349,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", [f.name for f in fields(TrainingSettings) if f.name not in NOT_PASSED_ON])
 def test_what_is_said_about_training_is_said_to_each_training(name):
     others = all_options().keys()
-    method = next(method for method in ("simclr", "moco", "byol") if name not in others - options_of(method))
+    method = next(method for method in ("simclr", "moco", "byol", "lejepa") if name not in others - options_of(method))
     jobs = made(with_source=True, **{"method": method, name: OTHERS[name]}).jobs
     assert {job.settings.get(name) for job in jobs if job.stage != "evaluate"} == {OTHERS[name]}
 

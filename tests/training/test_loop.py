@@ -13,7 +13,7 @@ from torch import nn
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.methods import METHODS
+from hpt_mlflow.methods import METHODS, load_method
 from hpt_mlflow.models.backbone import batch_norms
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import Plan
@@ -58,7 +58,8 @@ def make_trainer(plan: Plan) -> Trainer:
 
 
 def make_batches(images, plan: Plan) -> ViewBatches:
-    return ViewBatches(images, plan.batch_size, SIZE, plan.subset, plan.strengths, plan.seed)
+    views = load_method(plan.method).views
+    return ViewBatches(images, plan.batch_size, SIZE, plan.subset, plan.strengths, plan.seed, views=views)
 
 
 def run(images, plan: Plan, report_every: int = 1) -> tuple[Trainer, list]:

@@ -51,7 +51,7 @@ def made(plan: Plan, seed: int = 0) -> Trainer:
 def learn(trainer: Trainer, steps: range) -> None:
     for step in steps:
         generator = torch.Generator().manual_seed(step)
-        views = (torch.randn(8, 3, 32, 32, generator=generator) for _ in range(2))
+        views = (torch.randn(8, 3, 32, 32, generator=generator) for _ in range(trainer.method.views))
         trainer.learn(GivenViews(*views))
         trainer.step += 1
 
