@@ -23,6 +23,7 @@ from mlflow.entities import Run
 
 from hpt_mlflow import study
 from hpt_mlflow.experiments import load_study
+from hpt_mlflow.experiments.base import OF_THE_PAPER
 from hpt_mlflow.experiments.claims import HELD, NOT_SHOWN, OPPOSITE
 from hpt_mlflow.experiments.page import HOW_TO_READ, UNTRAINED_ROW, means_table
 from hpt_mlflow.experiments.results import METRICS, Results
@@ -143,7 +144,7 @@ def prepare_imagenet() -> None:
 
 def below_the_mark(finished: list[Finished]) -> str:
     """Markdown; draws the figures too."""
-    parts = ["## Beside the paper", beside_the_paper(finished), HOW_TO_READ]
+    parts = ["## Beside the paper", beside_the_paper(finished), f"{HOW_TO_READ} {OF_THE_PAPER}"]
     for base in dict.fromkeys(each.base for each in finished):
         parts.append(f"## {TITLES_OF_BASES[base]}")
         for each in finished:

@@ -702,7 +702,7 @@ def study(
     model_name: Text = "hpt-study",
     alias: Text | None = None,
     strict: bool = False,
-    study: Literal["separability", "semi-supervised", "sequential", "augmentation", "data-amount"] = "separability",
+    study: Literal["separability", "semi-supervised", "sequential", "augmentation", "data-amount", "methods"] = "separability",
     base_model: Text | None = None,
     base_steps: int | None = None,
     source_steps: int | None = None,
@@ -712,6 +712,7 @@ def study(
     protocol_steps: int | None = None,
     labels: Text = "1000,100%",
     amounts: Text = "1%,10%,25%,50%,100%",
+    methods: Text | None = None,
     every_subset: bool = False,
     at_once: int = 1,
     dry_run: bool = False,
@@ -778,7 +779,8 @@ def study(
         strict: Stop at the first unreadable image, instead of skipping up to 1% of them.  [default: false]
         study: separability: accuracy against pretraining steps; semi-supervised: fine-tuning on few labels; sequential:
             which sequence of stages is best; augmentation: what is lost without some augmentations; data-amount:
-            how many images of the target are needed.  [default: separability]
+            how many images of the target are needed; methods: which self-supervised method is best in equal time.
+            [default: separability]
         base_model: Registered model to take for the Base, instead of training one on base.  [default: none]
         base_steps: Optimiser steps on base. Default: the preset's.
         source_steps: Optimiser steps on source. Default: as on the target.
@@ -789,6 +791,8 @@ def study(
         protocol_steps: Steps of the paper's probe, or of each of semi-supervised's fine-tunings. Default: the paper's.
         labels: Of semi-supervised: numbers or percentages of labels, separated by commas.  [default: 1000,100%]
         amounts: Of data-amount: numbers or percentages of the target's images.  [default: 1%,10%,25%,50%,100%]
+        methods: Of methods: names of those to compare, separated by commas; each takes as many steps as fit into the
+            time of steps with moco. Default: all.
         every_subset: Of augmentation: all 32 subsets, instead of the paper's five.  [default: false]
         at_once: Stages that run side by side on this machine, each on a share of the cores.  [default: 1]
         dry_run: Only print what would be run, its cost in steps, and an estimate of the time.  [default: false]

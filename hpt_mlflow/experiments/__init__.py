@@ -1,4 +1,4 @@
-"""The paper's experiments ("studies"), one per file. To add one, write its file and its entry here.
+"""The paper's experiments and one of our own ("studies"), one per file. To add one, write its file and its entry here.
 
 Nothing here runs anything: a study plans its trainings and evaluations, and explains their results.
 """
@@ -53,3 +53,4 @@ register_study("semi-supervised", f"{HERE}.semi_supervised:SemiSupervised", "fin
 register_study("sequential", f"{HERE}.sequential:Sequential", "which sequence of stages is best")
 register_study("augmentation", f"{HERE}.augmentation:Augmentation", "what is lost without some augmentations")
 register_study("data-amount", f"{HERE}.data_amount:DataAmount", "how many images of the target are needed")
+register_study("methods", f"{HERE}.methods:Methods", "which self-supervised method is best in equal time")

@@ -17,16 +17,25 @@ from hpt_mlflow.settings import StudySettings
 
 METHODS = ("Base", "Target", "HPT", "HPT-BN")
 UNTRAINED = "an untrained network"
+OF_THE_PAPER = (
+    "Held means that the interval lies on the claimed side of no difference, the opposite that it lies on the other "
+    "side, and not shown that it has both, or that one seed has no interval. The paper says as good or better, so only "
+    "the opposite speaks against it. Where HPT is there at its first milestone, it may have been sooner: such a ratio "
+    "has no interval, and only six seeds that all agree are sure. All methods took the same number of steps on the "
+    "target, where the paper gave Target as many as it needed: this asks what a start from the Base is worth within "
+    "those steps."
+)
 
 
 class Study(ABC):
-    """An experiment of the paper. Each study is a subclass, and everything that is true of it alone is there.
+    """An experiment, such as one of the paper. Each is a subclass, and everything that is true of it alone is there.
 
     Attributes:
         name: as it is registered.
         title: the question that it answers, as a heading.
         result_method: the method whose model is the result of the study.
         protocol: of its evaluations; empty if the settings choose it.
+        how_to_read: what the page says about its claims.
         own_names: by the name of a stage's setting, the study's setting that decides it, for errors.
     """
 
@@ -34,6 +43,7 @@ class Study(ABC):
     title: ClassVar[str]
     result_method: ClassVar[str] = "HPT"
     protocol: ClassVar[str] = ""
+    how_to_read: ClassVar[str] = OF_THE_PAPER
     own_names: ClassVar[Mapping[str, str]] = {}
 
     def check(self, settings: StudySettings) -> None:  # noqa: B027 - most studies have nothing to check.

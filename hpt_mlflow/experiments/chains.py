@@ -41,7 +41,7 @@ class Chains:
         """A training on source, from the Base or from random weights."""
         settings = self.settings
         assert settings.source is not None
-        steps = settings.source_steps or self._target_steps
+        steps = settings.source_steps or self.target_steps
         if not from_base:
             return self._from_random_weights(settings.source, steps, augment=self._augment)
         return self._from_model(start, settings.source, steps, augment=self._augment)
@@ -60,11 +60,11 @@ class Chains:
 
     def target_alone(self, **more: Any) -> Job:
         """A training on the target from random weights."""
-        return self._from_random_weights(self.settings.target, self._target_steps, **self._on_target() | more)
+        return self._from_random_weights(self.settings.target, self.target_steps, **self._on_target() | more)
 
-    def adapted(self, start: Job | None, **more: Any) -> Job:
+    def adapted(self, start: Job | None, steps: int | None = None, **more: Any) -> Job:
         """A training on the target from a model; from the registered Base without a start."""
-        return self._from_model(start, self.settings.target, self._target_steps, **self._on_target() | more)
+        return self._from_model(start, self.settings.target, steps or self.target_steps, **self._on_target() | more)
 
     def evaluated(self, training: Job | None, whole_run: bool = False, **more: Any) -> Job:
         """An evaluation on the target, of the model of a training, or of a model named in `more`."""
@@ -98,7 +98,8 @@ class Chains:
         return {name: most[name] for name, size in given.items() if size is not None and size > most[name]}
 
     @property
-    def _target_steps(self) -> int:
+    def target_steps(self) -> int:
+        """Steps on the target."""
         return self.settings.steps or PRESETS[self.settings.preset].adapt.steps
 
     @property

@@ -20,13 +20,8 @@ from hpt_mlflow.interval import Interval
 UNTRAINED_ROW = "untrained"
 LOOKS = {HELD: "held", OPPOSITE: "opposite"}
 HOW_TO_READ = (
-    "Differences are taken seed by seed, with a 95% interval by Student's t. Held means that the interval lies on the "
-    "claimed side of no difference, the opposite that it lies on the other side, and not shown that it has both, or "
-    "that one seed has no interval. The paper says as good or better, so only the opposite speaks against it. The "
-    "splits of the seeds overlap, unless the target brings its own test part, and of twenty comparisons one errs by "
-    "chance. Where HPT is there at its first milestone, it may have been sooner: such a ratio has no interval, and "
-    "only six seeds that all agree are sure. All methods took the same number of steps on the target, where the paper "
-    "gave Target as many as it needed: this asks what a start from the Base is worth within those steps."
+    "Differences are taken seed by seed, with a 95% interval by Student's t. The splits of the seeds overlap, unless "
+    "the target brings its own test part, and of twenty comparisons one errs by chance."
 )
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -82,7 +77,7 @@ def study_page(study: Study, results: Results, origin: Origin) -> str:
         figure_as_svg(study.figure(results)),
         "<h2>Claims and results</h2>",
         f"<ul>{''.join(claims)}</ul>",
-        f"<p>{escape(HOW_TO_READ)}</p>",
+        f"<p>{escape(HOW_TO_READ)} {escape(study.how_to_read)}</p>",
         f"<h2>Means after the last step: {METRICS[results.metric]}, %</h2>",
         _table(*means_table(study, results)),
         "<h2>Where this comes from</h2>",
@@ -125,12 +120,18 @@ def study_csv(results: Results) -> str:
 
 
 def means_table(study: Study, results: Results) -> tuple[list[str], list[tuple[str, ...]]]:
-    """The mean of each method under each condition after the last step, with its interval: a head, and rows."""
+    """The mean of each method under each condition after the last step, with its interval: a head, and rows.
+
+    The last column has the mean time of its last training, if that is known.
+    """
     rows = [(method, *(_percent(results.mean(method, c)) for c in results.conditions)) for method in results.methods]
     if results.untrained:
         mean = _percent(mean_of(list(results.untrained.values())))
         rows.append(("untrained network", *(mean for _ in results.conditions)))
     heads = [study.condition_text(condition) if condition else "%" for condition in results.conditions]
+    if results.seconds:
+        heads.append("last training, s")
+        rows = [(*row, f"{results.seconds[row[0]]:.0f}" if row[0] in results.seconds else "") for row in rows]
     return ["method", *heads], rows
 
 

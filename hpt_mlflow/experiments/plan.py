@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from hpt_mlflow.methods import DEFAULT_METHOD
+
+# Settings that tell the jobs of a study apart; the default method is not told.
+TOLD = ("method", "update", "augment", "images")
 # The setting of a stage that takes the result of the job before.
 START_SETTING = {"adapt": "parent", "evaluate": "model"}
 
@@ -45,9 +49,8 @@ class Job:
             return f"evaluate {self.start.label}{labels}"
         if self.stage == "evaluate":
             return f"evaluate {self.settings['model']}"
-        more = "".join(
-            f", {name}={self.settings[name]}" for name in ("update", "augment", "images") if name in self.settings
-        )
+        said = [(name, self.settings[name]) for name in TOLD if name in self.settings]
+        more = "".join(f", {name}={value}" for name, value in said if value != DEFAULT_METHOD)
         return f"{self.stage} {self.lineage}{more}"
 
     @property

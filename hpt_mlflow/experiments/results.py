@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.stats import t as student  # type: ignore[import-untyped]
@@ -42,12 +42,14 @@ class Results:
         metric: accuracy or auroc, in [0, 1], on test.
         scores: by method, condition and seed, the test score by pretraining step.
         untrained: by seed, the score of an untrained network.
+        seconds: by method, how long its last training took, mean over conditions and seeds.
     """
 
     study: str
     metric: str
     scores: Mapping[tuple[str, str, int], BySteps]
     untrained: Mapping[int, float]
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def methods(self) -> list[str]:

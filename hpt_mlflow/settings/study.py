@@ -51,6 +51,11 @@ class StudySettings(TrainingSettings):
     )
     labels: str = option("1000,100%", "Of semi-supervised: numbers or percentages of labels, separated by commas.")
     amounts: str = option("1%,10%,25%,50%,100%", "Of data-amount: numbers or percentages of the target's images.")
+    methods: str | None = option(
+        None,
+        "Of methods: names of those to compare, separated by commas; each takes as many steps as fit into the time of "
+        "steps with moco. Default: all.",
+    )
     every_subset: bool = option(False, "Of augmentation: all 32 subsets, instead of the paper's five.")
     at_once: int = option(
         1,

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
+
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
@@ -220,13 +222,25 @@ def _results(this: Study, plan: StudyPlan, done: Mapping[Job, Done]) -> Results:
     metric = ""
     scores: dict[tuple[str, str, int], dict[int, float]] = {}
     untrained: dict[int, float] = {}
+    seconds: dict[str, list[float]] = {}
     for point in plan.points:
         run = get_run(done[point.evaluation].run_id)
         metric = run.data.tags[tag.METRIC].removeprefix("test/")
         scores[point.method, point.condition, point.seed] = metric_by_step(run.info.run_id, f"test/{metric}")
         if f"random/{metric}" in run.data.metrics:
             untrained.setdefault(point.seed, run.data.metrics[f"random/{metric}"])
-    return Results(this.name, metric, scores, untrained)
+        if training := point.evaluation.start:
+            seconds.setdefault(point.method, []).append(_training_seconds(done[training].run_id))
+    return Results(this.name, metric, scores, untrained, {name: float(np.mean(all_)) for name, all_ in seconds.items()})
+
+
+def _training_seconds(run_id: str) -> float:
+    """How long the steps of a training took, without starting, pauses and what is done at milestones."""
+    batch_size, last, seconds = int(get_run(run_id).data.params[tag.setting_param("batch_size")]), 0, 0.0
+    for step, rate in sorted(metric_by_step(run_id, "train/images_per_second").items()):
+        seconds += (step - last) * batch_size / rate
+        last = step
+    return seconds
 
 
 def _origin(chosen: StudySettings, chain: tuple[str, ...], done: Mapping[Job, Done], command: str) -> Origin:

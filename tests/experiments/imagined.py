@@ -11,7 +11,7 @@ SEVEN = ("B", "T", "S", "B+T", "B+S", "S+T", "B+S+T")
 ALL_FIVE = "crop,color,gray,blur,flip"
 
 
-def imagined(study, figures, untrained=None, metric="accuracy") -> Results:
+def imagined(study, figures, untrained=None, metric="accuracy", seconds=None) -> Results:
     """Results whose figures are given by method, or by method and condition: a list of one figure, or curve, a seed.
 
     None stands for a seed that is missing.
@@ -22,7 +22,7 @@ def imagined(study, figures, untrained=None, metric="accuracy") -> Results:
         for seed, value in enumerate(seeds):
             if value is not None:
                 found[method, condition, seed] = value if isinstance(value, dict) else {10: value}
-    return Results(study, metric, found, dict(enumerate(untrained or [])))
+    return Results(study, metric, found, dict(enumerate(untrained or [])), seconds or {})
 
 
 def of_each_study(seeds=3) -> dict[str, Results]:
@@ -64,6 +64,9 @@ def of_each_study(seeds=3) -> dict[str, Results]:
             "data-amount",
             {(m, c): spread(0.4 + 0.05 * i + 0.1 * j) for j, c in enumerate(amounts) for i, m in enumerate(FOUR)},
             untrained,
+        ),
+        "methods": imagined(
+            "methods", {"Base as it is": spread(0.5), "byol": spread(0.45), "moco": spread(0.6)}, seconds={"byol": 93.2}
         ),
     }
 

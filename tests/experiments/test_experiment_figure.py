@@ -138,6 +138,7 @@ def test_the_legend_names_what_is_drawn_once(study, seeds):
         "sequential": untrained,
         "augmentation": ["Target", "HPT"],
         "data-amount": [*FOUR, *untrained],
+        "methods": [],
     }
     assert sorted(legend(figure(results))) == sorted(expected[study])
 

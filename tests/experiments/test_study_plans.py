@@ -5,11 +5,13 @@ from itertools import combinations
 
 import pytest
 
+from hpt_mlflow.errors import HptError
 from hpt_mlflow.experiments import STUDIES, load_study
 from hpt_mlflow.experiments.base import METHODS
 from hpt_mlflow.experiments.figure import BASE_AS_IS
 from hpt_mlflow.experiments.plan import START_SETTING
-from hpt_mlflow.methods import all_options, options_of
+from hpt_mlflow.methods import METHODS as SELF_SUPERVISED
+from hpt_mlflow.methods import all_options, load_method, options_of
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings, StudySettings, TrainingSettings
 from hpt_mlflow.stages.training.resolve import resolve_training
@@ -110,6 +112,8 @@ FORMS = {
     "every subset": {"study": "augmentation", "every_subset": True},
     "data-amount": {"study": "data-amount", "amounts": "1%,30,100%", "batch_size": 64, "bn_splits": 16},
     "data-amount, registered": {"study": "data-amount", "base_model": "models:/hpt/7"},
+    "methods": {"study": "methods"},
+    "methods, registered": {"study": "methods", "methods": "lejepa, simclr", "base_model": "models:/hpt/7"},
     "paper's probe": {"protocol": "paper", "protocol_steps": 3, "augment": "crop,flip", "images": "50%"},
     "all named": {
         **{"root": "/x", "small_stem": True, "preset": "paper", "batch_size": 8, "learning_rate": 0.1, "nproc": 2},
@@ -322,6 +326,42 @@ def test_the_paper_s_probe_takes_its_steps_and_the_fast_one_none():
     assert {(j.settings["protocol"], j.settings.get("steps")) for j in fast if j.stage == "evaluate"} == {
         ("fast", None)
     }
+
+
+# Methods.
+
+
+@pytest.mark.parametrize("model", [None, "models:/hpt/7"])
+def test_methods_adapts_the_base_by_each_method_in_equal_time(model):
+    plan = made("methods", steps=120, base_model=model, temperature=0.2)
+    found = by_point(plan)
+    assert list(found) == [(name, "", 0) for name in (BASE_AS_IS, *SELF_SUPERVISED)]
+    for (name, *_), job in found.items():
+        if name == BASE_AS_IS:
+            continue
+        *before, (_, _, said) = trainings(job)
+        assert before == ([] if model else [("pretrain", "B", {"steps": 30, "temperature": 0.2})])
+        # MoCo passes an image 4 times: forward and backward for the query, and forward for the key.
+        assert said["steps"] == round(120 * 4 / load_method(name).passes)
+        assert said.get("method", "moco") == name
+        # Methods without a temperature are not told of it.
+        assert said.get("temperature") == (0.2 if "temperature" in options_of(name) else None)
+    assert load_study("methods").result(plan).settings["method"] == "moco"
+
+
+@pytest.mark.parametrize(
+    ("methods", "problem"),
+    [
+        ("moco,dinosaur", "'dinosaur' is unknown"),
+        ("moco", "two different"),
+        ("moco,moco", "two different"),
+        (",", "two"),
+    ],
+)
+def test_methods_refuses_what_it_cannot_compare(methods, problem):
+    with pytest.raises(HptError, match=problem) as error:
+        settings("methods", methods=methods)
+    assert error.value.setting == "methods"
 
 
 # What a study says itself, by stage or by seed.
