@@ -32,6 +32,11 @@ PICTURE_STARTS = re.compile(
 DICOM_START = re.compile(rb".{128}DICM", re.S)
 SNIFFED_BYTES = 132
 UNREAD_WHY = "they look like pictures, but are not read; convert them"
+CONTAINERS_WHY = {
+    ".tar": "shards of images are read as shards:FOLDER",
+    ".zip": "images in an archive are read as zip:FILE",
+    ".parquet": "images in a table are read as parquet:FILE",
+}
 ARRAYS_WHY = "beside images of other formats, arrays are something else"
 # Files numbered by their suffix are not all looked at.
 MOST_SNIFFED = 100
@@ -233,7 +238,7 @@ class _Walk:
         if kind and not (why := registry.missing(kind)) and (suffix != ".npy" or self.arrays):
             return True
         if kind or suffix in UNREAD_SUFFIXES or self._holds_picture(suffix, start):
-            why = registry.TILE_SLIDES if suffix in registry.WHOLE_SLIDE else UNREAD_WHY
+            why = registry.TILE_SLIDES if suffix in registry.WHOLE_SLIDE else CONTAINERS_WHY.get(suffix, UNREAD_WHY)
             if kind:
                 why = f"{missing} reads them" if (missing := registry.missing(kind)) else ARRAYS_WHY
             named = suffix or "without a suffix"

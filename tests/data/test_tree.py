@@ -76,6 +76,17 @@ def test_pictures_that_are_not_read_are_counted_by_kind(account):
     assert set(examples) < files.keys()
 
 
+def test_what_holds_many_images_is_left_out_with_the_address_that_reads_it(unpacked):
+    folder = unpacked(["a/1.png"])
+    for name in ("train-0.tar", "more.zip", "table.parquet", "film.mp4"):
+        (folder / name).write_bytes(b"")
+    reasons = {entry.what.removeprefix("files "): entry.why for entry in look_through(folder).left_out}
+    assert "shards:" in reasons[".tar"]
+    assert "zip:" in reasons[".zip"]
+    assert "parquet:" in reasons[".parquet"]
+    assert "convert" in reasons[".mp4"]
+
+
 @pytest.mark.parametrize(
     "start",
     [
