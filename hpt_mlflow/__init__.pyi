@@ -702,7 +702,9 @@ def study(
     model_name: Text = "hpt-study",
     alias: Text | None = None,
     strict: bool = False,
-    study: Literal["separability", "semi-supervised", "sequential", "augmentation", "data-amount", "methods"] = "separability",
+    study: Literal[
+        "separability", "semi-supervised", "sequential", "augmentation", "data-amount", "methods"
+    ] = "separability",
     base_model: Text | None = None,
     base_steps: int | None = None,
     source_steps: int | None = None,

@@ -11,6 +11,7 @@ from typing import Any
 
 from hpt_mlflow.stages import Stage
 
+LONGEST_LINE = 120
 HEADER = """# Written by `make generate` from the settings.
 from os import PathLike
 from typing import Literal, TypeAlias
@@ -42,15 +43,20 @@ def stub_text(stages: Mapping[str, Stage], places: Mapping[str, str]) -> str:
 def _function(name: str, stage: Stage) -> str:
     function: Any = stage.function
     signature = inspect.signature(function)
-    parameters = [
-        f"    {parameter.name}: {_type(parameter.annotation)} = {_literal(parameter.default)},"
-        for parameter in signature.parameters.values()
-    ]
+    parameters = map(_parameter, signature.parameters.values())
     doc = (inspect.getdoc(function) or "").replace("\n", "\n    ")
     doc = "\n".join(line.rstrip() for line in doc.splitlines())
     return "\n".join(
         [f"def {name}(", "    *,", *parameters, f") -> {signature.return_annotation}:", f'    """{doc}', '    """', ""]
     )
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    """A line, or what `ruff format` makes of one that is too long."""
+    line = f"    {parameter.name}: {_type(parameter.annotation)} = {_literal(parameter.default)},"
+    if len(line) <= LONGEST_LINE:
+        return line
+    return line.replace("Literal[", "Literal[\n        ", 1).replace("] = ", "\n    ] = ", 1)
 
 
 def _type(annotation: Any) -> str:
