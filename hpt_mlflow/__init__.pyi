@@ -82,6 +82,9 @@ def pretrain(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
+    layer_decay: float | None = None,
+    drop_path: float | None = None,
+    clip_gradients: float | None = None,
     augment: Text = "crop,color,gray,blur,flip",
     strengths: Text | None = None,
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
@@ -142,6 +145,11 @@ def pretrain(
             (gentle), 0.03 (paper); from random weights 0.12 (quick), 0.12 (gentle), 0.03 (paper)]
         weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper); from random weights
             0.0001]
+        layer_decay: Learning rate of each block of the backbone, over that of the next block towards the features; 1:
+            the same for all. For vision transformers, 0.65 to 0.9 are usual.  [default: 1]
+        drop_path: Stochastic depth: probability of leaving out the last block while training; falls linearly to 0 at
+            the first block. Default: what the network's library does.
+        clip_gradients: Largest norm of the gradients of a step. Default: any.
         augment: Augmentations that make a view: a comma-separated subset of crop, color, gray, blur, flip; or none.
             [default: crop,color,gray,blur,flip]
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
@@ -201,6 +209,9 @@ def adapt(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
+    layer_decay: float | None = None,
+    drop_path: float | None = None,
+    clip_gradients: float | None = None,
     augment: Text = "crop,color,gray,blur,flip",
     strengths: Text | None = None,
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
@@ -265,6 +276,11 @@ def adapt(
             takes 0.0001 if the chain of the parent began with random weights.  [default: 0.03 (quick), 0.0003
             (gentle), 0.03 (paper)]
         weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper)]
+        layer_decay: Learning rate of each block of the backbone, over that of the next block towards the features; 1:
+            the same for all. For vision transformers, 0.65 to 0.9 are usual.  [default: 1]
+        drop_path: Stochastic depth: probability of leaving out the last block while training; falls linearly to 0 at
+            the first block. Default: what the network's library does.
+        clip_gradients: Largest norm of the gradients of a step. Default: any.
         augment: Augmentations that make a view: a comma-separated subset of crop, color, gray, blur, flip; or none.
             [default: crop,color,gray,blur,flip]
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
@@ -335,6 +351,9 @@ def tune(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
+    layer_decay: float | None = None,
+    drop_path: float | None = None,
+    clip_gradients: float | None = None,
     augment: Text = "crop,color,gray,blur,flip",
     strengths: Text | None = None,
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
@@ -411,6 +430,11 @@ def tune(
             takes 0.0001 if the chain of the parent began with random weights.  [default: 0.03 (quick), 0.0003
             (gentle), 0.03 (paper)]
         weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper)]
+        layer_decay: Learning rate of each block of the backbone, over that of the next block towards the features; 1:
+            the same for all. For vision transformers, 0.65 to 0.9 are usual.  [default: 1]
+        drop_path: Stochastic depth: probability of leaving out the last block while training; falls linearly to 0 at
+            the first block. Default: what the network's library does.
+        clip_gradients: Largest norm of the gradients of a step. Default: any.
         augment: Augmentations to choose from: a comma-separated choice of crop, color, gray, blur, flip.  [default:
             crop,color,gray,blur,flip]
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
@@ -685,6 +709,9 @@ def study(
     batch_size: int | None = None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
+    layer_decay: float | None = None,
+    drop_path: float | None = None,
+    clip_gradients: float | None = None,
     augment: Text = "crop,color,gray,blur,flip",
     strengths: Text | None = None,
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
@@ -754,6 +781,11 @@ def study(
             takes 0.0001 if the chain of the parent began with random weights.  [default: 0.12 (quick), 0.12
             (gentle), 0.03 (paper)]
         weight_decay: Weight decay.  [default: 0.0001]
+        layer_decay: Learning rate of each block of the backbone, over that of the next block towards the features; 1:
+            the same for all. For vision transformers, 0.65 to 0.9 are usual.  [default: 1]
+        drop_path: Stochastic depth: probability of leaving out the last block while training; falls linearly to 0 at
+            the first block. Default: what the network's library does.
+        clip_gradients: Largest norm of the gradients of a step. Default: any.
         augment: Augmentations that make a view: a comma-separated subset of crop, color, gray, blur, flip; or none.
             [default: crop,color,gray,blur,flip]
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the

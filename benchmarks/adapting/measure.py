@@ -19,7 +19,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,8 +56,6 @@ from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import PRESETS, Plan
 
 JUDGES = [name for name in OBJECTIVES if has_judge(name)]
-# What is of interest once a judge has been chosen.
-CHOSEN_JUDGES = ["knn", "probe", "consistency", "rotation"]
 
 
 class IndexedTrainer(Trainer):
@@ -100,7 +98,9 @@ def measure() -> None:
 @click.option("--milestones", default="25%,50%,100%", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--own", is_flag=True, help="The Base was trained from random weights, and is not finished.")
-@click.option("--all-judges/--chosen-judges", default=True, help="Whether judges that were not chosen score, too.")
+@click.option(
+    "--candidates/--judges", "candidates", default=True, help="Whether figures that became no judge are looked at."
+)
 @click.option("--variants", is_flag=True, help="Also look at variants of the parent and of the last milestone.")
 @click.option("--to", type=click.Path(path_type=Path), required=True)
 def run(
@@ -115,7 +115,7 @@ def run(
     milestones: str,
     seed: int,
     own: bool,
-    all_judges: bool,
+    candidates: bool,
     variants: bool,
     to: Path,
 ) -> None:
@@ -138,11 +138,10 @@ def run(
     seen, labelled = (Images(dataset, part, side, cache_gib=4) for part in (split.seen, split.labelled))
     statistics = start.statistics if plan.statistics == "keep" else kept_channel_statistics(seen)
     due = parse_milestones(milestones, steps)
-    names = JUDGES if all_judges else CHOSEN_JUDGES
     reader = FeatureReader(labelled, image_size, statistics, device)
-    as_parent = adapted = Figures(reader, split, settings, plan, start, due, names)
+    as_parent = adapted = Figures(reader, split, settings, plan, start, due, candidates)
     if statistics != start.statistics:
-        as_parent = Figures(replace(reader, statistics=start.statistics), split, settings, plan, start, due, names)
+        as_parent = Figures(replace(reader, statistics=start.statistics), split, settings, plan, start, due, candidates)
     line = {"base": base or weights, "target": target, "recipe": recipe, "steps": steps, "seed": seed}
     found = _networks(start, plan, seen, adapted.reader, due)
     if variants:
@@ -212,11 +211,11 @@ class Figures:
         plan: Plan,
         start: Start,
         due: frozenset[int],
-        names: Sequence[str],
+        candidates: bool,
     ) -> None:
         """
         Args:
-            names: of the judges; with all of them, the candidates score as well.
+            candidates: whether figures that are no judges of a stage are looked at, too.
         """
         self.reader, self.split = reader, split
         self.labels = reader.images.dataset.labels
@@ -227,9 +226,9 @@ class Figures:
         passes = MoCo.passes
         self.judges = {
             name: open_judge(replace(settings, judge=name), plan, passes, 1 + len(due), reader, split).judge
-            for name in names
+            for name in JUDGES
         }
-        self.candidates = None if len(names) < len(JUDGES) else self._candidates(start.backbone)
+        self.candidates = self._candidates(start.backbone) if candidates else None
 
     def _candidates(self, parent: nn.Module) -> Candidates:
         rounds = self.judges["consistency"].rounds

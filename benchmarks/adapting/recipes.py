@@ -79,31 +79,6 @@ class Anchored(MoCo):
         return result._replace(loss=result.loss + self.strength * torch.stack(anchors).sum())
 
 
-class LayerDecay(MoCo):
-    """MoCo whose learning rate falls with the distance of a layer from the head, by this factor per block."""
-
-    decay = 0.8
-
-    @override
-    def make_optimizer(
-        self, learning_rate: float, weight_decay: float, name: str = "sgd", head_rate: float = 1.0
-    ) -> torch.optim.Optimizer:
-        blocks: dict[str, list[nn.Parameter]] = {}
-        for parameter_name, parameter in self.backbone.named_parameters():
-            parts = parameter_name.split(".")
-            blocks.setdefault(".".join(parts[:2]) if parts[1:2] and parts[1].isdigit() else parts[0], []).append(
-                parameter
-            )
-        groups = [
-            {"params": parameters, "factor": self.decay**depth}
-            for depth, parameters in enumerate(reversed(list(blocks.values())))
-        ]
-        inside = {id(parameter) for parameter in self.backbone.parameters()}
-        head = [p for p in self.parameters() if p.requires_grad and id(p) not in inside]
-        groups.append({"params": head, "factor": head_rate})
-        return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, fused=True)
-
-
 class Diet(Method):
     """Every image is a class of its own (DIET-CP: arXiv 2509.06990): a linear head, and label smoothing.
 
@@ -156,7 +131,7 @@ class DietHeadFirst(Diet):
     head_first = 0.25
 
 
-for method in (Distilled, Anchored, LayerDecay):
+for method in (Distilled, Anchored):
     register_method(method.__name__.lower(), MOCO._replace(place=f"{__name__}:{method.__name__}"))
 for diet in (Diet, DietHeadFirst):
     place = f"{__name__}:{diet.__name__}"
@@ -173,7 +148,7 @@ RECIPES = {
     "HPT": Recipe(PAPER),
     "HPT-BN": Recipe({**PAPER, "update": "bn"}),
     "statistics=refresh": Recipe({"statistics": "refresh"}),
-    "update=bn": Recipe({"update": "bn"}),
+    **{f"update={update}": Recipe({"update": update}) for update in ("norm", "last:1", "lora", "explora")},
     "learning_rate=1e-4": Recipe({"learning_rate": 1e-4}),
     "learning_rate=3e-4": Recipe({"learning_rate": 3e-4}),
     "learning_rate=1e-3": Recipe({"learning_rate": 1e-3}),
@@ -186,7 +161,7 @@ RECIPES = {
     "simclr": Recipe({"method": "simclr"}),
     "byol": Recipe({"method": "byol"}),
     "lejepa": Recipe({"method": "lejepa"}),
-    "layer decay": Recipe({"method": "layerdecay"}),
+    "layer_decay=0.8": Recipe({"layer_decay": 0.8}),
     "L2-SP": Recipe({"method": "anchored"}),
     "distillation": Recipe({"method": "distilled"}),
     "diet": Recipe({"method": "diet"}),

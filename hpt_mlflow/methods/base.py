@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hpt_mlflow.group import Group
+from hpt_mlflow.models.learning import depths
 
 EMBEDDING_SIZE = 128
 
@@ -100,21 +101,31 @@ class Method(nn.Module, ABC):
         """Whatever follows the update of the weights."""
 
     def make_optimizer(
-        self, learning_rate: float, weight_decay: float, name: str = "sgd", head_rate: float = 1.0
+        self,
+        learning_rate: float,
+        weight_decay: float,
+        name: str = "sgd",
+        head_rate: float = 1.0,
+        layer_decay: float = 1.0,
     ) -> torch.optim.Optimizer:
         """An optimiser of all parameters that may learn.
 
         Args:
             name: `sgd`, with momentum 0.9 (HPT, section 4.1), or `adamw`.
-            head_rate: learning rate of what is not the backbone, over that of the backbone; `factor` of each group of
-                parameters.
+            head_rate: learning rate of what is not the backbone, over that of the backbone.
+            layer_decay: learning rate of each block of the backbone, over that of the next one.
+
+        Returns:
+            With `factor` in each group of parameters: its learning rate over that of the training.
         """
-        backbone = {id(parameter) for parameter in self.backbone.parameters()}
+        decays = {name: layer_decay**depth for name, depth in depths(self.backbone).items()} if layer_decay < 1 else {}
+        factors = {id(p): decays.get(name, 1.0) for name, p in self.backbone.named_parameters()}
         learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
         groups = [
-            {"params": [p for p in learning if (id(p) in backbone) == inside], "factor": factor}
-            for inside, factor in ((True, 1.0), (False, head_rate))
+            {"params": [p for p in learning if factors.get(id(p)) == factor], "factor": factor}
+            for factor in sorted(set(factors.values()), reverse=True)
         ]
+        groups.append({"params": [p for p in learning if id(p) not in factors], "factor": head_rate})
         fused = learning[0].device.type in ("cpu", "cuda")
         if name == "adamw":
             return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, fused=fused)

@@ -72,6 +72,23 @@ def block_names(backbone: nn.Module) -> list[str]:
     return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
 
 
+def depths(backbone: nn.Module) -> dict[str, int]:
+    """By the name of each parameter, how far it is from the features: 0 behind the last block, 1 in it, and so on.
+
+    What lies before the first block is deepest, and what lies between two blocks is as deep as the later one, as
+    layers are counted by BEiT (Bao et al., ICLR 2022, arXiv 2106.08254, appendix H, and reference code).
+    """
+    blocks, begun, found = block_names(backbone), 0, {}
+    for name, _ in backbone.named_parameters():
+        block = _block_of(name)
+        if block in blocks:
+            begun = blocks.index(block) + 1
+        place = begun if block in blocks or begun in (0, len(blocks)) else begun + 1
+        is_behind = block not in blocks and begun == len(blocks)
+        found[name] = 0 if is_behind else 1 + len(blocks) - place
+    return found
+
+
 def low_rank_layers(backbone: nn.Module, update: Update) -> list[Layer]:
     """The layers that get low-rank changes: those that match the targets, outside of blocks that learn in full."""
     # A layer that adds its bias apart is called, as changes of it need.

@@ -90,6 +90,25 @@ class TrainingSettings(MethodOptions):
         passed_on=True,
     )
     weight_decay: float | None = option(None, "Weight decay.", minimum=0, passed_on=True)
+    layer_decay: float | None = option(
+        None,
+        "Learning rate of each block of the backbone, over that of the next block towards the features; 1: the same "
+        "for all. For vision transformers, 0.65 to 0.9 are usual.",
+        above=0,
+        maximum=1,
+        passed_on=True,
+    )
+    drop_path: float | None = option(
+        None,
+        "Stochastic depth: probability of leaving out the last block while training; falls linearly to 0 at the first "
+        "block. Default: what the network's library does.",
+        minimum=0,
+        maximum=0.9,
+        passed_on=True,
+    )
+    clip_gradients: float | None = option(
+        None, "Largest norm of the gradients of a step. Default: any.", above=0, passed_on=True
+    )
     augment: str = option(
         ",".join(AUGMENTATIONS),
         f"Augmentations that make a view: a comma-separated subset of {', '.join(AUGMENTATIONS)}; or none.",

@@ -24,6 +24,7 @@ from hpt_mlflow.methods import load_method
 from hpt_mlflow.methods.base import Method, StepResult, Views
 from hpt_mlflow.models.backbone import batch_norms, keep_statistics
 from hpt_mlflow.models.diagnostics import effective_rank, embedding_std
+from hpt_mlflow.models.drop_path import set_drop_path
 from hpt_mlflow.models.learning import let_learn
 from hpt_mlflow.models.randomness import seeded
 from hpt_mlflow.training.arithmetic import DTYPES
@@ -63,13 +64,18 @@ class Trainer:
         with seeded(plan.seed):
             method = load_method(plan.method)(backbone, feature_size, plan.options, group)
         method.steps = plan.steps
+        if plan.drop_path is not None:
+            # Copies in the method that do not learn by gradients leave nothing out, as in DINO's reference code.
+            set_drop_path(method.backbone, plan.drop_path)
         self.method = method.to(device).to(memory_format=torch.channels_last).train()
         learns = plan.what_learns.learns
         if plan.statistics == "keep":
             for backbone_or_copy in method.backbones:
                 keep_statistics(backbone_or_copy)
         self.optimizer = (
-            method.make_optimizer(plan.learning_rate, plan.weight_decay, plan.optimizer, plan.head_rate)
+            method.make_optimizer(
+                plan.learning_rate, plan.weight_decay, plan.optimizer, plan.head_rate, plan.layer_decay
+            )
             if learns
             else None
         )
@@ -159,6 +165,9 @@ class Trainer:
         optimizer.zero_grad()
         with losses():
             self.scaler.scale(result.loss).backward()
+        if self.plan.clip_gradients is not None:
+            self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(self.method.parameters(), self.plan.clip_gradients)
         self.scaler.step(optimizer)
         self.scaler.update()
         self.method.after_step(self.step)

@@ -34,6 +34,10 @@ class Plan:
             model that the stage starts from.
         optimizer: `sgd` or `adamw`.
         head_rate: learning rate of what is not the backbone, over that of the backbone.
+        layer_decay: learning rate of each block of the backbone, over that of the next one.
+        drop_path: with what probability the last block of the backbone is left out (`models.drop_path`); None for what
+            the network's library does.
+        clip_gradients: largest norm of the gradients of a step; None for any.
         precision: float32, bfloat16 or float16.
         compile: whether torch.compile makes the encoders faster.
         seed: of weights, order and views.
@@ -54,6 +58,9 @@ class Plan:
     statistics: str = "refresh"
     optimizer: str = "sgd"
     head_rate: float = 1.0
+    layer_decay: float = 1.0
+    drop_path: float | None = None
+    clip_gradients: float | None = None
     precision: str = "float32"
     compile: bool = False
     seed: int = 0

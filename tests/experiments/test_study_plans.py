@@ -375,6 +375,9 @@ OTHERS = {
     **{
         "target_momentum": 0.5,
         "sigreg_weight": 0.5,
+        "layer_decay": 0.5,
+        "drop_path": 0.5,
+        "clip_gradients": 0.5,
         "features": "mean",
         "strengths": "hue=0.1",
         "precision": "bfloat16",

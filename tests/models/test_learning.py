@@ -10,7 +10,7 @@ from torch import nn
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
-from hpt_mlflow.models.learning import block_names, check_update, learning_share, let_learn
+from hpt_mlflow.models.learning import block_names, check_update, depths, learning_share, let_learn
 from hpt_mlflow.models.lora import merged_state
 from hpt_mlflow.models.timm_networks import VARIANTS
 from hpt_mlflow.models.update import parse_update
@@ -59,6 +59,33 @@ def randomise_changes(network):
 def test_blocks(arch, count, last):
     names = block_names(backbone_of(arch, 224 if "swin" in arch else 32))
     assert (len(names), names[-1]) == (count, last)
+
+
+def dinov2_exponent(name, blocks):
+    """As DINOv2's `get_vit_lr_decay_rate` counts."""
+    if name.startswith("blocks."):
+        return blocks - int(name.split(".")[1])
+    return (
+        blocks + 1 if name.split(".")[0] in ("pos_embed", "patch_embed", "cls_token", "reg_token", "mask_token") else 0
+    )
+
+
+@pytest.mark.parametrize("arch", [VIT, DINOV3])
+def test_depths_are_those_of_dinov2_on_a_transformer(arch):
+    backbone = backbone_of(arch)
+    expected = {name: dinov2_exponent(name, 4) for name, _ in backbone.named_parameters()}
+    assert depths(backbone) == expected
+    assert set(expected.values()) == {0, 1, 2, 3, 4, 5}
+
+
+def test_depths_of_a_network_of_stages():
+    found = depths(backbone_of("timm:convnext_tiny"))
+    assert found["stem.0.weight"] == 19
+    assert found["stages.0.blocks.0.gamma"] == 18
+    # What is between two blocks is as deep as the later one.
+    assert found["stages.1.downsample.0.weight"] == found["stages.1.blocks.0.gamma"] == 15
+    assert found["stages.3.blocks.2.gamma"] == 1
+    assert found["head.norm.weight"] == 0
 
 
 def test_norm_is_hpt_bn_on_a_network_with_batch_norm():

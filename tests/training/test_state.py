@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.statistics import ChannelStatistics
@@ -33,7 +34,12 @@ PLAN = Plan(
 def make_trainer(plan: Plan, seed: int = 0, width: int = 6) -> Trainer:
     torch.manual_seed(seed)
     backbone = nn.Sequential(
-        nn.Conv2d(3, width, kernel_size=3, stride=2), nn.BatchNorm2d(width), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+        nn.Conv2d(3, width, kernel_size=3, stride=2),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        # Two blocks of which a branch may be left out.
+        *(nn.Sequential(nn.Conv2d(width, width, kernel_size=1), StochasticDepth(0.0, "row")) for _ in range(2)),
+        nn.AdaptiveAvgPool2d(1),
     )
     statistics = ChannelStatistics((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     return Trainer(backbone, width, plan, statistics, torch.device("cpu"))
@@ -75,10 +81,13 @@ def saved(images, tmp_path):
 
 
 GENTLE = {"optimizer": "adamw", "head_rate": 10.0, "statistics": "keep"}
+OF_TRANSFORMERS = {"optimizer": "adamw", "layer_decay": 0.5, "drop_path": 0.5, "clip_gradients": 0.01}
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("changes", [{}, {"update": "bn"}, {"update": "bn-stats"}, GENTLE], ids="-".join)
+@pytest.mark.parametrize(
+    "changes", [{}, {"update": "bn"}, {"update": "bn-stats"}, GENTLE, OF_TRANSFORMERS], ids="-".join
+)
 def test_resumed_training_ends_in_the_same_bits(images, tmp_path, changes, method):
     options = {name: PLAN.options.get(name, value) for name, value in METHODS[method].presets["quick"].items()}
     plan = replace(PLAN, method=method, options=options, **changes)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from given_views import GivenViews
 from torch.autograd.graph import saved_tensors_hooks
+from torchvision.ops import StochasticDepth
 
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.methods import METHODS
@@ -142,3 +143,24 @@ def test_blocks_before_those_that_learn_record_nothing():
         block.register_forward_hook(lambda _, inputs, output: recorded.append(output.requires_grad))
     trainer.backbone(torch.randn(2, 3, 32, 32))
     assert recorded == [False, False, True]
+
+
+def test_learning_rates_fall_with_depth_and_gradients_are_clipped():
+    trainer = made(replace(PLAN, layer_decay=0.5, clip_gradients=0.25))
+    names = {id(parameter): name for name, parameter in trainer.method.named_parameters()}
+    factors = {names[id(p)]: group["factor"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    of_backbone = {name.split("backbone.")[-1]: factor for name, factor in factors.items()}
+    assert len(factors) == sum(parameter.requires_grad for parameter in trainer.method.parameters())
+    assert sorted(set(factors.values()), reverse=True) == [10.0, 1.0, 0.5, 0.25, 0.125, 0.0625]
+    assert [factor for name, factor in of_backbone.items() if "blocks.2.attn.qkv.weight" in name] == [0.5]
+    assert [factor for name, factor in of_backbone.items() if "patch_embed.proj.weight" in name] == [0.0625]
+    learn(trainer, range(1))
+    gradients = [parameter.grad for parameter in trainer.method.parameters() if parameter.grad is not None]
+    assert torch.nn.utils.get_total_norm(gradients) <= 0.25 * 1.001
+
+
+def test_only_the_network_that_learns_by_gradients_leaves_branches_out():
+    trainer = made(replace(PLAN, drop_path=0.4))
+    found = [[m.p for m in network.modules() if isinstance(m, StochasticDepth)] for network in trainer.method.backbones]
+    assert found[0] == pytest.approx([0.0, 0.0, 0.2, 0.2, 0.4, 0.4])
+    assert not any(found[1])

@@ -18,6 +18,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistic
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.group import Group, own_device, processes_here
 from hpt_mlflow.models.checkpoint import BackboneCard
+from hpt_mlflow.models.drop_path import check_drop_path
 from hpt_mlflow.models.learning import learning_share
 from hpt_mlflow.report.card import training_card
 from hpt_mlflow.settings import TrainingSettings
@@ -82,6 +83,8 @@ def prepare(
     Args:
         earlier: the run to resume; only the first process of a group has it.
     """
+    if settings.drop_path is not None:
+        check_drop_path(start.backbone, start.architecture)
     device = own_device(resolve_device(settings.device))
     split = split_for(settings, dataset)
     images = _open_images(dataset, split, start.architecture.image_size, settings, group)
