@@ -36,6 +36,7 @@ _PLACES = {
     "import_weights": "hpt_mlflow.stages.weights",
     "lineage": "hpt_mlflow.stages.models",
     "load_model": "hpt_mlflow.stages.models",
+    "make_whole": "hpt_mlflow.stages.weights",
     "open_dataset": "hpt_mlflow.data.sources",
     "predict": "hpt_mlflow.stages.predict",
     "promote": "hpt_mlflow.stages.models",

@@ -26,6 +26,7 @@ from hpt_mlflow.stages.result import StageResult as StageResult
 from hpt_mlflow.stages.study import study_plan as study_plan
 from hpt_mlflow.stages.weights import export as export
 from hpt_mlflow.stages.weights import import_weights as import_weights
+from hpt_mlflow.stages.weights import make_whole as make_whole
 
 # Paths become text.
 Text: TypeAlias = str | PathLike[str]
@@ -54,6 +55,7 @@ __all__ = [
     "lineage",
     "load_model",
     "main",
+    "make_whole",
     "open_dataset",
     "predict",
     "pretrain",
@@ -234,6 +236,7 @@ def adapt(
     on_no_gain: Literal["keep-parent", "register"] = "keep-parent",
     lora_rank: int | None = None,
     lora_targets: Text | None = None,
+    store: Literal["whole", "delta"] = "whole",
     key_momentum: float | None = None,
     temperature: float | None = None,
     queue_size: int | None = None,
@@ -317,6 +320,10 @@ def adapt(
         lora_rank: Rank of low-rank changes, for update lora and explora. Default: 8.
         lora_targets: Layers that get low-rank changes: comma-separated ends of their names, such as attn.qkv,mlp.fc1.
             Default: the attention of a transformer; of another network, all linear layers and 1x1 convolutions.
+        store: What a milestone keeps. whole: all weights; delta: only those that differ from the parent's, and of
+            low-rank changes the two matrices; not for update=all. A delta is used like any other version, but its
+            parent, a registered version, must not be deleted, and it does not stand alone: hpt make-whole copies it
+            with all weights.  [default: whole]
         key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
             0.99 (quick), 0.99 (gentle), 0.999 (paper)]
         temperature: Temperature of the loss. Only for method moco or simclr.  [default: moco: 0.1 (quick), 0.1
@@ -376,6 +383,7 @@ def tune(
     on_no_gain: Literal["keep-parent", "register"] = "keep-parent",
     lora_rank: int | None = None,
     lora_targets: Text | None = None,
+    store: Literal["whole", "delta"] = "whole",
     tune_strengths: bool = False,
     objective: Literal["auto", "probe", "knn", "rotation", "consistency", "infonce"] = "auto",
     study: Text | None = None,
@@ -472,6 +480,10 @@ def tune(
         lora_rank: Rank of low-rank changes, for update lora and explora. Default: 8.
         lora_targets: Layers that get low-rank changes: comma-separated ends of their names, such as attn.qkv,mlp.fc1.
             Default: the attention of a transformer; of another network, all linear layers and 1x1 convolutions.
+        store: What a milestone keeps. whole: all weights; delta: only those that differ from the parent's, and of
+            low-rank changes the two matrices; not for update=all. A delta is used like any other version, but its
+            parent, a registered version, must not be deleted, and it does not stand alone: hpt make-whole copies it
+            with all weights.  [default: whole]
         tune_strengths: Also search the strengths of the augmentations, with Optuna's TPE; else only the grid of
             subsets.  [default: false]
         objective: The score of a trial. probe: linear probe on validation; knn: nearest neighbours on validation;

@@ -28,7 +28,7 @@ from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.evaluation.features import prepare
 from hpt_mlflow.evaluation.head import LinearHead
 from hpt_mlflow.evaluation.labelled_views import CROP_SCALE
-from hpt_mlflow.models.checkpoint import BackboneCard, load_backbone
+from hpt_mlflow.models.checkpoint import BackboneCard, FindParent, load_backbone
 from hpt_mlflow.models.classifier import ClassifierCard, load_classifier
 from hpt_mlflow.pixels import PixelFormat
 
@@ -141,17 +141,20 @@ def answers(probabilities: np.ndarray, card: ClassifierCard) -> pd.DataFrame:
     )
 
 
-def load_served(folder: Path, name: str, device: torch.device | None = None) -> EmbeddingModel | ClassifierModel:
+def load_served(
+    folder: Path, name: str, device: torch.device | None = None, find_parent: FindParent | None = None
+) -> EmbeddingModel | ClassifierModel:
     """The model in a folder: a classifier if there is a head, else its backbone.
 
     Args:
         name: how errors call it.
         device: where it computes; None for a GPU if there is one.
+        find_parent: see `load_backbone`.
 
     Raises:
         HptError: there is none, or its files are damaged or do not fit together.
     """
-    backbone, card = load_backbone(folder, name)
+    backbone, card = load_backbone(folder, name, find_parent)
     classifier = load_classifier(folder, name, card.feature_size)
     if classifier is None:
         return EmbeddingModel(backbone, card, device)

@@ -9,7 +9,7 @@ from hpt_mlflow.cli.models import compare, history, lineage, promote
 from hpt_mlflow.cli.predict import predict
 from hpt_mlflow.cli.runs import results, runs, sync, ui
 from hpt_mlflow.cli.stages import stage_command
-from hpt_mlflow.cli.weights import export, import_
+from hpt_mlflow.cli.weights import export, import_, make_whole
 from hpt_mlflow.cores import let_threads_sleep_if_crowded
 from hpt_mlflow.stages import STAGES
 
@@ -35,6 +35,7 @@ for _command in (
     predict,
     import_,
     export,
+    make_whole,
     datasets,
     runs,
     sync,

@@ -60,7 +60,8 @@ def compare(model_a: str, model_b: str) -> None:
     "--standalone/--no-standalone",
     default=True,
     show_default=True,
-    help="Whether the copy of --to is to need onnxruntime alone, or stays as it is and needs this package.",
+    help="Whether the copy of --to is to need onnxruntime alone, or this package as the version does; a delta becomes "
+    "whole.",
 )
 @click.option("--force", is_flag=True, help="Promote whatever the comparison says; needs --reason.")
 @click.option("--reason", default="", help="Why it is forced; recorded with who did it and when.")
@@ -233,6 +234,11 @@ def _details(node: Node) -> Iterator[str]:
             yield ", ".join(method)
         if node.validation is not None:
             yield f"knn/val_accuracy {node.validation:.3f}"
+    if node.is_delta:
+        yield f"keeps only its difference from {node.start}"
+    if node.deltas:
+        need = "needs" if len(node.deltas) == 1 else "need"
+        yield f"must not be deleted: {', '.join(node.deltas)} {need} it"
     for one in node.evaluations:
         protocol = f", protocol {one.protocol}" if one.protocol else ""
         yield f"evaluated on {one.dataset}: {one.metric} {one.primary}{protocol}"

@@ -74,3 +74,22 @@ def export(model: str, file: str, format: str) -> None:
 
         written = write(model, format, file)
     click.echo(f"export: {written}")
+
+
+@click.command("make-whole")
+@click.argument("model")
+@click.option("--to", metavar="NAME", help="Registered model for the copy. Default: that of MODEL.")
+def make_whole(model: str, to: str | None) -> None:
+    """Register a version that keeps only its difference from its parent again, with whole weights.
+
+    Such versions are made by hpt adapt --store delta. The copy needs no other version, so that it can be served, and
+    its parent deleted. It has the evaluations and the lineage of MODEL.
+
+    Example: hpt make-whole models:/hpt/4
+    """
+    log_to_stderr()
+    with errors():
+        from hpt_mlflow.stages.weights import make_whole as copy
+
+        made = copy(model, to)
+    click.echo(f"make-whole: {made}")

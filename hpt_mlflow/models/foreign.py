@@ -27,6 +27,7 @@ from hpt_mlflow.models.architecture import Architecture, whole_patches
 from hpt_mlflow.models.backbone import build_backbone, classifier_layers, with_architecture
 from hpt_mlflow.models.checkpoint import CARD_FILE, WEIGHTS_FILE, load_backbone
 from hpt_mlflow.models.convnext_weights import recognise_convnext
+from hpt_mlflow.models.delta import DELTA_FILE
 from hpt_mlflow.models.positions import interpolate_positions
 from hpt_mlflow.models.renaming import Recognised
 from hpt_mlflow.models.resnets import RESNETS, has_small_stem, recognise_resnet
@@ -113,6 +114,12 @@ def read_weights(
     name = printable(str(file))
     if file.name == WEIGHTS_FILE and file.with_name(CARD_FILE).is_file():
         return _read_own(file, name, arch, image_size, features)
+    if file.name == DELTA_FILE:
+        raise HptError(
+            f"{name} is only the difference from another model",
+            "register the whole with hpt make-whole, or write it with hpt export",
+            setting="weights",
+        )
     content = read_weight_file(file, name)
     layout, found, left_out, unknown = _take_backbone(content)
     known = _recognise(found, layout, arch)

@@ -1,13 +1,13 @@
 """Low-rank changes of layers (LoRA: Hu et al., ICLR 2022, equation 3): W x + B A x, where only A and B learn.
 
-A layer keeps its own parameters under their own names, and gets two more. `merged_state` adds them to its weights, so
-that a model that is kept needs neither.
+A layer keeps its own parameters under their own names, and gets two more. `merged` adds their product to its weights,
+so that a model that is used needs neither.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 DOWN, UP = "lora_down", "lora_up"
 Layer = nn.Linear | nn.Conv2d
+# Rows of a product that are computed at once, so that they stay in a cache of the processor.
+ROWS = 64
 
 
 def add_low_rank(layers: Iterable[Layer], rank: int, seed: int) -> None:
@@ -41,11 +43,31 @@ def _add_change(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) ->
     return output + F.linear(F.linear(inputs[0], down), up)
 
 
-def merged_state(network: nn.Module) -> dict[str, Tensor]:
-    """The state of a network with the changes in its weights: W + B A."""
-    state = {name: tensor.detach() for name, tensor in network.state_dict().items()}
-    for name in [name for name in state if name.endswith(f".{DOWN}") or name == DOWN]:
+def factors_of(state: Mapping[str, Tensor], weight: str) -> dict[str, Tensor]:
+    """The matrices A and B of a change of a weight, by their names in a state; none if it has no change."""
+    place = weight.removesuffix("weight")
+    return {place + name: state[place + name] for name in (DOWN, UP) if weight != place and place + name in state}
+
+
+def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state with the changes in its weights, W + B A, and without A and B.
+
+    Of float32 it is the same bits on any processor: products are exact in float64, where they are added up in the order
+    of the ranks, and the result is rounded once.
+    """
+    changed = {name: tensor.detach() for name, tensor in state.items()}
+    for name in [name for name in changed if name.rpartition(".")[2] == DOWN]:
         place = name.removesuffix(DOWN)
-        down, up, weight = state.pop(name), state.pop(place + UP), state[f"{place}weight"]
-        state[f"{place}weight"] = weight + (up @ down.flatten(1)).view_as(weight)
-    return state
+        down, up, weight = changed.pop(name), changed.pop(place + UP), changed[f"{place}weight"]
+        changed[f"{place}weight"] = (weight.double() + _product(up, down).view_as(weight)).to(weight)
+    return changed
+
+
+def _product(up: Tensor, down: Tensor) -> Tensor:
+    """B A of B (outputs, rank) and A (rank, inputs, ...), float64 (outputs, inputs * ...)."""
+    columns, rows = up.double(), down.flatten(1).double()
+    product = rows.new_zeros(len(columns), rows.shape[1])
+    for part, column in zip(product.split(ROWS), columns.split(ROWS), strict=True):
+        for rank, row in enumerate(rows):
+            part.addcmul_(column[:, rank, None], row)
+    return product

@@ -27,6 +27,7 @@ def training_card(
     registered: str | None = None,
     verdict: str = "",
     pixels: PixelFormat = RGB,
+    delta: bool = False,
 ) -> str:
     """What a training stage is and, once there is one, its result and whether it helped."""
     method = load_method(plan.method)
@@ -46,6 +47,9 @@ def training_card(
         f"learning rate {plan.learning_rate:g}, views by {', '.join(plan.subset) or 'nothing'}, {plan.precision}.",
         "",
     ]
+    if delta:
+        needs = f"only the difference from `{parent}`, which must not be deleted"
+        lines += [f"**Stored** is {needs}; `hpt make-whole` copies a version with all weights.", ""]
     if plan.what_learns.learns:
         lines += [
             f"Chance level: {method.chance(plan.options, plan.batch_size)}. "

@@ -26,6 +26,7 @@ from hpt_mlflow.settings.common import (
 STATISTICS = ("keep", "refresh")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 COMPILE = ("auto", "on", "off")
+STORES = ("whole", "delta")
 DEFAULT_WEIGHTS, RANDOM = "efficientnet-lite0", "random"
 
 if TYPE_CHECKING:
@@ -311,8 +312,24 @@ class AdaptSettings(TrainingSettings):
         "attention of a transformer; of another network, all linear layers and 1x1 convolutions.",
     )
 
+    store: str = option(
+        "whole",
+        "What a milestone keeps. whole: all weights; delta: only those that differ from the parent's, and of low-rank "
+        "changes the two matrices; not for update=all. A delta is used like any other version, but its parent, a "
+        "registered version, must not be deleted, and it does not stand alone: hpt make-whole copies it with all "
+        "weights.",
+        choices=STORES,
+        changes_trial=False,
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         parse_update(self.update, self.lora_rank, self.lora_targets)
         if self.update == "bn-stats" and self.statistics == "keep":
             raise HptError("update bn-stats learns nothing but the statistics", "use refresh", setting="statistics")
+        if self.store == "delta" and self.update == "all":
+            raise HptError(
+                "with update=all every weight differs from the parent's, so that delta saves nothing",
+                "use whole, or an update such as lora or norm",
+                setting="store",
+            )

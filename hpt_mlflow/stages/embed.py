@@ -27,7 +27,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError, one_line, printable
 from hpt_mlflow.evaluation.features import FrozenNetwork, feature_precision, prepare
 from hpt_mlflow.models.patches import feature_maps
-from hpt_mlflow.serving import ClassifierModel, EmbeddingModel, answers, load_served
+from hpt_mlflow.serving import ClassifierModel, EmbeddingModel, answers
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, EmbedSettings
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.progress import show_steps
@@ -36,7 +36,7 @@ from hpt_mlflow.stages.signature import takes
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.addresses import concrete_uri
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.models.store import download_model
+from hpt_mlflow.tracking.models.store import find_served
 from hpt_mlflow.tracking.runs.inputs import log_inputs
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 
@@ -86,7 +86,7 @@ def embed(chosen: EmbedSettings) -> StageResult:
     connect()
     uri = concrete_uri(chosen.model, "model", DEFAULT_MODEL_NAME)
     device = resolve_device(chosen.device)
-    embedder = _embedder(chosen, load_served(download_model(uri, chosen.model, "model"), f"model: {uri}", device))
+    embedder = _embedder(chosen, find_served(uri, chosen.model, device))
     file = Path(chosen.to).expanduser()
     rows = max(1, min(PART_ROWS, PART_BYTES // embedder.row_bytes) // chosen.batch_size) * chosen.batch_size
     work = {"model": uri, "data": dataset.digest, "rows": rows, "precision": embedder.precision}

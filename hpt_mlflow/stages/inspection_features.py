@@ -15,11 +15,11 @@ from hpt_mlflow.evaluation.features import FrozenNetwork, feature_precision, pre
 from hpt_mlflow.inspection.near import NearPairs
 from hpt_mlflow.inspection.search import Neighbours
 from hpt_mlflow.inspection.survey import Survey
-from hpt_mlflow.serving import ClassifierModel, EmbeddingModel, load_served
+from hpt_mlflow.serving import ClassifierModel, EmbeddingModel
 from hpt_mlflow.settings import InspectSettings
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.progress import show_steps
-from hpt_mlflow.tracking.models.store import download_model
+from hpt_mlflow.tracking.models.store import find_served
 
 # Of each image.
 MOST_NEIGHBOURS = 10
@@ -35,7 +35,7 @@ def alike_pairs(
         folder: for the features, which are kept in 16 bits in a file.
     """
     device = resolve_device(chosen.device)
-    model = load_served(download_model(uri, uri, "model"), f"model: {uri}", device)
+    model = find_served(uri, uri, device)
     embedding = model.embedding if isinstance(model, ClassifierModel) else model
     total = sum(len(survey.dataset) for survey in surveys)
     features = np.memmap(folder / "features", np.float16, "w+", shape=(total, embedding.card.feature_size))

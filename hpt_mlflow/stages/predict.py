@@ -14,11 +14,11 @@ from hpt_mlflow.data.reading import decoded_batches
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError, printable
 from hpt_mlflow.files import replacing
-from hpt_mlflow.serving import LABEL_THRESHOLD, ClassifierModel, load_served
+from hpt_mlflow.serving import LABEL_THRESHOLD, ClassifierModel
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.tracking.addresses import concrete_uri
 from hpt_mlflow.tracking.connection import connect
-from hpt_mlflow.tracking.models.store import download_model
+from hpt_mlflow.tracking.models.store import find_served
 
 BATCH_SIZE = 256
 DEFAULT_CLASSIFIER = "hpt-classifier"
@@ -46,7 +46,7 @@ def predict(model: str, data: str, file: Path, device: str = "auto", root: str |
         log.warning("data: of %s, left out: %s", dataset.name, entry)
     connect()
     uri = concrete_uri(model, "model", DEFAULT_CLASSIFIER)
-    classifier = load_served(download_model(uri, model, "model"), f"model: {model}", chosen_device)
+    classifier = find_served(uri, model, chosen_device)
     if not isinstance(classifier, ClassifierModel):
         remedy = f"hpt evaluate --model {uri} --data LABELLED makes a classifier"
         raise HptError(f"{uri} is a backbone without classes", remedy, setting="model")

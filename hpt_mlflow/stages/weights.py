@@ -15,10 +15,17 @@ from hpt_mlflow.settings import DEFAULT_MODEL_NAME
 from hpt_mlflow.stages.result import StageResult
 from hpt_mlflow.stages.training.start import find_weights, start_from_weights
 from hpt_mlflow.tracking import tags as tag
-from hpt_mlflow.tracking.addresses import concrete_uri
-from hpt_mlflow.tracking.connection import connect
+from hpt_mlflow.tracking.addresses import concrete_uri, is_version, split_version
+from hpt_mlflow.tracking.connection import connect, tracking_errors
+from hpt_mlflow.tracking.models.copies import copy_whole, is_delta
 from hpt_mlflow.tracking.models.standalone import write_standalone
-from hpt_mlflow.tracking.models.store import check_names, download_model, find_model, log_backbone
+from hpt_mlflow.tracking.models.store import (
+    check_may_register,
+    check_names,
+    download_model,
+    find_model,
+    log_backbone,
+)
 from hpt_mlflow.tracking.runs.stage_run import stage_run
 from hpt_mlflow.tracking.tags import VERSION_PLACEHOLDER, milestone_name
 
@@ -112,6 +119,34 @@ def export(model: str, format: str, file: str | os.PathLike[str]) -> Path:
     found = find_model(model, "model", DEFAULT_MODEL_NAME)
     export_backbone(found.backbone, found.card, format, path)
     return path
+
+
+def make_whole(model: str, to: str | None = None) -> str:
+    """Register a version that keeps only its difference from its parent (`store=delta`) again, with whole weights.
+
+    Evaluations and lineage of the version are found for the copy, too.
+
+    Args:
+        model: its address; see `tracking.addresses.concrete_uri`.
+        to: the registered model that gets the copy as a new version. Default: that of the version.
+
+    Returns:
+        The address of the copy.
+
+    Raises:
+        HptError: it is not a registered version, it is whole already, or a version that it needs is gone.
+    """
+    connect()
+    with tracking_errors(f"cannot make {model} whole"):
+        address = concrete_uri(model, "model", DEFAULT_MODEL_NAME)
+        if not is_version(address):
+            raise HptError(f"{address} is not a registered version", "give models:/NAME/VERSION", setting="model")
+        if not is_delta(address):
+            raise HptError(f"{address} is whole", "use it as it is", setting="model")
+        name = to or split_version(address)[0]
+        check_names(name, None)
+        check_may_register(name, setting="to")
+        return copy_whole(address, name)
 
 
 def _export_standalone(model: str, folder: Path) -> None:

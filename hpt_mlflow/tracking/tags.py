@@ -17,6 +17,9 @@ PARENT_MODEL = "hpt.parent_model"
 # published, and on models of earlier versions.
 ORIGIN = "hpt.origin"
 RANDOM, PUBLISHED = "random", "published"
+# DELTA on versions and milestones that keep only their difference from PARENT_MODEL; absent on whole ones.
+STORE = "hpt.store"
+WHOLE, DELTA = "whole", "delta"
 # The self-supervised method of the stage that made that model, if it is known.
 PARENT_METHOD = "hpt.parent_method"
 # Address of the registered version that the run made.
@@ -95,7 +98,7 @@ HEARTBEAT = "hpt.heartbeat"
 
 # --- Promoted versions.
 
-# Address of the version that this one, which stands alone, was made from.
+# Address of the version that this one, which stands alone or is whole, was made from.
 COPY_OF = "hpt.copy_of"
 # When the version was promoted, and by whom (USER@HOST).
 PROMOTED = "hpt.promoted"

@@ -11,7 +11,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.models.learning import block_names, check_update, depths, learning_share, let_learn
-from hpt_mlflow.models.lora import merged_state
+from hpt_mlflow.models.lora import merged
 from hpt_mlflow.models.timm_networks import VARIANTS
 from hpt_mlflow.models.update import parse_update
 
@@ -156,7 +156,7 @@ def test_low_rank_changes_start_at_nothing_and_merge_into_the_weights():
         randomise_changes(backbone)
         changed = backbone(images)
         assert not torch.allclose(changed, before, atol=1e-2)
-        state = merged_state(backbone)
+        state = merged(backbone.state_dict())
         assert state.keys() == original.state_dict().keys()
         original.load_state_dict(state)
         assert torch.allclose(original(images), changed, atol=1e-5)
@@ -170,7 +170,7 @@ def test_convolutions_are_changed_as_well():
     assert {name.split(".")[-2] for name in learning(backbone)} == {"conv_pw", "conv_pwl", "conv_head"}
     randomise_changes(backbone)
     plain = backbone_of("timm:tf_efficientnet_lite0").eval()
-    plain.load_state_dict(merged_state(backbone))
+    plain.load_state_dict(merged(backbone.state_dict()))
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(plain(images), backbone(images), atol=1e-4)
@@ -200,7 +200,7 @@ def test_lora_is_that_of_peft():
         other = gradients[f"base_model.model.{place}.lora_{'A' if kind == 'lora_down' else 'B'}.default.weight"]
         assert torch.allclose(ours.get_parameter(name).grad, other, rtol=1e-4, atol=1e-4)
     assert torch.allclose(
-        merged_state(ours)["blocks.0.mlp.fc1.weight"],
+        merged(ours.state_dict())["blocks.0.mlp.fc1.weight"],
         theirs.merge_and_unload().state_dict()["blocks.0.mlp.fc1.weight"],
         atol=1e-6,
     )

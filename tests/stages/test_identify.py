@@ -57,6 +57,7 @@ OTHER = {
     "statistics": "keep",
     "judge": "rotation",
     "on_no_gain": "register",
+    "store": "delta",
     "steps": 100,
     "strict": True,
     "target": "list:/data/it's all.txt",
@@ -86,7 +87,7 @@ ODD_TEXTS = [
 
 def needed_for(name):
     """The setting that another one needs, if it is not an option of the default method or update."""
-    if name.startswith("lora_"):
+    if name.startswith("lora_") or name == "store":
         return {"update": "lora"}
     owners = [method for method in METHODS if name in options_of(method)]
     return {"method": owners[0]} if owners and DEFAULT_METHOD not in owners else {}

@@ -16,7 +16,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.methods import METHODS
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
-from hpt_mlflow.models.lora import merged_state
+from hpt_mlflow.models.lora import merged
 from hpt_mlflow.models.timm_networks import VARIANTS
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import Plan
@@ -80,7 +80,7 @@ def test_what_may_not_change_stays_bit_equal_without_gradient_or_optimiser_state
     trainer = made(plan)
     before = copy.deepcopy(build_backbone(ARCH)[0].state_dict())
     learn(trainer, range(3))
-    after = merged_state(trainer.backbone)
+    after = merged(trainer.backbone.state_dict())
     assert after.keys() == before.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == {name for name in before if may_change(update, name)}
@@ -89,7 +89,7 @@ def test_what_may_not_change_stays_bit_equal_without_gradient_or_optimiser_state
     assert not [parameter for parameter in own if not parameter.requires_grad and parameter in trainer.optimizer.state]
     # Frozen weights of a slower copy stay those of the network that it follows.
     for network in trainer.method.backbones:
-        state = merged_state(network)
+        state = merged(network.state_dict())
         assert all(torch.equal(state[name], before[name]) for name in before.keys() - changed)
 
 

@@ -192,7 +192,8 @@ def _train(run: StageRun, work: Work) -> Trained:
                 model = None
                 if step in work.milestones:
                     model = milestone_name(step)
-                    kept[step] = log_backbone(run, trainer.backbone, replace(work.card, step=step), work.tags)
+                    card = replace(work.card, step=step)
+                    kept[step] = log_backbone(run, trainer.backbone, card, work.tags, work.delta_parent)
                     metrics |= _look_at_neighbours(run, work, step)
                     metrics |= work.judging.metrics(trainer.backbone) if work.judging else {}
                 if metrics:

@@ -18,6 +18,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistic
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.group import Group, own_device, processes_here
 from hpt_mlflow.models.checkpoint import BackboneCard
+from hpt_mlflow.models.delta import DeltaParent
 from hpt_mlflow.models.drop_path import check_drop_path
 from hpt_mlflow.models.learning import learning_share
 from hpt_mlflow.report.card import training_card
@@ -47,6 +48,7 @@ class Work:
         judging: of the milestones; None for none, and in all processes but the first.
         parent_scores: the metrics of step 0, if there is a judge.
         parent: address of the model that the training starts from; None for none.
+        delta_parent: see `Start`.
         report_every: steps between two reports of metrics.
         settings: as the user gave them.
         tags: of the run and of every model in it.
@@ -62,6 +64,7 @@ class Work:
     judging: Judging | None
     parent_scores: dict[str, float]
     parent: str | None
+    delta_parent: DeltaParent | None
     report_every: int
     workers: int
     dataset: Dataset
@@ -119,6 +122,7 @@ def prepare(
         judging=judging,
         parent_scores=parent_scores,
         parent=start.parent,
+        delta_parent=start.delta_parent,
         report_every=max(1, min(LONGEST_REPORT, plan.steps // REPORTS)),
         workers=workers,
         dataset=dataset,
@@ -150,6 +154,7 @@ def prepare(
             start.parent,
             start.parent_method,
             pixels=images.pixels,
+            delta=start.delta_parent is not None,
         ),
     )
 
@@ -196,6 +201,8 @@ def _tags(stage: str, chain: tuple[str, ...], plan: Plan, start: Start, dataset:
     }
     if changed := format_strengths(plan.strengths):
         tags[tag.STRENGTHS] = changed
+    if start.delta_parent:
+        tags[tag.STORE] = tag.DELTA
     if start.weights:
         return tags | start.weights
     if start.parent_method:

@@ -12,6 +12,8 @@ from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone, with_architecture
 from hpt_mlflow.models.channels import COLOURS, widen
+from hpt_mlflow.models.checkpoint import copy_to_cpu
+from hpt_mlflow.models.delta import DeltaParent
 from hpt_mlflow.models.efficientnet_lite import ARCH, SOURCE, read_efficientnet_lite0
 from hpt_mlflow.models.foreign import IMAGENET_SIZE, ForeignWeights, read_weights
 from hpt_mlflow.models.learning import check_update
@@ -19,6 +21,7 @@ from hpt_mlflow.models.torchvision_weights import PREFIX, read_torchvision_weigh
 from hpt_mlflow.models.update import parse_update
 from hpt_mlflow.settings import AdaptSettings, PretrainSettings
 from hpt_mlflow.tracking import tags as tag
+from hpt_mlflow.tracking.addresses import is_version
 from hpt_mlflow.tracking.models.store import FoundModel
 from hpt_mlflow.training.plan import PRESETS
 
@@ -34,6 +37,7 @@ class Start:
         weights: tags that say where weights from elsewhere come from.
         statistics: what its images were normalised with; None for random weights.
         origin: what the chain began with; see `tags.ORIGIN`.
+        delta_parent: whose weights what is kept is a difference from; None to keep it whole.
     """
 
     backbone: nn.Module
@@ -45,6 +49,7 @@ class Start:
     weights: dict[str, str] = field(default_factory=dict)
     statistics: ChannelStatistics | None = None
     origin: str = tag.PUBLISHED
+    delta_parent: DeltaParent | None = None
 
 
 def start_from_random_weights(settings: PretrainSettings) -> Start:
@@ -63,9 +68,11 @@ def start_from_parent(settings: AdaptSettings, parent: FoundModel) -> Start:
     """The backbone of a registered model.
 
     Raises:
-        HptError: the settings ask for another network, or for an update that it cannot have.
+        HptError: the settings ask for another network, for an update that it cannot have, or for a difference from
+            what is not registered.
     """
     card = parent.card
+    delta_parent = _delta_parent(parent) if settings.store == tag.DELTA else None
     architecture = card.architecture.requested(
         settings.parent, settings.arch, settings.image_size, settings.small_stem, settings.features
     )
@@ -81,7 +88,19 @@ def start_from_parent(settings: AdaptSettings, parent: FoundModel) -> Start:
         parent.tags.get(tag.METHOD, ""),
         statistics=ChannelStatistics(card.mean, card.std),
         origin=parent.tags.get(tag.ORIGIN, tag.PUBLISHED),
+        delta_parent=delta_parent,
     )
+
+
+def _delta_parent(parent: FoundModel) -> DeltaParent:
+    """The parent as it is now, before its backbone learns."""
+    if not is_version(parent.uri):
+        raise HptError(
+            f"{parent.uri} is not a registered version, as store=delta needs to find it again",
+            f'register it first, by mlflow.register_model("{parent.uri}", NAME), or use store=whole',
+            setting="parent",
+        )
+    return DeltaParent(parent.uri, copy_to_cpu(parent.backbone.state_dict()))
 
 
 def start_from_weights(weights: ForeignWeights) -> Start:

@@ -15,6 +15,7 @@ from hpt_mlflow.evaluation.protocols import trains_backbone
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.addresses import exists, is_version, model_id_in, source_of, split_version
 from hpt_mlflow.tracking.connection import tracking_errors
+from hpt_mlflow.tracking.models.copies import deltas_of
 from hpt_mlflow.tracking.models.evaluations import Evaluation, evaluations_of
 from hpt_mlflow.tracking.runs.inputs import logged_dataset
 
@@ -43,6 +44,8 @@ class Node:
         ends: whether the chain ends here.
         copied_from: the version that this one is a copy of, or empty.
         unknown: why the stages before this one are unknown; empty if they are known.
+        is_delta: whether it keeps only its difference from `start`.
+        deltas: addresses of the registered versions that keep only their difference from this one.
     """
 
     address: str
@@ -61,6 +64,8 @@ class Node:
     ends: bool
     copied_from: str = ""
     unknown: str = ""
+    is_delta: bool = False
+    deltas: tuple[str, ...] = ()
 
     @property
     def trained(self) -> bool:
@@ -137,6 +142,8 @@ def _node(address: str, with_evaluations: bool) -> Node:
         ends=ends and not copied_from,
         copied_from=copied_from,
         unknown="" if copied_from else unknown,
+        is_delta=tags.get(tag.STORE) == tag.DELTA,
+        deltas=tuple(deltas_of(address)) if is_version(address) else (),
     )
 
 

@@ -28,6 +28,7 @@ from hpt_mlflow.tracking.models.alias_history import (
     user_at_host,
 )
 from hpt_mlflow.tracking.models.alias_move import Target, move_aliases
+from hpt_mlflow.tracking.models.copies import copy_whole, is_delta
 from hpt_mlflow.tracking.models.evaluations import (
     Evaluation,
     common_evaluations,
@@ -287,6 +288,8 @@ def _copy(address: str, to: str, standalone: bool) -> str:
             return same
     if standalone:
         return copy_standalone(address, to)
+    if is_delta(address):
+        return copy_whole(address, to)
     # MLflow prints its progress to stderr.
     with contextlib.redirect_stderr(io.StringIO()), without_retries():
         copied = MlflowClient().copy_model_version(address, to)

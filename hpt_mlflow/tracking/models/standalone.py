@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ from typing import Any
 import mlflow
 import numpy as np
 from mlflow.models import ModelSignature
-from mlflow.tracking import MlflowClient
 from mlflow.types.schema import Schema, TensorSpec
 
 from hpt_mlflow.data.decode import LONGEST_STRIP
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.models.checkpoint import copy_to_cpu, replace_difference
 from hpt_mlflow.models.onnx_graph import (
     EMBEDDING,
     IMAGES,
@@ -32,12 +33,10 @@ from hpt_mlflow.models.onnx_graph import (
     served_graph,
 )
 from hpt_mlflow.serving import ClassifierModel, EmbeddingModel, load_served
-from hpt_mlflow.tracking import tags as tag
-from hpt_mlflow.tracking.addresses import split_version
-from hpt_mlflow.tracking.models.store import download_model
-from hpt_mlflow.tracking.runs.stage_run import stage_run
+from hpt_mlflow.tracking.models.copies import register_copy
+from hpt_mlflow.tracking.models.store import download_model, find_parent
+from hpt_mlflow.tracking.runs.stage_run import StageRun
 
-STAGE = "export"
 NAME = "standalone"
 # The first that runs what torch writes today.
 REQUIREMENTS = ["onnxruntime>=1.17,<2"]
@@ -57,12 +56,13 @@ def write_standalone(source: Path, name: str, folder: Path) -> None:
     Raises:
         HptError: it is damaged, or has an operator that ONNX does not know.
     """
-    served = load_served(source, name)
+    served = load_served(source, name, find_parent=find_parent)
     embedding = served.embedding if isinstance(served, ClassifierModel) else served
     card, size = embedding.card, embedding.card.architecture.image_size
     geometry = Geometry(embedding.smallest_side, embedding.resize_to or size, LONGEST_STRIP)
     dtype = np.dtype(np.uint8 if card.pixels.dtype == np.uint8 else np.float32)
     bands = 3 if card.pixels.is_rgb else -1
+    weights = copy_to_cpu(embedding.backbone.state_dict())
     graph = served_graph(embedding.backbone.cpu(), card, geometry, _head(served))
     mlflow.onnx.save_model(
         graph,
@@ -76,6 +76,7 @@ def write_standalone(source: Path, name: str, folder: Path) -> None:
         metadata=_metadata(served),
     )
     shutil.copytree(source / "data", folder / "data", dirs_exist_ok=True)
+    replace_difference(folder / "data", weights)
 
 
 def copy_standalone(address: str, to: str) -> str:
@@ -85,7 +86,6 @@ def copy_standalone(address: str, to: str) -> str:
         HptError: it cannot be written as ONNX, or MLflow refuses.
     """
     require_onnx("to")
-    version = MlflowClient().get_model_version(*split_version(address))
     with tempfile.TemporaryDirectory() as temporary:
         written = Path(temporary) / "model"
         source = download_model(address, address, "model")
@@ -93,19 +93,14 @@ def copy_standalone(address: str, to: str) -> str:
             write_standalone(source, address, written)
         except HptError as error:
             raise HptError(error.problem, "promote it with --no-standalone, to be served by this package") from error
-        tags = {**version.tags, tag.COPY_OF: address}
-        with stage_run(f"{STAGE} {address.removeprefix('models:/')} to {to}") as run:
-            run.tags({tag.STAGE: STAGE, tag.PARENT_MODEL: address})
-            description = f"{tag.VERSION_PLACEHOLDER} is {address} as a model that stands alone: it needs onnxruntime."
-            run.describe(description)
-            kept = run.model(NAME, 0, {}, tags, lambda folder: _fill(folder, written))
-            if why := run.failure(kept):
-                raise HptError(f"the model cannot be stored: {why}", "make room and run the same command again")
-            return run.register(NAME, to, tags, None, description)
 
+        def fill(folder: Path) -> None:
+            shutil.copytree(written, folder, dirs_exist_ok=True)
 
-def _fill(folder: Path, written: Path) -> None:
-    shutil.copytree(written, folder, dirs_exist_ok=True)
+        def keep(run: StageRun, tags: dict[str, str]) -> Future[str]:
+            return run.model(NAME, 0, {}, tags, fill)
+
+        return register_copy(address, to, NAME, "as a model that stands alone: it needs onnxruntime", keep)
 
 
 def _head(served: EmbeddingModel | ClassifierModel) -> Head | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import mlflow
 import numpy as np
@@ -17,13 +17,14 @@ from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import DataType
 from mlflow.types.schema import Array, ColSpec, Map, Schema, TensorSpec
-from torch import Tensor, nn
+from torch import Tensor, device, nn
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.checkpoint import BackboneCard, copy_to_cpu, load_backbone, save_backbone
 from hpt_mlflow.models.classifier import ClassifierCard, save_classifier
-from hpt_mlflow.models.lora import merged_state
-from hpt_mlflow.tracking.addresses import concrete_uri, model_id_of
+from hpt_mlflow.models.delta import DeltaParent
+from hpt_mlflow.serving import ClassifierModel, EmbeddingModel, load_served
+from hpt_mlflow.tracking.addresses import concrete_uri, exists, model_id_of
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery.entries import MODEL_DESCRIPTION
 from hpt_mlflow.tracking.reasons import reason
@@ -31,6 +32,8 @@ from hpt_mlflow.tracking.runs.stage_run import StageRun
 from hpt_mlflow.tracking.tags import CLASSIFIER_NAME, milestone_name
 
 LOADER_MODULE = "hpt_mlflow.serving"
+# Where a model has its files: MLflow itself puts the folder into data/.
+BACKBONE_FOLDER = "data/backbone"
 REFUSALS = frozenset(["PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"])
 SERVING_PACKAGES = ("torch", "torchvision", "safetensors", "pillow", "numpy", "pandas", "click")
 
@@ -53,17 +56,22 @@ class FoundModel:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-def log_backbone(run: StageRun, backbone: nn.Module, card: BackboneCard, tags: dict[str, str]) -> Future[str]:
+def log_backbone(
+    run: StageRun, backbone: nn.Module, card: BackboneCard, tags: dict[str, str], parent: DeltaParent | None = None
+) -> Future[str]:
     """Keep a backbone as a LoggedModel of a run, under `milestone_name`, with low-rank changes in its weights.
+
+    Args:
+        parent: to keep only the difference from it.
 
     Returns:
         See `StageRun.failure`.
     """
-    weights = copy_to_cpu(merged_state(backbone))
+    state = copy_to_cpu(backbone.state_dict())
     output = TensorSpec(np.dtype(np.float32), (-1, card.feature_size), name="embedding")
 
     def save(folder: Path) -> None:
-        save_backbone(folder, weights, card)
+        save_backbone(folder, state, card, parent)
 
     return _log_model(run, milestone_name(card.step), card, tags, Schema([output]), save)
 
@@ -106,7 +114,7 @@ def _log_model(
 
     def fill(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-            saved = Path(temporary) / "backbone"
+            saved = Path(temporary) / PurePosixPath(BACKBONE_FOLDER).name
             save(saved)
             folder.rmdir()
             mlflow.pyfunc.save_model(
@@ -184,7 +192,7 @@ def check_names(model_name: str, alias: str | None) -> None:
 
 
 def find_model(address: str, option: str, model_name: str) -> FoundModel:
-    """Load the backbone at an address.
+    """Load the backbone at an address, whole.
 
     Args:
         address: see `tracking.addresses.concrete_uri`.
@@ -192,13 +200,43 @@ def find_model(address: str, option: str, model_name: str) -> FoundModel:
         model_name: whose alias a single word is.
 
     Raises:
-        HptError: there is no such model, or it was not made by this project.
+        HptError: there is no such model, it was not made by this project, or a parent that it needs is gone.
     """
     uri = concrete_uri(address, option, model_name)
     folder = download_model(uri, address, option)
-    backbone, card = load_backbone(folder, f"{option}: {address}")
+    backbone, card = load_backbone(folder, f"{option}: {address}", find_parent)
     model_id = model_id_of(uri)
     return FoundModel(uri, backbone, card, model_id, _tags_of(model_id))
+
+
+def find_served(uri: str, address: str, on: device | None = None) -> EmbeddingModel | ClassifierModel:
+    """Load the backbone or classifier at an address, whole, ready to answer.
+
+    Args:
+        uri: the concrete address.
+        address: as the user wrote it, for errors.
+        on: where it computes; see `load_served`.
+
+    Raises:
+        HptError: as `find_model`.
+    """
+    return load_served(download_model(uri, address, "model"), f"model: {address}", on, find_parent)
+
+
+def find_parent(address: str, what: str) -> Path:
+    """The files of the parent of a model that is kept as its difference from it.
+
+    Args:
+        address: of the parent, models:/NAME/VERSION.
+        what: says whose parent it is, for errors.
+
+    Raises:
+        HptError: the parent is gone, or its files are.
+    """
+    with tracking_errors(f"{what}, which cannot be read"):
+        if not exists(address):
+            raise HptError(f"{what}, which is gone", "adapt again, or use another version")
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
 
 
 def _tags_of(model_id: str | None) -> dict[str, str]:

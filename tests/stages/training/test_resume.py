@@ -337,3 +337,14 @@ def test_a_result_that_the_registry_refuses_is_registered_by_the_same_command(st
     result = hpt_mlflow.pretrain(**PRETRAIN)
     assert (result.run_id, result.model_uri) == (failed.info.run_id, "models:/hpt/1")
     assert mlflow.get_run(result.run_id).info.status == "FINISHED"
+
+
+def test_an_interrupted_training_that_keeps_deltas_goes_on_to_the_same(base, at_step):
+    settings = SHORT | {"parent": "models:/hpt/1", "store": "delta", "judge": "none", "checkpoint_every": 0}
+    settings |= {"update": "lora", "learning_rate": 0.01}
+    straight = hpt_mlflow.adapt(**settings, model_name="straight")
+    at_step(4, send(signal.SIGTERM))
+    interrupt(hpt_mlflow.adapt, **settings)
+    resumed = hpt_mlflow.adapt(**settings)
+    assert same(weights(resumed), weights(straight))
+    assert not same(weights(resumed), find_model("models:/hpt/1", "model", "hpt").backbone.state_dict())
