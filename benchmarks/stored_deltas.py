@@ -19,7 +19,7 @@ from hpt_mlflow.models.learning import learning_share, let_learn
 from hpt_mlflow.models.update import parse_update
 
 NETWORKS = {"ViT-S/16": ("timm:vit_small_patch16_224", 224), "EfficientNet-Lite0": ("timm:tf_efficientnet_lite0", 64)}
-UPDATES = ("lora", "lora, rank 4", "norm", "explora", "last:1")
+UPDATES = ("lora", "lora, rank 8", "norm", "explora", "last:1")
 
 
 @click.command()

@@ -317,7 +317,7 @@ def adapt(
             rotation if the parent can tell turned images, else consistency.  [default: auto]
         on_no_gain: If the judge prefers the parent to every milestone. keep-parent: register nothing, the result is the
             parent; register: register the best milestone all the same.  [default: keep-parent]
-        lora_rank: Rank of low-rank changes, for update lora and explora. Default: 8.
+        lora_rank: Rank of low-rank changes, for update lora and explora. Default: 4.
         lora_targets: Layers that get low-rank changes: comma-separated ends of their names, such as attn.qkv,mlp.fc1.
             Default: the attention of a transformer; of another network, all linear layers and 1x1 convolutions.
         store: What a milestone keeps. whole: all weights; delta: only those that differ from the parent's, and of
@@ -477,7 +477,7 @@ def tune(
             rotation if the parent can tell turned images, else consistency.  [default: auto]
         on_no_gain: If the judge prefers the parent to every milestone. keep-parent: register nothing, the result is the
             parent; register: register the best milestone all the same.  [default: keep-parent]
-        lora_rank: Rank of low-rank changes, for update lora and explora. Default: 8.
+        lora_rank: Rank of low-rank changes, for update lora and explora. Default: 4.
         lora_targets: Layers that get low-rank changes: comma-separated ends of their names, such as attn.qkv,mlp.fc1.
             Default: the attention of a transformer; of another network, all linear layers and 1x1 convolutions.
         store: What a milestone keeps. whole: all weights; delta: only those that differ from the parent's, and of

@@ -19,7 +19,7 @@ KINDS = {
 }
 FORMS = "all, norm, last:N, lora, explora, explora:N, bn, bn-stats"
 LOW_RANK = ("lora", "explora")
-DEFAULT_RANK = 8
+DEFAULT_RANK = 4
 # The attention of timm's transformers, and of those that keep queries, keys and values apart.
 ATTENTION = ("attn.qkv", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.proj")
 

@@ -52,7 +52,7 @@ def test_the_pixels_of_deep_images_are_said():
         ("bn", "HPT-BN)"),
         ("bn-stats", "the paper's Base)"),
         ("last:2", "last blocks: 2"),
-        ("lora", "of rank 8"),
+        ("lora", "of rank 4"),
     ],
 )
 def test_training_card_names_parent_and_method(update, words):
