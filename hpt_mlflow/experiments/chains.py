@@ -11,8 +11,8 @@ from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.options import passed_on
 from hpt_mlflow.settings import EvaluateSettings, PretrainSettings, StudySettings
 from hpt_mlflow.settings.common import parse_count
+from hpt_mlflow.settings.pretrain import RANDOM
 from hpt_mlflow.settings.study import listed
-from hpt_mlflow.settings.training import RANDOM
 from hpt_mlflow.training.plan import PRESETS
 
 

@@ -10,13 +10,15 @@ from hpt_mlflow.plugins import load_plugins
 load_plugins("hpt_mlflow.plugins")
 
 # ruff: noqa: E402
+from hpt_mlflow.settings.adapt import AdaptSettings
 from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, PRESETS
 from hpt_mlflow.settings.embed import EmbedSettings
 from hpt_mlflow.settings.evaluate import EvaluateSettings
 from hpt_mlflow.settings.inspect import InspectSettings
 from hpt_mlflow.settings.main import MainSettings
+from hpt_mlflow.settings.pretrain import PretrainSettings
 from hpt_mlflow.settings.study import StudySettings
-from hpt_mlflow.settings.training import COMPILE, PRECISIONS, AdaptSettings, PretrainSettings, TrainingSettings
+from hpt_mlflow.settings.training import COMPILE, PRECISIONS, TrainingSettings
 from hpt_mlflow.settings.tune import TuneSettings
 
 __all__ = [

@@ -9,7 +9,7 @@ from hpt_mlflow.augment.subset import AUGMENTATIONS, parse_subset
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.objectives import OBJECTIVES
 from hpt_mlflow.options import option
-from hpt_mlflow.settings.training import AdaptSettings
+from hpt_mlflow.settings.adapt import AdaptSettings
 
 PRUNERS = ("halving", "hyperband", "none")
 
