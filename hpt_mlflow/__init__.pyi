@@ -78,7 +78,7 @@ def pretrain(
     image_size: int | None = None,
     small_stem: bool = False,
     features: Literal["cls", "mean", "cls+mean"] | None = None,
-    method: Literal["moco", "simclr", "byol", "lejepa"] = "moco",
+    method: Literal["moco", "simclr", "byol", "lejepa", "dino"] = "moco",
     preset: Literal["quick", "gentle", "paper"] = "gentle",
     steps: int | None = None,
     batch_size: int | None = None,
@@ -110,6 +110,9 @@ def pretrain(
     bn_splits: int | None = None,
     target_momentum: float | None = None,
     sigreg_weight: float | None = None,
+    teacher_momentum: float | None = None,
+    teacher_temperature: float | None = None,
+    prototypes: int | None = None,
 ) -> StageResult:
     """Train a backbone on a dataset from random weights or from `weights`, log it, and register it.
 
@@ -189,6 +192,12 @@ def pretrain(
             method byol.  [default: 0.99 (quick), 0.99 (gentle), 0.996 (paper)]
         sigreg_weight: Share of SIGReg in the loss; the rest is the distance of views. Only for method lejepa.
             [default: 0.02]
+        teacher_momentum: Share of its weights that the teacher keeps at first; rises to 1. Only for method dino.
+            [default: 0.99 (quick), 0.99 (gentle), 0.996 (paper)]
+        teacher_temperature: Temperature of the teacher after its warm-up; lower is sharper. Only for method dino.
+            [default: 0.04 (quick), 0.04 (gentle), 0.07 (paper)]
+        prototypes: Prototypes that images are assigned to; by default at most one per image. Only for method dino.
+            [default: 4096 (quick), 4096 (gentle), 65536 (paper)]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
@@ -205,7 +214,7 @@ def adapt(
     image_size: int | None = None,
     small_stem: bool = False,
     features: Literal["cls", "mean", "cls+mean"] | None = None,
-    method: Literal["moco", "simclr", "byol", "lejepa"] = "moco",
+    method: Literal["moco", "simclr", "byol", "lejepa", "dino"] = "moco",
     preset: Literal["quick", "gentle", "paper"] = "gentle",
     steps: int | None = None,
     batch_size: int | None = None,
@@ -243,6 +252,9 @@ def adapt(
     bn_splits: int | None = None,
     target_momentum: float | None = None,
     sigreg_weight: float | None = None,
+    teacher_momentum: float | None = None,
+    teacher_temperature: float | None = None,
+    prototypes: int | None = None,
 ) -> StageResult:
     """Continue training the backbone of `parent` on another dataset, log the result, and register it.
 
@@ -336,6 +348,12 @@ def adapt(
             method byol.  [default: 0.99 (quick), 0.99 (gentle), 0.996 (paper)]
         sigreg_weight: Share of SIGReg in the loss; the rest is the distance of views. Only for method lejepa.
             [default: 0.02]
+        teacher_momentum: Share of its weights that the teacher keeps at first; rises to 1. Only for method dino.
+            [default: 0.99 (quick), 0.99 (gentle), 0.996 (paper)]
+        teacher_temperature: Temperature of the teacher after its warm-up; lower is sharper. Only for method dino.
+            [default: 0.04 (quick), 0.04 (gentle), 0.07 (paper)]
+        prototypes: Prototypes that images are assigned to; by default at most one per image. Only for method dino.
+            [default: 4096 (quick), 4096 (gentle), 65536 (paper)]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work where that is possible.
@@ -352,7 +370,7 @@ def tune(
     image_size: int | None = None,
     small_stem: bool = False,
     features: Literal["cls", "mean", "cls+mean"] | None = None,
-    method: Literal["moco", "simclr", "byol", "lejepa"] = "moco",
+    method: Literal["moco", "simclr", "byol", "lejepa", "dino"] = "moco",
     preset: Literal["quick", "gentle", "paper"] = "gentle",
     steps: int | None = None,
     batch_size: int | None = None,
@@ -401,6 +419,9 @@ def tune(
     bn_splits: int | None = None,
     target_momentum: float | None = None,
     sigreg_weight: float | None = None,
+    teacher_momentum: float | None = None,
+    teacher_temperature: float | None = None,
+    prototypes: int | None = None,
 ) -> StageResult:
     """Search the augmentations with which a parent adapts best; adapt with them in full, evaluate and register.
 
@@ -517,6 +538,12 @@ def tune(
             method byol.  [default: 0.99 (quick), 0.99 (gentle), 0.996 (paper)]
         sigreg_weight: Share of SIGReg in the loss; the rest is the distance of views. Only for method lejepa.
             [default: 0.02]
+        teacher_momentum: Share of its weights that the teacher keeps at first; rises to 1. Only for method dino.
+            [default: 0.99 (quick), 0.99 (gentle), 0.996 (paper)]
+        teacher_temperature: Temperature of the teacher after its warm-up; lower is sharper. Only for method dino.
+            [default: 0.04 (quick), 0.04 (gentle), 0.07 (paper)]
+        prototypes: Prototypes that images are assigned to; by default at most one per image. Only for method dino.
+            [default: 4096 (quick), 4096 (gentle), 65536 (paper)]
 
     Raises:
         HptError: something is wrong that the user can mend; before any long work if possible.
@@ -715,7 +742,7 @@ def study(
     image_size: int | None = None,
     small_stem: bool = False,
     features: Literal["cls", "mean", "cls+mean"] | None = None,
-    method: Literal["moco", "simclr", "byol", "lejepa"] = "moco",
+    method: Literal["moco", "simclr", "byol", "lejepa", "dino"] = "moco",
     preset: Literal["quick", "gentle", "paper"] = "quick",
     steps: int | None = None,
     batch_size: int | None = None,
@@ -763,6 +790,9 @@ def study(
     bn_splits: int | None = None,
     target_momentum: float | None = None,
     sigreg_weight: float | None = None,
+    teacher_momentum: float | None = None,
+    teacher_temperature: float | None = None,
+    prototypes: int | None = None,
 ) -> StageResult | None:
     """Run the trainings and evaluations of one of the paper's experiments, and answer its claims.
 
@@ -854,6 +884,12 @@ def study(
             method byol.  [default: 0.99 (quick), 0.99 (gentle), 0.996 (paper)]
         sigreg_weight: Share of SIGReg in the loss; the rest is the distance of views. Only for method lejepa.
             [default: 0.02]
+        teacher_momentum: Share of its weights that the teacher keeps at first; rises to 1. Only for method dino.
+            [default: 0.99 (quick), 0.99 (gentle), 0.996 (paper)]
+        teacher_temperature: Temperature of the teacher after its warm-up; lower is sharper. Only for method dino.
+            [default: 0.04 (quick), 0.04 (gentle), 0.07 (paper)]
+        prototypes: Prototypes that images are assigned to; by default at most one per image. Only for method dino.
+            [default: 4096 (quick), 4096 (gentle), 65536 (paper)]
 
     Returns:
         None for a dry run.

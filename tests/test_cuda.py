@@ -12,6 +12,7 @@ from torch import nn
 
 import hpt_mlflow
 from hpt_mlflow.augment.draws import blur_radius, draw_finish
+from hpt_mlflow.augment.multicrop import LocalViews
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
 from hpt_mlflow.augment.views import finish_image_by_image, finish_views
 from hpt_mlflow.data.batches import ViewBatches
@@ -21,7 +22,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.objectives.base import make_judge
 from hpt_mlflow.evaluation.probe import fit_probe
-from hpt_mlflow.methods import load_method
+from hpt_mlflow.methods import METHODS, load_method
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.stages.tune import tune
@@ -62,8 +63,11 @@ def make_trainer(plan=PLAN, device=CUDA):
 
 def steps_of(trainer, images, report_every=1):
     plan = trainer.plan
-    views = load_method(plan.method).views
-    batches = ViewBatches(images, plan.batch_size, SIZE, plan.subset, plan.strengths, plan.seed, views=views)
+    method = load_method(plan.method)
+    local = LocalViews(method.local_views, 14)
+    batches = ViewBatches(
+        images, plan.batch_size, SIZE, plan.subset, plan.strengths, plan.seed, views=method.views, local=local
+    )
     return trainer.train(batches, workers=0, report_every=report_every)
 
 
@@ -92,6 +96,17 @@ def test_views_are_those_of_the_processor():
 @pytest.mark.usefixtures("exact")
 def test_a_training_goes_as_on_the_processor(images):
     assert losses(PLAN, images) == pytest.approx(losses(PLAN, images, CPU), abs=0.05)
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_training_by_any_method_goes_as_on_the_processor(images, method):
+    options = {name: PLAN.options.get(name, value) for name, value in METHODS[method].presets["quick"].items()}
+    plan = replace(PLAN, method=method, options=options, learning_rate=0.01)
+    expected = losses(plan, images, CPU)
+    assert losses(plan, images) == pytest.approx(expected, abs=0.05 * max(expected))
+    half = losses(replace(plan, precision="bfloat16"), images)
+    assert half == pytest.approx(expected, abs=0.1 * max(expected))
 
 
 @pytest.mark.usefixtures("exact")

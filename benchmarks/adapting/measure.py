@@ -32,7 +32,7 @@ from recipes import RECIPES
 from tables import bars, harm, judges, methods, picture, recipes
 from torch import nn
 
-from hpt_mlflow.augment.crop import smallest_useful_side
+from hpt_mlflow.augment.multicrop import LocalViews, useful_side
 from hpt_mlflow.data.batches import Batch, ViewBatches
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.sources import open_dataset
@@ -48,7 +48,7 @@ from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.settings import AdaptSettings
 from hpt_mlflow.stages.training.judging import open_judge
 from hpt_mlflow.stages.training.milestones import parse_milestones
-from hpt_mlflow.stages.training.resolve import resolve_training
+from hpt_mlflow.stages.training.resolve import resolve_local_views, resolve_training
 from hpt_mlflow.stages.training.start import Start, find_weights, start_from_weights
 from hpt_mlflow.tracking.tags import PUBLISHED, RANDOM
 from hpt_mlflow.training.arithmetic import choose_precision
@@ -134,7 +134,8 @@ def run(
     plan = replace(plan, precision=choose_precision("auto", device))
     if plan.method.startswith("diet"):
         plan = replace(plan, options={"images": len(dataset)})
-    side = smallest_useful_side(image_size, plan.strengths.crop_scale)
+    local = resolve_local_views(plan.method, start.backbone, start.architecture)
+    side = useful_side(image_size, plan.strengths, local)
     seen, labelled = (Images(dataset, part, side, cache_gib=4) for part in (split.seen, split.labelled))
     statistics = start.statistics if plan.statistics == "keep" else kept_channel_statistics(seen)
     due = parse_milestones(milestones, steps)
@@ -143,7 +144,7 @@ def run(
     if statistics != start.statistics:
         as_parent = Figures(replace(reader, statistics=start.statistics), split, settings, plan, start, due, candidates)
     line = {"base": base or weights, "target": target, "recipe": recipe, "steps": steps, "seed": seed}
-    found = _networks(start, plan, seen, adapted.reader, due)
+    found = _networks(start, plan, local, seen, adapted.reader, due)
     if variants:
         found = _with_variants(found, adapted.reader, split)
     with to.open("a") as file:
@@ -155,10 +156,12 @@ def run(
             print(step, variant, f"{seconds:.0f} s", shown, flush=True)
 
 
-def _networks(start: Start, plan: Plan, seen: Images, reader: FeatureReader, due: frozenset[int]) -> Iterator[Network]:
+def _networks(
+    start: Start, plan: Plan, local: LocalViews, seen: Images, reader: FeatureReader, due: frozenset[int]
+) -> Iterator[Network]:
     """The parent, and each milestone."""
     yield Network(0, "", start.backbone.to(reader.device), 0.0)
-    batches = ViewBatches(seen, plan.batch_size, reader.image_size, plan.subset, plan.strengths, plan.seed)
+    batches = ViewBatches(seen, plan.batch_size, reader.image_size, plan.subset, plan.strengths, plan.seed, local=local)
     trainer = IndexedTrainer(
         start.backbone, start.feature_size, plan, reader.statistics, reader.device, batches=batches
     )

@@ -161,6 +161,7 @@ RECIPES = {
     "simclr": Recipe({"method": "simclr"}),
     "byol": Recipe({"method": "byol"}),
     "lejepa": Recipe({"method": "lejepa"}),
+    "dino": Recipe({"method": "dino"}),
     "layer_decay=0.8": Recipe({"layer_decay": 0.8}),
     "L2-SP": Recipe({"method": "anchored"}),
     "distillation": Recipe({"method": "distilled"}),

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hpt_mlflow.augment.draws import draw_crops
+from hpt_mlflow.augment.multicrop import NONE, LocalViews, local_strengths
 from hpt_mlflow.augment.subset import Strengths
 from hpt_mlflow.augment.views import crop_views
 from hpt_mlflow.data.errors import UnreadableImageError, data_error
@@ -22,9 +23,16 @@ from hpt_mlflow.signals import WARNING
 
 
 class Batch(NamedTuple):
-    """Crops of each image, (views, n, channels, size, size), and the unreadable images: index and reason."""
+    """The crops of a step.
+
+    Attributes:
+        crops: of each image, uint8 or uint16 (views, n, channels, size, size).
+        local_crops: for small views, the same of (local views, n, channels, side, side); empty if there are none.
+        unreadable: index of an image and reason.
+    """
 
     crops: Tensor
+    local_crops: Tensor
     unreadable: list[tuple[int, str]]
 
 
@@ -44,13 +52,15 @@ class ViewBatches(Dataset[Batch]):
         seed: int,
         part: slice | None = None,
         views: int = 2,
+        local: LocalViews = NONE,
     ) -> None:
         """
         Args:
             batch_size: images per batch, over all processes.
             image_size: side of the crops in pixels.
             part: the share of this process; None for the whole batch.
-            views: crops per image.
+            views: crops of full size per image.
+            local: small crops.
         """
         self.images = images
         self.batch_size = batch_size
@@ -60,6 +70,7 @@ class ViewBatches(Dataset[Batch]):
         self.seed = seed
         self.part = part or slice(0, batch_size)
         self.views = views
+        self.local = local
 
     def __getitem__(self, task: tuple[int, np.ndarray]) -> Batch:
         """The crops of a step.
@@ -84,8 +95,15 @@ class ViewBatches(Dataset[Batch]):
                     index = np.random.default_rng((self.seed, step, place, tries)).choice(self.images.indices)
             decoded.append(image)
         # Drawn for the whole batch, so that the number of processes makes no difference.
-        draws = draw_crops(np.random.default_rng((self.seed, step)), self.batch_size, self.views).part(self.part)
-        return Batch(crop_views(decoded, self.image_size, self.subset, self.strengths, draws), unreadable)
+        rng = np.random.default_rng((self.seed, step))
+        draws = draw_crops(rng, self.batch_size, self.views).part(self.part)
+        crops = crop_views(decoded, self.image_size, self.subset, self.strengths, draws)
+        local_crops = torch.empty(0)
+        if self.local.views:
+            draws = draw_crops(rng, self.batch_size, self.local.views).part(self.part)
+            strengths = local_strengths(self.strengths)
+            local_crops = crop_views(decoded, self.local.side, self.subset, strengths, draws)
+        return Batch(crops, local_crops, unreadable)
 
     def tasks(self, steps: range) -> Iterator[tuple[int, np.ndarray]]:
         """What `__getitem__` takes for each of these steps in order."""

@@ -90,6 +90,28 @@ METHODS = {
         # The authors' example.
         {"quick": {"sigreg_weight": 0.02}},
     ),
+    "dino": Registration(
+        "hpt_mlflow.methods.dino:DINO",
+        {
+            "teacher_momentum": MethodOption(
+                float,
+                "Share of its weights that the teacher keeps at first; rises to 1.",
+                minimum=0,
+                maximum=1,
+            ),
+            "teacher_temperature": MethodOption(
+                float, "Temperature of the teacher after its warm-up; lower is sharper.", above=0
+            ),
+            "prototypes": MethodOption(
+                int, "Prototypes that images are assigned to; by default at most one per image.", minimum=2
+            ),
+        },
+        # paper: sections 3.1 and 3.2. quick: the reference code's default temperature, and a teacher for few steps.
+        {
+            "quick": {"teacher_momentum": 0.99, "teacher_temperature": 0.04, "prototypes": 4096},
+            "paper": {"teacher_momentum": 0.996, "teacher_temperature": 0.07, "prototypes": 65_536},
+        },
+    ),
 }
 
 

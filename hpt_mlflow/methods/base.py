@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -16,7 +17,10 @@ EMBEDDING_SIZE = 128
 
 
 class Views(Protocol):
-    """The views of a step: augmented images, normalised, on the device, float32 (n, 3, size, size)."""
+    """The views of a step: augmented images, normalised, on the device, float32 (n, 3, size, size).
+
+    Small views, for methods that ask for them, come after those of full size.
+    """
 
     def __getitem__(self, number: int) -> Tensor:
         """One view of each image of this process; the order of images is the same in all views."""
@@ -52,14 +56,18 @@ class Method(nn.Module, ABC):
     Attributes:
         title: its name for people.
         views: number of views of each image in a step.
-        passes: how often an image passes through the network in a step, a backward pass counted as two.
+        local_views: number of small views of small parts of each image in a step (`augment.multicrop`), which
+            `models.positions.call_at_size` takes through a network.
+        passes: how often an image passes through the network in a step, a backward pass counted as two, and a small
+            view by its area.
         metrics: names of what a step reports besides the loss and the standard deviation of the embeddings.
         steps: optimiser steps of the whole training; the training loop sets it before the first one.
     """
 
     title: ClassVar[str]
     views: ClassVar[int] = 2
-    passes: ClassVar[int]
+    local_views: ClassVar[int] = 0
+    passes: ClassVar[float]
     metrics: ClassVar[tuple[str, ...]] = ()
     steps: int = 1
 
@@ -78,6 +86,11 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def backbone(self) -> nn.Module:
         """The network that is registered."""
+
+    @property
+    def learner(self) -> nn.Module:
+        """The backbone that gradients change; another one if what is registered is its moving average."""
+        return self.backbone
 
     @property
     def backbones(self) -> Sequence[nn.Module]:
@@ -118,8 +131,8 @@ class Method(nn.Module, ABC):
         Returns:
             With `factor` in each group of parameters: its learning rate over that of the training.
         """
-        decays = {name: layer_decay**depth for name, depth in depths(self.backbone).items()} if layer_decay < 1 else {}
-        factors = {id(p): decays.get(name, 1.0) for name, p in self.backbone.named_parameters()}
+        decays = {name: layer_decay**depth for name, depth in depths(self.learner).items()} if layer_decay < 1 else {}
+        factors = {id(p): decays.get(name, 1.0) for name, p in self.learner.named_parameters()}
         learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in learning if factors.get(id(p)) == factor], "factor": factor}
@@ -160,6 +173,20 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def chance(cls, options: Mapping[str, Any], batch_size: int) -> str:
         """The values that embeddings without information would give, for a run's description."""
+
+
+@torch.no_grad()
+def follow(follower: nn.Module, leader: nn.Module, momentum: float) -> None:
+    """Move a copy of a network towards it, where it learns; the copy keeps the share `momentum` of its weights."""
+    pairs = zip(leader.parameters(), follower.parameters(), strict=True)
+    learning = [(leading, following) for leading, following in pairs if leading.requires_grad]
+    leaders, followers = [list(side) for side in zip(*learning, strict=True)]
+    torch._foreach_lerp_(followers, leaders, 1 - momentum)
+
+
+def rising_to_1(momentum: float, step: int, steps: int) -> float:
+    """A momentum at a step, counted from 0: rises to 1 along a cosine (BYOL, section 3.3; DINO, section 3.1)."""
+    return 1 - (1 - momentum) * (math.cos(math.pi * step / steps) + 1) / 2
 
 
 def projection_head(feature_size: int) -> nn.Sequential:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from hpt_mlflow.group import ALONE, Group
-from hpt_mlflow.methods.base import Method, StepResult, Views
+from hpt_mlflow.methods.base import Method, StepResult, Views, follow, rising_to_1
 
 HIDDEN_SIZE = 4096
 PROJECTION_SIZE = 256
@@ -88,15 +87,11 @@ class BYOL(Method):
 
     def momentum_at(self, step: int) -> float:
         """The target network's momentum at a step, counted from 0: rises to 1 along a cosine (BYOL, section 3.3)."""
-        return 1 - (1 - self.target_momentum) * (math.cos(math.pi * step / self.steps) + 1) / 2
+        return rising_to_1(self.target_momentum, step, self.steps)
 
-    @torch.no_grad()
     def update_target_encoder(self, momentum: float) -> None:
         """Move the target network towards the online encoder (BYOL, equation 1)."""
-        pairs = zip(self.online_encoder.parameters(), self.target_encoder.parameters(), strict=True)
-        learning = [(online, target) for online, target in pairs if online.requires_grad]
-        onlines, targets = [list(side) for side in zip(*learning, strict=True)]
-        torch._foreach_lerp_(targets, onlines, 1 - momentum)
+        follow(self.target_encoder, self.online_encoder, momentum)
 
     @classmethod
     @override

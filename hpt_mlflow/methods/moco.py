@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import ALONE, Group
-from hpt_mlflow.methods.base import EMBEDDING_SIZE, Method, StepResult, Views, projection_head
+from hpt_mlflow.methods.base import EMBEDDING_SIZE, Method, StepResult, Views, follow, projection_head
 from hpt_mlflow.models.backbone import BatchNorm
 
 
@@ -77,13 +77,9 @@ class MoCo(Method):
         logits = self.logits(queries, self._keys[self.group.part(len(self._keys))])
         return StepResult(info_nce(logits), [top1(logits)], queries.detach())
 
-    @torch.no_grad()
     def update_key_encoder(self) -> None:
         """Move the key encoder towards the query encoder (MoCo, equation 2)."""
-        pairs = zip(self.query_encoder.parameters(), self.key_encoder.parameters(), strict=True)
-        learning = [(query, key) for query, key in pairs if query.requires_grad]
-        queries, keys = [list(side) for side in zip(*learning, strict=True)]
-        torch._foreach_lerp_(keys, queries, 1 - self.key_momentum)
+        follow(self.key_encoder, self.query_encoder, self.key_momentum)
 
     @torch.no_grad()
     def encode_keys(self, key_views: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from hpt_mlflow.pixels import shown
 CURVES = (
     ("train/loss", "InfoNCE loss"),
     ("train/top1", "positive key ranked first"),
+    ("train/teacher_entropy", "entropy of the teacher"),
+    ("train/kl", "KL of student and teacher"),
     ("train/effective_rank", "effective rank of the keys"),
     ("knn/val_accuracy", "20-NN accuracy on validation"),
 )
@@ -54,7 +56,7 @@ def views_grid(crops: Tensor, views: Sequence[Tensor], mean: Tensor, std: Tensor
 
     Args:
         crops: uint8 or uint16 (N, channels, size, size), crops of the first view before any colour changed.
-        views: of each image, float32 (N, channels, size, size), normalised.
+        views: of each image, float32 (N, channels, size, size), normalised; of any sizes.
         mean, std: what they were normalised with, float32 (channels,).
     """
     white = torch.iinfo(crops.dtype).max
@@ -64,8 +66,9 @@ def views_grid(crops: Tensor, views: Sequence[Tensor], mean: Tensor, std: Tensor
         rows.append((pixels * white).round().clamp(0, white).numpy().astype(rows[0].dtype))
     n = min(GRID_IMAGES, len(crops))
     tiles = [np.concatenate([shown(image) for image in row[:n].transpose(0, 2, 3, 1)], axis=1) for row in rows]
-    grid = Image.fromarray(np.concatenate(tiles))
-    return grid.resize((n * GRID_PIXELS, len(rows) * GRID_PIXELS), Image.Resampling.NEAREST)
+    size = n * GRID_PIXELS, GRID_PIXELS
+    same_size = [np.asarray(Image.fromarray(row).resize(size, Image.Resampling.NEAREST)) for row in tiles]
+    return Image.fromarray(np.concatenate(same_size))
 
 
 def learning_curves(history: Sequence[tuple[int, dict[str, float]]]) -> Figure:

@@ -66,7 +66,7 @@ class Trainer:
         method.steps = plan.steps
         if plan.drop_path is not None:
             # Copies in the method that do not learn by gradients leave nothing out, as in DINO's reference code.
-            set_drop_path(method.backbone, plan.drop_path)
+            set_drop_path(method.learner, plan.drop_path)
         self.method = method.to(device).to(memory_format=torch.channels_last).train()
         learns = plan.what_learns.learns
         if plan.statistics == "keep":
@@ -105,7 +105,7 @@ class Trainer:
         """Train from the present step to the last one of the plan.
 
         Args:
-            batches: crops of the images of each step, one for each view.
+            batches: crops of the images of each step, one for each view of the method.
             workers: processes that decode images.
             report_every: steps between reports; the last step always reports.
 
@@ -156,7 +156,8 @@ class Trainer:
         optimizer = self.optimizer
         assert optimizer is not None, "nothing learns with update=bn-stats"
         if self.plan.precision == "bfloat16" and self.device.type == "cpu" and not self._keeps_unseen:
-            keep_unseen_weights(self.backbone, views[0][:2])
+            sizes = (0, self.method.views) if self.method.local_views else (0,)
+            keep_unseen_weights(self.method.learner, *(views[number][:2] for number in sizes))
             self._keeps_unseen = True
         for settings in optimizer.param_groups:
             settings["lr"] = settings["factor"] * self.plan.learning_rate_at(self.step)
@@ -173,6 +174,11 @@ class Trainer:
         self.method.after_step(self.step)
         return result
 
+    def crops_of(self, batch: Batch) -> list[Tensor]:
+        """For each view, the crops of a batch on the device; those of small views last."""
+        both = (batch.crops, batch.local_crops)
+        return [crops for same_size in both for crops in same_size.to(self.device, non_blocking=True)]
+
     def finish(self, crops: Tensor, draws: FinishDraws) -> Tensor:
         """Views of crops, (n, channels, size, size), as the network takes them: float32, normalised."""
         return finish_views(crops, draws, self.plan.strengths, self.mean, self.std)
@@ -186,7 +192,7 @@ class Trainer:
         rng = np.random.default_rng((self.plan.seed, self.step, 1))
         # Layers such as dropout draw in the step.
         with seeded(int(rng.integers(2**62)) + self.group.rank, self.device):
-            crops = batch.crops.to(self.device, non_blocking=True)
+            crops = self.crops_of(batch)
             views = StepViews(crops, [self.draw_view(rng) for _ in crops], rng, self.finish, self.group)
             if self.optimizer is None:
                 self._refresh_statistics(views[0])

@@ -7,29 +7,55 @@ image is larger.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from hpt_mlflow.models.positions import call_at_size
 
-def keep_unseen_weights(network: nn.Module, example: Tensor) -> None:
+
+def keep_unseen_weights(network: nn.Module, *examples: Tensor) -> None:
     """Give weights that see only padding a gradient of 0, whatever the kernels compute.
 
     Args:
-        network: unchanged but for hooks on such weights.
-        example: images of the size that is trained on, (N, 3, H, W).
+        network: unchanged but for hooks on such weights, or on their layers.
+        examples: images of each size that is trained on, (N, 3, H, W); the size of the network first.
     """
-    for layer, height, width in _inputs_of_convolutions(network, example):
-        seen = _seen(layer, height, 0)[:, None] & _seen(layer, width, 1)  # kernel height x width
-        if layer.weight.requires_grad and not seen.all():
-            layer.weight.register_hook(partial(_only_where, seen.to(layer.weight.device)))
+    found: dict[nn.Conv2d, dict[tuple[int, int], Tensor]] = {}
+    for example in examples:
+        for layer, height, width in _inputs_of_convolutions(network, example, examples[0].shape[-1]):
+            seen = _seen(layer, height, 0)[:, None] & _seen(layer, width, 1)  # kernel height x width
+            found.setdefault(layer, {})[height, width] = seen.to(layer.weight.device)
+    for layer, by_size in found.items():
+        first, *others = by_size.values()
+        if not layer.weight.requires_grad or all(seen.all() for seen in by_size.values()):
+            continue
+        if all(torch.equal(seen, first) for seen in others):
+            layer.weight.register_hook(partial(_only_where, first))
+        else:
+            layer.register_forward_pre_hook(partial(_hide_unseen, by_size))
+            layer.register_forward_hook(_show_all, always_call=True)
 
 
 def _only_where(seen: Tensor, gradient: Tensor) -> Tensor:
     return gradient.masked_fill(~seen, 0)
+
+
+def _hide_unseen(by_size: Mapping[tuple[int, int], Tensor], layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """For one call, put 0 in place of the weights that it does not see: gradients of several calls are added up."""
+    seen = by_size.get((inputs[0].shape[-2], inputs[0].shape[-1]))
+    if seen is not None:
+        weight = layer.get_parameter("weight")
+        vars(layer)["whole_weight"] = weight
+        vars(layer)["_parameters"]["weight"] = torch.where(seen, weight, 0)
+
+
+def _show_all(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    if (weight := vars(layer).pop("whole_weight", None)) is not None:
+        vars(layer)["_parameters"]["weight"] = weight
 
 
 def _seen(layer: nn.Conv2d, length: int, axis: int) -> Tensor:
@@ -47,7 +73,7 @@ def _seen(layer: nn.Conv2d, length: int, axis: int) -> Tensor:
 
 
 @torch.no_grad()
-def _inputs_of_convolutions(network: nn.Module, example: Tensor) -> Iterator[tuple[nn.Conv2d, int, int]]:
+def _inputs_of_convolutions(network: nn.Module, example: Tensor, usual: int) -> Iterator[tuple[nn.Conv2d, int, int]]:
     """Each convolution, and the height and width of its input."""
     inputs_seen: list[tuple[nn.Conv2d, int, int]] = []
 
@@ -60,7 +86,7 @@ def _inputs_of_convolutions(network: nn.Module, example: Tensor) -> Iterator[tup
     ]
     modes = [(layer, layer.training) for layer in network.modules()]
     try:
-        network.eval()(example)
+        call_at_size(network.eval(), example, usual)
     finally:
         for handle in handles:
             handle.remove()

@@ -17,7 +17,7 @@ class StepViews:
 
     def __init__(
         self,
-        crops: Tensor,
+        crops: Sequence[Tensor],
         draws: Sequence[FinishDraws],
         rng: np.random.Generator,
         finish: Callable[[Tensor, FinishDraws], Tensor],
@@ -25,7 +25,8 @@ class StepViews:
     ) -> None:
         """
         Args:
-            crops: of the images of this process, on the device, uint8 or uint16 (views, n, channels, size, size).
+            crops: for each view, those of the images of this process, on the device, uint8 or uint16
+                (n, channels, size, size).
             draws: for each view, those of the images of all processes.
             rng: draws the orders of `shuffled`.
             finish: makes views of crops.
@@ -35,7 +36,7 @@ class StepViews:
         self._rng = rng
         self._finish = finish
         self._group = group
-        self._count = crops.shape[1] * group.size
+        self._count = len(crops[0]) * group.size
         self._own = group.part(self._count)
         self._made: dict[int, Tensor] = {}
 
@@ -48,8 +49,8 @@ class StepViews:
     def shuffled(self, number: int) -> tuple[Tensor, Tensor]:
         """This process's share of one view of all images, in an order drawn anew, and that order."""
         order = self._rng.permutation(self._count)
-        places = torch.from_numpy(order).to(self._crops.device)
         crops = self._crops[number]
+        places = torch.from_numpy(order).to(crops.device)
         # Few operations, and no exchange between processes, know numbers of 16 bits.
         whole = crops if crops.dtype == torch.uint8 else crops.contiguous().view(torch.uint8)
         shuffled = self._group.gather(whole)[places[self._own]].view(crops.dtype)

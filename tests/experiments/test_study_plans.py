@@ -378,6 +378,9 @@ OTHERS = {
         "layer_decay": 0.5,
         "drop_path": 0.5,
         "clip_gradients": 0.5,
+        "teacher_momentum": 0.5,
+        "teacher_temperature": 0.5,
+        "prototypes": 64,
         "features": "mean",
         "strengths": "hue=0.1",
         "precision": "bfloat16",
@@ -392,7 +395,9 @@ OTHERS = {
 @pytest.mark.parametrize("name", [f.name for f in fields(TrainingSettings) if f.name not in NOT_PASSED_ON])
 def test_what_is_said_about_training_is_said_to_each_training(name):
     others = all_options().keys()
-    method = next(method for method in ("simclr", "moco", "byol", "lejepa") if name not in others - options_of(method))
+    method = next(
+        method for method in ("simclr", "moco", "byol", "lejepa", "dino") if name not in others - options_of(method)
+    )
     jobs = made(with_source=True, **{"method": method, name: OTHERS[name]}).jobs
     assert {job.settings.get(name) for job in jobs if job.stage != "evaluate"} == {OTHERS[name]}
 

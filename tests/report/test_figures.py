@@ -38,6 +38,16 @@ def test_views_grid_has_one_image_a_column(count, columns):
             assert np.array_equal(tile, enlarged)
 
 
+def test_views_of_another_size_are_drawn_as_large():
+    rng = np.random.default_rng(0)
+    crops, small = (torch.from_numpy(rng.integers(0, 256, (2, 3, side, side), dtype=np.uint8)) for side in (8, 4))
+    grid = np.asarray(views_grid(crops, [normalised(crops), normalised(small)], MEAN, STD))
+    assert grid.shape == (3 * 72, 2 * 72, 3)
+    for column in range(2):
+        enlarged = small[column].permute(1, 2, 0).numpy().repeat(18, axis=0).repeat(18, axis=1)
+        assert np.array_equal(grid[144:, column * 72 : (column + 1) * 72], enlarged)
+
+
 def test_views_grid_clips_what_is_brighter_than_white():
     crops = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
     view = torch.full((1, 3, 4, 4), 100.0)

@@ -61,6 +61,7 @@ def folder(tmp_path):
         ({"images": "5000"}, "images: 5000 is more than the 14"),
         ({"images": "7"}, "batch_size: 8 is more than the 7 images"),
         ({"arch": "convnext_tiny", "image_size": 32}, "arch: convnext_tiny has no BatchNorm layers"),
+        ({"arch": "densenet121", "image_size": 32, "method": "dino"}, "arch: dino also has views of 14 pixels"),
         ({"arch": "resnet19"}, "arch: "),
         ({"device": "cuda:99"}, "device: cuda:99 is not available"),
         ({"device": "cpu:0", "nproc": 2, "batch_size": 8}, "nproc: 2 processes cannot share cpu:0"),

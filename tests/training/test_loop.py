@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from hpt_mlflow.augment.multicrop import LocalViews
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
@@ -58,8 +59,11 @@ def make_trainer(plan: Plan) -> Trainer:
 
 
 def make_batches(images, plan: Plan) -> ViewBatches:
-    views = load_method(plan.method).views
-    return ViewBatches(images, plan.batch_size, SIZE, plan.subset, plan.strengths, plan.seed, views=views)
+    method = load_method(plan.method)
+    local = LocalViews(method.local_views, SIZE // 2)
+    return ViewBatches(
+        images, plan.batch_size, SIZE, plan.subset, plan.strengths, plan.seed, views=method.views, local=local
+    )
 
 
 def run(images, plan: Plan, report_every: int = 1) -> tuple[Trainer, list]:

@@ -9,6 +9,7 @@ from timm.layers import Conv2dSame
 from torch import nn
 
 from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.methods import METHODS
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.training.loop import Trainer
@@ -75,6 +76,51 @@ def test_so_do_those_of_convolutions_that_pad_as_tensorflow_does(size, kernel, s
         layer(images).square().sum().backward()
     assert torch.equal(kept.weight.grad, plain.weight.grad)
     assert bool(hooks) == bool((plain.weight.grad == 0).any())
+
+
+@pytest.mark.parametrize("sizes", [(7, 1), (4, 2), (3, 3), (1, 7)])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (5, 1, 2), (3, 2, 1)])
+def test_weights_that_images_of_one_size_see_get_the_gradient_of_these_alone(sizes, kernel, stride, padding):
+    torch.manual_seed(0)
+    batches = [torch.randn(6, 2, size, size) for size in sizes]
+    plain = nn.Conv2d(2, 3, kernel, stride=stride, padding=padding)
+    kept = PoisonedConvolution(2, 3, kernel, stride=stride, padding=padding)
+    kept.load_state_dict(plain.state_dict())
+    keep_unseen_weights(kept, *batches)
+    results = [[layer(batch) for batch in batches] for layer in (plain, kept)]
+    for result, other in zip(*results, strict=True):
+        assert torch.equal(result, other)
+    for outputs in results:
+        sum(output.square().sum() for output in outputs).backward()
+    torch.testing.assert_close(kept.weight.grad, plain.weight.grad)
+    assert isinstance(kept.weight, nn.Parameter)
+    assert kept.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_a_layer_has_its_weights_back_after_a_call_that_fails():
+    layer = nn.Conv2d(2, 3, 3, padding=1)
+    weight = layer.weight
+    keep_unseen_weights(layer, torch.randn(1, 2, 5, 5), torch.randn(1, 2, 1, 1))
+    with pytest.raises(RuntimeError):
+        layer(torch.randn(1, 4, 1, 1))
+    assert layer.weight is weight
+
+
+def test_a_training_with_small_views_in_bfloat16_has_finite_gradients():
+    torch.manual_seed(0)
+    network, width = build_backbone(Architecture("resnet18", 32))
+    options = METHODS["dino"].presets["quick"] | {"prototypes": 16}
+    plan = Plan(**{**PLAN.__dict__, "precision": "bfloat16", "method": "dino", "options": options})
+    trainer = Trainer(network, width, plan, ChannelStatistics((0.5,) * 3, (0.25,) * 3), torch.device("cpu"))
+    views = [torch.randn(4, 3, size, size) for size in [32] * 2 + [14] * 8]
+    for _ in range(2):
+        result = trainer.learn(GivenViews(*views))
+        assert torch.isfinite(result.loss)
+        assert all(torch.isfinite(parameter.grad).all() for parameter in trainer.method.learner.parameters())
+    # Views of 32 pixels see what those of 14 do not.
+    layer = trainer.method.learner.layer4[0].conv1
+    assert layer._forward_pre_hooks
+    assert layer.weight.grad[..., 2, 2].any()
 
 
 def test_a_network_is_left_as_it_was():

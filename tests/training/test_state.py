@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from hpt_mlflow.augment.multicrop import LocalViews
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
@@ -52,8 +53,11 @@ def images(open_images):
 
 def train(trainer: Trainer, images, until: int, workers: int = 0) -> None:
     plan = trainer.plan
-    views = load_method(plan.method).views
-    batches = ViewBatches(images, plan.batch_size, 16, plan.subset, plan.strengths, plan.seed, views=views)
+    method = load_method(plan.method)
+    local = LocalViews(method.local_views, 7)
+    batches = ViewBatches(
+        images, plan.batch_size, 16, plan.subset, plan.strengths, plan.seed, views=method.views, local=local
+    )
     for step, _ in trainer.train(batches, workers, report_every=2):
         if step == until:
             break

@@ -17,6 +17,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from hpt_mlflow.augment.multicrop import LocalViews
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
@@ -61,8 +62,9 @@ def batches_of(plan, group, folder=None, vanishing=()):
         for index in vanishing:
             pictures[index].unlink(missing_ok=True)
     own = group.part(plan.batch_size)
-    views = load_method(plan.method).views
-    return ViewBatches(images, plan.batch_size, SIZE, plan.subset, plan.strengths, plan.seed, own, views)
+    method = load_method(plan.method)
+    local = LocalViews(method.local_views, SIZE // 2)
+    return ViewBatches(images, plan.batch_size, SIZE, plan.subset, plan.strengths, plan.seed, own, method.views, local)
 
 
 def opened(pictures):

@@ -52,7 +52,8 @@ def made(plan: Plan, seed: int = 0) -> Trainer:
 def learn(trainer: Trainer, steps: range) -> None:
     for step in steps:
         generator = torch.Generator().manual_seed(step)
-        views = (torch.randn(8, 3, 32, 32, generator=generator) for _ in range(trainer.method.views))
+        sizes = [32] * trainer.method.views + [16] * trainer.method.local_views
+        views = (torch.randn(8, 3, size, size, generator=generator) for size in sizes)
         trainer.learn(GivenViews(*views))
         trainer.step += 1
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hpt_mlflow.augment.crop import smallest_useful_side
+from hpt_mlflow.augment.multicrop import LocalViews, useful_side
 from hpt_mlflow.augment.subset import parse_subset
 from hpt_mlflow.data.batches import default_workers
 from hpt_mlflow.data.dataset import Dataset, content_digest
@@ -25,7 +25,13 @@ from hpt_mlflow.options import marked
 from hpt_mlflow.settings import TuneSettings
 from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.stages.processes.device import resolve_device
-from hpt_mlflow.stages.training.resolve import length_of, resolve_training, split_for, strengths_of
+from hpt_mlflow.stages.training.resolve import (
+    length_of,
+    resolve_local_views,
+    resolve_training,
+    split_for,
+    strengths_of,
+)
 from hpt_mlflow.stages.training.start import Start, for_channels, start_from_parent
 from hpt_mlflow.tracking.models.store import FoundModel
 from hpt_mlflow.training.arithmetic import choose_compile, choose_precision
@@ -43,6 +49,7 @@ class TrialSetup:
     """Everything that a trial needs except its subset and strengths.
 
     Attributes:
+        local: small views.
         plan: of a whole trial.
         rungs: steps at which a trial is scored; the last is its length.
         objective: a name of `OBJECTIVES`.
@@ -56,6 +63,7 @@ class TrialSetup:
     images: Images
     statistics: ChannelStatistics
     start: Start
+    local: LocalViews
     plan: Plan
     rungs: tuple[int, ...]
     space: Space
@@ -88,7 +96,9 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
         raise HptError(
             f"{first_rung} exceeds the {steps} steps of a trial", "lower it, or raise trial_steps", setting="first_rung"
         )
-    side = smallest_useful_side(start.architecture.image_size, space.smallest_crop_scale)
+    local = resolve_local_views(settings.method, start.backbone, start.architecture)
+    smallest = replace(space.strengths, crop_scale=space.smallest_crop_scale)
+    side = useful_side(start.architecture.image_size, smallest, local)
     images = Images(dataset, split.seen, side, settings.strict, cache_gib=settings.cache_gib)
     start = for_channels(start, images.pixels.channels, settings.seed)
     # Warm-up and cosine are those of a training of this length.
@@ -101,6 +111,7 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
         images=images,
         statistics=statistics,
         start=start,
+        local=local,
         plan=replace(
             plan,
             precision=choose_precision(settings.precision, device),

@@ -181,6 +181,7 @@ def _train(
         plan.strengths,
         plan.seed,
         views=trainer.method.views,
+        local=setup.local,
     )
     score: float | None = None
     with ProgressDisplay(_title(trial, setup), plan.steps) as display, signals_as_requests() as requests:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.drawing import draw_labels
 from hpt_mlflow.experiments.plan import START_SETTING, Job, StudyPlan
 from hpt_mlflow.group import joins_others
+from hpt_mlflow.methods import load_method
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import batch_norms, build_backbone
 from hpt_mlflow.settings import AdaptSettings, EvaluateSettings, PretrainSettings, StudySettings
@@ -21,7 +22,7 @@ from hpt_mlflow.stages.evaluation.unseen import SEEN_LIMIT, overlaps
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.processes.launch import check_devices
 from hpt_mlflow.stages.training.milestones import parse_milestones
-from hpt_mlflow.stages.training.resolve import resolve_training, split_for
+from hpt_mlflow.stages.training.resolve import resolve_local_views, resolve_training, split_for
 from hpt_mlflow.training.plan import Plan
 
 # In place of the model that a job starts from, which does not exist yet.
@@ -51,6 +52,7 @@ def check_jobs(
         except HptError as error:
             raise (error.about(own_names[error.setting]) if error.setting in own_names else error) from error
     _check_unseen([point.evaluation for point in plan.points], datasets)
+    _check_sizes({job.settings["method"] for job in plan.jobs if "method" in job.settings}, network)
     if any(job.settings.get("update", "all") != "all" for job in plan.jobs):
         _check_batch_norms(network)
 
@@ -93,6 +95,13 @@ def _check_batch_norms(network: Architecture) -> None:
     if not batch_norms(backbone):
         problem = f"{network.name} has no BatchNorm layers, the only ones that Base and HPT-BN change"
         raise HptError(problem, "use another one", setting="arch")
+
+
+def _check_sizes(methods: Collection[str], network: Architecture) -> None:
+    """Raise HptError if a method has views of a size that the network cannot take."""
+    for method in methods:
+        if load_method(method).local_views:
+            resolve_local_views(method, build_backbone(network)[0], network)
 
 
 def _check_training(settings: PretrainSettings | AdaptSettings, dataset: Dataset) -> None:

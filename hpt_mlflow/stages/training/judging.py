@@ -134,7 +134,7 @@ def judged_milestones(
 
 
 def open_judge(
-    settings: TrainingSettings, plan: Plan, passes: int, judgements: int, reader: FeatureReader, split: Split
+    settings: TrainingSettings, plan: Plan, passes: float, judgements: int, reader: FeatureReader, split: Split
 ) -> Judging | None:
     """The judge of a stage that starts from a model; None for other stages, or if the user or the images allow none.
 

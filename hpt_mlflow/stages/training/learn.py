@@ -234,8 +234,9 @@ def _due(work: Work, requests: Requests, step: int) -> Due:
 
 
 def _picture_of_views(trainer: Trainer, batches: ViewBatches) -> Image.Image:
-    """The first images as they are cropped, and the two views of each."""
-    crops = batches[next(batches.tasks(range(1)))].crops[:, :GRID_IMAGES].to(trainer.device)
+    """The first images as they are cropped, and the views of each."""
+    batch = batches[next(batches.tasks(range(1)))]
+    crops = [crop[:GRID_IMAGES] for crop in trainer.crops_of(batch)]
     rng = np.random.default_rng(trainer.plan.seed)
     views = [trainer.finish(crop, trainer.draw_view(rng).part(slice(0, len(crop)))) for crop in crops]
     return views_grid(crops[0], views, trainer.mean, trainer.std)

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from hpt_mlflow.augment.crop import smallest_useful_side
+from hpt_mlflow.augment.multicrop import LocalViews, useful_side
 from hpt_mlflow.augment.subset import format_strengths
 from hpt_mlflow.data.batches import ViewBatches, default_workers
 from hpt_mlflow.data.dataset import Dataset
@@ -26,7 +26,7 @@ from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.training.judging import Judging, open_judge
 from hpt_mlflow.stages.training.milestones import parse_milestones
-from hpt_mlflow.stages.training.resolve import resolve_training, split_for, strengths_of
+from hpt_mlflow.stages.training.resolve import resolve_local_views, resolve_training, split_for, strengths_of
 from hpt_mlflow.stages.training.start import Start, for_channels
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.runs.resume import EarlierRun
@@ -90,7 +90,8 @@ def prepare(
         check_drop_path(start.backbone, start.architecture)
     device = own_device(resolve_device(settings.device))
     split = split_for(settings, dataset)
-    images = _open_images(dataset, split, start.architecture.image_size, settings, group)
+    local = resolve_local_views(settings.method, start.backbone, start.architecture)
+    images = _open_images(dataset, split, start.architecture.image_size, local, settings, group)
     start = for_channels(start, images.pixels.channels, settings.seed)
     plan = resolve_training(settings, dataset.name, len(images.indices), group.size, start.origin)
     milestones = parse_milestones(settings.milestones, plan.steps)
@@ -116,7 +117,7 @@ def prepare(
         run_name=f"{stage} {dataset.name}" + (f" < {start.chain[-1]}" if start.chain else ""),
         settings=settings,
         params=_params(settings, plan, start, workers, device, group)
-        | {"learning_share": round(learning_share(trainer.backbone), 5) if plan.what_learns.learns else 0.0},
+        | {"learning_share": round(learning_share(trainer.method.learner), 5) if plan.what_learns.learns else 0.0},
         plan=plan,
         milestones=milestones,
         judging=judging,
@@ -139,6 +140,7 @@ def prepare(
             plan.seed,
             group.part(plan.batch_size),
             trainer.method.views,
+            local,
         ),
         card=BackboneCard(
             start.architecture, start.feature_size, statistics.mean, statistics.std, chain, pixels=images.pixels
@@ -159,9 +161,11 @@ def prepare(
     )
 
 
-def _open_images(dataset: Dataset, split: Split, image_size: int, settings: TrainingSettings, group: Group) -> Images:
+def _open_images(
+    dataset: Dataset, split: Split, image_size: int, local: LocalViews, settings: TrainingSettings, group: Group
+) -> Images:
     """The first process decodes into the cache, where the others find the images, and says which are unreadable."""
-    side = smallest_useful_side(image_size, strengths_of(settings).crop_scale)
+    side = useful_side(image_size, strengths_of(settings), local)
     opened = partial(Images, dataset, split.seen, side, settings.strict, cache_gib=settings.cache_gib)
     images = opened() if group.first else None
     unreadable = group.share(list(images.unreadable.items()) if images else None)

@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import nn
+
+from hpt_mlflow.augment.multicrop import NONE, LocalViews
 from hpt_mlflow.augment.subset import Strengths, parse_strengths, parse_subset
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.methods import load_method, options_of, preset_options
+from hpt_mlflow.models.architecture import Architecture
+from hpt_mlflow.models.positions import call_at_size, local_side
 from hpt_mlflow.settings import AdaptSettings, PretrainSettings, TrainingSettings
 from hpt_mlflow.settings.common import parse_count
 from hpt_mlflow.tracking.tags import PUBLISHED, RANDOM
@@ -58,6 +64,30 @@ def resolve_training(
         precision=settings.precision,
         seed=settings.seed,
     )
+
+
+def resolve_local_views(method: str, backbone: nn.Module, architecture: Architecture) -> LocalViews:
+    """The small views of a method, of a size that suits the network.
+
+    Raises:
+        HptError: the network takes images of one size only.
+    """
+    views = load_method(method).local_views
+    if not views:
+        return NONE
+    side = local_side(architecture)
+    example = torch.zeros(1, architecture.channels, side, side)
+    training = backbone.training
+    try:
+        with torch.no_grad():
+            call_at_size(backbone.eval(), example, architecture.image_size)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        size = architecture.image_size
+        problem = f"{method} also has views of {side} pixels, which {architecture.name} of {size} pixels cannot take"
+        raise HptError(problem, "use a ResNet, a vit_... or another method", setting="arch") from error
+    finally:
+        backbone.train(training)
+    return LocalViews(views, side)
 
 
 def _learning_rate(settings: TrainingSettings, preset: Plan, origin: str) -> float:

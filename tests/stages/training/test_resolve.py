@@ -1,8 +1,10 @@
 import pytest
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.models.architecture import Architecture
+from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.settings import AdaptSettings, PretrainSettings
-from hpt_mlflow.stages.training.resolve import resolve_training
+from hpt_mlflow.stages.training.resolve import resolve_local_views, resolve_training
 
 
 @pytest.fixture
@@ -106,3 +108,22 @@ def test_only_what_starts_from_weights_is_trained_gently(settings, starts_from, 
 )
 def test_a_base_of_ones_own_takes_smaller_steps(origin, settings, rate):
     assert resolve_training(settings, "images", 1000, origin=origin).learning_rate == rate
+
+
+def test_small_views_have_a_side_that_suits_the_network():
+    architecture = Architecture("timm:vit_tiny_patch16_224", 64)
+    network, _ = build_backbone(architecture)
+    network.train()
+    assert resolve_local_views("dino", network, architecture) == (8, 32)
+    assert resolve_local_views("moco", network, architecture) == (0, 0)
+    assert network.training
+
+
+def test_a_network_that_cannot_take_small_views_is_refused():
+    architecture = Architecture("densenet121", 32)
+    network, _ = build_backbone(architecture)
+    with pytest.raises(HptError) as caught:
+        resolve_local_views("dino", network, architecture)
+    assert str(caught.value).startswith(
+        "arch: dino also has views of 14 pixels, which densenet121 of 32 pixels cannot take; use "
+    )
