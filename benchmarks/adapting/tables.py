@@ -21,7 +21,7 @@ from hpt_mlflow.stages.training.judging import JudgedMilestones
 Line = dict[str, Any]
 JUDGES = (*(name for name in OBJECTIVES if has_judge(name)), *Candidates.names, "step")
 DEFAULT = "gentle"
-LABEL_FREE = "consistency"
+LABEL_FREE = "rotation"
 BY_LABELS = "knn"
 # What a line says of its training rather than of a milestone.
 TRAINING = ("base", "target", "recipe", "steps", "seed")
@@ -118,11 +118,11 @@ def methods(files: tuple[Path, ...]) -> None:
         pair = cells[training[0]["target"], training[0]["base"]]
         if recipe == DEFAULT:
             pair["as it is"] = every[:1]
-            pair["default, by consistency"].append(taken(every, LABEL_FREE))
-            pair["default, by knn"].append(taken(every, BY_LABELS))
+            pair[f"default, by {LABEL_FREE}"].append(taken(every, LABEL_FREE))
+            pair[f"default, by {BY_LABELS}"].append(taken(every, BY_LABELS))
         elif recipe in PAPER_METHODS and every[-1]["step"] == every[-1]["steps"]:
             pair[recipe].append(every[-1])
-    names = ("as it is", *PAPER_METHODS, "default, by consistency", "default, by knn")
+    names = ("as it is", *PAPER_METHODS, f"default, by {LABEL_FREE}", f"default, by {BY_LABELS}")
     print("Test accuracy in %, linear probe / 20-NN, means over seeds (± half a 95% interval).\n")
     print(f"| target | Base | {' | '.join(names)} |\n|{'---|' * (2 + len(names))}")
     for (target, base), pair in sorted(cells.items()):

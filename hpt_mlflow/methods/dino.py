@@ -15,6 +15,8 @@ from typing_extensions import override
 from hpt_mlflow.augment.multicrop import LOCAL_SHARE
 from hpt_mlflow.group import ALONE, Group
 from hpt_mlflow.methods.base import Method, StepResult, Views, follow, rising_to_1
+from hpt_mlflow.methods.byol import GroupBatchNorm
+from hpt_mlflow.models.backbone import batch_norms
 from hpt_mlflow.models.positions import call_at_size
 
 # DINO, section 3.2 and its reference code.
@@ -29,8 +31,10 @@ class DINO(Method):
     """Student and teacher (DINO, section 3.1).
 
     Each is a backbone, a projector of three layers to 256 dimensions, which are L2-normalised, and prototypes of length
-    1 in as many dimensions. Similarities to the prototypes are the logits of a distribution. From each view, the
-    student predicts the distributions that the teacher has for the views of full size, except for the same view.
+    1 in as many dimensions. Where the backbone has batch normalisation, the projector has too (section 3.1, network
+    architecture), here by the statistics of the views of each size. Similarities to the prototypes are the logits of a
+    distribution. From each view, the student predicts the distributions that the teacher has for the views of full
+    size, except for the same view.
 
     The teacher starts as a copy of the student, and is its moving average. Its backbone is what is registered, as it is
     better than the student's (section 5.2). What the student's backbone may not learn (`models.learning`) is equal in
@@ -59,7 +63,9 @@ class DINO(Method):
         super().__init__(backbone, feature_size, options, group)
         self.teacher_momentum: float = options["teacher_momentum"]
         self.teacher_temperature: float = options["teacher_temperature"]
-        self.student_encoder = nn.Sequential(backbone, nn.Flatten(), projector(feature_size))
+        self.student_encoder = nn.Sequential(
+            backbone, nn.Flatten(), projector(feature_size, group if batch_norms(backbone) else None)
+        )
         self.student_prototypes = Prototypes(options["prototypes"])
         self.teacher_encoder = copy.deepcopy(self.student_encoder).requires_grad_(False)
         self.teacher_prototypes = copy.deepcopy(self.student_prototypes).requires_grad_(False)
@@ -168,12 +174,19 @@ class Prototypes(nn.Module):
         return F.linear(embeddings, F.normalize(weight, dim=1))
 
 
-def projector(feature_size: int) -> nn.Sequential:
-    """Three layers with GELU to 256 dimensions, initialised as in the reference code."""
+def projector(feature_size: int, normalising: Group | None = None) -> nn.Sequential:
+    """Three layers with GELU to 256 dimensions, initialised as in the reference code.
+
+    Args:
+        normalising: with batch normalisation by the statistics of these processes; None for without.
+    """
+    norms = [[GroupBatchNorm(HIDDEN_SIZE, normalising)] if normalising else [] for _ in range(2)]
     head = nn.Sequential(
         nn.Linear(feature_size, HIDDEN_SIZE),
+        *norms[0],
         nn.GELU(),
         nn.Linear(HIDDEN_SIZE, HIDDEN_SIZE),
+        *norms[1],
         nn.GELU(),
         nn.Linear(HIDDEN_SIZE, EMBEDDING_SIZE),
     )

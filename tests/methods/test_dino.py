@@ -7,6 +7,7 @@ import pytest
 import torch
 from given_views import GivenViews
 from test_moco import tiny_backbone
+from torch import nn
 from torch.nn import functional as F
 
 from hpt_mlflow.methods.dino import DINO, Prototypes, cross_entropy, projector
@@ -142,7 +143,7 @@ def test_the_teacher_has_no_gradient_and_is_what_is_registered():
     for network in (dino.student_encoder, dino.student_prototypes):
         assert all(parameter.grad is not None for parameter in network.parameters())
     rates = {len(group["params"]): group["factor"] for group in dino.make_optimizer(0.1, 0.0, head_rate=5).param_groups}
-    assert rates == {len(list(backbone.parameters())): 1.0, 7: 5}
+    assert rates == {len(list(backbone.parameters())): 1.0, 11: 5}
 
 
 def test_prototypes_do_not_turn_during_the_first_hundredth_of_the_training():
@@ -207,6 +208,15 @@ def test_projector_and_prototypes_are_those_of_the_paper():
     assert shapes == [(2048, 6), (2048, 2048), (256, 2048)]
     assert [type(layer).__name__ for layer in projector(6)] == ["Linear", "GELU", "Linear", "GELU", "Linear"]
     assert Prototypes(9).weight.shape == (9, 256)
+
+
+def test_the_projector_has_batch_norm_where_the_backbone_has():
+    def norms(backbone):
+        dino = DINO(backbone, 6, OPTIONS)
+        return [sum(isinstance(m, nn.BatchNorm1d) for m in part.modules()) for part in dino.networks]
+
+    assert norms(nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.AdaptiveAvgPool2d(1))) == [2, 2]
+    assert norms(nn.Sequential(nn.Conv2d(3, 6, 3), nn.GroupNorm(2, 6), nn.AdaptiveAvgPool2d(1))) == [0, 0]
 
 
 def test_an_image_passes_through_the_network_as_often_as_is_said():
