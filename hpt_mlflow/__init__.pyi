@@ -326,7 +326,7 @@ def adapt(
         judge: What chooses the best milestone, the parent among them. knn, probe: how well features predict labels, by
             validation; consistency: whether views have the neighbours of their images; rotation: how well features
             predict rotations, both without labels; none: the last step is taken. auto: knn with labels, else
-            rotation if the parent can tell turned images, else consistency.  [default: auto]
+            consistency.  [default: auto]
         on_no_gain: If the judge prefers the parent to every milestone. keep-parent: register nothing, the result is the
             parent; register: register the best milestone all the same.  [default: keep-parent]
         lora_rank: Rank of low-rank changes, for update lora and explora. Default: 4.
@@ -495,7 +495,7 @@ def tune(
         judge: What chooses the best milestone, the parent among them. knn, probe: how well features predict labels, by
             validation; consistency: whether views have the neighbours of their images; rotation: how well features
             predict rotations, both without labels; none: the last step is taken. auto: knn with labels, else
-            rotation if the parent can tell turned images, else consistency.  [default: auto]
+            consistency.  [default: auto]
         on_no_gain: If the judge prefers the parent to every milestone. keep-parent: register nothing, the result is the
             parent; register: register the best milestone all the same.  [default: keep-parent]
         lora_rank: Rank of low-rank changes, for update lora and explora. Default: 4.

@@ -51,7 +51,7 @@ class AdaptSettings(TrainingSettings):
         "What chooses the best milestone, the parent among them. knn, probe: how well features predict labels, by "
         "validation; consistency: whether views have the neighbours of their images; rotation: how well features "
         "predict rotations, both without labels; none: the last step is taken. auto: knn with labels, else "
-        "rotation if the parent can tell turned images, else consistency.",
+        "consistency.",
         choices=("auto", "none", *(name for name in OBJECTIVES if OBJECTIVES[name].place)),
         changes_trial=False,
     )

@@ -97,10 +97,6 @@ class Judge(ABC):
         """By how much scores of equally good backbones may well differ."""
         return 0.0
 
-    def can_tell(self, score: float) -> bool:
-        """Whether a backbone's score says anything of how good it is."""
-        return True
-
 
 class PredictionJudge(Judge):
     """Scores features by what can be predicted from them, in [0, 1]."""

@@ -25,32 +25,16 @@ SHARE = 0.03
 FEW_IMAGES = 50
 # Fewer examples tell nothing, however short the training is.
 FEWEST_EXAMPLES = 100
-# What auto tries, in this order: labels tell most, if there are any. docs/adapting.md compares the others.
-AUTOMATIC = ("knn", "rotation", "consistency")
+# What auto tries, in this order: labels tell most, if there are any.
+AUTOMATIC = ("knn", "consistency")
 
 
 @dataclass(frozen=True)
 class Judging:
-    """A judge and the objective that it judges by.
-
-    Attributes:
-        otherwise: who judges instead if this judge cannot tell how good the parent is.
-    """
+    """A judge and the objective that it judges by."""
 
     objective: str
     judge: Judge
-    otherwise: Judging | None = None
-
-    def of_parent(self, backbone: nn.Module, statistics: ChannelStatistics | None) -> tuple[Judging, dict[str, float]]:
-        """The judge of all milestones, and what it makes of the parent.
-
-        Args:
-            statistics: that the parent's images were normalised with; None if they still are.
-        """
-        score = self.normalising_with(statistics).judge.score(backbone)
-        if self.otherwise and not self.judge.can_tell(score):
-            return self.otherwise.of_parent(backbone, statistics)
-        return self, {metric_name(self.objective): score}
 
     def normalising_with(self, statistics: ChannelStatistics | None) -> Judging:
         """The same judge for a backbone whose images were normalised in another way; None for the same way."""
@@ -149,14 +133,13 @@ def open_judge(
         return None
     examples = max(FEWEST_EXAMPLES, round(SHARE * passes * plan.steps * plan.batch_size / judgements))
     labels = reader.images.dataset.labels
-    problem, judging = "", None
-    for objective in reversed(AUTOMATIC) if settings.judge == "auto" else (settings.judge,):
+    problem = ""
+    for objective in AUTOMATIC if settings.judge == "auto" else (settings.judge,):
         try:
-            judging = Judging(objective, make_judge(objective, reader, split, labels, examples), judging)
+            return Judging(objective, make_judge(objective, reader, split, labels, examples))
         except HptError as error:
             if settings.judge != "auto":
                 raise error.about("judge") from error
-            problem = problem or error.problem
-    if judging is None:
-        log.warning("nothing judges whether this helps, and its last step is taken: %s", problem)
-    return judging
+            problem = error.problem
+    log.warning("nothing judges whether this helps, and its last step is taken: %s", problem)
+    return None

@@ -104,10 +104,9 @@ def prepare(
     trainer = Trainer(start.backbone, start.feature_size, plan, statistics, device, group)
     reader = FeatureReader(images, start.architecture.image_size, statistics, device)
     judging = open_judge(settings, plan, trainer.method.passes, 1 + len(milestones), reader, split)
+    judging = judging if group.first else None
     # Before the weights are those of a resumed training.
-    judging, parent_scores = (
-        judging.of_parent(trainer.backbone, start.statistics) if judging and group.first else (None, {})
-    )
+    parent_scores = judging.normalising_with(start.statistics).metrics(trainer.backbone) if judging else {}
     state = newest_state(earlier.run.info.run_id) if earlier else None
     trainer.restore(state)
     if state:

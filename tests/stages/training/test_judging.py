@@ -3,10 +3,8 @@
 import math
 
 import mlflow
-import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
-from PIL import Image
 
 import hpt_mlflow
 from hpt_mlflow.errors import HptError
@@ -131,25 +129,12 @@ def test_the_best_milestone_is_registered(parent):
     assert mlflow.get_logged_model(model_id_of(result.model_uri)).name == f"step-{chosen:.0f}"
 
 
-def test_without_labels_rotations_judge_where_they_can_be_told(parent, folder):
-    """Here a side is up: the upper half of each image is dark."""
-    for number, file in enumerate(list(folder.rglob("*.png"))):
-        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-        pixels[:8] //= 8
-        file.unlink()
-        Image.fromarray(pixels).save(folder / file.name)
-    result = hpt_mlflow.adapt(parent=parent, **STILL | {"data": str(folder), "batch_size": 8})
-    assert 0.5 < result.metrics["judge/rotation"] <= 1
-    assert "judge/consistency" not in result.metrics
-
-
-def test_without_labels_and_any_side_that_is_up_the_neighbours_of_views_judge(parent, folder):
+def test_without_labels_the_neighbours_of_views_judge(parent, folder):
     for file in list(folder.rglob("*.png")):
         file.rename(folder / file.name)
     settings = STILL | {"data": str(folder), "batch_size": 8}
     result = hpt_mlflow.adapt(parent=parent, **settings)
     assert 0 <= result.metrics["judge/consistency"] <= 1
-    assert "judge/rotation" not in result.metrics
     assert mlflow.get_run(result.run_id).data.tags["hpt.warning"].startswith("40 images are few to adapt to")
     assert 0 <= hpt_mlflow.adapt(parent=parent, judge="rotation", **settings).metrics["judge/rotation"] <= 1
     with pytest.raises(HptError, match="^judge: knn needs labels"):
