@@ -21,7 +21,7 @@ from hpt_mlflow.stages.training.judging import JudgedMilestones
 Line = dict[str, Any]
 JUDGES = (*(name for name in OBJECTIVES if has_judge(name)), *Candidates.names, "step")
 DEFAULT = "gentle"
-LABEL_FREE = "rotation"
+LABEL_FREE = "consistency"
 BY_LABELS = "knn"
 # What a line says of its training rather than of a milestone.
 TRAINING = ("base", "target", "recipe", "steps", "seed")
@@ -92,17 +92,21 @@ def _row(every: list[list[Line]], judge: str, truth: str) -> str:
 @click.command()
 @files_argument
 def bars(files: tuple[Path, ...]) -> None:
-    """By target, what the defaults gain over the parent as it is, with a 95% interval over all trainings."""
-    every = [milestones(training) for training in trainings(files) if training[0]["recipe"] == DEFAULT]
-    print("| target | trainings | judge | gain, probe | gain, 20-NN | over 1 point below the parent (probe) |")
+    """By target and by Base, what the defaults gain over the parent as it is, with 95% intervals over all trainings."""
+    every = defaults(files)
+    parts = {
+        f"{word} {name}": [training for training in every if training[0][key] == name]
+        for word, key in (("to", "target"), ("from", "base"))
+        for name in sorted({training[0][key] for training in every})
+    }
+    print("| adapting | trainings | judge | gain, probe | gain, 20-NN | over 1 point below the parent (probe) |")
     print("|---|---|---|---|---|---|")
     for judge in (LABEL_FREE, BY_LABELS):
-        for target in [*sorted({training[0]["target"] for training in every}), "all"]:
-            these = [training for training in every if target in ("all", training[0]["target"])]
+        for name, these in (parts | {"all": every}).items():
             probe, knn = (_gains(these, judge, truth) for truth in ("test_probe", "test_knn"))
             harmed = sum(gain < -1 for gain in probe)
             cells = [mean_of(values).signed(1) for values in (probe, knn)]
-            print(f"| {target} | {len(these)} | {judge} | {' | '.join(cells)} | {harmed} |")
+            print(f"| {name} | {len(these)} | {judge} | {' | '.join(cells)} | {harmed} |")
     found = {judge: np.mean(_gains(every, judge, "test_probe")) for judge in (LABEL_FREE, BY_LABELS, "probe")}
     print(f"\n{LABEL_FREE} finds {found[LABEL_FREE] / found[BY_LABELS]:.0%} of the gain that {BY_LABELS} finds, and")
     print(f"{found[LABEL_FREE] / found['probe']:.0%} of the gain that the probe on validation finds.")
@@ -116,7 +120,7 @@ def methods(files: tuple[Path, ...]) -> None:
     for training in trainings(files):
         every, recipe = milestones(training), training[0]["recipe"]
         pair = cells[training[0]["target"], training[0]["base"]]
-        if recipe == DEFAULT:
+        if recipe == DEFAULT and LABEL_FREE in every[0]:
             pair["as it is"] = every[:1]
             pair[f"default, by {LABEL_FREE}"].append(taken(every, LABEL_FREE))
             pair[f"default, by {BY_LABELS}"].append(taken(every, BY_LABELS))
@@ -168,7 +172,7 @@ def harm(files: tuple[Path, ...]) -> None:
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="PNG file.")
 def picture(files: tuple[Path, ...], to: Path) -> None:
     """By pair of Base and target, the test accuracy of the parent as it is, and of the model that was registered."""
-    every = [milestones(training) for training in trainings(files) if training[0]["recipe"] == DEFAULT]
+    every = defaults(files)
     pairs = sorted({(t[0]["target"], t[0]["base"]) for t in every}, reverse=True)
     figure, axes = plain_axes("linear probe on test, %", "", 0.9 + 0.28 * len(pairs))
     for row, pair in enumerate(pairs):
@@ -203,6 +207,12 @@ def trainings(files: Iterable[Path]) -> list[list[Line]]:
             line = json.loads(text)
             found[tuple(str(line[name]) for name in TRAINING)].append(line)
     return list(found.values())
+
+
+def defaults(files: Iterable[Path]) -> list[list[Line]]:
+    """The milestones of the trainings with the defaults in which all judges that decide have scored."""
+    every = [milestones(training) for training in trainings(files) if training[0]["recipe"] == DEFAULT]
+    return [training for training in every if {LABEL_FREE, BY_LABELS, "probe"} <= training[0].keys()]
 
 
 def milestones(training: list[Line]) -> list[Line]:

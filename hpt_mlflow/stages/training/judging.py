@@ -64,12 +64,12 @@ class JudgedMilestones:
 
     @property
     def best(self) -> int:
-        """The best step; the parent, unless another one has a higher score.
+        """The best step; the parent, unless another one has a score that is higher by more than the noise.
 
-        Of milestones that are better than the parent, the last one whose score is lower than the highest by no more
-        than the noise: the rest of the schedule, whose steps become smaller and smaller, makes most models better.
+        Of milestones that are so much better than the parent, the last one whose score is lower than the highest by no
+        more than the noise: the rest of the schedule, whose steps become smaller and smaller, makes most models better.
         """
-        better = {step: score for step, score in self.scores.items() if score > self.scores[0]}
+        better = {step: score for step, score in self.scores.items() if score > self._enough}
         return _last_of_the_best(better, self.noise) if better else 0
 
     @property
@@ -83,13 +83,19 @@ class JudgedMilestones:
         parent, last = self.scores[0], max(self.scores)
         by = f"by {OBJECTIVES[self.objective].title}"
         if self.best == 0:
-            return f"Not better than its parent, {by}: {parent:.3f}, and {self.scores[last]:.3f} at step {last}."
-        worse = max(step for step, score in self.scores.items() if not score > parent)
+            sure = " by more than chance" if any(score > parent for score in self.scores.values()) else ""
+            return f"Not better than its parent{sure}, {by}: {parent:.3f}, and {self.scores[last]:.3f} at step {last}."
+        worse = max(step for step, score in self.scores.items() if not score > self._enough)
         better = f"from step {min(step for step in self.scores if step > worse)} on" if worse < last else "for a while"
         return (
             f"Better than its parent {better}, {by}; step {self.best} is taken: {self.scores[self.best]:.3f}, the "
             f"parent {parent:.3f}."
         )
+
+    @property
+    def _enough(self) -> float:
+        """The score above which a milestone is better than the parent."""
+        return self.scores[0] + self.noise
 
 
 def _last_of_the_best(scores: Mapping[int, float], noise: float) -> int:

@@ -32,9 +32,12 @@ def parent(store):
         ({0: 0.5, 10: 0.7, 20: 0.6}, 10, 10),
         ({0: 0.5, 10: 0.7, 20: 0.67}, 20, 20),
         ({0: 0.5, 10: 0.5, 20: 0.5}, 0, 20),
+        # Better than the parent, but not by more than the noise.
+        ({0: 0.5, 10: 0.54, 20: 0.52}, 0, 20),
+        ({0: 0.5, 10: 0.53, 20: 0.55}, 20, 20),
         ({0: 0.5, 10: 0.4, 20: 0.3}, 0, 10),
         # Within the noise of the best, but not better than the parent.
-        ({0: 0.5, 10: 0.52, 20: 0.49}, 10, 20),
+        ({0: 0.5, 10: 0.55, 20: 0.52}, 10, 20),
         ({0: 0.5, 10: math.nan, 20: 0.6}, 20, 20),
         ({0: 0.5, 10: math.nan}, 0, 10),
     ],
@@ -58,6 +61,12 @@ def test_the_best_is_the_last_of_those_that_are_as_good_as_the_highest(scores, b
 )
 def test_it_says_whether_the_training_helped(scores, words):
     assert JudgedMilestones("knn", scores).summary.startswith(words)
+
+
+def test_it_says_where_a_gain_may_be_chance():
+    assert JudgedMilestones("knn", {0: 0.5, 10: 0.53}, noise=0.04).summary == (
+        "Not better than its parent by more than chance, by 20-NN on validation: 0.500, and 0.530 at step 10."
+    )
 
 
 def test_scores_are_read_from_the_metrics_of_the_run():
