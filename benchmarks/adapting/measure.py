@@ -3,6 +3,7 @@
     python benchmarks/adapting/measure.py run --root DATA --target twemoji --recipe gentle --seed 0 --to lines.jsonl
     python benchmarks/adapting/measure.py recipes lines.jsonl
     python benchmarks/adapting/measure.py judges lines.jsonl
+    python benchmarks/adapting/measure.py margins lines.jsonl
     python benchmarks/adapting/measure.py harm lines.jsonl
     python benchmarks/adapting/measure.py bars lines.jsonl
     python benchmarks/adapting/measure.py methods lines.jsonl
@@ -29,7 +30,7 @@ import numpy as np
 import torch
 from candidates import Candidates
 from recipes import RECIPES
-from tables import bars, harm, judges, methods, picture, recipes
+from tables import bars, harm, judges, margins, methods, picture, recipes
 from torch import nn
 
 from hpt_mlflow.augment.multicrop import LocalViews, useful_side
@@ -264,7 +265,7 @@ class Figures:
         return on_validation | {name: float((answer == test.labels).mean()) for name, answer in answers.items()}
 
 
-for table in (recipes, judges, harm, bars, methods, picture):
+for table in (recipes, judges, margins, harm, bars, methods, picture):
     measure.add_command(table)
 
 if __name__ == "__main__":

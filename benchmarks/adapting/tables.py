@@ -114,6 +114,26 @@ def bars(files: tuple[Path, ...]) -> None:
 
 @click.command()
 @files_argument
+def margins(files: tuple[Path, ...]) -> None:
+    """What the defaults gain, and how often they harm, if the noise of a judge counts so many times."""
+    every = [training for training in defaults(files) if "rotation" in training[0]]
+    print(f"{len(every)} trainings.\n")
+    print("| judge | times the noise | gain, probe | gain, 20-NN | over 1 point below the parent | kept the parent |")
+    print("|---|---|---|---|---|---|")
+    for judge in ("knn", "probe", "consistency", "rotation"):
+        for times in (0, 1, 2) if every[0][0].get(f"noise_{judge}") else (0,):
+            chosen = [(training[0], taken(training, judge, times)) for training in every]
+            probe, knn = (
+                mean_of([100 * (line[truth] - parent[truth]) for parent, line in chosen]).signed(1)
+                for truth in ("test_probe", "test_knn")
+            )
+            harmed = sum(100 * (line["test_probe"] - parent["test_probe"]) < -1 for parent, line in chosen)
+            kept = sum(line is parent for parent, line in chosen)
+            print(f"| {judge} | {times} | {probe} | {knn} | {harmed} | {kept} |")
+
+
+@click.command()
+@files_argument
 def methods(files: tuple[Path, ...]) -> None:
     """By target and Base, test accuracy of the paper's methods at the last step, and of what the defaults register."""
     cells: dict[tuple[str, str], dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
@@ -192,11 +212,11 @@ def _gains(every: list[list[Line]], judge: str, truth: str) -> list[float]:
     return [100 * (taken(training, judge)[truth] - training[0][truth]) for training in every]
 
 
-def taken(training: list[Line], judge: str) -> Line:
-    """The milestone that a stage takes by a judge."""
+def taken(training: list[Line], judge: str, times: float = 1.0) -> Line:
+    """The milestone that a stage takes by a judge, if its noise were so many times what it is."""
     by_step = {line["step"]: line for line in training}
     scores = {step: line[judge] for step, line in by_step.items()}
-    return by_step[JudgedMilestones(judge, scores, training[0].get(f"noise_{judge}", 0.0)).best]
+    return by_step[JudgedMilestones(judge, scores, times * training[0].get(f"noise_{judge}", 0.0)).best]
 
 
 def trainings(files: Iterable[Path]) -> list[list[Line]]:
