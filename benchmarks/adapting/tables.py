@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,9 @@ def recipes(files: tuple[Path, ...]) -> None:
         for name, line in named:
             change = {figure: 100 * (line[figure] - parent[figure]) for figure in FIGURES}
             gains[name][f"{line['base']} > {line['target']}"].append(change)
-    pairs = sorted({pair for by_pair in gains.values() for pair in by_pair})
+    tried = Counter(pair for name, by_pair in gains.items() if "," not in name for pair in by_pair)
+    # With the default alone there is nothing to compare; `bars` has it.
+    pairs = sorted(pair for pair, count in tried.items() if count > 1)
     print("Gain over the parent as it is at the last step, in points: validation probe / 20-NN, test probe / 20-NN.\n")
     print(f"| recipe | {' | '.join(pairs)} |\n|{'---|' * (1 + len(pairs))}")
     for name, by_pair in gains.items():
@@ -190,9 +192,10 @@ def harm(files: tuple[Path, ...]) -> None:
 @click.command()
 @files_argument
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="PNG file.")
-def picture(files: tuple[Path, ...], to: Path) -> None:
+@click.option("--base", "bases", multiple=True, default=("imagenet", "clipart", "photos"), show_default=True)
+def picture(files: tuple[Path, ...], to: Path, bases: tuple[str, ...]) -> None:
     """By pair of Base and target, the test accuracy of the parent as it is, and of the model that was registered."""
-    every = defaults(files)
+    every = [training for training in defaults(files) if training[0]["base"] in bases]
     pairs = sorted({(t[0]["target"], t[0]["base"]) for t in every}, reverse=True)
     figure, axes = plain_axes("linear probe on test, %", "", 0.9 + 0.28 * len(pairs))
     for row, pair in enumerate(pairs):
