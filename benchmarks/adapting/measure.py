@@ -99,9 +99,7 @@ def measure() -> None:
 @click.option("--milestones", default="25%,50%,100%", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--own", is_flag=True, help="The Base was trained from random weights, and is not finished.")
-@click.option(
-    "--candidates/--judges", "candidates", default=True, help="Whether figures that became no judge are looked at."
-)
+@click.option("--candidates/--no-candidates", default=True, help="Whether figures that became no judge are looked at.")
 @click.option("--variants", is_flag=True, help="Also look at variants of the parent and of the last milestone.")
 @click.option("--to", type=click.Path(path_type=Path), required=True)
 def run(

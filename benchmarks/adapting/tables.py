@@ -116,9 +116,11 @@ def bars(files: tuple[Path, ...]) -> None:
 
 @click.command()
 @files_argument
-def margins(files: tuple[Path, ...]) -> None:
-    """What the defaults gain, and how often they harm, if the noise of a judge counts so many times."""
+@click.option("--base", "bases", multiple=True, help="Only these Bases. Default: all.")
+def margins(files: tuple[Path, ...], bases: tuple[str, ...]) -> None:
+    """What the defaults gain, and how often they harm, for a margin of 0, 1 and 2 times the noise of the judge."""
     every = [training for training in defaults(files) if "rotation" in training[0]]
+    every = [training for training in every if not bases or training[0]["base"] in bases]
     print(f"{len(every)} trainings.\n")
     print("| judge | times the noise | gain, probe | gain, 20-NN | over 1 point below the parent | kept the parent |")
     print("|---|---|---|---|---|---|")
@@ -216,7 +218,7 @@ def _gains(every: list[list[Line]], judge: str, truth: str) -> list[float]:
 
 
 def taken(training: list[Line], judge: str, times: float = 1.0) -> Line:
-    """The milestone that a stage takes by a judge, if its noise were so many times what it is."""
+    """The milestone that a stage takes by a judge, with its noise multiplied by `times`."""
     by_step = {line["step"]: line for line in training}
     scores = {step: line[judge] for step, line in by_step.items()}
     return by_step[JudgedMilestones(judge, scores, times * training[0].get(f"noise_{judge}", 0.0)).best]

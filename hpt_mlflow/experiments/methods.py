@@ -23,8 +23,7 @@ class Methods(Study):
     """HPT on the target by each method, and the Base as it is.
 
     Methods differ in how often an image passes through the network in a step, so that in equal time some take more
-    steps than others. Times are equal by that count; the
-    table of the results has the measured ones.
+    steps than others. Times are equal by that count; the table of the results has the measured ones.
     """
 
     name = "methods"

@@ -78,14 +78,14 @@ def depths(backbone: nn.Module) -> dict[str, int]:
     What lies before the first block is deepest, and what lies between two blocks is as deep as the later one, as
     layers are counted by BEiT (Bao et al., ICLR 2022, arXiv 2106.08254, appendix H, and reference code).
     """
-    blocks, begun, found = block_names(backbone), 0, {}
+    numbers = {block: number for number, block in enumerate(block_names(backbone), start=1)}
+    begun, found = 0, {}
     for name, _ in backbone.named_parameters():
-        block = _block_of(name)
-        if block in blocks:
-            begun = blocks.index(block) + 1
-        place = begun if block in blocks or begun in (0, len(blocks)) else begun + 1
-        is_behind = block not in blocks and begun == len(blocks)
-        found[name] = 0 if is_behind else 1 + len(blocks) - place
+        number = numbers.get(_block_of(name))
+        begun = number or begun
+        is_between = number is None and 0 < begun < len(numbers)
+        is_behind = number is None and begun == len(numbers)
+        found[name] = 0 if is_behind else 1 + len(numbers) - begun - is_between
     return found
 
 

@@ -222,7 +222,8 @@ def _results(this: Study, plan: StudyPlan, done: Mapping[Job, Done]) -> Results:
     metric = ""
     scores: dict[tuple[str, str, int], dict[int, float]] = {}
     untrained: dict[int, float] = {}
-    seconds: dict[str, list[float]] = {}
+    took = {job: _training_seconds(result.run_id) for job, result in done.items() if job.stage != "evaluate"}
+    by_method: dict[str, list[float]] = {}
     for point in plan.points:
         run = get_run(done[point.evaluation].run_id)
         metric = run.data.tags[tag.METRIC].removeprefix("test/")
@@ -230,8 +231,9 @@ def _results(this: Study, plan: StudyPlan, done: Mapping[Job, Done]) -> Results:
         if f"random/{metric}" in run.data.metrics:
             untrained.setdefault(point.seed, run.data.metrics[f"random/{metric}"])
         if training := point.evaluation.start:
-            seconds.setdefault(point.method, []).append(_training_seconds(done[training].run_id))
-    return Results(this.name, metric, scores, untrained, {name: float(np.mean(all_)) for name, all_ in seconds.items()})
+            by_method.setdefault(point.method, []).append(took[training])
+    seconds = {method: float(np.mean(values)) for method, values in by_method.items()}
+    return Results(this.name, metric, scores, untrained, seconds)
 
 
 def _training_seconds(run_id: str) -> float:
