@@ -82,6 +82,7 @@ def pretrain(
     preset: Literal["quick", "gentle", "paper"] = "gentle",
     steps: int | None = None,
     batch_size: int | None = None,
+    optimizer: Literal["sgd", "adamw"] | None = None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
     layer_decay: float | None = None,
@@ -145,6 +146,8 @@ def pretrain(
         steps: Length of the training, in optimiser steps; 0: register the weights as they are.  [default: 200 (quick),
             600 (gentle), 5000 (paper); from random weights 600 (quick), 600 (gentle), 200000 (paper)]
         batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper); from random weights 256]
+        optimizer: Optimiser, with the learning rate and decay that suit it. Default: the preset's, but AdamW for a
+            network without BatchNorm, such as a vision transformer.
         learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt
             takes 0.0001 if the chain of the parent began with random weights.  [default: 0.03 (quick), 0.0003
             (gentle), 0.03 (paper); from random weights 0.12 (quick), 0.12 (gentle), 0.03 (paper)]
@@ -218,6 +221,7 @@ def adapt(
     preset: Literal["quick", "gentle", "paper"] = "gentle",
     steps: int | None = None,
     batch_size: int | None = None,
+    optimizer: Literal["sgd", "adamw"] | None = None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
     layer_decay: float | None = None,
@@ -287,6 +291,8 @@ def adapt(
             two cores, and are the same from random weights; paper: the paper's.  [default: gentle]
         steps: Length of the training, in optimiser steps.  [default: 200 (quick), 600 (gentle), 5000 (paper)]
         batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper)]
+        optimizer: Optimiser, with the learning rate and decay that suit it. Default: the preset's, but AdamW for a
+            network without BatchNorm, such as a vision transformer.
         learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt
             takes 0.0001 if the chain of the parent began with random weights.  [default: 0.03 (quick), 0.0003
             (gentle), 0.03 (paper)]
@@ -374,6 +380,7 @@ def tune(
     preset: Literal["quick", "gentle", "paper"] = "gentle",
     steps: int | None = None,
     batch_size: int | None = None,
+    optimizer: Literal["sgd", "adamw"] | None = None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
     layer_decay: float | None = None,
@@ -455,6 +462,8 @@ def tune(
         steps: Length of the winner's adaptation, in optimiser steps.  [default: 200 (quick), 600 (gentle), 5000
             (paper)]
         batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper)]
+        optimizer: Optimiser, with the learning rate and decay that suit it. Default: the preset's, but AdamW for a
+            network without BatchNorm, such as a vision transformer.
         learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt
             takes 0.0001 if the chain of the parent began with random weights.  [default: 0.03 (quick), 0.0003
             (gentle), 0.03 (paper)]
@@ -746,6 +755,7 @@ def study(
     preset: Literal["quick", "gentle", "paper"] = "quick",
     steps: int | None = None,
     batch_size: int | None = None,
+    optimizer: Literal["sgd", "adamw"] | None = None,
     learning_rate: float | None = None,
     weight_decay: float | None = None,
     layer_decay: float | None = None,
@@ -819,6 +829,8 @@ def study(
         preset: Defaults of all training options (see adapt).  [default: quick]
         steps: Optimiser steps on the target, of all methods alike. Default: the preset's of adapt.
         batch_size: Images per step.  [default: 256]
+        optimizer: Optimiser, with the learning rate and decay that suit it. Default: the preset's, but AdamW for a
+            network without BatchNorm, such as a vision transformer.
         learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt
             takes 0.0001 if the chain of the parent began with random weights.  [default: 0.12 (quick), 0.12
             (gentle), 0.03 (paper)]

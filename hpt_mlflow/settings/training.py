@@ -23,6 +23,7 @@ from hpt_mlflow.settings.common import (
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 COMPILE = ("auto", "on", "off")
+OPTIMIZERS = ("sgd", "adamw")
 
 if TYPE_CHECKING:
     MethodOptions = Settings
@@ -78,6 +79,13 @@ class TrainingSettings(MethodOptions):
     )
     steps: int | None = option(None, "Length of the training, in optimiser steps.", minimum=1, changes_trial=False)
     batch_size: int | None = option(None, "Images per step.", minimum=2, passed_on=True)
+    optimizer: str | None = option(
+        None,
+        "Optimiser, with the learning rate and decay that suit it. Default: the preset's, but AdamW for a network "
+        "without BatchNorm, such as a vision transformer.",
+        choices=OPTIMIZERS,
+        passed_on=True,
+    )
     learning_rate: float | None = option(
         None,
         "Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt takes 0.0001 if "

@@ -123,6 +123,8 @@ _GENTLE = Plan(
     optimizer="adamw",
     head_rate=10.0,
 )
+# Vision transformers from random weights; docs/method.md says how it was found.
+_ADAMW = replace(_QUICK, optimizer="adamw", learning_rate=5e-4, weight_decay=0.05)
 # Paper, section 4.1 and reference code: ResNet-50, 4 GPUs of 64 images, 200,000 iterations from random weights and
 # 5,000 from a base.
 _PAPER = Plan(
@@ -139,3 +141,25 @@ PRESETS = {
     "gentle": Preset("resnet18", 32, 64, pretrain=_QUICK, adapt=_GENTLE, own_rate=1e-4),
     "paper": Preset("resnet50", 224, 224, pretrain=_PAPER, adapt=replace(_PAPER, steps=5_000)),
 }
+# What an optimiser wants, by its name, and whether the stage starts from random weights.
+_OF_OPTIMIZERS = {
+    ("sgd", True): _QUICK,
+    ("sgd", False): PRESETS["quick"].adapt,
+    ("adamw", True): _ADAMW,
+    ("adamw", False): _GENTLE,
+}
+
+
+def with_optimizer(plan: Plan, optimizer: str, from_random: bool) -> Plan:
+    """A preset's plan with an optimiser, and the rates and decay that suit it, in place of its own."""
+    if optimizer == plan.optimizer:
+        return plan
+    like = _OF_OPTIMIZERS[optimizer, from_random]
+    return replace(
+        plan,
+        optimizer=optimizer,
+        learning_rate=like.learning_rate,
+        weight_decay=like.weight_decay,
+        head_rate=like.head_rate,
+        warmup_steps=like.warmup_steps,
+    )

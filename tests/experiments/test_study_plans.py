@@ -378,6 +378,7 @@ OTHERS = {
         "layer_decay": 0.5,
         "drop_path": 0.5,
         "clip_gradients": 0.5,
+        "optimizer": "adamw",
         "teacher_momentum": 0.5,
         "teacher_temperature": 0.5,
         "prototypes": 64,

@@ -42,6 +42,7 @@ OTHER = {
     "layer_decay": 0.75,
     "drop_path": 0.2,
     "clip_gradients": 3.0,
+    "optimizer": "sgd",
     "model_name": "my cats",
     "parent": "models:/hpt/3",
     "precision": "bfloat16",

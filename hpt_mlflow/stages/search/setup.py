@@ -21,6 +21,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.objectives import OBJECTIVES, has_judge
 from hpt_mlflow.evaluation.objectives.base import Judge, make_judge
+from hpt_mlflow.models.backbone import batch_norms
 from hpt_mlflow.options import marked
 from hpt_mlflow.settings import TuneSettings
 from hpt_mlflow.stages.identify import identify
@@ -102,7 +103,13 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
     images = Images(dataset, split.seen, side, settings.strict, cache_gib=settings.cache_gib)
     start = for_channels(start, images.pixels.channels, settings.seed)
     # Warm-up and cosine are those of a training of this length.
-    plan = resolve_training(replace(settings, steps=steps), dataset.name, len(images.indices), origin=start.origin)
+    plan = resolve_training(
+        replace(settings, steps=steps),
+        dataset.name,
+        len(images.indices),
+        origin=start.origin,
+        has_batch_norm=bool(batch_norms(start.backbone)),
+    )
     statistics = kept_channel_statistics(images)
     reader = FeatureReader(images, start.architecture.image_size, statistics, device)
     return TrialSetup(

@@ -17,6 +17,7 @@ from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistics
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.group import Group, own_device, processes_here
+from hpt_mlflow.models.backbone import batch_norms
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.models.delta import DeltaParent
 from hpt_mlflow.models.drop_path import check_drop_path
@@ -93,7 +94,9 @@ def prepare(
     local = resolve_local_views(settings.method, start.backbone, start.architecture)
     images = _open_images(dataset, split, start.architecture.image_size, local, settings, group)
     start = for_channels(start, images.pixels.channels, settings.seed)
-    plan = resolve_training(settings, dataset.name, len(images.indices), group.size, start.origin)
+    plan = resolve_training(
+        settings, dataset.name, len(images.indices), group.size, start.origin, bool(batch_norms(start.backbone))
+    )
     milestones = parse_milestones(settings.milestones, plan.steps)
     plan = _choose_arithmetic(settings, plan, device, group, earlier)
     inherited = start.statistics if plan.statistics == "keep" else None

@@ -19,11 +19,16 @@ from hpt_mlflow.models.positions import call_at_size, local_side
 from hpt_mlflow.settings import AdaptSettings, PretrainSettings, TrainingSettings
 from hpt_mlflow.settings.common import parse_count
 from hpt_mlflow.tracking.tags import PUBLISHED, RANDOM
-from hpt_mlflow.training.plan import PRESETS, Plan
+from hpt_mlflow.training.plan import PRESETS, Plan, with_optimizer
 
 
 def resolve_training(
-    settings: TrainingSettings, name: str, images: int, processes: int = 1, origin: str = PUBLISHED
+    settings: TrainingSettings,
+    name: str,
+    images: int,
+    processes: int = 1,
+    origin: str = PUBLISHED,
+    has_batch_norm: bool = True,
 ) -> Plan:
     """The preset's plan with the user's settings in place, cut to what the dataset has in equal parts per process.
 
@@ -35,11 +40,14 @@ def resolve_training(
         images: number of images to learn from.
         processes: that train together.
         origin: what the chain of the parent began with, `RANDOM` or `PUBLISHED` weights.
+        has_batch_norm: whether the network has BatchNorm; vision transformers have none.
 
     Raises:
         HptError: there are too few images, or they cannot be shared equally.
     """
-    preset = preset_plan(settings)
+    own = preset_plan(settings)
+    optimizer = settings.optimizer or (own.optimizer if has_batch_norm else "adamw")
+    preset = with_optimizer(own, optimizer, _is_from_random_weights(settings))
     changes = _update(settings, preset)
     steps = length_of(settings)
     batch_size = _batch_size(settings, name, images, processes)
@@ -92,7 +100,7 @@ def resolve_local_views(method: str, backbone: nn.Module, architecture: Architec
 
 def _learning_rate(settings: TrainingSettings, preset: Plan, origin: str) -> float:
     """The preset's, which may be smaller for a parent whose chain began with random weights."""
-    own = PRESETS[settings.preset].own_rate
+    own = PRESETS[settings.preset].own_rate if preset.optimizer == "adamw" else None
     return own if own and origin == RANDOM and isinstance(settings, AdaptSettings) else preset.learning_rate
 
 
@@ -104,8 +112,11 @@ def length_of(settings: TrainingSettings) -> int:
 def preset_plan(settings: TrainingSettings) -> Plan:
     """What the preset says of a stage from random weights, or from a parent or other weights."""
     preset = PRESETS[settings.preset]
-    is_random = isinstance(settings, PretrainSettings) and settings.starts_from is None
-    return preset.pretrain if is_random else preset.adapt
+    return preset.pretrain if _is_from_random_weights(settings) else preset.adapt
+
+
+def _is_from_random_weights(settings: TrainingSettings) -> bool:
+    return isinstance(settings, PretrainSettings) and settings.starts_from is None
 
 
 def strengths_of(settings: TrainingSettings) -> Strengths:

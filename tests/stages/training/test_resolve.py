@@ -110,6 +110,36 @@ def test_a_base_of_ones_own_takes_smaller_steps(origin, settings, rate):
     assert resolve_training(settings, "images", 1000, origin=origin).learning_rate == rate
 
 
+@pytest.mark.parametrize(
+    ("settings", "origin", "has_batch_norm", "optimizer", "rate", "decay", "head_rate"),
+    [
+        (PretrainSettings(weights="random"), "random", False, "adamw", 5e-4, 0.05, 1),
+        (PretrainSettings(weights="random", optimizer="sgd"), "random", False, "sgd", 0.12, 1e-4, 1),
+        (
+            PretrainSettings(weights="random", optimizer="adamw", learning_rate=1e-3),
+            "random",
+            True,
+            "adamw",
+            1e-3,
+            0.05,
+            1,
+        ),
+        (AdaptSettings(preset="quick"), "published", False, "adamw", 3e-4, 0.01, 10),
+        (AdaptSettings(optimizer="sgd"), "random", True, "sgd", 0.03, 1e-4, 1),
+        (AdaptSettings(optimizer="adamw"), "random", True, "adamw", 1e-4, 0.01, 10),
+        (AdaptSettings(), "random", False, "adamw", 1e-4, 0.01, 10),
+    ],
+)
+def test_an_optimiser_comes_with_what_suits_it(settings, origin, has_batch_norm, optimizer, rate, decay, head_rate):
+    plan = resolve_training(settings, "images", 1000, origin=origin, has_batch_norm=has_batch_norm)
+    assert (plan.optimizer, plan.learning_rate, plan.weight_decay, plan.head_rate) == (
+        optimizer,
+        rate,
+        decay,
+        head_rate,
+    )
+
+
 def test_small_views_have_a_side_that_suits_the_network():
     architecture = Architecture("timm:vit_tiny_patch16_224", 64)
     network, _ = build_backbone(architecture)
