@@ -15,7 +15,7 @@ from typing_extensions import override
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import ALONE, Group
 from hpt_mlflow.methods.base import EMBEDDING_SIZE, Method, StepResult, Views, follow, projection_head
-from hpt_mlflow.models.backbone import BatchNorm
+from hpt_mlflow.models.batch_norm_in_parts import normalise_in_parts
 
 
 class MoCo(Method):
@@ -44,9 +44,9 @@ class MoCo(Method):
         super().__init__(backbone, feature_size, options, group)
         self.key_momentum: float = options["key_momentum"]
         self.temperature: float = options["temperature"]
-        self.bn_splits: int = options["bn_splits"] // group.size
         self.query_encoder = nn.Sequential(backbone, nn.Flatten(), projection_head(feature_size))
         self.key_encoder = copy.deepcopy(self.query_encoder).requires_grad_(False)
+        normalise_in_parts(self.key_encoder, options["bn_splits"] // group.size)
         queue = torch.randn(options["queue_size"], EMBEDDING_SIZE)
         self.register_buffer("queue", F.normalize(queue, dim=1))  # K x 128
         self._keys = torch.empty(0, EMBEDDING_SIZE)
@@ -87,18 +87,12 @@ class MoCo(Method):
 
         A query and its key in one batch would share batch statistics, and the network could find the pair by them
         instead of by content. MoCo shuffles the keys over devices (ShuffleBN, section 3.3); parts of a key batch that
-        was shuffled before do the same. Where no statistics are those of a batch, there is one part.
+        was shuffled before do the same.
 
         Args:
             key_views: normalised images in a random order, float32 (n, 3, H, W).
         """
-        # Sizes differ by one at most, as BatchNorm needs two images or more.
-        has_batch_statistics = any(
-            isinstance(layer, BatchNorm) and layer.training for layer in self.key_encoder.modules()
-        )
-        parts = self.bn_splits if has_batch_statistics else 1
-        keys = torch.cat([self.key_encoder(part) for part in key_views.tensor_split(parts)])
-        return F.normalize(keys.float(), dim=1)
+        return F.normalize(self.key_encoder(key_views).float(), dim=1)
 
     def logits(self, queries: Tensor, keys: Tensor) -> Tensor:
         """Similarities over temperature, float32 (n, 1 + queue size); that to the query's own key comes first.
