@@ -64,6 +64,16 @@ def gaussian_blur(images: Tensor, sigma: Tensor, radius: int) -> Tensor:
     return _blur_rows(_blur_rows(images, along_rows).transpose(2, 3), along_columns).transpose(2, 3)
 
 
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Subtract the channel mean and divide by the standard deviation; float32 (N, C, height, width), in place."""
+    return images.sub_(mean.view(1, -1, 1, 1)).div_(std.view(1, -1, 1, 1))
+
+
+def white(pixels: Tensor) -> int:
+    """The number that is white: 255 or 65,535."""
+    return torch.iinfo(pixels.dtype).max
+
+
 def _blur_rows(images: Tensor, matrices: Tensor) -> Tensor:
     n, channels, height, width = images.shape
     rows = images.reshape(n, channels * height, width)

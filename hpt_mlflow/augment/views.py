@@ -1,7 +1,7 @@
 """Views: the random augmentations of an image that a method compares.
 
 The crop takes images of any size, in the process that decodes them (`crop_views`). The rest takes whole batches of
-equal size on the training device (`finish_views`): compiled loops on a CPU (`kernels`), torch elsewhere (`color`).
+equal size on the training device (`finish_views`): compiled loops on a CPU (`kernels`), torch elsewhere (`in_batches`).
 Together they are the paper's chain RandomResizedCrop, ColorJitter, RandomGrayscale, GaussianBlur,
 RandomHorizontalFlip, and normalise. All random numbers come from `draws`, so that both do the same.
 """
@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpt_mlflow.augment import color, kernels
+from hpt_mlflow.augment import kernels
+from hpt_mlflow.augment.color import white
 from hpt_mlflow.augment.crop import centre_crop
 from hpt_mlflow.augment.draws import CropDraws, FinishDraws, blur_radius
+from hpt_mlflow.augment.in_batches import finish_in_batches
 from hpt_mlflow.augment.subset import Strengths
 
-# As `draws.FinishDraws` counts the operations; 0, brightness, blends with black.
-CONTRAST, SATURATION, HUE = 1, 2, 3
 # Images per thread; fewer are not worth a thread.
 SMALLEST_PART = 8
 
@@ -88,46 +88,6 @@ def finish_image_by_image(crops: Tensor, draws: FinishDraws, radius: int, mean: 
     return torch.from_numpy(views).permute(0, 3, 1, 2)
 
 
-def finish_in_batches(crops: Tensor, draws: FinishDraws, radius: int, mean: Tensor, std: Tensor) -> Tensor:
-    """`finish_views` on other devices: one operation at a time, on all images that it applies to."""
-    images = crops.float().div_(white(crops))
-    has_colour = images.shape[1] == 3
-    # Operation and factor of each image in each of four turns; hue is not a blend, and is done separately.
-    turns = np.where(draws.color, draws.order.T, -1)  # 4 x N
-    if not has_colour:
-        turns[turns > CONTRAST] = -1
-    factors = np.take_along_axis(draws.factors.T, draws.order.T, axis=0)
-    blends = np.stack([np.where((turns < 0) | (turns == HUE), 1, factors), turns == SATURATION, turns == CONTRAST])
-    *hues, gray, blurred, flipped = _indices([*(turns == HUE), draws.gray, draws.sigma > 0, draws.flip], crops.device)
-    *blended, hue, sigma = _send(
-        np.vstack([*blends, draws.factors.T[HUE], draws.sigma]).astype(np.float32), crops.device
-    )
-    for turn, turned in enumerate(hues if draws.color.any() else []):
-        factor, grayness, mean_grayness = blended[turn :: len(turns)]
-        if not has_colour:
-            images = color.blend_bands(images, factor, mean_grayness)
-            continue
-        images = color.blend(images, factor, grayness, mean_grayness)
-        if len(turned):
-            images.index_copy_(0, turned, color.adjust_hue(images[turned], hue[turned]))
-    if has_colour:
-        images.index_copy_(0, gray, color.rgb_to_grayscale(images[gray]).expand(-1, 3, -1, -1))
-    if len(blurred):
-        images.index_copy_(0, blurred, color.gaussian_blur(images[blurred], sigma[blurred], radius))
-    images.index_copy_(0, flipped, images[flipped].flip(-1))
-    return normalise(images, mean, std).contiguous(memory_format=torch.channels_last)
-
-
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Subtract the channel mean and divide by the standard deviation; float32 (N, C, height, width), in place."""
-    return images.sub_(mean.view(1, -1, 1, 1)).div_(std.view(1, -1, 1, 1))
-
-
-def white(pixels: Tensor) -> int:
-    """The number that is white: 255 or 65,535."""
-    return torch.iinfo(pixels.dtype).max
-
-
 def _read_only(image: np.ndarray) -> np.ndarray:
     """The image as a read-only array, as mapped files are, so that the kernels are compiled only once."""
     view = np.ascontiguousarray(image).view()
@@ -153,15 +113,3 @@ def _in_parts(count: int, work: Callable[[slice], None]) -> None:
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     """Threads that are kept from step to step. A forked process does not have those of its parent."""
     return ThreadPoolExecutor(threads, "hpt-views")
-
-
-def _indices(masks: Sequence[np.ndarray], device: torch.device) -> Sequence[Tensor]:
-    """Where each mask is true, int64, sent to the device together."""
-    indices = [np.flatnonzero(mask) for mask in masks]
-    return _send(np.concatenate(indices), device).split(list(map(len, indices)))
-
-
-def _send(values: np.ndarray, device: torch.device) -> Tensor:
-    """To the device without waiting for what it is doing."""
-    tensor = torch.from_numpy(values)
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

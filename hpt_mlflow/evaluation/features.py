@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hpt_mlflow.augment.color import normalise, white
 from hpt_mlflow.augment.crop import centre_crop
-from hpt_mlflow.augment.views import normalise, white
 from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpt_mlflow.augment.color import normalise, white
 from hpt_mlflow.augment.draws import draw_crops
 from hpt_mlflow.augment.subset import Strengths
-from hpt_mlflow.augment.views import crop_views, normalise, white
+from hpt_mlflow.augment.views import crop_views
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
 

@@ -9,8 +9,9 @@ from torchvision.transforms.v2 import functional
 
 from hpt_mlflow.augment import kernels
 from hpt_mlflow.augment.draws import CropDraws, FinishDraws, draw_crops, draw_finish
+from hpt_mlflow.augment.in_batches import finish_in_batches
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
-from hpt_mlflow.augment.views import crop_views, finish_image_by_image, finish_in_batches
+from hpt_mlflow.augment.views import crop_views, finish_image_by_image
 
 ZERO, ONE = torch.zeros(3), torch.ones(3)
 MEAN, STD = torch.tensor([0.1, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.5])

@@ -7,8 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpt_mlflow.augment.draws import draw_finish
+from hpt_mlflow.augment.in_batches import finish_in_batches
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
-from hpt_mlflow.augment.views import finish_in_batches
 
 # A value of a tensor is read, or where it is true.
 READ = ("aten._local_scalar_dense", "aten.nonzero", "aten.masked_select", "aten.equal")
@@ -31,12 +31,11 @@ class Operations(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-def test_draws_are_sent_in_two_pieces_and_nothing_is_read():
+def test_draws_are_sent_in_one_piece_and_nothing_is_read():
     crops = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (64, 3, 8, 8), dtype=np.uint8))
     draws = draw_finish(np.random.default_rng(0), 64, AUGMENTATIONS, Strengths())
     mean, std = torch.zeros(3), torch.ones(3)
     with Operations() as operations:
         finish_in_batches(crops, draws, 8, mean, std)
-    assert operations.counts["aten.index"] > 0
-    assert operations.counts[MADE] == 2  # indices, and factors with sigma
+    assert operations.counts[MADE] == 1
     assert not [name for name in (*READ, "mask") if operations.counts[name]]
