@@ -92,6 +92,7 @@ def pretrain(
     strengths: Text | None = None,
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     compile: Literal["auto", "on", "off"] = "auto",
+    cuda_graph: Literal["auto", "on", "off"] = "auto",
     workers: int | None = None,
     cache_gib: float = 4.0,
     device: Text = "auto",
@@ -165,6 +166,9 @@ def pretrain(
         precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
+        cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
+            trains by moco or simclr, in float32 or bfloat16 and without compile; a graph is tried against plain
+            steps first.  [default: auto]
         workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
             none.  [default: 4.0]
@@ -231,6 +235,7 @@ def adapt(
     strengths: Text | None = None,
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     compile: Literal["auto", "on", "off"] = "auto",
+    cuda_graph: Literal["auto", "on", "off"] = "auto",
     workers: int | None = None,
     cache_gib: float = 4.0,
     device: Text = "auto",
@@ -309,6 +314,9 @@ def adapt(
         precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
+        cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
+            trains by moco or simclr, in float32 or bfloat16 and without compile; a graph is tried against plain
+            steps first.  [default: auto]
         workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
             none.  [default: 4.0]
@@ -390,6 +398,7 @@ def tune(
     strengths: Text | None = None,
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     compile: Literal["auto", "on", "off"] = "auto",
+    cuda_graph: Literal["auto", "on", "off"] = "auto",
     workers: int = 1,
     cache_gib: float = 4.0,
     device: Text = "auto",
@@ -480,6 +489,9 @@ def tune(
         precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
+        cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
+            trains by moco or simclr, in float32 or bfloat16 and without compile; a graph is tried against plain
+            steps first.  [default: auto]
         workers: Search workers: processes that run trials in parallel on this machine, each on a GPU or a share of the
             cores.  [default: 1]
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
@@ -765,6 +777,7 @@ def study(
     strengths: Text | None = None,
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     compile: Literal["auto", "on", "off"] = "auto",
+    cuda_graph: Literal["auto", "on", "off"] = "auto",
     workers: int | None = None,
     cache_gib: float = 4.0,
     device: Text = "auto",
@@ -847,6 +860,9 @@ def study(
         precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
+        cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
+            trains by moco or simclr, in float32 or bfloat16 and without compile; a graph is tried against plain
+            steps first.  [default: auto]
         workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
             none.  [default: 4.0]

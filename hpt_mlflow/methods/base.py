@@ -61,6 +61,8 @@ class Method(nn.Module, ABC):
         passes: how often an image passes through the network in a step, a backward pass counted as two, and a small
             view by its area.
         metrics: names of what a step reports besides the loss and the standard deviation of the embeddings.
+        capturable: whether each step is the same operations on tensors of the same shapes, and its number may be an
+            int64 tensor: then a CUDA graph can hold it.
         steps: optimiser steps of the whole training; the training loop sets it before the first one.
     """
 
@@ -69,6 +71,7 @@ class Method(nn.Module, ABC):
     local_views: ClassVar[int] = 0
     passes: ClassVar[float]
     metrics: ClassVar[tuple[str, ...]] = ()
+    capturable: ClassVar[bool] = False
     steps: int = 1
 
     def __init__(self, backbone: nn.Module, feature_size: int, options: Mapping[str, Any], group: Group) -> None:

@@ -36,6 +36,7 @@ class MoCo(Method):
     # Forward and backward of the query, and forward of the key.
     passes = 4
     metrics = ("top1",)
+    capturable = True
     queue: Tensor
 
     def __init__(
@@ -105,15 +106,15 @@ class MoCo(Method):
         return torch.cat([positive, negative], dim=1) / self.temperature
 
     @override
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int | Tensor) -> None:
         """Enqueue the keys, after the backward pass, which needs the old queue."""
         self.enqueue(self._keys, step)
 
     @torch.no_grad()
-    def enqueue(self, keys: Tensor, step: int) -> None:
+    def enqueue(self, keys: Tensor, step: int | Tensor) -> None:
         """Put the N keys of a step, counted from 0, in place of the oldest; the queue's size is a multiple of N."""
-        start = step * len(keys) % len(self.queue)
-        self.queue[start : start + len(keys)] = keys
+        places = torch.arange(len(keys), device=keys.device) + step * len(keys)
+        self.queue.index_copy_(0, places % len(self.queue), keys)
 
     @override
     def recent_embeddings(self, last: Tensor, images: int) -> Tensor:

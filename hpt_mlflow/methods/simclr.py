@@ -28,6 +28,7 @@ class SimCLR(Method):
     # Forward and backward of both views.
     passes = 6
     metrics = ("top1",)
+    capturable = True
 
     def __init__(
         self, backbone: nn.Module, feature_size: int, options: Mapping[str, Any], group: Group = ALONE

@@ -18,11 +18,11 @@ from hpt_mlflow.settings.inspect import InspectSettings
 from hpt_mlflow.settings.main import MainSettings
 from hpt_mlflow.settings.pretrain import PretrainSettings
 from hpt_mlflow.settings.study import StudySettings
-from hpt_mlflow.settings.training import COMPILE, PRECISIONS, TrainingSettings
+from hpt_mlflow.settings.training import AUTO, PRECISIONS, TrainingSettings
 from hpt_mlflow.settings.tune import TuneSettings
 
 __all__ = [
-    "COMPILE",
+    "AUTO",
     "DEFAULT_MODEL_NAME",
     "PRECISIONS",
     "PRESETS",

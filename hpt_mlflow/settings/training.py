@@ -22,7 +22,7 @@ from hpt_mlflow.settings.common import (
 )
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-COMPILE = ("auto", "on", "off")
+AUTO = ("auto", "on", "off")
 OPTIMIZERS = ("sgd", "adamw")
 
 if TYPE_CHECKING:
@@ -133,9 +133,16 @@ class TrainingSettings(MethodOptions):
     compile: str = option(
         "auto",
         "Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.",
-        choices=COMPILE,
+        choices=AUTO,
         changes_trial=False,
         passed_on=True,
+    )
+    cuda_graph: str = option(
+        "auto",
+        "Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process trains by moco "
+        "or simclr, in float32 or bfloat16 and without compile; a graph is tried against plain steps first.",
+        choices=AUTO,
+        **OPERATIONAL,
     )
     workers: int | None = option(
         None,

@@ -1,4 +1,4 @@
-"""Precision and torch.compile of a training, for what the user leaves to `auto`."""
+"""Precision, torch.compile and CUDA graph of a training, for what the user leaves to `auto`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from functools import lru_cache
 import torch
 
 from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.methods import load_method
 from hpt_mlflow.models.bfloat16 import has_native_bfloat16
+from hpt_mlflow.training.plan import Plan
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Compiling takes about a minute and saves a tenth of each step (docs/speed.md): too little in a shorter training.
@@ -49,6 +51,30 @@ def choose_compile(compiled: str, steps: int, device: torch.device) -> bool:
     if why_not and compiled == "on":
         raise HptError(f"torch.compile does not work here ({why_not})", "use auto or off", setting="compile")
     return not why_not
+
+
+def choose_graph(graph: str, plan: Plan, device: torch.device, processes: int) -> bool:
+    """Whether a step is a CUDA graph; for `auto`, if nothing speaks against it.
+
+    Args:
+        graph: auto, on or off.
+
+    Raises:
+        HptError: it is on, and a step cannot be captured.
+    """
+    against = {
+        f"the device is {device}": device.type != "cuda",
+        f"{processes} processes train together": processes > 1,
+        f"steps of {plan.method} differ from each other": not load_method(plan.method).capturable,
+        "float16 looks at the gradients of each step": plan.precision == "float16",
+        "networks are compiled": plan.compile,
+        "nothing learns": not plan.what_learns.learns,
+    }
+    why_not = next((reason for reason, holds in against.items() if holds), "")
+    if graph == "on" and why_not:
+        problem = f"a CUDA graph cannot hold the steps of this training, as {why_not}"
+        raise HptError(problem, "use auto or off", setting="cuda_graph")
+    return graph != "off" and not why_not
 
 
 @lru_cache

@@ -6,14 +6,15 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hpt_mlflow.augment.draws import FinishDraws, draw_finish
+from hpt_mlflow.augment.draws import FinishDraws, blur_radius, draw_finish
+from hpt_mlflow.augment.in_batches import Applied, finish_by_table
 from hpt_mlflow.augment.views import finish_views
 from hpt_mlflow.data.batches import Batch, ViewBatches, iterate
 from hpt_mlflow.data.images import Images
@@ -28,6 +29,7 @@ from hpt_mlflow.models.drop_path import set_drop_path
 from hpt_mlflow.models.learning import let_learn
 from hpt_mlflow.models.randomness import seeded
 from hpt_mlflow.training.arithmetic import DTYPES
+from hpt_mlflow.training.graph import StepGraph, capture_step
 from hpt_mlflow.training.padding import keep_unseen_weights
 from hpt_mlflow.training.plan import Plan
 from hpt_mlflow.training.state import TrainingState, put_state, share_state, take_state
@@ -90,6 +92,8 @@ class Trainer:
         self._embeddings = torch.empty(0)
         self._unreadable: list[tuple[int, str]] = []
         self._keeps_unseen = False
+        self._may_capture = plan.graph
+        self._graph: StepGraph | None = None
         self.mean = torch.tensor(statistics.mean, device=device)
         self.std = torch.tensor(statistics.std, device=device)
         if plan.compile:
@@ -153,16 +157,29 @@ class Trainer:
 
     def learn(self, views: Views) -> StepResult:
         """One optimiser step on the views of a batch."""
-        optimizer = self.optimizer
-        assert optimizer is not None, "nothing learns with update=bn-stats"
         if self.plan.precision == "bfloat16" and self.device.type == "cpu" and not self._keeps_unseen:
             sizes = (0, self.method.views) if self.method.local_views else (0,)
             keep_unseen_weights(self.method.learner, *(views[number][:2] for number in sizes))
             self._keeps_unseen = True
-        for settings in optimizer.param_groups:
-            settings["lr"] = settings["factor"] * self.plan.learning_rate_at(self.step)
+        for settings, rate in zip(self.param_groups, self.rates_at(self.step), strict=True):
+            settings["lr"] = rate
+        return self.update(views, self.step)
+
+    def rates_at(self, step: int) -> list[float]:
+        """The learning rate of each of the optimiser's groups of parameters at a step, counted from 0."""
+        rate = self.plan.learning_rate_at(step)
+        return [settings["factor"] * rate for settings in self.param_groups]
+
+    def update(self, views: Views, step: Any) -> StepResult:
+        """As `learn`, by the learning rates that the optimiser has.
+
+        Args:
+            step: steps done before; an int64 tensor in a CUDA graph.
+        """
+        optimizer = self.optimizer
+        assert optimizer is not None, "nothing learns with update=bn-stats"
         with self._autocast(), losses():
-            result: StepResult = self._model(views, self.step)
+            result: StepResult = self._model(views, step)
         optimizer.zero_grad()
         with losses():
             self.scaler.scale(result.loss).backward()
@@ -171,8 +188,21 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.method.parameters(), self.plan.clip_gradients)
         self.scaler.step(optimizer)
         self.scaler.update()
-        self.method.after_step(self.step)
+        self.method.after_step(step)
         return result
+
+    def row_of(self, result: StepResult) -> Tensor:
+        """What a step is reported by, float32 (columns,)."""
+        return torch.stack([result.loss.detach(), *result.metrics, embedding_std(result.embeddings)])
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The optimiser's groups of parameters, and their settings."""
+        return self.optimizer.param_groups if self.optimizer else []
+
+    def optimizer_values(self) -> list[dict[str, Any]]:
+        """What the optimiser keeps of each parameter that it has moved."""
+        return list(self.optimizer.state.values()) if self.optimizer else []
 
     def crops_of(self, batch: Batch) -> list[Tensor]:
         """For each view, the crops of a batch on the device; those of small views last."""
@@ -182,6 +212,11 @@ class Trainer:
     def finish(self, crops: Tensor, draws: FinishDraws) -> Tensor:
         """Views of crops, (n, channels, size, size), as the network takes them: float32, normalised."""
         return finish_views(crops, draws, self.plan.strengths, self.mean, self.std)
+
+    def finish_by_table(self, crops: Tensor, table: Tensor) -> Tensor:
+        """`finish` by draws that are on the device (`augment.in_batches.table_of`)."""
+        radius = blur_radius(self.plan.strengths)
+        return finish_by_table(crops, table, Applied.of_subset(self.plan.subset), radius, self.mean, self.std)
 
     def draw_view(self, rng: np.random.Generator) -> FinishDraws:
         """Random numbers for one view of each image of a batch, of all processes together."""
@@ -193,14 +228,22 @@ class Trainer:
         # Layers such as dropout draw in the step.
         with seeded(int(rng.integers(2**62)) + self.group.rank, self.device):
             crops = self.crops_of(batch)
-            views = StepViews(crops, [self.draw_view(rng) for _ in crops], rng, self.finish, self.group)
+            draws = [self.draw_view(rng) for _ in crops]
+            if self._may_capture:
+                self._may_capture = False
+                self._graph = capture_step(self, crops, draws)
+            views = StepViews(crops, draws, rng, self.finish, self.group)
             if self.optimizer is None:
                 self._refresh_statistics(views[0])
-            else:
+            elif self._graph is None:
                 result = self.learn(views)
                 self._embeddings = result.embeddings
-                row = [result.loss.detach(), *result.metrics, embedding_std(result.embeddings)]
-                self._gathered.append(torch.stack(row))
+                self._gathered.append(self.row_of(result))
+            else:
+                self._graph.fill(self.step, crops, draws, rng)
+                self._graph.replay()
+                self._embeddings = self._graph.embeddings
+                self._gathered.append(self._graph.row.clone())
         self.step += 1
 
     def _report_unreadable(self, images: Images) -> None:

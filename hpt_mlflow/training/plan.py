@@ -40,6 +40,7 @@ class Plan:
         clip_gradients: largest norm of the gradients of a step; None for any.
         precision: float32, bfloat16 or float16.
         compile: whether torch.compile makes the encoders faster.
+        graph: whether a step is a CUDA graph.
         seed: of weights, order and views.
     """
 
@@ -63,6 +64,7 @@ class Plan:
     clip_gradients: float | None = None
     precision: str = "float32"
     compile: bool = False
+    graph: bool = False
     seed: int = 0
 
     @property

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hpt_mlflow.augment.draws import FinishDraws
-from hpt_mlflow.group import Group
+from hpt_mlflow.group import ALONE, Group
 
 
 class StepViews:
@@ -51,9 +51,7 @@ class StepViews:
         order = self._rng.permutation(self._count)
         crops = self._crops[number]
         places = torch.from_numpy(order).to(crops.device)
-        # Few operations, and no exchange between processes, know numbers of 16 bits.
-        whole = crops if crops.dtype == torch.uint8 else crops.contiguous().view(torch.uint8)
-        shuffled = self._group.gather(whole)[places[self._own]].view(crops.dtype)
+        shuffled = pick(crops, places[self._own], self._group)
         return self._view(shuffled, self._draws[number].part(order[self._own])), places
 
     @torch.no_grad()
@@ -61,3 +59,14 @@ class StepViews:
         # Views are float32 whatever the arithmetic of the networks.
         with torch.autocast(crops.device.type, enabled=False):
             return self._finish(crops, draws)
+
+
+def pick(crops: Tensor, places: Tensor, group: Group = ALONE) -> Tensor:
+    """Some of the crops of all processes, in the given order.
+
+    Args:
+        crops: those of this process, uint8 or uint16 (n, channels, size, size).
+    """
+    # Few operations, and no exchange between processes, know numbers of 16 bits.
+    whole = crops if crops.dtype == torch.uint8 else crops.contiguous().view(torch.uint8)
+    return group.gather(whole)[places].view(crops.dtype)

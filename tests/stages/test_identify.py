@@ -27,6 +27,7 @@ OTHER = {
     "cache_gib": 1.5,
     "checkpoint_every": 10,
     "compile": "off",
+    "cuda_graph": "off",
     "data": "/data/my cats",
     "device": "cpu",
     "nproc": 2,
@@ -74,7 +75,8 @@ OTHER = {
     "workers": 0,
 }
 WHERE_AND_HOW = (
-    "data weights root base source target workers cache_gib device nproc restarts checkpoint_every resume strict"
+    "data weights root base source target cuda_graph workers cache_gib device nproc restarts checkpoint_every resume "
+    "strict"
 ).split()
 EVERY_SETTING = [(stage, field.name) for stage, kind in SETTINGS.items() for field in dataclasses.fields(kind)]
 ODD_TEXTS = [

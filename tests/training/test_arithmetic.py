@@ -16,7 +16,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models import bfloat16
 from hpt_mlflow.training import arithmetic
-from hpt_mlflow.training.arithmetic import FEWEST_COMPILED_STEPS, choose_compile, choose_precision
+from hpt_mlflow.training.arithmetic import FEWEST_COMPILED_STEPS, choose_compile, choose_graph, choose_precision
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import Plan
 
@@ -113,3 +113,31 @@ def test_a_compiled_training_learns_as_one_that_is_not_compiled(open_images):
     assert len(curves[True]) == 6
     assert curves[True] == pytest.approx(curves[False], rel=1e-3)
     assert len(set(curves[False])) == 6
+
+
+GRAPH = Plan(steps=9, batch_size=8, learning_rate=0.1, warmup_steps=0, weight_decay=0)
+
+
+def test_a_graph_holds_the_steps_of_one_process_on_a_gpu():
+    gpu = torch.device("cuda", 0)
+    assert choose_graph("auto", GRAPH, gpu, 1)
+    assert choose_graph("on", replace(GRAPH, precision="bfloat16", method="simclr"), gpu, 1)
+    assert not choose_graph("off", GRAPH, gpu, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "processes", "reason"),
+    [
+        ({}, "cpu", 1, "the device is cpu"),
+        ({}, "cuda:0", 2, "2 processes train together"),
+        ({"method": "byol"}, "cuda:0", 1, "steps of byol differ from each other"),
+        ({"precision": "float16"}, "cuda:0", 1, "float16 looks at the gradients"),
+        ({"compile": True}, "cuda:0", 1, "networks are compiled"),
+        ({"update": "bn-stats"}, "cuda:0", 1, "nothing learns"),
+    ],
+)
+def test_steps_that_no_graph_can_hold_are_done_one_by_one(changes, device, processes, reason):
+    plan = replace(GRAPH, **changes)
+    assert not choose_graph("auto", plan, torch.device(device), processes)
+    with pytest.raises(HptError, match=f"^cuda_graph: .*{reason}"):
+        choose_graph("on", plan, torch.device(device), processes)

@@ -32,7 +32,7 @@ from hpt_mlflow.stages.training.start import Start, for_channels
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.runs.resume import EarlierRun
 from hpt_mlflow.tracking.runs.states import newest_state
-from hpt_mlflow.training.arithmetic import choose_compile, choose_precision
+from hpt_mlflow.training.arithmetic import choose_compile, choose_graph, choose_precision
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import Plan
 
@@ -99,6 +99,7 @@ def prepare(
     )
     milestones = parse_milestones(settings.milestones, plan.steps)
     plan = _choose_arithmetic(settings, plan, device, group, earlier)
+    plan = replace(plan, graph=choose_graph(settings.cuda_graph, plan, device, group.size))
     inherited = start.statistics if plan.statistics == "keep" else None
     statistics = inherited or _channel_statistics(images, group)
     workers = default_workers(images, device, processes_here()) if settings.workers is None else settings.workers
