@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from hpt_mlflow.cores import CROWDED, waiting_variables
+from hpt_mlflow import cores
+from hpt_mlflow.cores import CROWDED, available_cores, waiting_variables
 
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}
 
@@ -43,3 +44,14 @@ def test_the_command_says_so_before_torch_is_imported():
     assert policy_of_the_command(1e6) == "passive"
     assert policy_of_the_command(0) == "None"
     assert policy_of_the_command(1e6, OMP_WAIT_POLICY="active") == "active"
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"), [("max 100000", 6), ("200000 100000", 2), ("50000 100000", 1), ("900000 100000", 6), ("", 6)]
+)
+def test_a_container_may_use_fewer_cores_than_the_machine_has(monkeypatch, tmp_path, quota, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    monkeypatch.setattr(cores, "QUOTA", tmp_path / "cpu.max")
+    assert available_cores() == 6
+    cores.QUOTA.write_text(quota)
+    assert available_cores() == expected

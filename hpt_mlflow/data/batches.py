@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from hpt_mlflow.augment.draws import draw_crops
 from hpt_mlflow.augment.multicrop import NONE, LocalViews, local_strengths
@@ -18,8 +16,6 @@ from hpt_mlflow.augment.subset import Strengths
 from hpt_mlflow.augment.views import crop_views
 from hpt_mlflow.data.errors import UnreadableImageError, data_error
 from hpt_mlflow.data.images import Images
-from hpt_mlflow.errors import HptError
-from hpt_mlflow.signals import WARNING
 
 
 class Batch(NamedTuple):
@@ -116,43 +112,8 @@ class ViewBatches(Dataset[Batch]):
                 shuffled = epoch
             yield step, order[position * self.batch_size :][self.part].copy()
 
-
-def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.device) -> Iterator[Batch]:
-    """The batches of these steps in order, loaded by `workers` processes, or by this one if `workers` is 0."""
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=batches.tasks(steps),
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=_start_worker,
-        persistent_workers=False,
-        prefetch_factor=4 if workers else None,
-        # Otherwise it draws from the generator of the process.
-        generator=torch.Generator(),
-    )
-    try:
-        yield from loader
-    except HptError as error:
-        # A worker's error comes with its traceback; its message is at the end.
-        raise data_error(str(error).rstrip().rpartition("HptError: ")[2].removeprefix("data: ")) from None
-
-
-def default_workers(images: Images, device: torch.device, processes: int) -> int:
-    """Worker processes that suit the machine: none if images are decoded already and the CPU is busy training.
-
-    Args:
-        processes: that train on this machine, each with its own workers.
-    """
-    if images.in_memory and device.type == "cpu":
-        return 0
-    return min(8, max(1, (os.cpu_count() or 1) // processes - 1))
-
-
-def _start_worker(worker: int) -> None:
-    """Leave signals to the training process, which stops its workers itself."""
-    for number in (signal.SIGINT, WARNING):
-        if number:
-            signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)
+    def nbytes(self) -> int:
+        """Size of a batch in bytes."""
+        pixels = self.views * self.image_size**2 + self.local.views * self.local.side**2
+        count = self.part.stop - self.part.start
+        return count * pixels * self.images.pixels.channels * self.images.pixels.dtype.itemsize

@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,9 @@ from torch.nn.parallel import DistributedDataParallel
 from hpt_mlflow.augment.draws import FinishDraws, blur_radius, draw_finish
 from hpt_mlflow.augment.in_batches import Applied, finish_by_table
 from hpt_mlflow.augment.views import finish_views
-from hpt_mlflow.data.batches import Batch, ViewBatches, iterate
+from hpt_mlflow.data.batches import Batch, ViewBatches
 from hpt_mlflow.data.images import Images
+from hpt_mlflow.data.loading import iterate
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import ALONE, Group, losses
@@ -30,6 +32,7 @@ from hpt_mlflow.models.learning import let_learn
 from hpt_mlflow.models.randomness import seeded
 from hpt_mlflow.training.arithmetic import DTYPES
 from hpt_mlflow.training.graph import StepGraph, capture_step
+from hpt_mlflow.training.memory import out_of_memory
 from hpt_mlflow.training.padding import keep_unseen_weights
 from hpt_mlflow.training.plan import Plan
 from hpt_mlflow.training.state import TrainingState, put_state, share_state, take_state
@@ -117,11 +120,16 @@ class Trainer:
             Every step, when it is finished.
 
         Raises:
-            HptError: the loss is no longer a finite number, or too many images turned out unreadable.
+            HptError: the loss is no longer a finite number, too many images turned out unreadable, a process that
+                decodes them is gone, or the device is out of memory.
         """
         start, started_at = self.step, time.perf_counter()
         for batch in iterate(batches, range(self.step, self.plan.steps), workers, self.device):
-            self._do_step(batch)
+            try:
+                self._do_step(batch)
+            except torch.OutOfMemoryError as error:
+                try_step = partial(self._try_step, batch) if self.group.size == 1 else None
+                raise out_of_memory(self.device, self.plan.batch_size, try_step) from error
             self._unreadable += batch.unreadable
             metrics = {}
             reports = self.step % report_every == 0 or self.step == self.plan.steps
@@ -245,6 +253,16 @@ class Trainer:
                 self._embeddings = self._graph.embeddings
                 self._gathered.append(self._graph.row.clone())
         self.step += 1
+
+    def _try_step(self, batch: Batch, images: int) -> None:
+        """A step with some images of a batch, up to its gradients."""
+        rng = np.random.default_rng(0)
+        crops = [crop[:images] for crop in self.crops_of(batch)]
+        views = StepViews(crops, [self.draw_view(rng) for _ in crops], rng, self.finish, self.group)
+        self.method.zero_grad()
+        with self._autocast():
+            self.method(views, 0).loss.backward()
+        self.method.zero_grad()
 
     def _report_unreadable(self, images: Images) -> None:
         """Tell `images` which images any process has found unreadable since the last call."""

@@ -1,12 +1,11 @@
-import os
-
 import numpy as np
 import pytest
 import torch
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
-from hpt_mlflow.data.batches import ViewBatches, default_workers, iterate
+from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.images import Images
+from hpt_mlflow.data.loading import iterate
 from hpt_mlflow.errors import HptError
 
 CPU = torch.device("cpu")
@@ -117,17 +116,6 @@ def test_only_the_images_asked_for_are_in_batches(plain_images):
     assert sorted(seen(batch_at(batches, 0))) == [3, 5, 8, 13]
 
 
-def test_workers_do_not_change_the_batches(images):
-    batches = batches_of(images)
-    alone = list(iterate(batches, range(2, 8), 0, CPU))
-    together = list(iterate(batches, range(2, 8), 2, CPU))
-    assert len(alone) == len(together) == 6
-    for step, (first, second) in enumerate(zip(alone, together, strict=True), start=2):
-        assert torch.equal(first.crops, second.crops)
-        assert torch.equal(first.crops, batch_at(batches, step).crops)
-        assert first.unreadable == second.unreadable == []
-
-
 def test_a_vanished_image_is_replaced_and_reported(dataset_of, plain_files):
     files = plain_files(12)
     images = Images(dataset_of(files), np.arange(12), smallest_side=4, memory_limit_bytes=0)
@@ -156,23 +144,6 @@ def test_when_every_image_vanishes_the_training_ends(dataset_of, plain_files):
     with pytest.raises(HptError, match="no image of some can be read any more") as caught:
         batch_at(batches_of(images, batch_size=2), 0)
     assert "\n" not in str(caught.value)
-
-
-def test_no_workers_are_started_where_the_cpu_trains_on_images_in_memory(images):
-    for processes in (1, 2):
-        assert default_workers(images, CPU, processes) == 0
-        assert 1 <= default_workers(images, torch.device("cuda"), processes) <= 8
-
-
-def test_workers_decode_images_that_are_not_in_memory(dataset_of, plain_files):
-    images = Images(dataset_of(plain_files(3)), np.arange(3), smallest_side=4, memory_limit_bytes=0)
-    assert 1 <= default_workers(images, CPU, 1) <= 8
-
-
-def test_processes_share_the_cores_that_decode(dataset_of, plain_files, monkeypatch):
-    images = Images(dataset_of(plain_files(3)), np.arange(3), smallest_side=4, memory_limit_bytes=0)
-    monkeypatch.setattr(os, "cpu_count", lambda: 12)
-    assert [default_workers(images, CPU, processes) for processes in (1, 2, 4, 12, 24)] == [8, 5, 2, 1, 1]
 
 
 def parts_of(images, processes, batch_size=12):

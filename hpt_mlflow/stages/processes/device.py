@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+
 import torch
 
 from hpt_mlflow.errors import HptError
 
 NAMES = "auto, cpu, cuda, cuda:N or mps"
+
+log = logging.getLogger("hpt_mlflow")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -16,21 +21,36 @@ def resolve_device(name: str) -> torch.device:
         HptError: there is no such device, or not on this machine.
     """
     if name == "auto":
-        if torch.cuda.is_available():
+        gpus, why_none = _gpus()
+        if gpus:
             return torch.device("cuda")
+        if why_none:
+            log.warning("device: no GPU is used (%s)", why_none)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
         raise HptError(f"unknown device {name!r}", f"use {NAMES}", setting="device") from None
-    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
-        problem = f"{name} is not available: torch sees {count} CUDA devices"
-        raise HptError(problem, "use auto or cpu", setting="device")
+    if device.type == "cuda":
+        gpus, why_none = _gpus()
+        if (device.index or 0) >= gpus:
+            problem = f"{name} is not available: " + (why_none or f"torch sees {gpus} CUDA devices")
+            raise HptError(problem, "use auto or cpu", setting="device")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise HptError("mps is not available", "use auto or cpu", setting="device")
     if device.type not in ("cpu", "cuda", "mps"):
         raise HptError(f"{name!r} is not supported", f"use {NAMES}", setting="device")
     return device
+
+
+def _gpus() -> tuple[int, str]:
+    """The number of CUDA devices that torch can use; and what it says where a driver is there that it cannot use."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    reasons = [str(warning.message) for warning in caught if "driver" in str(warning.message)]
+    reason = reasons[0].partition(" (Triggered internally")[0] if reasons else ""
+    return count, " ".join(reason.removeprefix("CUDA initialization: ").split())
 
 
 def device_in_turn(device: str, place: int, nproc: int = 1) -> str:

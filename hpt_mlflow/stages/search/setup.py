@@ -11,10 +11,10 @@ import torch
 
 from hpt_mlflow.augment.multicrop import LocalViews, useful_side
 from hpt_mlflow.augment.subset import parse_subset
-from hpt_mlflow.data.batches import default_workers
 from hpt_mlflow.data.dataset import Dataset, content_digest
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.labels import check_labels
+from hpt_mlflow.data.loading import default_workers
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistics
 from hpt_mlflow.errors import HptError

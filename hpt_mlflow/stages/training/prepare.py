@@ -10,9 +10,10 @@ import torch
 
 from hpt_mlflow.augment.multicrop import LocalViews, useful_side
 from hpt_mlflow.augment.subset import format_strengths
-from hpt_mlflow.data.batches import ViewBatches, default_workers
+from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
+from hpt_mlflow.data.loading import default_workers
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistics
 from hpt_mlflow.evaluation.features import FeatureReader

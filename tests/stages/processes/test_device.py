@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -66,3 +68,35 @@ def test_mps_that_is_not_here_is_refused():
 def test_trainings_side_by_side_take_gpus_in_turn(monkeypatch, device, gpus, nproc, shared_out):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     assert [device_in_turn(device, place, nproc) for place in range(3)] == shared_out
+
+
+@pytest.fixture
+def old_driver(monkeypatch):
+    """A machine whose driver is too old for torch."""
+
+    def is_available():
+        warnings.warn(
+            "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). Please update your "
+            "GPU driver. (Triggered internally at /pytorch/c10/cuda/CUDAFunctions.cpp:109.)",
+            stacklevel=1,
+        )
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+
+
+@pytest.mark.usefixtures("old_driver")
+def test_a_driver_that_is_too_old_is_told(caplog):
+    resolve_device("auto")
+    (warning,) = [record.getMessage() for record in caplog.records]
+    reason = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver."
+    assert warning == f"device: no GPU is used ({reason})"
+    with pytest.raises(HptError) as caught:
+        resolve_device("cuda")
+    assert str(caught.value) == f"device: cuda is not available: {reason}; use auto or cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_where_there_is_no_gpu_nothing_is_told(caplog):
+    resolve_device("auto")
+    assert not caplog.records

@@ -1,0 +1,109 @@
+"""Batches from worker processes: how many suit the machine, and what happens when one is lost."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+
+import torch
+from torch.utils.data import DataLoader
+
+from hpt_mlflow.cores import available_cores
+from hpt_mlflow.data.batches import Batch, ViewBatches
+from hpt_mlflow.data.errors import data_error
+from hpt_mlflow.data.images import Images
+from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.signals import WARNING
+
+# More have never been seen to help, and each takes memory.
+MOST_WORKERS = 32
+# Batches that a worker makes ahead.
+AHEAD = 4
+# Where workers leave their batches, on Linux.
+SHARED_MEMORY = "/dev/shm"
+GIB = 2**30
+# What torch says of a worker that is gone.
+LOST = ("exited unexpectedly", "is killed by signal")
+
+log = logging.getLogger("hpt_mlflow")
+
+
+def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.device) -> Iterator[Batch]:
+    """The batches of these steps in order, loaded by `workers` processes, or by this one if `workers` is 0.
+
+    Raises:
+        HptError: too many images are unreadable, or a worker is gone.
+    """
+    workers = workers_with_room(workers, batches.nbytes())
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=batches.tasks(steps),
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_start_worker,
+        persistent_workers=False,
+        prefetch_factor=AHEAD if workers else None,
+        # Otherwise it draws from the generator of the process.
+        generator=torch.Generator(),
+    )
+    handler = signal.getsignal(signal.SIGCHLD) if hasattr(signal, "SIGCHLD") else None
+    loaded = iter(loader)
+    if workers and handler is not None and threading.current_thread() is threading.main_thread():
+        # torch would raise in the middle of anything when a worker is gone; the loader sees it within seconds.
+        signal.signal(signal.SIGCHLD, handler)
+    try:
+        yield from loaded
+    except HptError as error:
+        # A worker's error comes with its traceback; its message is at the end.
+        raise data_error(str(error).rstrip().rpartition("HptError: ")[2].removeprefix("data: ")) from None
+    except RuntimeError as error:
+        if not any(words in str(error) for words in LOST):
+            raise
+        raise HptError(
+            f"a process that decodes images is gone ({one_line(error)}); perhaps the system had too little memory",
+            f"repeat the command with fewer (now {workers}), or with 0; it goes on from its last training state",
+            setting="workers",
+        ) from error
+
+
+def default_workers(images: Images, device: torch.device, processes: int) -> int:
+    """Worker processes that suit the machine: none if images are decoded already and the CPU is busy training.
+
+    Args:
+        processes: that train on this machine, each with its own workers.
+    """
+    if images.in_memory and device.type == "cpu":
+        return 0
+    return min(MOST_WORKERS, max(1, available_cores() // processes - 1))
+
+
+def workers_with_room(workers: int, batch_bytes: int) -> int:
+    """As many workers as have room for their batches in shared memory; fewer than asked for come with a warning."""
+    with suppress(OSError):
+        free = shutil.disk_usage(SHARED_MEMORY).free
+        room = int(free // (batch_bytes * (AHEAD + 1)))
+        if room < workers:
+            log.warning(
+                "%s has %.2f GiB free, enough for %d instead of %d processes that decode images; a container gets more "
+                "by docker run --shm-size",
+                SHARED_MEMORY,
+                free / GIB,
+                room,
+                workers,
+            )
+            return room
+    return workers
+
+
+def _start_worker(worker: int) -> None:
+    """Leave signals to the training process, which stops its workers itself."""
+    for number in (signal.SIGINT, WARNING):
+        if number:
+            signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)

@@ -1,0 +1,53 @@
+"""What to say when a GPU is out of memory: how large a batch it has room for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from hpt_mlflow.errors import HptError
+
+GIB = 2**30
+# What is not measured: the optimiser's state, and memory that is free but in pieces.
+SHARE = 0.8
+# Images that are tried, as a share of those that did not fit.
+TRIED = 8
+
+
+def out_of_memory(device: torch.device, images: int, try_step: Callable[[int], None] | None) -> HptError:
+    """The error for a step that did not fit.
+
+    Args:
+        images: of the step, over all processes.
+        try_step: does a step with fewer images, up to its gradients; None if that cannot be done.
+    """
+    problem, remedy = f"{device} has no memory for steps of {images} images", "use a smaller one"
+    if try_step is not None and device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        problem += f" ({free / GIB:.1f} GiB are there for this process)"
+        fitting = _measured(device, max(2, images // TRIED), free, try_step)
+        remedy = f"use {fitting} or less" if fitting else "use a smaller one, a smaller network or smaller images"
+    return HptError(problem, remedy, setting="batch_size")
+
+
+def _measured(device: torch.device, images: int, free: int, try_step: Callable[[int], None]) -> int:
+    """How many images fit, from the memory that a step of some takes; 0 if not even they do."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    idle = torch.cuda.memory_allocated(device)
+    try:
+        try_step(images)
+    except torch.OutOfMemoryError:
+        return 0
+    return images_that_fit(images, torch.cuda.max_memory_allocated(device) - idle, int(SHARE * free) - idle)
+
+
+def images_that_fit(images: int, taken: int, free: int) -> int:
+    """As many images as fit into free memory if some take what was measured; a multiple of 8 where that is more than 8.
+
+    Args:
+        taken, free: bytes.
+    """
+    fitting = max(0, images * free // max(taken, 1))
+    return fitting if fitting < 8 else fitting // 8 * 8
