@@ -76,8 +76,8 @@ def old_driver(monkeypatch):
 
     def is_available():
         warnings.warn(
-            "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). Please update your "
-            "GPU driver. (Triggered internally at /pytorch/c10/cuda/CUDAFunctions.cpp:109.)",
+            "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). Please update "
+            "your GPU driver. (Triggered internally at /pytorch/c10/cuda/CUDAFunctions.cpp:109.)",
             stacklevel=1,
         )
         return False
