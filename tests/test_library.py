@@ -140,3 +140,11 @@ def test_a_loaded_transform_reads_an_image_as_the_served_model_does():
     assert np.array_equal(features, EmbeddingModel(backbone, card, torch.device("cpu")).predict([image, image]))
     with pytest.raises(hpt_mlflow.HptError, match="^the image cannot be read"):
         transform(b"no image")
+
+
+def test_a_training_imports_nothing_that_only_other_stages_need():
+    code = (
+        "import sys, hpt_mlflow.stages.adapt, hpt_mlflow.stages.pretrain; "
+        "assert not {'sklearn', 'scipy.stats', 'optuna', 'timm'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -102,9 +102,9 @@ def finish_by_table(crops: Tensor, table: Tensor, applied: Applied, radius: int,
     return color.normalise(images, mean, std).contiguous(memory_format=torch.channels_last)
 
 
-def send(values: np.ndarray, device: torch.device) -> Tensor:
+def send(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
     """To the device without waiting for what it is doing."""
-    tensor = torch.from_numpy(values)
+    tensor = torch.as_tensor(values)
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 

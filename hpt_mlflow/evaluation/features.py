@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from hpt_mlflow.augment.color import normalise, white
 from hpt_mlflow.augment.crop import centre_crop
+from hpt_mlflow.augment.in_batches import send
 from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
@@ -21,6 +23,9 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import batch_norms
 from hpt_mlflow.models.bfloat16 import has_native_bfloat16
 from hpt_mlflow.models.randomness import seeded
+
+# Batches that are decoded while the network is at work.
+AHEAD = 2
 
 
 def prepare(
@@ -35,9 +40,23 @@ def prepare(
     Returns:
         float32 (N, channels, image_size, image_size), normalised.
     """
-    squares = torch.from_numpy(np.stack([centre_crop(image, image_size, resize_to) for image in images]))
-    batch = squares.permute(0, 3, 1, 2).float() / white(squares)
-    return normalise(batch, torch.tensor(statistics.mean), torch.tensor(statistics.std))
+    squares = [centre_crop(image, image_size, resize_to) for image in images]
+    return to_input(squares, statistics, torch.device("cpu"))
+
+
+def to_input(squares: list[np.ndarray], statistics: ChannelStatistics, device: torch.device) -> Tensor:
+    """Squares as input of a network on a device; they are sent as they are, and normalised there.
+
+    Args:
+        squares: uint8 or uint16 (size, size, channels).
+
+    Returns:
+        float32 (N, channels, size, size), channels_last.
+    """
+    pixels = torch.from_numpy(np.stack(squares))
+    sent = send(pixels, device).permute(0, 3, 1, 2)
+    mean, std = (torch.tensor(values, device=device) for values in (statistics.mean, statistics.std))
+    return normalise(sent.float() / white(pixels), mean, std)
 
 
 def feature_precision(precision: str, device: torch.device) -> str:
@@ -139,18 +158,27 @@ class FeatureReader:
         return network
 
     def batches(self, indices: np.ndarray) -> Iterator[tuple[Tensor, list[int]]]:
-        """The readable images as input of a network, on the device, and their positions in `indices`."""
+        """The readable images as input of a network, on the device, and their positions in `indices`.
+
+        The next batches are decoded meanwhile.
+        """
+        parts = [indices[start : start + self.batch_size].tolist() for start in range(0, len(indices), self.batch_size)]
         with self.pool() as pool:
-            for start in range(0, len(indices), self.batch_size):
-                batch_indices = indices[start : start + self.batch_size].tolist()
-                images = list(pool.map(self.read, batch_indices))
-                self.images.report_unreadable(
-                    (index, image) for index, image in zip(batch_indices, images, strict=True) if isinstance(image, str)
-                )
-                readable = {start + i: image for i, image in enumerate(images) if not isinstance(image, str)}
-                if readable:
-                    batch = prepare(list(readable.values()), self.image_size, self.statistics, self.resize_to)
-                    yield batch.to(self.device, memory_format=torch.channels_last), list(readable)
+            try:
+                ahead = deque([pool.submit(self._square, index) for index in part] for part in parts[:AHEAD])
+                for number, part in enumerate(parts):
+                    squares = [future.result() for future in ahead.popleft()]
+                    ahead += [
+                        [pool.submit(self._square, index) for index in later] for later in parts[number + AHEAD :][:1]
+                    ]
+                    unreadable = {index: why for index, why in zip(part, squares, strict=True) if isinstance(why, str)}
+                    self.images.report_unreadable(unreadable.items())
+                    start = number * self.batch_size
+                    readable = {start + i: square for i, square in enumerate(squares) if not isinstance(square, str)}
+                    if readable:
+                        yield to_input(list(readable.values()), self.statistics, self.device), list(readable)
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def pool(self) -> ThreadPoolExecutor:
         """The threads that decode images."""
@@ -162,3 +190,8 @@ class FeatureReader:
             return self.images[index]
         except UnreadableImageError as error:
             return str(error)
+
+    def _square(self, index: int) -> np.ndarray | str:
+        """The centre crop of an image, (size, size, channels), or why it cannot be read any more."""
+        image = self.read(index)
+        return image if isinstance(image, str) else centre_crop(image, self.image_size, self.resize_to)
