@@ -62,6 +62,8 @@ bench: setup
 	$(BIN)/python benchmarks/probe_protocols.py
 	$(BIN)/python benchmarks/data_scale.py
 	$(BIN)/python benchmarks/tracking_cost.py
+	if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
+		$(BIN)/python benchmarks/gpu_speed.py; fi
 
 results: setup
 	$(BIN)/python benchmarks/paper_experiments.py run

@@ -29,7 +29,7 @@ WARM_UP_REPORTS = 5
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["bare", "whole", "lightly"]))
+@click.argument("what", type=click.Choice(["bare", "whole", "lightly", "features", "inference"]))
 @click.option("--data", default=str(CLIPART) if CLIPART.is_dir() else "builtin:noto", show_default=True)
 @click.option("--arch", default="resnet18", show_default=True)
 @click.option("--image-size", default=64, show_default=True)
@@ -40,10 +40,20 @@ WARM_UP_REPORTS = 5
 @click.option("--nproc", default=1, show_default=True, help="Of whole.")
 @click.option("--workers", type=int, help="Of whole; default: as the stage chooses.")
 @click.option("--compile", "compiled", default="off", show_default=True)
+@click.option("--graph", default="auto", show_default=True, help="As cuda_graph of a stage.")
 @click.option("--device", default="auto", show_default=True)
 def main(what: str, **options) -> None:
-    """bare: the step on views in memory; whole: a training stage; lightly: the MoCo example of lightly."""
-    speed = {"bare": bare_step, "whole": whole_stage, "lightly": lightly_example}[what](**options)
+    """bare: the step on views in memory; whole: a training stage; lightly: the MoCo example of lightly; features:
+    frozen ones of images from their files; inference: the network alone.
+    """
+    ways = {
+        "bare": bare_step,
+        "whole": whole_stage,
+        "lightly": lightly_example,
+        "features": frozen_features,
+        "inference": inference,
+    }
+    speed = ways[what](**options)
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     peak = max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, children) / 2**10
     if torch.cuda.is_available():
@@ -66,13 +76,14 @@ class Given:
         return self.views[number], self.order
 
 
-def bare_step(arch, image_size, batch_size, steps, precision, update, compiled, device, **_) -> float:
+def bare_step(arch, image_size, batch_size, steps, precision, update, compiled, graph, device, **_) -> float:
     """Images per second of the step alone."""
     from hpt_mlflow.data.statistics import ChannelStatistics
     from hpt_mlflow.models.architecture import Architecture
     from hpt_mlflow.models.backbone import build_backbone
     from hpt_mlflow.stages.processes.device import resolve_device
-    from hpt_mlflow.training.arithmetic import choose_compile, choose_precision
+    from hpt_mlflow.training.arithmetic import choose_compile, choose_graph, choose_precision
+    from hpt_mlflow.training.graph import capture_on_gpu
     from hpt_mlflow.training.loop import Trainer
     from hpt_mlflow.training.plan import PRESETS
 
@@ -91,8 +102,18 @@ def bare_step(arch, image_size, batch_size, steps, precision, update, compiled, 
     views = [torch.randn(shape, device=target).to(memory_format=torch.channels_last) for _ in range(2)]
     given = Given(views, torch.randperm(batch_size).to(target))
 
+    losses = [torch.zeros((), device=target)]
+
     def step() -> torch.Tensor:
-        return trainer.learn(given).loss.detach()
+        losses[0].copy_(trainer.learn(given).loss.detach())
+        return losses[0]
+
+    if choose_graph(graph, plan, target, 1):
+        replay = capture_on_gpu(step)
+
+        def step() -> torch.Tensor:
+            replay()
+            return losses[0]
 
     return images_per_second(step, batch_size, steps)
 
@@ -107,7 +128,9 @@ def images_per_second(step: Callable[[], torch.Tensor], batch_size: int, steps: 
     return steps * batch_size / (time.perf_counter() - start)
 
 
-def whole_stage(data, arch, image_size, batch_size, steps, precision, nproc, workers, compiled, device, **_) -> float:
+def whole_stage(
+    data, arch, image_size, batch_size, steps, precision, nproc, workers, compiled, graph, device, **_
+) -> float:
     """Images per second of the stage as users run it. Opening the dataset and the first steps are left out."""
     from mlflow.tracking import MlflowClient
 
@@ -122,6 +145,7 @@ def whole_stage(data, arch, image_size, batch_size, steps, precision, nproc, wor
             steps=steps,
             precision=precision,
             compile=compiled,
+            cuda_graph=graph,
             device=device,
             nproc=nproc,
             workers=workers,
@@ -129,6 +153,50 @@ def whole_stage(data, arch, image_size, batch_size, steps, precision, nproc, wor
         history = MlflowClient().get_metric_history(result.run_id, "train/images_per_second")
     rates = [metric.value for metric in sorted(history, key=lambda metric: metric.step)][WARM_UP_REPORTS:]
     return statistics.harmonic_mean(rates)
+
+
+def frozen_features(data, arch, image_size, batch_size, device, **_) -> float:
+    """Images per second of frozen features, from files that have been read once."""
+    import numpy as np
+
+    from hpt_mlflow.data.images import Images
+    from hpt_mlflow.data.sources import open_dataset
+    from hpt_mlflow.data.statistics import ChannelStatistics
+    from hpt_mlflow.evaluation.features import FeatureReader, feature_precision
+    from hpt_mlflow.models.architecture import Architecture
+    from hpt_mlflow.models.backbone import build_backbone
+    from hpt_mlflow.stages.processes.device import resolve_device
+
+    target = resolve_device(device)
+    dataset = open_dataset(data)
+    images = Images(dataset, np.arange(len(dataset)), image_size, cache_gib=0)
+    reader = FeatureReader(
+        images,
+        image_size,
+        ChannelStatistics((0.5,) * 3, (0.25,) * 3),
+        target,
+        batch_size,
+        precision=feature_precision("auto", target),
+    )
+    backbone = build_backbone(Architecture(arch, image_size))[0].to(target)
+    reader.features(backbone, images.indices[: 2 * batch_size])
+    start = time.perf_counter()
+    reader.features(backbone, images.indices)
+    return len(images.indices) / (time.perf_counter() - start)
+
+
+def inference(arch, image_size, batch_size, steps, device, **_) -> float:
+    """Images per second of a network in evaluation mode, by the precision that frozen features have."""
+    from hpt_mlflow.evaluation.features import FrozenNetwork, feature_precision
+    from hpt_mlflow.models.architecture import Architecture
+    from hpt_mlflow.models.backbone import build_backbone
+    from hpt_mlflow.stages.processes.device import resolve_device
+
+    target = resolve_device(device)
+    network = FrozenNetwork(build_backbone(Architecture(arch, image_size))[0].to(target))
+    batch = torch.randn(batch_size, 3, image_size, image_size, device=target).to(memory_format=torch.channels_last)
+    precision = feature_precision("auto", target)
+    return images_per_second(lambda: network.features(batch, precision).sum(), batch_size, steps)
 
 
 @contextmanager

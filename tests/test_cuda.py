@@ -19,6 +19,7 @@ from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.statistics import ChannelStatistics
+from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.objectives.base import make_judge
 from hpt_mlflow.evaluation.probe import fit_probe
@@ -134,6 +135,43 @@ def test_half_precision_learns_the_same(images, precision):
 
 def test_a_compiled_training_is_the_same(images):
     assert losses(replace(PLAN, compile=True), images) == pytest.approx(losses(PLAN, images), abs=0.1)
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("method", ["moco", "simclr"])
+@pytest.mark.parametrize("optimizer", [{}, {"optimizer": "adamw", "learning_rate": 1e-3, "statistics": "keep"}])
+def test_a_step_as_a_graph_is_the_step(images, method, optimizer):
+    options = {name: PLAN.options.get(name, value) for name, value in METHODS[method].presets["quick"].items()}
+    plan = replace(PLAN, method=method, options=options, **optimizer)
+    trainer = make_trainer(replace(plan, graph=True))
+    got = [metrics["train/loss"] for _, metrics in steps_of(trainer, images)]
+    assert trainer._graph is not None
+    assert got == pytest.approx(losses(plan, images), abs=0.05)
+
+
+@pytest.mark.usefixtures("exact")
+def test_a_training_by_a_graph_goes_on_from_its_state(images):
+    plan = replace(PLAN, graph=True)
+    expected = losses(plan, images)
+    first, second = make_trainer(plan), make_trainer(plan)
+    for step, _ in steps_of(first, images):
+        if step == 3:
+            break
+    second.restore(first.state({}))
+    assert [m["train/loss"] for _, m in steps_of(second, images)] == pytest.approx(expected[3:], abs=0.05)
+
+
+def test_a_batch_that_is_too_large_is_told_with_one_that_fits(images):
+    torch.cuda.set_per_process_memory_fraction(2 * 2**30 / torch.cuda.mem_get_info()[1])
+    try:
+        network = build_backbone(Architecture("resnet50", 224))
+        plan = replace(PLAN, batch_size=128)
+        trainer = Trainer(*network, plan, STATISTICS, CUDA)
+        batches = ViewBatches(images, 128, 224, plan.subset, plan.strengths, 0)
+        with pytest.raises(HptError, match=r"^batch_size: cuda has no memory for steps of 128 images.* or less$"):
+            list(trainer.train(batches, 0, 1))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_bfloat16_is_chosen_where_the_gpu_has_it():
