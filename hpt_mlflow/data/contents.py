@@ -61,7 +61,7 @@ class Contents:
         Args:
             indices: int64 (n,), positions in any order.
         """
-        missing = np.setdiff1d(indices, self._known[0])
+        missing = _missing(indices, self._known[0])
         if len(missing):
             values = read_once(self._pictures, missing, _content, "contents", "reading images once")
             at, known = np.concatenate([self._known[0], missing]), np.concatenate([self._known[1], values])
@@ -69,6 +69,19 @@ class Contents:
             self._known = (at[order], known[order])
         at, known = self._known
         return known[np.searchsorted(at, indices)]
+
+
+def _missing(indices: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Those of some positions that are not among the known ones, ascending; of millions, much sooner than by sets.
+
+    Args:
+        known: ascending.
+    """
+    place = np.searchsorted(known, indices)
+    is_known = place < len(known)
+    is_known[is_known] = known[place[is_known]] == indices[is_known]
+    missing = np.sort(indices[~is_known])
+    return missing[np.diff(missing, prepend=missing[:1] - 1) > 0]
 
 
 def read_once(

@@ -274,3 +274,11 @@ def test_many_threads_may_ask_at_once(plain_files):
     with ThreadPoolExecutor(8) as pool:
         for indices, found in zip(asked, pool.map(shared.of, asked), strict=True):
             np.testing.assert_array_equal(found, known[indices])
+
+
+def test_missing_positions_are_those_of_a_set():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        asked = rng.integers(0, 50, rng.integers(0, 40))
+        known = np.unique(rng.integers(0, 50, rng.integers(0, 60)))
+        np.testing.assert_array_equal(contents_module._missing(asked, known), np.setdiff1d(asked, known))
