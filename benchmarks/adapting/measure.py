@@ -7,6 +7,7 @@
     python benchmarks/adapting/measure.py harm lines.jsonl
     python benchmarks/adapting/measure.py bars lines.jsonl
     python benchmarks/adapting/measure.py methods lines.jsonl
+    python benchmarks/adapting/measure.py updates lines.jsonl
     python benchmarks/adapting/measure.py picture lines.jsonl --to docs/images/adapting.png
 
 `run` adapts once. It appends a line for the parent (step 0), for each milestone, and for variants of the last one: with
@@ -30,7 +31,7 @@ import numpy as np
 import torch
 from candidates import Candidates
 from recipes import RECIPES
-from tables import bars, harm, judges, margins, methods, picture, recipes
+from tables import bars, harm, judges, margins, methods, picture, recipes, updates
 from torch import nn
 
 from hpt_mlflow.augment.multicrop import LocalViews, useful_side
@@ -263,7 +264,7 @@ class Figures:
         return on_validation | {name: float((answer == test.labels).mean()) for name, answer in answers.items()}
 
 
-for table in (recipes, judges, margins, harm, bars, methods, picture):
+for table in (recipes, judges, margins, harm, bars, methods, updates, picture):
     measure.add_command(table)
 
 if __name__ == "__main__":

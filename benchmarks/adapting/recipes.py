@@ -149,6 +149,11 @@ RECIPES = {
     "HPT-BN": Recipe({**PAPER, "update": "bn"}),
     "statistics=refresh": Recipe({"statistics": "refresh"}),
     **{f"update={update}": Recipe({"update": update}) for update in ("norm", "last:1", "lora", "explora")},
+    **{
+        f"update={update}, learning_rate={rate}": Recipe({"update": update, "learning_rate": float(rate)})
+        for update in ("norm", "last:1", "lora", "explora")
+        for rate in ("1e-3", "3e-3", "1e-2")
+    },
     "learning_rate=1e-4": Recipe({"learning_rate": 1e-4}),
     "learning_rate=3e-4": Recipe({"learning_rate": 3e-4}),
     "learning_rate=1e-3": Recipe({"learning_rate": 1e-3}),

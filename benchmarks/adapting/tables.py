@@ -23,6 +23,8 @@ JUDGES = (*(name for name in OBJECTIVES if has_judge(name)), *Candidates.names, 
 DEFAULT = "gentle"
 LABEL_FREE = "consistency"
 BY_LABELS = "knn"
+# Length of the trainings that compare updates.
+UPDATE_STEPS = 300
 # What a line says of its training rather than of a milestone.
 TRAINING = ("base", "target", "recipe", "steps", "seed")
 files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
@@ -101,14 +103,14 @@ def bars(files: tuple[Path, ...]) -> None:
         for word, key in (("to", "target"), ("from", "base"))
         for name in sorted({training[0][key] for training in every})
     }
-    print("| adapting | trainings | judge | gain, probe | gain, 20-NN | over 1 point below the parent (probe) |")
+    print("| adapting | trainings | judge | gain, probe | gain, 20-NN | over 1 point below the parent, probe / 20-NN |")
     print("|---|---|---|---|---|---|")
     for judge in (LABEL_FREE, BY_LABELS):
         for name, these in (parts | {"all": every}).items():
             probe, knn = (_gains(these, judge, truth) for truth in ("test_probe", "test_knn"))
-            harmed = sum(gain < -1 for gain in probe)
+            harmed = [str(sum(gain < -1 for gain in gains)) for gains in (probe, knn)]
             cells = [mean_of(values).signed(1) for values in (probe, knn)]
-            print(f"| {name} | {len(these)} | {judge} | {' | '.join(cells)} | {harmed} |")
+            print(f"| {name} | {len(these)} | {judge} | {' | '.join(cells)} | {' / '.join(harmed)} |")
     found = {judge: np.mean(_gains(every, judge, "test_probe")) for judge in (LABEL_FREE, BY_LABELS, "probe")}
     print(f"\n{LABEL_FREE} finds {found[LABEL_FREE] / found[BY_LABELS]:.0%} of the gain that {BY_LABELS} finds, and")
     print(f"{found[LABEL_FREE] / found['probe']:.0%} of the gain that the probe on validation finds.")
@@ -156,6 +158,32 @@ def methods(files: tuple[Path, ...]) -> None:
     for (target, base), pair in sorted(cells.items()):
         if "as it is" in pair:
             print(f"| {target} | {base} | " + " | ".join(_accuracy(pair[name]) for name in names) + " |")
+
+
+@click.command()
+@files_argument
+def updates(files: tuple[Path, ...]) -> None:
+    """By Base, what each update gains over the parent and over `update=all` in the same trainings: their last steps."""
+    found: dict[str, dict[str, dict[tuple[str, int], list[Line]]]] = defaultdict(lambda: defaultdict(dict))
+    for training in map(milestones, trainings(files)):
+        recipe = training[0]["recipe"]
+        if training[-1]["step"] == UPDATE_STEPS and (recipe == DEFAULT or recipe.startswith("update=")):
+            name = "all" if recipe == DEFAULT else recipe.removeprefix("update=").replace(", learning_rate=", " at ")
+            found[training[0]["base"]][name][training[0]["target"], training[0]["seed"]] = training
+    print("| Base | update | trainings | over the parent: probe | 20-NN | over all: probe | 20-NN |")
+    print(f"|{7 * '---|'}")
+    for base, by_update in found.items():
+        names = [name for name in by_update if name != "all"]
+        shared = set.intersection(*(set(by_update[name]) for name in (*names, "all"))) if names else set()
+        for name in ("all", *names) if shared else ():
+            these = [(by_update[name][pair], by_update["all"][pair]) for pair in sorted(shared)]
+            gains = [
+                mean_of([100 * (own[-1][truth] - other[truth]) for own, other in pairs]).signed(1)
+                for pairs in ([(own, own[0]) for own, _ in these], [(own, whole[-1]) for own, whole in these])
+                for truth in ("test_probe", "test_knn")
+            ]
+            cells = gains if name != "all" else [*gains[:2], "", ""]
+            print(f"| {base} | {name} | {len(these)} | {' | '.join(cells)} |")
 
 
 PAPER_METHODS = ("Base", "Target", "HPT", "HPT-BN")
