@@ -81,14 +81,23 @@ class FrozenNetwork:
 
     @torch.inference_mode()
     def features(self, batch: Tensor, precision: str = "float32") -> Tensor:
-        """Features of images on the device, float32 (N, feature size).
+        """Features of images on the device, float32 (N, feature size); in halves if it has no memory for all at once.
 
         Args:
             precision: float32 or bfloat16. With bfloat16, operations that are sensitive to rounding are still done in
                 float32 (torch.autocast).
+
+        Raises:
+            HptError: there is no memory for a single image.
         """
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            return self.network(batch).flatten(1).float()
+            try:
+                return self.network(batch).flatten(1).float()
+            except torch.OutOfMemoryError as error:
+                if len(batch) == 1:
+                    problem = f"{batch.device} has no memory for features of a single image"
+                    raise HptError(problem, "use device=cpu, or free some", setting="device") from error
+        return torch.cat([self.features(half, precision) for half in batch.chunk(2)])
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hpt_mlflow.augment.draws import FinishDraws, blur_radius, draw_finish
-from hpt_mlflow.augment.in_batches import Applied, finish_by_table
+from hpt_mlflow.augment.draws import FinishDraws, draw_finish
 from hpt_mlflow.augment.views import finish_views
 from hpt_mlflow.data.batches import Batch, ViewBatches
 from hpt_mlflow.data.images import Images
@@ -128,8 +126,7 @@ class Trainer:
             try:
                 self._do_step(batch)
             except torch.OutOfMemoryError as error:
-                try_step = partial(self._try_step, batch) if self.group.size == 1 else None
-                raise out_of_memory(self.device, self.plan.batch_size, try_step) from error
+                raise out_of_memory(self, batch) from error
             self._unreadable += batch.unreadable
             metrics = {}
             reports = self.step % report_every == 0 or self.step == self.plan.steps
@@ -169,14 +166,15 @@ class Trainer:
             sizes = (0, self.method.views) if self.method.local_views else (0,)
             keep_unseen_weights(self.method.learner, *(views[number][:2] for number in sizes))
             self._keeps_unseen = True
-        for settings, rate in zip(self.param_groups, self.rates_at(self.step), strict=True):
+        assert self.optimizer is not None, "nothing learns with update=bn-stats"
+        for settings, rate in zip(self.optimizer.param_groups, self.rates_at(self.step), strict=True):
             settings["lr"] = rate
         return self.update(views, self.step)
 
     def rates_at(self, step: int) -> list[float]:
         """The learning rate of each of the optimiser's groups of parameters at a step, counted from 0."""
         rate = self.plan.learning_rate_at(step)
-        return [settings["factor"] * rate for settings in self.param_groups]
+        return [settings["factor"] * rate for settings in self.optimizer.param_groups] if self.optimizer else []
 
     def update(self, views: Views, step: Any) -> StepResult:
         """As `learn`, by the learning rates that the optimiser has.
@@ -186,7 +184,7 @@ class Trainer:
         """
         optimizer = self.optimizer
         assert optimizer is not None, "nothing learns with update=bn-stats"
-        with self._autocast(), losses():
+        with self.autocast(), losses():
             result: StepResult = self._model(views, step)
         optimizer.zero_grad()
         with losses():
@@ -203,15 +201,6 @@ class Trainer:
         """What a step is reported by, float32 (columns,)."""
         return torch.stack([result.loss.detach(), *result.metrics, embedding_std(result.embeddings)])
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The optimiser's groups of parameters, and their settings."""
-        return self.optimizer.param_groups if self.optimizer else []
-
-    def optimizer_values(self) -> list[dict[str, Any]]:
-        """What the optimiser keeps of each parameter that it has moved."""
-        return list(self.optimizer.state.values()) if self.optimizer else []
-
     def crops_of(self, batch: Batch) -> list[Tensor]:
         """For each view, the crops of a batch on the device; those of small views last."""
         both = (batch.crops, batch.local_crops)
@@ -220,11 +209,6 @@ class Trainer:
     def finish(self, crops: Tensor, draws: FinishDraws) -> Tensor:
         """Views of crops, (n, channels, size, size), as the network takes them: float32, normalised."""
         return finish_views(crops, draws, self.plan.strengths, self.mean, self.std)
-
-    def finish_by_table(self, crops: Tensor, table: Tensor) -> Tensor:
-        """`finish` by draws that are on the device (`augment.in_batches.table_of`)."""
-        radius = blur_radius(self.plan.strengths)
-        return finish_by_table(crops, table, Applied.of_subset(self.plan.subset), radius, self.mean, self.std)
 
     def draw_view(self, rng: np.random.Generator) -> FinishDraws:
         """Random numbers for one view of each image of a batch, of all processes together."""
@@ -254,16 +238,6 @@ class Trainer:
                 self._gathered.append(self._graph.row.clone())
         self.step += 1
 
-    def _try_step(self, batch: Batch, images: int) -> None:
-        """A step with some images of a batch, up to its gradients."""
-        rng = np.random.default_rng(0)
-        crops = [crop[:images] for crop in self.crops_of(batch)]
-        views = StepViews(crops, [self.draw_view(rng) for _ in crops], rng, self.finish, self.group)
-        self.method.zero_grad()
-        with self._autocast():
-            self.method(views, 0).loss.backward()
-        self.method.zero_grad()
-
     def _report_unreadable(self, images: Images) -> None:
         """Tell `images` which images any process has found unreadable since the last call."""
         unreadable = [tuple(pair) for part in self.group.collect(self._unreadable) for pair in part]
@@ -273,14 +247,15 @@ class Trainer:
     @torch.no_grad()
     def _refresh_statistics(self, views: Tensor) -> None:
         """A forward pass in training mode, which refreshes BatchNorm's running statistics and nothing else."""
-        with self._autocast():
+        with self.autocast():
             self.backbone(views)
         for layer in batch_norms(self.backbone):
             for running in (layer.running_mean, layer.running_var):
                 if running is not None:
                     running.copy_(self.group.mean(running))
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """The arithmetic of the networks."""
         precision = self.plan.precision
         return torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "float32")
 

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
+from hpt_mlflow.data.batches import Batch
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.training.views import StepViews
+
+if TYPE_CHECKING:
+    from hpt_mlflow.training.loop import Trainer
 
 GIB = 2**30
 # What is not measured: the optimiser's state, and memory that is free but in pieces.
@@ -15,20 +23,27 @@ SHARE = 0.8
 TRIED = 8
 
 
-def out_of_memory(device: torch.device, images: int, try_step: Callable[[int], None] | None) -> HptError:
-    """The error for a step that did not fit.
-
-    Args:
-        images: of the step, over all processes.
-        try_step: does a step with fewer images, up to its gradients; None if that cannot be done.
-    """
+def out_of_memory(trainer: Trainer, batch: Batch) -> HptError:
+    """The error for a step that did not fit; of a single process on a GPU, with a batch that would."""
+    device, images = trainer.device, trainer.plan.batch_size
     problem, remedy = f"{device} has no memory for steps of {images} images", "use a smaller one"
-    if try_step is not None and device.type == "cuda":
+    if trainer.group.size == 1 and device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         problem += f" ({free / GIB:.1f} GiB are there for this process)"
-        fitting = _measured(device, max(2, images // TRIED), free, try_step)
+        fitting = _measured(device, max(2, images // TRIED), free, partial(try_step, trainer, batch))
         remedy = f"use {fitting} or less" if fitting else "use a smaller one, a smaller network or smaller images"
     return HptError(problem, remedy, setting="batch_size")
+
+
+def try_step(trainer: Trainer, batch: Batch, images: int) -> None:
+    """A step with some images of a batch, up to its gradients."""
+    rng = np.random.default_rng(0)
+    crops = [crop[:images] for crop in trainer.crops_of(batch)]
+    views = StepViews(crops, [trainer.draw_view(rng) for _ in crops], rng, trainer.finish, trainer.group)
+    trainer.method.zero_grad()
+    with trainer.autocast():
+        trainer.method(views, 0).loss.backward()
+    trainer.method.zero_grad()
 
 
 def _measured(device: torch.device, images: int, free: int, try_step: Callable[[int], None]) -> int:

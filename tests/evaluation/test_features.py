@@ -216,3 +216,23 @@ def test_features_of_nothing_but_vanished_images_are_refused(vanishing):
         file.unlink()
     with pytest.raises(HptError, match="none of 2 images of files"):
         reader_of(images).features(convolutions(), np.arange(2))
+
+
+class Greedy(nn.Module):
+    """A network that has memory for so many images, or says that it has not."""
+
+    def __init__(self, images):
+        super().__init__()
+        self.images = images
+
+    def forward(self, batch):
+        if len(batch) > self.images:
+            raise torch.OutOfMemoryError
+        return batch.mean(dim=(2, 3))
+
+
+def test_features_are_computed_in_parts_where_memory_is_short():
+    batch = torch.randn(11, 3, 4, 4)
+    assert torch.equal(FrozenNetwork(Greedy(3)).features(batch), batch.mean(dim=(2, 3)))
+    with pytest.raises(HptError, match=r"^device: cpu has no memory for features of a single image; use device=cpu"):
+        FrozenNetwork(Greedy(0)).features(batch)

@@ -12,7 +12,7 @@ from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.training import memory
 from hpt_mlflow.training.loop import Trainer
-from hpt_mlflow.training.memory import images_that_fit, out_of_memory
+from hpt_mlflow.training.memory import images_that_fit, out_of_memory, try_step
 from hpt_mlflow.training.plan import Plan
 
 GIB = 2**30
@@ -48,46 +48,53 @@ def gpu(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, figure)
 
 
+@pytest.fixture
+def trainer_of():
+    """A function from a method to a trainer, and the batches that it learns from."""
+
+    def make(name, batch_size=8):
+        method = load_method(name)
+        plan = Plan(
+            steps=2,
+            batch_size=batch_size,
+            learning_rate=0.01,
+            warmup_steps=0,
+            weight_decay=0,
+            method=name,
+            options=method.fit_options(METHODS[name].presets["quick"], (), batch_size, 256, 1),
+        )
+        images = Images(open_dataset("builtin:noto"), np.arange(256), smallest_side=16)
+        network = build_backbone(Architecture("resnet18", 16, small_stem=True))
+        statistics = ChannelStatistics((0.3,) * 3, (0.35,) * 3)
+        batches = ViewBatches(images, batch_size, 16, plan.subset, plan.strengths, 0, views=method.views)
+        return Trainer(*network, plan, statistics, torch.device("cpu")), batches
+
+    return make
+
+
 @pytest.mark.usefixtures("gpu")
-def test_a_batch_that_fits_is_named():
-    tried = []
-    message = str(out_of_memory(GPU, 256, tried.append))
-    problem, _, remedy = message.partition("; ")
+def test_a_batch_that_fits_is_named(trainer_of, monkeypatch):
+    trainer, batches = trainer_of("moco", 256)
+    (task,) = batches.tasks(range(1))
+    trainer.device, tried = GPU, []
+    monkeypatch.setattr(memory, "try_step", lambda trainer, batch, images: tried.append(images))
+    problem, _, remedy = str(out_of_memory(trainer, batches[task])).partition("; ")
     assert problem == "batch_size: cuda:0 has no memory for steps of 256 images (10.0 GiB are there for this process)"
     assert remedy == "use 112 or less"
     assert tried == [256 // memory.TRIED]
 
 
 @pytest.mark.usefixtures("gpu")
-def test_where_nothing_fits_that_is_said():
-    def fail(images):
+def test_where_nothing_fits_that_is_said(trainer_of, monkeypatch):
+    def fail(*given):
         raise torch.OutOfMemoryError
 
-    assert str(out_of_memory(GPU, 256, fail)).endswith("use a smaller one, a smaller network or smaller images")
-
-
-@pytest.fixture
-def trainer_of():
-    """A function from a method to a trainer, and the batches that it learns from."""
-
-    def make(name):
-        method = load_method(name)
-        plan = Plan(
-            steps=2,
-            batch_size=8,
-            learning_rate=0.01,
-            warmup_steps=0,
-            weight_decay=0,
-            method=name,
-            options=method.fit_options(METHODS[name].presets["quick"], (), 8, 16, 1),
-        )
-        images = Images(open_dataset("builtin:noto"), np.arange(16), smallest_side=16)
-        network = build_backbone(Architecture("resnet18", 16, small_stem=True))
-        statistics = ChannelStatistics((0.3,) * 3, (0.35,) * 3)
-        batches = ViewBatches(images, 8, 16, plan.subset, plan.strengths, 0, views=method.views)
-        return Trainer(*network, plan, statistics, torch.device("cpu")), batches
-
-    return make
+    trainer, batches = trainer_of("moco")
+    (task,) = batches.tasks(range(1))
+    trainer.device = GPU
+    monkeypatch.setattr(memory, "try_step", fail)
+    message = str(out_of_memory(trainer, batches[task]))
+    assert message.endswith("use a smaller one, a smaller network or smaller images")
 
 
 def test_a_training_that_is_out_of_memory_ends_in_one_line(trainer_of, monkeypatch):
@@ -106,5 +113,5 @@ def test_a_training_that_is_out_of_memory_ends_in_one_line(trainer_of, monkeypat
 def test_a_step_of_fewer_images_can_be_tried(trainer_of, name):
     trainer, batches = trainer_of(name)
     (task,) = batches.tasks(range(1))
-    trainer._try_step(batches[task], 4)
+    try_step(trainer, batches[task], 4)
     assert all(parameter.grad is None for parameter in trainer.method.parameters())
