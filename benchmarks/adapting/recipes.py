@@ -154,6 +154,13 @@ RECIPES = {
         for update in ("norm", "last:1", "lora", "explora")
         for rate in ("1e-3", "3e-3", "1e-2")
     },
+    **{
+        f"update={update}, learning_rate={rate}, head_rate=1": Recipe(
+            {"update": update, "learning_rate": float(rate)}, {"head_rate": 1.0}
+        )
+        for update in ("norm", "last:1", "lora", "explora")
+        for rate in ("1e-3", "3e-3")
+    },
     "learning_rate=1e-4": Recipe({"learning_rate": 1e-4}),
     "learning_rate=3e-4": Recipe({"learning_rate": 3e-4}),
     "learning_rate=1e-3": Recipe({"learning_rate": 1e-3}),

@@ -18,8 +18,10 @@ from itertools import takewhile
 from pathlib import Path
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.tracking.delivery.entries import Content, End, Metrics, State, deliver, describe
+from hpt_mlflow.tracking.delivery.content import Content
+from hpt_mlflow.tracking.delivery.entries import deliver, describe
 from hpt_mlflow.tracking.delivery.run_client import RunClient
+from hpt_mlflow.tracking.delivery.run_entries import End, Metrics, State
 from hpt_mlflow.tracking.delivery.spool import Entry, Spool, SpoolError
 from hpt_mlflow.tracking.reasons import reason, refusal
 

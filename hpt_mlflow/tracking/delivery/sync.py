@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hpt_mlflow.tracking.connection import use_servers
 from hpt_mlflow.tracking.delivery.courier import Courier
-from hpt_mlflow.tracking.delivery.entries import End
 from hpt_mlflow.tracking.delivery.run_client import RunClient
+from hpt_mlflow.tracking.delivery.run_entries import End
 from hpt_mlflow.tracking.delivery.spool import Owner, Spool, SpoolBusyError, spool_root
 
 

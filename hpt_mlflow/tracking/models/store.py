@@ -26,7 +26,7 @@ from hpt_mlflow.models.delta import DeltaParent
 from hpt_mlflow.serving import ClassifierModel, EmbeddingModel, load_served
 from hpt_mlflow.tracking.addresses import concrete_uri, exists, model_id_of
 from hpt_mlflow.tracking.connection import tracking_errors
-from hpt_mlflow.tracking.delivery.entries import MODEL_DESCRIPTION
+from hpt_mlflow.tracking.delivery.model_entries import MODEL_DESCRIPTION
 from hpt_mlflow.tracking.reasons import reason
 from hpt_mlflow.tracking.runs.stage_run import StageRun
 from hpt_mlflow.tracking.tags import CLASSIFIER_NAME, milestone_name

@@ -25,19 +25,10 @@ from hpt_mlflow.signals import end_with_parent, ignore_signals, termination_as_i
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import tracking_errors
 from hpt_mlflow.tracking.delivery.courier import Courier
-from hpt_mlflow.tracking.delivery.entries import (
-    Alias,
-    End,
-    Files,
-    Metrics,
-    Model,
-    Params,
-    State,
-    Tags,
-    Version,
-)
 from hpt_mlflow.tracking.delivery.guard import Guard
+from hpt_mlflow.tracking.delivery.model_entries import Alias, Model, Version
 from hpt_mlflow.tracking.delivery.run_client import RunClient
+from hpt_mlflow.tracking.delivery.run_entries import End, Files, Metrics, Params, State, Tags
 from hpt_mlflow.tracking.delivery.spool import Spool, SpoolError, spool_folder
 from hpt_mlflow.tracking.identity import Identity
 from hpt_mlflow.tracking.runs.nesting import current_run_id, nesting

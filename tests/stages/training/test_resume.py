@@ -18,7 +18,7 @@ from hpt_mlflow.report.figures import learning_curves
 from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.stages.training import learn
 from hpt_mlflow.stages.training import prepare as work
-from hpt_mlflow.tracking.delivery.entries import state_step
+from hpt_mlflow.tracking.artifacts import state_step
 from hpt_mlflow.tracking.models.store import find_model
 from hpt_mlflow.tracking.runs.states import newest_state
 from hpt_mlflow.tracking.tags import STATE_FOLDERS

@@ -17,8 +17,10 @@ from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.artifacts import state_step
 from hpt_mlflow.tracking.delivery import courier as courier_module
 from hpt_mlflow.tracking.delivery.courier import Courier
-from hpt_mlflow.tracking.delivery.entries import End, Files, Metrics, Model, Params, State, Tags, Version, deliver
+from hpt_mlflow.tracking.delivery.entries import deliver
+from hpt_mlflow.tracking.delivery.model_entries import Model, Version
 from hpt_mlflow.tracking.delivery.run_client import RunClient
+from hpt_mlflow.tracking.delivery.run_entries import End, Files, Metrics, Params, State, Tags
 from hpt_mlflow.tracking.delivery.spool import Owner, Spool, SpoolError, spool_folder
 from hpt_mlflow.tracking.tags import STATE_FOLDERS
 from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE, TrainingState

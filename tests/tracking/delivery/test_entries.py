@@ -13,8 +13,9 @@ from stored import data, losses
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.artifacts import models_of_run, state_step
-from hpt_mlflow.tracking.delivery.entries import BATCH, CONTENTS, content_of, deliver
+from hpt_mlflow.tracking.delivery.entries import CONTENTS, content_of, deliver
 from hpt_mlflow.tracking.delivery.run_client import RunClient
+from hpt_mlflow.tracking.delivery.run_entries import BATCH
 from hpt_mlflow.tracking.delivery.spool import Entry
 from hpt_mlflow.tracking.tags import STATE_FOLDERS, VERSION_PLACEHOLDER
 from hpt_mlflow.training.state import JSON_FILE, TENSORS_FILE, TrainingState
