@@ -167,8 +167,8 @@ def pretrain(
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
         cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
-            trains by moco or simclr, in float32 or bfloat16 and without compile; a graph is tried against plain
-            steps first.  [default: auto]
+            trains, in float32 or bfloat16 and without compile; a graph is tried against plain steps first.
+            [default: auto]
         workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
             none.  [default: 4.0]
@@ -315,8 +315,8 @@ def adapt(
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
         cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
-            trains by moco or simclr, in float32 or bfloat16 and without compile; a graph is tried against plain
-            steps first.  [default: auto]
+            trains, in float32 or bfloat16 and without compile; a graph is tried against plain steps first.
+            [default: auto]
         workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
             none.  [default: 4.0]
@@ -490,8 +490,8 @@ def tune(
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
         cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
-            trains by moco or simclr, in float32 or bfloat16 and without compile; a graph is tried against plain
-            steps first.  [default: auto]
+            trains, in float32 or bfloat16 and without compile; a graph is tried against plain steps first.
+            [default: auto]
         workers: Search workers: processes that run trials in parallel on this machine, each on a GPU or a share of the
             cores.  [default: 1]
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
@@ -861,8 +861,8 @@ def study(
         compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
             [default: auto]
         cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
-            trains by moco or simclr, in float32 or bfloat16 and without compile; a graph is tried against plain
-            steps first.  [default: auto]
+            trains, in float32 or bfloat16 and without compile; a graph is tried against plain steps first.
+            [default: auto]
         workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
             none.  [default: 4.0]

@@ -138,7 +138,7 @@ def test_a_compiled_training_is_the_same(images):
 
 
 @pytest.mark.usefixtures("exact")
-@pytest.mark.parametrize("method", ["moco", "simclr"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("optimizer", [{}, {"optimizer": "adamw", "learning_rate": 1e-3, "statistics": "keep"}])
 def test_a_step_as_a_graph_is_the_step(images, method, optimizer):
     options = {name: PLAN.options.get(name, value) for name, value in METHODS[method].presets["quick"].items()}
@@ -146,7 +146,9 @@ def test_a_step_as_a_graph_is_the_step(images, method, optimizer):
     trainer = make_trainer(replace(plan, graph=True))
     got = [metrics["train/loss"] for _, metrics in steps_of(trainer, images)]
     assert trainer._graph is not None
-    assert got == pytest.approx(losses(plan, images), abs=0.05)
+    expected = losses(plan, images)
+    # LeJEPA's graph draws other directions.
+    assert got == pytest.approx(expected, abs=(0.2 if method == "lejepa" else 0.05) * max(1, *expected))
 
 
 @pytest.mark.usefixtures("exact")

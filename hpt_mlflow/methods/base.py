@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from hpt_mlflow.group import Group
 from hpt_mlflow.models.learning import depths
 
 EMBEDDING_SIZE = 128
+# Optimiser steps done before; in a CUDA graph an int64 tensor without dimensions.
+Step: TypeAlias = int | Tensor
 
 
 class Views(Protocol):
@@ -179,17 +181,24 @@ class Method(nn.Module, ABC):
 
 
 @torch.no_grad()
-def follow(follower: nn.Module, leader: nn.Module, momentum: float) -> None:
+def follow(follower: nn.Module, leader: nn.Module, momentum: float | Tensor) -> None:
     """Move a copy of a network towards it, where it learns; the copy keeps the share `momentum` of its weights."""
     pairs = zip(leader.parameters(), follower.parameters(), strict=True)
     learning = [(leading, following) for leading, following in pairs if leading.requires_grad]
     leaders, followers = [list(side) for side in zip(*learning, strict=True)]
-    torch._foreach_lerp_(followers, leaders, 1 - momentum)
+    if isinstance(momentum, Tensor):
+        changes = torch._foreach_sub(leaders, followers)
+        torch._foreach_mul_(changes, 1 - momentum)
+        torch._foreach_add_(followers, changes)
+    else:
+        torch._foreach_lerp_(followers, leaders, 1 - momentum)
 
 
-def rising_to_1(momentum: float, step: int, steps: int) -> float:
+def rising_to_1(momentum: float, step: Step, steps: int) -> float | Tensor:
     """A momentum at a step, counted from 0: rises to 1 along a cosine (BYOL, section 3.3; DINO, section 3.1)."""
-    return 1 - (1 - momentum) * (math.cos(math.pi * step / steps) + 1) / 2
+    turn = math.pi * step / steps
+    cosine = turn.cos() if isinstance(turn, Tensor) else math.cos(turn)
+    return 1 - (1 - momentum) * (cosine + 1) / 2
 
 
 def projection_head(feature_size: int) -> nn.Sequential:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from hpt_mlflow.group import ALONE, Group
-from hpt_mlflow.methods.base import Method, StepResult, Views, follow, rising_to_1
+from hpt_mlflow.methods.base import Method, Step, StepResult, Views, follow, rising_to_1
 
 HIDDEN_SIZE = 4096
 PROJECTION_SIZE = 256
@@ -36,6 +36,7 @@ class BYOL(Method):
     title = "BYOL"
     # Forward and backward of both views by the online network, and forward of both by the target network.
     passes = 8
+    capturable = True
 
     def __init__(
         self, backbone: nn.Module, feature_size: int, options: Mapping[str, Any], group: Group = ALONE
@@ -81,15 +82,15 @@ class BYOL(Method):
         return targets
 
     @override
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: Step) -> None:
         """The last line of algorithm 1's loop."""
         self.update_target_encoder(self.momentum_at(step))
 
-    def momentum_at(self, step: int) -> float:
+    def momentum_at(self, step: Step) -> float | Tensor:
         """The target network's momentum at a step, counted from 0: rises to 1 along a cosine (BYOL, section 3.3)."""
         return rising_to_1(self.target_momentum, step, self.steps)
 
-    def update_target_encoder(self, momentum: float) -> None:
+    def update_target_encoder(self, momentum: float | Tensor) -> None:
         """Move the target network towards the online encoder (BYOL, equation 1)."""
         follow(self.target_encoder, self.online_encoder, momentum)
 

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from hpt_mlflow.augment.multicrop import LOCAL_SHARE
 from hpt_mlflow.group import ALONE, Group
-from hpt_mlflow.methods.base import Method, StepResult, Views, follow, rising_to_1
+from hpt_mlflow.methods.base import Method, Step, StepResult, Views, follow, rising_to_1
 from hpt_mlflow.methods.byol import GroupBatchNorm
 from hpt_mlflow.models.backbone import batch_norms
 from hpt_mlflow.models.positions import call_at_size
@@ -55,6 +55,7 @@ class DINO(Method):
     # Forward and backward of all views by the student, and forward of those of full size by the teacher.
     passes = 3 * (views + local_views * LOCAL_SHARE**2) + views
     metrics = ("teacher_entropy", "kl")
+    capturable = True
     centre: Tensor
 
     def __init__(
@@ -93,7 +94,7 @@ class DINO(Method):
         return self.student_encoder, self.teacher_encoder
 
     @override
-    def forward(self, views: Views, step: int) -> StepResult:
+    def forward(self, views: Views, step: Step) -> StepResult:
         """Algorithm 1 of DINO up to its loss; the views of each size are a batch of their own."""
         whole = torch.cat([views[number] for number in range(self.views)])  # 2n x channels x H x W
         local = torch.cat([views[self.views + number] for number in range(self.local_views)])  # 8n x channels x h x w
@@ -108,7 +109,7 @@ class DINO(Method):
         return StepResult(loss, [entropy, loss.detach() - entropy], embeddings[: targets.shape[1]].detach())
 
     @torch.no_grad()
-    def teacher_distributions(self, whole: Tensor, step: int) -> Tensor:
+    def teacher_distributions(self, whole: Tensor, step: Step) -> Tensor:
         """What the student is to predict, float32 (2, n, K); keeps the mean of the logits for the next centre.
 
         Args:
@@ -120,13 +121,15 @@ class DINO(Method):
         sharpened = (logits - self.centre) / self.teacher_temperature_at(step)
         return F.softmax(sharpened, dim=1).unflatten(0, (self.views, -1))
 
-    def teacher_temperature_at(self, step: int) -> float:
+    def teacher_temperature_at(self, step: Step) -> float | Tensor:
         """The teacher's temperature at a step, counted from 0: rises linearly from 0.04, unless it is to be lower."""
         first = min(FIRST_TEACHER_TEMPERATURE, self.teacher_temperature)
-        return first + (self.teacher_temperature - first) * min(1.0, step / (TEMPERATURE_WARM_UP * self.steps))
+        share = step / (TEMPERATURE_WARM_UP * self.steps)
+        share = share.clamp(max=1) if isinstance(share, Tensor) else min(1.0, share)
+        return first + (self.teacher_temperature - first) * share
 
     @override
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: Step) -> None:
         """The last lines of algorithm 1: the moving averages that are the teacher and the centre (equation 4)."""
         momentum = rising_to_1(self.teacher_momentum, step, self.steps)
         follow(self.teacher_encoder, self.student_encoder, momentum)
@@ -163,14 +166,16 @@ class Prototypes(nn.Module):
         self.weight = nn.Linear(EMBEDDING_SIZE, count, bias=False).weight  # K x 256
 
     @override
-    def forward(self, embeddings: Tensor, frozen: bool = False) -> Tensor:
+    def forward(self, embeddings: Tensor, frozen: bool | Tensor = False) -> Tensor:
         """From L2-normalised embeddings (n, 256) to (n, K).
 
         Args:
             frozen: whether the prototypes get a gradient of 0. None at all would keep other processes waiting for it.
                 Weight decay then changes only the length of the weights, and so nothing.
         """
-        weight = self.weight.detach().lerp(self.weight, 0.0) if frozen else self.weight
+        weight = self.weight
+        if isinstance(frozen, Tensor) or frozen:
+            weight = weight.detach().lerp(weight, (~frozen).float() if isinstance(frozen, Tensor) else 0.0)
         return F.linear(embeddings, F.normalize(weight, dim=1))
 
 

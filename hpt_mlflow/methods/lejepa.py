@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from hpt_mlflow.group import ALONE, Group
-from hpt_mlflow.methods.base import Method, StepResult, Views
+from hpt_mlflow.methods.base import Method, Step, StepResult, Views
 from hpt_mlflow.methods.byol import GroupBatchNorm
 
 # As in the authors' example (MINIMAL.md of rbalestr-lab/lejepa), also the directions that are drawn anew in each step,
@@ -38,6 +38,7 @@ class LeJEPA(Method):
     # Forward and backward of each view.
     passes = 3 * views
     metrics = ("prediction", "sigreg")
+    capturable = True
 
     def __init__(
         self, backbone: nn.Module, feature_size: int, options: Mapping[str, Any], group: Group = ALONE
@@ -66,20 +67,20 @@ class LeJEPA(Method):
         return self.encoder, self.projector
 
     @override
-    def forward(self, views: Views, step: int) -> StepResult:
+    def forward(self, views: Views, step: Step) -> StepResult:
         """Both terms of the loss."""
         images = torch.cat([views[number] for number in range(self.views)])  # Vn x channels x H x W
         embeddings = self.projector(self.encoder(images)).float().view(self.views, -1, PROJECTION_SIZE)  # V x n x d
         prediction = distance_to_mean(embeddings)
         everyone = self.group.gather_with_gradients(embeddings.transpose(0, 1)).transpose(0, 1)  # V x N x d
-        regularity = sigreg(everyone, directions(step).to(everyone.device))
+        regularity = sigreg(everyone, directions(step, everyone.device))
         loss = (1 - self.sigreg_weight) * prediction + self.sigreg_weight * regularity
         return StepResult(loss, [prediction.detach(), regularity.detach()], F.normalize(embeddings[0].detach(), dim=1))
 
     @classmethod
     @override
     def chance(cls, options: Mapping[str, Any], batch_size: int) -> str:
-        points, weights = _quadrature()
+        points, weights = _quadrature(torch.device("cpu"))
         # The variance of the real and imaginary part of the characteristic function of N normal numbers, times N.
         expected = float(((1 - torch.exp(-points.square())) * weights).sum())
         return f"prediction 0 and SIGReg far above {expected:.2f}, that of normal embeddings, are a collapse"
@@ -104,22 +105,27 @@ def sigreg(embeddings: Tensor, along: Tensor) -> Tensor:
         embeddings: float32 (V, N, d).
         along: directions of length 1, float32 (d, M).
     """
-    points, weights = (values.to(embeddings.device) for values in _quadrature())
+    points, weights = _quadrature(embeddings.device)
     angles = (embeddings @ along)[..., None] * points  # V x N x M x T
     real = (angles.cos().mean(dim=1) - torch.exp(-points.square() / 2)).square()
     distance = real + angles.sin().mean(dim=1).square()  # V x M x T
     return embeddings.shape[1] * (distance @ weights).mean()
 
 
-def directions(step: int) -> Tensor:
+def directions(step: Step, device: torch.device | str = "cpu") -> Tensor:
     """Random directions of a step, the same in all processes and after a resume: float32 (d, M)."""
-    drawn = torch.randn(PROJECTION_SIZE, DIRECTIONS, generator=torch.Generator().manual_seed(step))
-    return F.normalize(drawn, dim=0)
+    size = PROJECTION_SIZE, DIRECTIONS
+    if isinstance(step, Tensor):
+        # In a CUDA graph, by the generator that the training seeds for each step of its one process.
+        return F.normalize(torch.randn(size, device=device), dim=0)
+    drawn = torch.randn(size, generator=torch.Generator().manual_seed(step))
+    return F.normalize(drawn, dim=0).to(device)
 
 
-def _quadrature() -> tuple[Tensor, Tensor]:
+def _quadrature(device: torch.device) -> tuple[Tensor, Tensor]:
     """Points from 0 on, and their weights in the integral over both signs, by the trapezoidal rule: float32 (T,)."""
-    points = torch.linspace(0, LAST_POINT, POINTS)
-    weights = torch.full((POINTS,), 2 * LAST_POINT / (POINTS - 1))
-    weights[[0, -1]] /= 2
+    points = torch.linspace(0, LAST_POINT, POINTS, device=device)
+    weights = torch.full((POINTS,), 2 * LAST_POINT / (POINTS - 1), device=device)
+    for end in (0, -1):
+        weights[end] /= 2
     return points, weights * torch.exp(-points.square() / 2)

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import ALONE, Group
-from hpt_mlflow.methods.base import EMBEDDING_SIZE, Method, StepResult, Views, follow, projection_head
+from hpt_mlflow.methods.base import EMBEDDING_SIZE, Method, Step, StepResult, Views, follow, projection_head
 from hpt_mlflow.models.batch_norm_in_parts import normalise_in_parts
 
 
@@ -106,12 +106,12 @@ class MoCo(Method):
         return torch.cat([positive, negative], dim=1) / self.temperature
 
     @override
-    def after_step(self, step: int | Tensor) -> None:
+    def after_step(self, step: Step) -> None:
         """Enqueue the keys, after the backward pass, which needs the old queue."""
         self.enqueue(self._keys, step)
 
     @torch.no_grad()
-    def enqueue(self, keys: Tensor, step: int | Tensor) -> None:
+    def enqueue(self, keys: Tensor, step: Step) -> None:
         """Put the N keys of a step, counted from 0, in place of the oldest; the queue's size is a multiple of N."""
         places = torch.arange(len(keys), device=keys.device) + step * len(keys)
         self.queue.index_copy_(0, places % len(self.queue), keys)

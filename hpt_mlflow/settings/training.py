@@ -139,8 +139,8 @@ class TrainingSettings(MethodOptions):
     )
     cuda_graph: str = option(
         "auto",
-        "Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process trains by moco "
-        "or simclr, in float32 or bfloat16 and without compile; a graph is tried against plain steps first.",
+        "Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process trains, in "
+        "float32 or bfloat16 and without compile; a graph is tried against plain steps first.",
         choices=AUTO,
         **OPERATIONAL,
     )

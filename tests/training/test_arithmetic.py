@@ -14,6 +14,7 @@ from torch._inductor import config as inductor
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.methods import load_method
 from hpt_mlflow.models import bfloat16
 from hpt_mlflow.training import arithmetic
 from hpt_mlflow.training.arithmetic import FEWEST_COMPILED_STEPS, choose_compile, choose_graph, choose_precision
@@ -130,7 +131,6 @@ def test_a_graph_holds_the_steps_of_one_process_on_a_gpu():
     [
         ({}, "cpu", 1, "the device is cpu"),
         ({}, "cuda:0", 2, "2 processes train together"),
-        ({"method": "byol"}, "cuda:0", 1, "steps of byol differ from each other"),
         ({"precision": "float16"}, "cuda:0", 1, "float16 looks at the gradients"),
         ({"compile": True}, "cuda:0", 1, "networks are compiled"),
         ({"update": "bn-stats"}, "cuda:0", 1, "nothing learns"),
@@ -141,3 +141,11 @@ def test_steps_that_no_graph_can_hold_are_done_one_by_one(changes, device, proce
     assert not choose_graph("auto", plan, torch.device(device), processes)
     with pytest.raises(HptError, match=f"^cuda_graph: .*{reason}"):
         choose_graph("on", plan, torch.device(device), processes)
+
+
+def test_steps_of_a_method_that_differ_from_each_other_are_done_one_by_one(monkeypatch):
+    monkeypatch.setattr(load_method("byol"), "capturable", False)
+    plan = replace(GRAPH, method="byol")
+    assert not choose_graph("auto", plan, torch.device("cuda"), 1)
+    with pytest.raises(HptError, match="^cuda_graph: .*steps of byol differ from each other"):
+        choose_graph("on", plan, torch.device("cuda"), 1)
