@@ -150,8 +150,9 @@ def pretrain(
         optimizer: Optimiser, with the learning rate and decay that suit it. Default: the preset's, but AdamW for a
             network without BatchNorm, such as a vision transformer.
         learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt
-            takes 0.0001 if the chain of the parent began with random weights.  [default: 0.03 (quick), 0.0003
-            (gentle), 0.03 (paper); from random weights 0.12 (quick), 0.12 (gentle), 0.03 (paper)]
+            takes 0.0001 if the chain of the parent began with random weights, and up to ten times as much for
+            updates that touch little.  [default: 0.03 (quick), 0.0003 (gentle), 0.03 (paper); from random weights
+            0.12 (quick), 0.12 (gentle), 0.03 (paper)]
         weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper); from random weights
             0.0001]
         layer_decay: Learning rate of each block of the backbone, over that of the next block towards the features; 1:
@@ -299,8 +300,8 @@ def adapt(
         optimizer: Optimiser, with the learning rate and decay that suit it. Default: the preset's, but AdamW for a
             network without BatchNorm, such as a vision transformer.
         learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt
-            takes 0.0001 if the chain of the parent began with random weights.  [default: 0.03 (quick), 0.0003
-            (gentle), 0.03 (paper)]
+            takes 0.0001 if the chain of the parent began with random weights, and up to ten times as much for
+            updates that touch little.  [default: 0.03 (quick), 0.0003 (gentle), 0.03 (paper)]
         weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper)]
         layer_decay: Learning rate of each block of the backbone, over that of the next block towards the features; 1:
             the same for all. For vision transformers, 0.65 to 0.9 are usual.  [default: 1]
@@ -474,8 +475,8 @@ def tune(
         optimizer: Optimiser, with the learning rate and decay that suit it. Default: the preset's, but AdamW for a
             network without BatchNorm, such as a vision transformer.
         learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt
-            takes 0.0001 if the chain of the parent began with random weights.  [default: 0.03 (quick), 0.0003
-            (gentle), 0.03 (paper)]
+            takes 0.0001 if the chain of the parent began with random weights, and up to ten times as much for
+            updates that touch little.  [default: 0.03 (quick), 0.0003 (gentle), 0.03 (paper)]
         weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper)]
         layer_decay: Learning rate of each block of the backbone, over that of the next block towards the features; 1:
             the same for all. For vision transformers, 0.65 to 0.9 are usual.  [default: 1]
@@ -845,8 +846,8 @@ def study(
         optimizer: Optimiser, with the learning rate and decay that suit it. Default: the preset's, but AdamW for a
             network without BatchNorm, such as a vision transformer.
         learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt
-            takes 0.0001 if the chain of the parent began with random weights.  [default: 0.12 (quick), 0.12
-            (gentle), 0.03 (paper)]
+            takes 0.0001 if the chain of the parent began with random weights, and up to ten times as much for
+            updates that touch little.  [default: 0.12 (quick), 0.12 (gentle), 0.03 (paper)]
         weight_decay: Weight decay.  [default: 0.0001]
         layer_decay: Learning rate of each block of the backbone, over that of the next block towards the features; 1:
             the same for all. For vision transformers, 0.65 to 0.9 are usual.  [default: 1]

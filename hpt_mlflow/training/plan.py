@@ -143,6 +143,9 @@ PRESETS = {
     "gentle": Preset("resnet18", 32, 64, pretrain=_QUICK, adapt=_GENTLE, own_rate=1e-4),
     "paper": Preset("resnet50", 224, 224, pretrain=_PAPER, adapt=replace(_PAPER, steps=5_000)),
 }
+# With AdamW, the learning rate of an update that touches little over that of one that changes all weights, by its kind;
+# that of the head stays. docs/adapting.md says how it was found.
+TOUCHES_LITTLE = {"norm": 10.0, "bn": 10.0, "lora": 10.0, "explora": 3.0}
 # What an optimiser wants, by its name, and whether the stage starts from random weights.
 _OF_OPTIMIZERS = {
     ("sgd", True): _QUICK,

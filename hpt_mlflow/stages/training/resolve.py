@@ -16,10 +16,11 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.methods import load_method, options_of, preset_options
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.positions import call_at_size, local_side
+from hpt_mlflow.models.update import parse_update
 from hpt_mlflow.settings import AdaptSettings, PretrainSettings, TrainingSettings
 from hpt_mlflow.settings.common import parse_count
 from hpt_mlflow.tracking.tags import PUBLISHED, RANDOM
-from hpt_mlflow.training.plan import PRESETS, Plan, with_optimizer
+from hpt_mlflow.training.plan import PRESETS, TOUCHES_LITTLE, Plan, with_optimizer
 
 
 def resolve_training(
@@ -49,6 +50,8 @@ def resolve_training(
     optimizer = settings.optimizer or (own.optimizer if has_batch_norm else "adamw")
     preset = with_optimizer(own, optimizer, _is_from_random_weights(settings))
     changes = _update(settings, preset)
+    kind = parse_update(changes["update"]).kind
+    faster = TOUCHES_LITTLE.get(kind, 1.0) if optimizer == "adamw" else 1.0
     steps = length_of(settings)
     batch_size = _batch_size(settings, name, images, processes)
     given = {option: getattr(settings, option) for option in options_of(settings.method)}
@@ -60,7 +63,7 @@ def resolve_training(
         options=load_method(settings.method).fit_options(options, given, batch_size, images, processes),
         steps=steps,
         batch_size=batch_size,
-        learning_rate=settings.learning_rate or _learning_rate(settings, preset, origin),
+        learning_rate=settings.learning_rate or faster * _learning_rate(settings, preset, origin),
         warmup_steps=min(preset.warmup_steps, steps // 10),
         weight_decay=preset.weight_decay if settings.weight_decay is None else settings.weight_decay,
         layer_decay=preset.layer_decay if settings.layer_decay is None else settings.layer_decay,
@@ -68,6 +71,7 @@ def resolve_training(
         clip_gradients=settings.clip_gradients,
         subset=parse_subset(settings.augment),
         strengths=strengths_of(settings),
+        head_rate=preset.head_rate / faster,
         **changes,
         precision=settings.precision,
         seed=settings.seed,

@@ -140,6 +140,27 @@ def test_an_optimiser_comes_with_what_suits_it(settings, origin, has_batch_norm,
     )
 
 
+@pytest.mark.parametrize(
+    ("update", "factor"),
+    [("all", 1), ("norm", 10), ("bn", 10), ("lora", 10), ("last:2", 1), ("explora", 3), ("explora:2", 3)],
+)
+@pytest.mark.parametrize("origin", ["published", "random"])
+def test_what_touches_little_takes_larger_steps_and_its_head_the_same(update, factor, origin):
+    plans = [resolve_training(AdaptSettings(update=kind), "images", 1000, origin=origin) for kind in ("all", update)]
+    rates = [plan.learning_rate for plan in plans]
+    assert rates[1] == pytest.approx(factor * rates[0])
+    assert rates[1] * plans[1].head_rate == pytest.approx(rates[0] * plans[0].head_rate)
+
+
+@pytest.mark.parametrize("settings", [{"learning_rate": 0.01}, {"preset": "quick"}])
+def test_a_rate_of_the_user_or_of_sgd_is_that_of_every_update(settings):
+    rates = {
+        resolve_training(AdaptSettings(update=update, **settings), "images", 1000).learning_rate
+        for update in ("all", "bn", "norm")
+    }
+    assert len(rates) == 1
+
+
 def test_small_views_have_a_side_that_suits_the_network():
     architecture = Architecture("timm:vit_tiny_patch16_224", 64)
     network, _ = build_backbone(architecture)
