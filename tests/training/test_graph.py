@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from hpt_mlflow.augment.multicrop import LocalViews
@@ -15,8 +16,6 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.methods import METHODS, load_method
 from hpt_mlflow.methods.moco import MoCo
-from hpt_mlflow.models.architecture import Architecture
-from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.training import graph, loop
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import Plan
@@ -42,9 +41,27 @@ PLANS = {
     "lejepa": {"method": "lejepa", "options": {"sigreg_weight": 0.1}} | ADAMW,
     "dino": {"method": "dino", "options": METHODS["dino"].presets["quick"] | {"prototypes": 16}} | ADAMW,
     "clipped": {"clip_gradients": 0.1},
-    "low rank": ADAMW | {"update": "lora", "lora_targets": "conv1", "statistics": "keep"},
+    "low rank": ADAMW | {"update": "lora", "lora_targets": "2.0", "statistics": "keep"},
     "layers": ADAMW | {"layer_decay": 0.5},
 }
+
+
+class Block(nn.Sequential):
+    def __init__(self, before, after, size):
+        super().__init__(nn.Conv2d(before, after, size, stride=size, bias=False), nn.BatchNorm2d(after), nn.ReLU())
+
+
+class Small(nn.Module):
+    """Three blocks, the last one of a convolution that may get low-rank changes; 24 features."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(3, 8, 2), Block(8, 16, 2), Block(16, 24, 1)])
+
+    def forward(self, images):
+        for block in self.blocks:
+            images = block(images)
+        return images.mean(dim=(2, 3))
 
 
 def capture_by_fx(run):
@@ -70,8 +87,7 @@ def train(images, monkeypatch):
     def trained(plan, capture):
         monkeypatch.setattr(loop, "capture_step", lambda *given: graph.capture_step(*given, capture))
         torch.manual_seed(0)
-        network = build_backbone(Architecture("resnet18", SIZE, small_stem=True))
-        trainer = Trainer(*network, plan, ChannelStatistics((0.3,) * 3, (0.35,) * 3), torch.device("cpu"))
+        trainer = Trainer(Small(), 24, plan, ChannelStatistics((0.3,) * 3, (0.35,) * 3), torch.device("cpu"))
         method = load_method(plan.method)
         local = LocalViews(method.local_views, SIZE // 2)
         batches = ViewBatches(
