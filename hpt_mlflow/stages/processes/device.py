@@ -21,20 +21,20 @@ def resolve_device(name: str) -> torch.device:
         HptError: there is no such device, or not on this machine.
     """
     if name == "auto":
-        gpus, why_none = _gpus()
-        if gpus:
-            return torch.device("cuda")
+        why_none = _why_no_gpu()
         if why_none:
             log.warning("device: no GPU is used (%s)", why_none)
+        elif torch.cuda.is_available():
+            return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
         raise HptError(f"unknown device {name!r}", f"use {NAMES}", setting="device") from None
     if device.type == "cuda":
-        gpus, why_none = _gpus()
-        if (device.index or 0) >= gpus:
-            problem = f"{name} is not available: " + (why_none or f"torch sees {gpus} CUDA devices")
+        count, why_none = torch.cuda.device_count(), _why_no_gpu()
+        if why_none or (device.index or 0) >= count:
+            problem = f"{name} is not available: " + (why_none or f"torch sees {count} CUDA devices")
             raise HptError(problem, "use auto or cpu", setting="device")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise HptError("mps is not available", "use auto or cpu", setting="device")
@@ -43,14 +43,14 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def _gpus() -> tuple[int, str]:
-    """The number of CUDA devices that torch can use; and what it says where a driver is there that it cannot use."""
+def _why_no_gpu() -> str:
+    """What torch says where a driver is there that it cannot use; empty where there is none, or all is well."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        torch.cuda.is_available()
     reasons = [str(warning.message) for warning in caught if "driver" in str(warning.message)]
     reason = reasons[0].partition(" (Triggered internally")[0] if reasons else ""
-    return count, " ".join(reason.removeprefix("CUDA initialization: ").split())
+    return " ".join(reason.removeprefix("CUDA initialization: ").split())
 
 
 def device_in_turn(device: str, place: int, nproc: int = 1) -> str:
