@@ -33,9 +33,11 @@ files_argument = click.argument("files", nargs=-1, required=True, type=click.Pat
 @click.command()
 @files_argument
 def recipes(files: tuple[Path, ...]) -> None:
-    """What each recipe gains over the parent as it is at its last step, in points, on validation and on test."""
+    """What each recipe gains over the parent as it is at its last step, in points; `updates` has those that touch less."""
     gains: dict[tuple[str, str], dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
     for training in trainings(files):
+        if training[0]["recipe"].startswith("update="):
+            continue
         parent, last = training[0], [line for line in training if line["step"]]
         named = [(line["recipe"], line) for line in last if not line["variant"] and line["step"] == line["steps"]]
         named += [(f"{line['recipe']}, {line['variant']}", line) for line in last if line["variant"]]
@@ -173,17 +175,17 @@ def updates(files: tuple[Path, ...]) -> None:
     print("| Base | update | trainings | over the parent: probe | 20-NN | over all: probe | 20-NN |")
     print(f"|{7 * '---|'}")
     for base, by_update in found.items():
-        names = [name for name in by_update if name != "all"]
-        shared = set.intersection(*(set(by_update[name]) for name in (*names, "all"))) if names else set()
-        for name in ("all", *names) if shared else ():
-            these = [(by_update[name][pair], by_update["all"][pair]) for pair in sorted(shared)]
+        for name, tried in by_update.items():
+            these = [(tried[pair], by_update["all"][pair]) for pair in sorted(tried.keys() & by_update["all"].keys())]
+            # Alone, what changes all weights is in the other tables.
+            if name == "all" or not these:
+                continue
             gains = [
-                mean_of([100 * (own[-1][truth] - other[truth]) for own, other in pairs]).signed(1)
+                mean_of([100 * (end[-1][truth] - start[truth]) for end, start in pairs]).signed(1)
                 for pairs in ([(own, own[0]) for own, _ in these], [(own, whole[-1]) for own, whole in these])
                 for truth in ("test_probe", "test_knn")
             ]
-            cells = gains if name != "all" else [*gains[:2], "", ""]
-            print(f"| {base} | {name} | {len(these)} | {' | '.join(cells)} |")
+            print(f"| {base} | {name} | {len(these)} | {' | '.join(gains)} |")
 
 
 PAPER_METHODS = ("Base", "Target", "HPT", "HPT-BN")
