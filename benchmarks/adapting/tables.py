@@ -33,7 +33,7 @@ files_argument = click.argument("files", nargs=-1, required=True, type=click.Pat
 @click.command()
 @files_argument
 def recipes(files: tuple[Path, ...]) -> None:
-    """What each recipe gains over the parent as it is at its last step, in points; `updates` has those that touch less."""
+    """What each recipe but updates gains over the parent as it is at its last step, in points: validation and test."""
     gains: dict[tuple[str, str], dict[str, list[Line]]] = defaultdict(lambda: defaultdict(list))
     for training in trainings(files):
         if training[0]["recipe"].startswith("update="):
