@@ -9,7 +9,6 @@ What is compared takes turns, each time in a process of its own; ratios are medi
 from __future__ import annotations
 
 import io
-import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +18,7 @@ import click
 import numpy as np
 import torch
 from PIL import Image
-from training_speed import device, measure, median
+from training_speed import device, measure, median, print_ratios
 
 from hpt_mlflow.cores import available_cores
 from hpt_mlflow.machine import processor
@@ -79,23 +78,20 @@ def print_tables(found: dict[str, list[dict[str, float]]]) -> None:
         if results:
             figures = median(results, "images_per_second"), median(results, "peak_mib")
             print(f"| {kind} | {figures[0]:.0f} | {figures[1]:.0f} | {len(results)} |")
-    print("\n| ratio | median | range | at least |\n|---|---|---|---|")
-    for above, below, least in (
-        ("stage from JPEG files", "bare step", 0.9),
-        ("small: stage", "small: bare step, graph", 0.9),
-        ("small: stage", "small: stage without graph", 4),
-        ("stage from JPEG files", "lightly from JPEG files", 5),
-        ("frozen features from JPEG files", "inference", 0.8),
-    ):
-        pairs = zip(found[above], found[below], strict=False)
-        ratios = [one["images_per_second"] / other["images_per_second"] for one, other in pairs]
-        if ratios:
-            span = f"{min(ratios):.3f} to {max(ratios):.3f}"
-            print(f"| {above} / {below} | **{statistics.median(ratios):.3f}** | {span} | {least} |")
+    print_ratios(
+        found,
+        (
+            ("stage from JPEG files", "bare step", 0.9),
+            ("small: stage", "small: bare step, graph", 0.9),
+            ("small: stage", "small: stage without graph", 4),
+            ("stage from JPEG files", "lightly from JPEG files", 5),
+            ("frozen features from JPEG files", "inference", 0.8),
+        ),
+    )
 
 
 def make_photographs(folder: Path, count: int) -> Path:
-    """JPEG files with the size and the detail of photographs, in as many folders as a processor has cores."""
+    """JPEG files with the size and the detail of photographs, in 16 folders."""
     with ProcessPoolExecutor(available_cores()) as pool:
         for number, data in enumerate(pool.map(photograph, range(count), chunksize=32)):
             part = folder / str(number % 16)
@@ -105,7 +101,7 @@ def make_photographs(folder: Path, count: int) -> Path:
 
 
 def photograph(seed: int) -> bytes:
-    """Noise of all sizes, as most pictures have it; about 60 KB."""
+    """Noise of all sizes, as most pictures have it; about 40 KB."""
     rng = np.random.default_rng(seed)
     picture = np.zeros((HEIGHT, WIDTH, 3), np.float32)
     for cells in (4, 16, 64, 256):

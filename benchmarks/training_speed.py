@@ -12,6 +12,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -57,19 +58,15 @@ def ratios(repeats: int, steps: int, data: str | None, without: tuple[str, ...])
     print("| what | images/s | peak memory, MiB |\n|---|---|---|")
     for kind, results in found.items():
         print(f"| {kind} | {median(results, 'images_per_second'):.0f} | {median(results, 'peak_mib'):.0f} |")
-    print("\n| ratio | median | range | at least |\n|---|---|---|---|")
-    for above, below, least in (
-        ("whole training stage", "bare step, views in memory", 0.95),
-        ("whole training stage", "lightly's MoCo example", 2.0),
-        ("bare step of HPT-BN", "bare step, views in memory", 1.6),
-        ("whole stage, 2 processes", "whole training stage", 0.9),
-    ):
-        if above in found and below in found:
-            quotients = [
-                a["images_per_second"] / b["images_per_second"] for a, b in zip(found[above], found[below], strict=True)
-            ]
-            middle, low, high = statistics.median(quotients), min(quotients), max(quotients)
-            print(f"| {above} / {below} | **{middle:.3f}** | {low:.3f} to {high:.3f} | {least} |")
+    print_ratios(
+        found,
+        (
+            ("whole training stage", "bare step, views in memory", 0.95),
+            ("whole training stage", "lightly's MoCo example", 2.0),
+            ("bare step of HPT-BN", "bare step, views in memory", 1.6),
+            ("whole stage, 2 processes", "whole training stage", 0.9),
+        ),
+    )
 
 
 @bench.command()
@@ -94,6 +91,17 @@ def measure(*arguments: str) -> dict[str, float]:
         raise click.ClickException(f"{' '.join(arguments)}: {finished.stderr.strip().splitlines()[-1]}")
     result: dict[str, float] = json.loads(finished.stdout.strip().splitlines()[-1])
     return result
+
+
+def print_ratios(found: dict[str, list[dict[str, float]]], aims: Iterable[tuple[str, str, float]]) -> None:
+    """How many times as fast one kind is as another in the same repetition, and what is aimed at."""
+    print("\n| ratio | median | range | at least |\n|---|---|---|---|")
+    for above, below, least in aims:
+        pairs = zip(found.get(above, []), found.get(below, []), strict=False)
+        quotients = [one["images_per_second"] / other["images_per_second"] for one, other in pairs]
+        if quotients:
+            middle, low, high = statistics.median(quotients), min(quotients), max(quotients)
+            print(f"| {above} / {below} | **{middle:.3f}** | {low:.3f} to {high:.3f} | {least} |")
 
 
 def median(results: list[dict[str, float]], name: str) -> float:

@@ -62,7 +62,7 @@ def table_of(draws: FinishDraws, channels: int) -> np.ndarray:
     blends = order[~is_hue].reshape(len(order), BLENDS)
     is_first = np.arange(BLENDS) < is_hue.argmax(axis=1, keepdims=True)
     factors = np.take_along_axis(draws.factors, blends, axis=1)
-    hue = draws.color & np.array(channels == 3)
+    hue = draws.color & (channels == 3)
     if channels != 3:
         colored, is_first = colored & (blends != SATURATION), np.ones_like(is_first)
     first, second = np.where(colored & is_first, factors, 1), np.where(colored & ~is_first, factors, 1)

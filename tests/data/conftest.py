@@ -95,3 +95,11 @@ def no_decoding(monkeypatch):
         raise AssertionError(f"{picture} is decoded")
 
     return lambda: monkeypatch.setattr(images_module, "decode", refuse)
+
+
+@pytest.fixture
+def images(dataset_of):
+    """Eleven noisy images of different sizes, in memory."""
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (10 + i, 20 - i, 3), dtype=np.uint8) for i in range(11)]
+    return images_module.Images(dataset_of(pictures), np.arange(11), smallest_side=16)

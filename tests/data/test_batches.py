@@ -12,14 +12,6 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def images(dataset_of):
-    """Eleven noisy images of different sizes, in memory."""
-    rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (10 + i, 20 - i, 3), dtype=np.uint8) for i in range(11)]
-    return Images(dataset_of(pictures), np.arange(11), smallest_side=16)
-
-
-@pytest.fixture
 def plain_images(dataset_of):
     """Images that are plainly grey of the value of their index, so that a crop tells where it is from."""
 

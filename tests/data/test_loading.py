@@ -21,14 +21,6 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.fixture
-def images(dataset_of):
-    """Eleven noisy images of different sizes, in memory."""
-    rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (10 + i, 20 - i, 3), dtype=np.uint8) for i in range(11)]
-    return Images(dataset_of(pictures), np.arange(11), smallest_side=16)
-
-
-@pytest.fixture
 def files(dataset_of, plain_files):
     return Images(dataset_of(plain_files(3)), np.arange(3), smallest_side=4, memory_limit_bytes=0)
 

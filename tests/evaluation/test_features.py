@@ -219,7 +219,7 @@ def test_features_of_nothing_but_vanished_images_are_refused(vanishing):
 
 
 class Greedy(nn.Module):
-    """A network that has memory for so many images, or says that it has not."""
+    """A network that is out of memory for more images than these."""
 
     def __init__(self, images):
         super().__init__()
