@@ -5,6 +5,7 @@ import shlex
 import shutil
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -119,6 +120,8 @@ def test_the_services_of_the_compose_file_work_together(tmp_path, certificate, m
             mlflow.set_tracking_uri(f"https://localhost:{https}")
             client = MlflowClient()
             wait_for(lambda: listens(https), started[1])
+            # The processes of the server all make its first experiment when first asked, and one may fail.
+            wait_for(lambda: answers(client), started[0])
             run = client.create_run(client.create_experiment("roads"))
             # nginx by itself refuses files of more than 1 MB.
             (tmp_path / "large.bin").write_bytes(bytes(3 << 20))
@@ -133,6 +136,12 @@ def test_the_services_of_the_compose_file_work_together(tmp_path, certificate, m
             mlflow.set_tracking_uri(None)
             for process in started:
                 kill_group(process, 9)
+
+
+def answers(client):
+    with suppress(mlflow.MlflowException):
+        return client.search_experiments(max_results=1)
+    return False
 
 
 def listens(port):
