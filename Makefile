@@ -33,7 +33,7 @@ demo: setup
 	@echo; echo "See the runs, their figures and models:  make ui"
 
 test: setup lint
-	$(PYTEST) -m "not slow and not soak"
+	$(PYTEST) -m "not slow and not soak" --durations 40
 
 slow: setup
 	$(PYTEST) -m slow --durations 15

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 
 import torch
+
+from hpt_mlflow.cores import available_cores
 
 ABILITIES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
@@ -26,6 +27,4 @@ def machine(device: torch.device) -> str:
     """The GPU, or the processor and how many of its cores this process may use."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    # Not everywhere can a process be bound to some of the cores.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{processor()}, {cores} cores"
+    return f"{processor()}, {available_cores()} cores"

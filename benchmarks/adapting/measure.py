@@ -1,19 +1,15 @@
 """Adapt real Bases to real targets, and see what each way to adapt, and each judge of its milestones, is worth.
 
     python benchmarks/adapting/measure.py run --root DATA --target twemoji --recipe gentle --seed 0 --to lines.jsonl
-    python benchmarks/adapting/measure.py recipes lines.jsonl
-    python benchmarks/adapting/measure.py judges lines.jsonl
-    python benchmarks/adapting/measure.py margins lines.jsonl
-    python benchmarks/adapting/measure.py harm lines.jsonl
     python benchmarks/adapting/measure.py bars lines.jsonl
-    python benchmarks/adapting/measure.py methods lines.jsonl
-    python benchmarks/adapting/measure.py updates lines.jsonl
+    python benchmarks/adapting/measure.py page lines.jsonl --to docs/adapting.md --to docs/results.md
     python benchmarks/adapting/measure.py picture lines.jsonl --to docs/images/adapting.png
 
 `run` adapts once. It appends a line for the parent (step 0), for each milestone, and for variants of the last one: with
 the mean of its and the parent's weights (`half`), with the key encoder's weights, an average over the last steps
 (`average`), and with BatchNorm's statistics measured on plain images (`refreshed`). A line has the accuracy on test and
-on validation, and the score of every judge. The other commands make tables of any number of lines.
+on validation, and the score of every judge. `bars`, `methods`, `updates`,
+`recipes`, `judges`, `margins` and `harm` print tables of any number of lines, and `page` writes them into pages.
 """
 
 from __future__ import annotations
@@ -30,8 +26,9 @@ import click
 import numpy as np
 import torch
 from candidates import Candidates
+from pages import page
 from recipes import RECIPES
-from tables import bars, harm, judges, margins, methods, picture, recipes, updates
+from tables import TABLES, picture
 from torch import nn
 
 from hpt_mlflow.augment.multicrop import LocalViews, useful_side
@@ -264,8 +261,8 @@ class Figures:
         return on_validation | {name: float((answer == test.labels).mean()) for name, answer in answers.items()}
 
 
-for table in (recipes, judges, margins, harm, bars, methods, updates, picture):
-    measure.add_command(table)
+for command in (*TABLES.values(), page, picture):
+    measure.add_command(command)
 
 if __name__ == "__main__":
     measure()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ JUDGES = (*(name for name in OBJECTIVES if has_judge(name)), *Candidates.names, 
 DEFAULT = "gentle"
 LABEL_FREE = "consistency"
 BY_LABELS = "knn"
+# In the order in which results show them; others were tried for single questions.
+BASES = ("imagenet", "clipart", "photos")
 # Length of the trainings that compare updates.
 UPDATE_STEPS = 300
 # What a line says of its training rather than of a milestone.
@@ -157,8 +160,8 @@ def methods(files: tuple[Path, ...]) -> None:
     names = ("as it is", *PAPER_METHODS, f"default, by {LABEL_FREE}", f"default, by {BY_LABELS}")
     print("Test accuracy in %, linear probe / 20-NN, means over seeds (± half a 95% interval).\n")
     print(f"| target | Base | {' | '.join(names)} |\n|{'---|' * (2 + len(names))}")
-    for (target, base), pair in sorted(cells.items()):
-        if "as it is" in pair:
+    for target, base in product(sorted({target for target, _ in cells}), BASES):
+        if "as it is" in (pair := cells[target, base]):
             print(f"| {target} | {base} | " + " | ".join(_accuracy(pair[name]) for name in names) + " |")
 
 
@@ -166,6 +169,17 @@ def methods(files: tuple[Path, ...]) -> None:
 @files_argument
 def updates(files: tuple[Path, ...]) -> None:
     """By Base, what each update gains over the parent and over `update=all` in the same trainings: their last steps."""
+    _print_updates(files, lambda name: " at " not in name)
+
+
+@click.command()
+@files_argument
+def rates(files: tuple[Path, ...]) -> None:
+    """As `updates`, at other learning rates than their own."""
+    _print_updates(files, lambda name: " at " in name)
+
+
+def _print_updates(files: tuple[Path, ...], wanted: Callable[[str], bool]) -> None:
     found: dict[str, dict[str, dict[tuple[str, int], list[Line]]]] = defaultdict(lambda: defaultdict(dict))
     for training in map(milestones, trainings(files)):
         recipe = training[0]["recipe"]
@@ -174,18 +188,22 @@ def updates(files: tuple[Path, ...]) -> None:
             found[training[0]["base"]][name][training[0]["target"], training[0]["seed"]] = training
     print("| Base | update | trainings | over the parent: probe | 20-NN | over all: probe | 20-NN |")
     print(f"|{7 * '---|'}")
-    for base, by_update in found.items():
-        for name, tried in by_update.items():
-            these = [(tried[pair], by_update["all"][pair]) for pair in sorted(tried.keys() & by_update["all"].keys())]
+    for base, by_update in sorted(found.items()):
+        whole = by_update["all"]
+        for name, tried in sorted(by_update.items()):
+            pairs = sorted(tried.keys() & whole.keys())
             # Alone, what changes all weights is in the other tables.
-            if name == "all" or not these:
+            if not pairs or not wanted(name) or len(by_update) == 1:
                 continue
-            gains = [
-                mean_of([100 * (end[-1][truth] - start[truth]) for end, start in pairs]).signed(1)
-                for pairs in ([(own, own[0]) for own, _ in these], [(own, whole[-1]) for own, whole in these])
-                for truth in ("test_probe", "test_knn")
-            ]
-            print(f"| {base} | {name} | {len(these)} | {' | '.join(gains)} |")
+            over_parent = [(tried[pair][-1], tried[pair][0]) for pair in pairs]
+            over_all = [(tried[pair][-1], whole[pair][-1]) for pair in pairs] if name != "all" else []
+            gains = [_gain(these, truth) for these in (over_parent, over_all) for truth in ("test_probe", "test_knn")]
+            print(f"| {base} | {name} | {len(pairs)} | {' | '.join(gains)} |")
+
+
+def _gain(pairs: list[tuple[Line, Line]], truth: str) -> str:
+    """In points, of the first of each pair over the second."""
+    return mean_of([100 * (one[truth] - other[truth]) for one, other in pairs]).signed(1) if pairs else ""
 
 
 PAPER_METHODS = ("Base", "Target", "HPT", "HPT-BN")
@@ -224,7 +242,7 @@ def harm(files: tuple[Path, ...]) -> None:
 @click.command()
 @files_argument
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="PNG file.")
-@click.option("--base", "bases", multiple=True, default=("imagenet", "clipart", "photos"), show_default=True)
+@click.option("--base", "bases", multiple=True, default=BASES, show_default=True)
 def picture(files: tuple[Path, ...], to: Path, bases: tuple[str, ...]) -> None:
     """By pair of Base and target, the test accuracy of the parent as it is, and of the model that was registered."""
     every = [training for training in defaults(files) if training[0]["base"] in bases]
@@ -273,3 +291,6 @@ def defaults(files: Iterable[Path]) -> list[list[Line]]:
 def milestones(training: list[Line]) -> list[Line]:
     """The parent and the milestones, without variants."""
     return [line for line in training if not line["variant"]]
+
+
+TABLES = {table.name: table for table in (recipes, judges, bars, margins, methods, updates, rates, harm) if table.name}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from hpt_mlflow.cores import available_cores
 from hpt_mlflow.data.dataset import Dataset, evenly_spaced
 from hpt_mlflow.data.decode import decode
 from hpt_mlflow.data.decoded import DecodedCache
@@ -187,7 +187,7 @@ class Images:
 
     def _decoded(self, indices: np.ndarray) -> Generator[tuple[int, np.ndarray | str], None, None]:
         """Index and image, or why it is unreadable, in order; only a few in advance, however slow the consumer is."""
-        return read_ahead(self._attempt, indices, AHEAD * (os.cpu_count() or 1))
+        return read_ahead(self._attempt, indices, AHEAD * available_cores())
 
     def _attempt(self, index: int) -> np.ndarray | str:
         if index in self.unreadable:

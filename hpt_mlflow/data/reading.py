@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +9,7 @@ from itertools import islice
 
 import numpy as np
 
+from hpt_mlflow.cores import available_cores
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.decode import decode
 from hpt_mlflow.data.errors import UnreadableImageError
@@ -27,9 +27,9 @@ def read_ahead(
     Args:
         read: gives the image at an index, or why it cannot be read.
         ahead: images that are read in advance.
-        threads: None for one per processor.
+        threads: None for one per core that this process may use.
     """
-    pool = ThreadPoolExecutor(threads or os.cpu_count())
+    pool = ThreadPoolExecutor(threads or available_cores())
     waiting: deque[tuple[int, Future[np.ndarray | str]]] = deque()
     try:
         for index in map(int, indices):
@@ -55,7 +55,7 @@ def decoded_batches(
 
     Args:
         smallest_side, pixels: see `decode`.
-        threads: None for one per processor.
+        threads: None for one per core that this process may use.
     """
 
     def read(index: int) -> np.ndarray | str:

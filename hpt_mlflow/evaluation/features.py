@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from hpt_mlflow.augment.color import normalise, white
 from hpt_mlflow.augment.crop import centre_crop
 from hpt_mlflow.augment.in_batches import send
+from hpt_mlflow.cores import available_cores
 from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
@@ -191,7 +191,7 @@ class FeatureReader:
 
     def pool(self) -> ThreadPoolExecutor:
         """The threads that decode images."""
-        return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) if self.threads is None else self.threads))
+        return ThreadPoolExecutor(max(1, available_cores() if self.threads is None else self.threads))
 
     def read(self, index: int) -> np.ndarray | str:
         """An image, (height, width, channels), or why it cannot be read any more."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from hpt_mlflow.augment.kernels import ZERO, kernel
+from hpt_mlflow.cores import available_cores
 
 Array = np.ndarray
 
@@ -48,7 +48,7 @@ def differences(thumbnails: Array, one: Array, other: Array, windows: Array, mir
         _measure_all(thumbnails, one[some], other[some], parts, mirrored[some], measured)
         found[some], aligned[some] = measured, parts
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         list(pool.map(work, range(0, len(one), PAIRS_AT_ONCE)))
     return found, aligned
 
