@@ -46,12 +46,12 @@ from hpt_mlflow.methods.moco import MoCo
 from hpt_mlflow.models.backbone import build_backbone
 from hpt_mlflow.settings import AdaptSettings
 from hpt_mlflow.stages.training.judging import open_judge
-from hpt_mlflow.stages.training.milestones import parse_milestones
 from hpt_mlflow.stages.training.resolve import resolve_local_views, resolve_training
 from hpt_mlflow.stages.training.start import Start, find_weights, start_from_weights
 from hpt_mlflow.tracking.tags import PUBLISHED, RANDOM
 from hpt_mlflow.training.arithmetic import choose_precision
 from hpt_mlflow.training.loop import Trainer
+from hpt_mlflow.training.milestones import parse_milestones
 from hpt_mlflow.training.plan import PRESETS, Plan
 
 JUDGES = [name for name in OBJECTIVES if has_judge(name)]

@@ -21,8 +21,8 @@ from hpt_mlflow.stages.evaluation.task import label_count
 from hpt_mlflow.stages.evaluation.unseen import SEEN_LIMIT, overlaps
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.processes.launch import check_devices
-from hpt_mlflow.stages.training.milestones import parse_milestones
 from hpt_mlflow.stages.training.resolve import resolve_local_views, resolve_training, split_for
+from hpt_mlflow.training.milestones import parse_milestones
 from hpt_mlflow.training.plan import Plan
 
 # In place of the model that a job starts from, which does not exist yet.

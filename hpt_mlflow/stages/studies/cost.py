@@ -25,10 +25,10 @@ from hpt_mlflow.settings import StudySettings
 from hpt_mlflow.stages.evaluation.task import label_count
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.studies.checks import evaluation_settings, fitted_plan, training_settings
-from hpt_mlflow.stages.training.milestones import parse_milestones
 from hpt_mlflow.stages.training.prepare import prepare
 from hpt_mlflow.stages.training.resolve import split_for
 from hpt_mlflow.stages.training.start import Start
+from hpt_mlflow.training.milestones import parse_milestones
 
 WARM_UP_STEPS, TRIED_STEPS = 1, 3
 # Longer than any trial, so that precisions are tried as for a long training.

@@ -27,7 +27,6 @@ from hpt_mlflow.report.card import training_card
 from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.training.judging import Judging, open_judge
-from hpt_mlflow.stages.training.milestones import parse_milestones
 from hpt_mlflow.stages.training.resolve import resolve_local_views, resolve_training, split_for, strengths_of
 from hpt_mlflow.stages.training.start import Start, for_channels
 from hpt_mlflow.tracking import tags as tag
@@ -35,6 +34,7 @@ from hpt_mlflow.tracking.runs.resume import EarlierRun
 from hpt_mlflow.tracking.runs.states import newest_state
 from hpt_mlflow.training.arithmetic import choose_compile, choose_graph, choose_precision
 from hpt_mlflow.training.loop import Trainer
+from hpt_mlflow.training.milestones import parse_milestones
 from hpt_mlflow.training.plan import Plan
 
 # Steps between two reports of metrics: at least 100 reports in a short training, at most 50 steps apart in a long one.

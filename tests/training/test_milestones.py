@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.stages.training.milestones import parse_milestones
+from hpt_mlflow.training.milestones import parse_milestones
 
 
 @pytest.mark.parametrize(
