@@ -97,7 +97,13 @@ def measure() -> None:
 @click.option("--milestones", default="25%,50%,100%", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--own", is_flag=True, help="The Base was trained from random weights, and is not finished.")
-@click.option("--candidates/--no-candidates", default=True, help="Whether figures that became no judge are looked at.")
+@click.option(
+    "--scores",
+    type=click.Choice(["all", "judges", "none"]),
+    default="all",
+    show_default=True,
+    help="Beside accuracy: of judges, and also figures that became no judge.",
+)
 @click.option("--variants", is_flag=True, help="Also look at variants of the parent and of the last milestone.")
 @click.option("--to", type=click.Path(path_type=Path), required=True)
 def run(
@@ -112,7 +118,7 @@ def run(
     milestones: str,
     seed: int,
     own: bool,
-    candidates: bool,
+    scores: str,
     variants: bool,
     to: Path,
 ) -> None:
@@ -137,19 +143,19 @@ def run(
     statistics = start.statistics if plan.statistics == "keep" else kept_channel_statistics(seen)
     due = parse_milestones(milestones, steps)
     reader = FeatureReader(labelled, image_size, statistics, device)
-    as_parent = adapted = Figures(reader, split, settings, plan, start, due, candidates)
+    as_parent = adapted = Figures(reader, split, settings, plan, start, due, scores)
     if statistics != start.statistics:
-        as_parent = Figures(replace(reader, statistics=start.statistics), split, settings, plan, start, due, candidates)
+        as_parent = Figures(replace(reader, statistics=start.statistics), split, settings, plan, start, due, scores)
     line = {"base": base or weights, "target": target, "recipe": recipe, "steps": steps, "seed": seed}
     found = _networks(start, plan, local, seen, adapted.reader, due)
     if variants:
         found = _with_variants(found, adapted.reader, split)
     with to.open("a") as file:
         for step, variant, backbone, seconds in found:
-            scores = (adapted if step else as_parent).of(backbone)
-            file.write(json.dumps(line | {"step": step, "variant": variant, "seconds": seconds} | scores) + "\n")
+            values = (adapted if step else as_parent).of(backbone)
+            file.write(json.dumps(line | {"step": step, "variant": variant, "seconds": seconds} | values) + "\n")
             file.flush()
-            shown = {name: round(score, 4) for name, score in scores.items()}
+            shown = {name: round(value, 4) for name, value in values.items()}
             print(step, variant, f"{seconds:.0f} s", shown, flush=True)
 
 
@@ -211,11 +217,11 @@ class Figures:
         plan: Plan,
         start: Start,
         due: frozenset[int],
-        candidates: bool,
+        scores: str,
     ) -> None:
         """
         Args:
-            candidates: whether figures that are no judges of a stage are looked at, too.
+            scores: all, judges or none.
         """
         self.reader, self.split = reader, split
         self.labels = reader.images.dataset.labels
@@ -226,9 +232,9 @@ class Figures:
         passes = MoCo.passes
         self.judges = {
             name: open_judge(replace(settings, judge=name), plan, passes, 1 + len(due), reader, split).judge
-            for name in JUDGES
+            for name in (JUDGES if scores != "none" else ())
         }
-        self.candidates = self._candidates(start.backbone) if candidates else None
+        self.candidates = self._candidates(start.backbone) if scores == "all" else None
 
     def _candidates(self, parent: nn.Module) -> Candidates:
         rounds = self.judges["consistency"].rounds
