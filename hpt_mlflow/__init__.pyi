@@ -808,6 +808,7 @@ def study(
     every_subset: bool = False,
     at_once: int = 1,
     dry_run: bool = False,
+    own_lengths: bool = False,
     key_momentum: float | None = None,
     temperature: float | None = None,
     queue_size: int | None = None,
@@ -901,6 +902,8 @@ def study(
         every_subset: Of augmentation: all 32 subsets, instead of the paper's five.  [default: false]
         at_once: Stages that run side by side on this machine, each on a share of the cores.  [default: 1]
         dry_run: Only print what would be run, its cost in steps, and an estimate of the time.  [default: false]
+        own_lengths: Of separability: train anew for each milestone, with a schedule that ends there, as the paper does;
+            otherwise all milestones are of one training.  [default: false]
         key_momentum: Share of its weights that the key encoder keeps at each step. Only for method moco.  [default:
             0.99 (quick), 0.99 (gentle), 0.999 (paper)]
         temperature: Temperature of the loss. Only for method moco or simclr.  [default: moco: 0.1 (quick), 0.1

@@ -58,9 +58,9 @@ class Chains:
             return self.adapted(self.base(), update="bn-stats", **more)
         return self.adapted(self.before_target(), update="bn" if method == "HPT-BN" else "all", **more)
 
-    def target_alone(self, **more: Any) -> Job:
+    def target_alone(self, steps: int | None = None, **more: Any) -> Job:
         """A training on the target from random weights."""
-        return self._from_random_weights(self.settings.target, self.target_steps, **self._on_target() | more)
+        return self._from_random_weights(self.settings.target, steps or self.target_steps, **self._on_target() | more)
 
     def adapted(self, start: Job | None, steps: int | None = None, **more: Any) -> Job:
         """A training on the target from a model; from the registered Base without a start."""

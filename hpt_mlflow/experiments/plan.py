@@ -61,8 +61,10 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The label, and the seed."""
-        return f"{self.label}, seed {self.settings['seed']}"
+        """The label, the length of the training and the seed."""
+        training = self.start if self.stage == "evaluate" else self
+        length = f", {training.steps:,} steps" if training and training.steps else ""
+        return f"{self.label}{length}, seed {self.settings['seed']}"
 
 
 def job(stage: str, start: Job | None = None, whole_run: bool = False, **settings: Any) -> Job:

@@ -10,13 +10,14 @@ from hpt_mlflow.experiments.base import METHODS, UNTRAINED, Study
 from hpt_mlflow.experiments.chains import Chains
 from hpt_mlflow.experiments.claims import Claim
 from hpt_mlflow.experiments.figure import BASE_AS_IS, against_steps
-from hpt_mlflow.experiments.plan import Job
+from hpt_mlflow.experiments.plan import Job, StudyPlan
 from hpt_mlflow.experiments.results import Results
 from hpt_mlflow.experiments.sooner import sooner_claims
+from hpt_mlflow.training.milestones import parse_milestones
 
 
 class Separability(Study):
-    """How good features become, and how soon: each method at its `milestones`."""
+    """How good features become, and how soon: each method at its `milestones`, or after trainings of these lengths."""
 
     name = "separability"
     title = "How good features become, and how soon"
@@ -27,8 +28,20 @@ class Separability(Study):
         if chains.settings.base_model is None or chains.settings.image_size is None:
             yield BASE_AS_IS, "", chains.base_as_is()
         for method in METHODS:
-            milestones = "100%" if method == "Base" else chains.settings.milestones
-            yield method, "", chains.evaluated(chains.on_target(method, milestones=milestones), whole_run=True)
+            if method == "Base":
+                yield method, "", chains.evaluated(chains.on_target(method), whole_run=True)
+            elif chains.settings.own_lengths:
+                for steps in sorted(parse_milestones(chains.settings.milestones, chains.target_steps)):
+                    # Untrained, the network is the same for all lengths.
+                    beside = {} if steps == chains.target_steps else {"untrained": False}
+                    yield method, "", chains.evaluated(chains.on_target(method, steps=steps), **beside)
+            else:
+                training = chains.on_target(method, milestones=chains.settings.milestones)
+                yield method, "", chains.evaluated(training, whole_run=True)
+
+    def result(self, plan: StudyPlan) -> Job:
+        """The longest training by HPT, with the first seed."""
+        return max(self._trainings_of_result(plan), key=lambda training: training.steps)
 
     def claims(self, results: Results) -> Iterator[Claim]:
         """HPT is as good as Base and Target or better, and gets there up to 80 times sooner."""

@@ -70,6 +70,11 @@ class StudySettings(TrainingSettings):
         "2%,5%,10%,20%,35%,50%,75%,100%",
         "Of separability: when models on the target are looked at, as comma-separated steps or percentages.",
     )
+    own_lengths: bool = option(
+        False,
+        "Of separability: train anew for each milestone, with a schedule that ends there, as the paper does; otherwise "
+        "all milestones are of one training.",
+    )
     model_name: str = option(
         "hpt-study", "Name of the registered model that gets the results as new versions.", passed_on=True
     )

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-import numpy as np
-
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
@@ -29,12 +27,13 @@ from hpt_mlflow.stages.signature import takes
 from hpt_mlflow.stages.studies.checks import check_jobs, check_processes
 from hpt_mlflow.stages.studies.cost import seconds_of
 from hpt_mlflow.stages.studies.jobs import Done, Workplace, done_before, run_jobs
+from hpt_mlflow.stages.studies.results import results_of
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.models.store import FoundModel, check_names, find_model
 from hpt_mlflow.tracking.runs.nesting import current_run_id
 from hpt_mlflow.tracking.runs.resume import EarlierRun, earlier_run
-from hpt_mlflow.tracking.runs.reuse import get_run, metric_by_step
+from hpt_mlflow.tracking.runs.reuse import get_run
 from hpt_mlflow.tracking.runs.stage_run import StageRun, stage_run
 from hpt_mlflow.training.plan import PRESETS
 
@@ -69,7 +68,7 @@ def study(chosen: StudySettings) -> StageResult | None:
             _introduce(run, chosen, chain, earlier)
             workplace = Workplace(datasets, run.run_id, chosen.at_once, reuse=chosen.resume != "never")
             done = run_jobs(plan.jobs, workplace, _announcer(len(plan.jobs)))
-            results = _results(this, plan, done)
+            results = results_of(this, plan, done)
             origin = _origin(chosen, chain, done, identity.command)
             _report(run, this, results, origin)
             means = _means(results)
@@ -215,34 +214,6 @@ def _announcer(total: int) -> Callable[[Job, Done, int], None]:
         print(f"{count} of {total}: {job.name}{source}", file=sys.stderr)
 
     return announce
-
-
-def _results(this: Study, plan: StudyPlan, done: Mapping[Job, Done]) -> Results:
-    """The test scores of all points, as MLflow has them."""
-    metric = ""
-    scores: dict[tuple[str, str, int], dict[int, float]] = {}
-    untrained: dict[int, float] = {}
-    took = {job: _training_seconds(result.run_id) for job, result in done.items() if job.stage != "evaluate"}
-    by_method: dict[str, list[float]] = {}
-    for point in plan.points:
-        run = get_run(done[point.evaluation].run_id)
-        metric = run.data.tags[tag.METRIC].removeprefix("test/")
-        scores[point.method, point.condition, point.seed] = metric_by_step(run.info.run_id, f"test/{metric}")
-        if f"random/{metric}" in run.data.metrics:
-            untrained.setdefault(point.seed, run.data.metrics[f"random/{metric}"])
-        if training := point.evaluation.start:
-            by_method.setdefault(point.method, []).append(took[training])
-    seconds = {method: float(np.mean(values)) for method, values in by_method.items()}
-    return Results(this.name, metric, scores, untrained, seconds)
-
-
-def _training_seconds(run_id: str) -> float:
-    """How long the steps of a training took, without starting, pauses and what is done at milestones."""
-    batch_size, last, seconds = int(get_run(run_id).data.params[tag.setting_param("batch_size")]), 0, 0.0
-    for step, rate in sorted(metric_by_step(run_id, "train/images_per_second").items()):
-        seconds += (step - last) * batch_size / rate
-        last = step
-    return seconds
 
 
 def _origin(chosen: StudySettings, chain: tuple[str, ...], done: Mapping[Job, Done], command: str) -> Origin:

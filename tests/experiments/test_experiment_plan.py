@@ -79,6 +79,8 @@ def test_labels_say_what_differs_but_for_the_seed_that_the_name_says():
     assert adapted.label == "adapt digits < noto, update=bn, augment=crop, images=10%"
     looked_at = job("evaluate", adapted, data="/x/digits", seed=3, labels="20", steps=4)
     assert looked_at.label == f"evaluate {adapted.label}, labels=20"
+    assert base.name == "pretrain noto, 4 steps, seed 3"
+    assert job("evaluate", base, data="t", seed=3).name == "evaluate pretrain noto, 4 steps, seed 3"
     assert looked_at.name == f"{looked_at.label}, seed 3"
     assert job("adapt", base, data="/x/digits?a=b", seed=3).label == "adapt digits < noto"
     assert job("adapt", data="t", seed=1, parent="models:/hpt/1").name == "adapt t < models:/hpt/1, seed 1"

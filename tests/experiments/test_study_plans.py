@@ -103,6 +103,7 @@ def four(**more):
 # A study for each form that plans take.
 FORMS = {
     "separability": {},
+    "own lengths": {"own_lengths": True, "milestones": "20%,50%"},
     "over a source": {"with_source": True},
     "registered": {"base_model": "models:/hpt/7", "network": Architecture("resnet18", 64, True)},
     "registered, over a source": {"base_model": "models:/hpt/7", "with_source": True},
@@ -210,6 +211,23 @@ def test_separability_looks_at_the_milestones_of_all_methods_that_learn():
     # The Base and its evaluation, four trainings on the target and theirs.
     assert len(plan.jobs) == 10
     assert [job.steps for job in plan.jobs if job.stage != "evaluate"] == [30, 10, 10, 10, 10]
+
+
+def test_separability_trains_for_each_length_where_it_is_told_to():
+    plan = made(**FORMS["own lengths"])
+    lengths = (2, 5, 10)
+    found = [(point.method, trainings(point.evaluation)) for point in plan.points]
+    expected = [(BASE_AS_IS, [BASE]), ("Base", four()["Base"])]
+    expected += [(method, four(steps=steps)[method]) for method in ("Target", "HPT", "HPT-BN") for steps in lengths]
+    assert found == expected
+    # A random network once, beside the longest training of Target.
+    untrained = [point.evaluation.settings["untrained"] for point in plan.points if point.method == "Target"]
+    assert untrained == [False, False, True]
+    # The model of the study is that of its longest training by HPT.
+    result = load_study("separability").result(plan)
+    assert (result.steps, result.settings["update"]) == (10, "all")
+    # The Base once, its statistics on the target, and nine trainings; an evaluation of each.
+    assert len(plan.jobs) == 22
 
 
 def test_only_separability_looks_at_more_than_the_last_step():
