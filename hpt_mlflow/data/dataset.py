@@ -18,7 +18,7 @@ from hpt_mlflow.data.split import NO_LABEL, Split, grouped_split, join_identical
 MOST = 1_000_000
 # How the address of a dataset starts that was passed as an object, and cannot be opened again.
 IN_MEMORY = "memory:"
-# Above it, the contents of this many, evenly spaced, count in addition to all names and labels.
+# Above `MOST`, the contents of this many, evenly spaced, count in addition to all names and labels.
 SAMPLED = 10_000
 
 
@@ -28,7 +28,7 @@ class Dataset:
 
     Attributes:
         name: short, for people: `twemoji`.
-        uri: the address that opens it again; see `has_address`.
+        uri: the address that opens it again, unless it was passed as an object in memory.
         pictures: N pictures as files, arrays or Pillow images, decoded only when read.
         names: N short names, such as paths relative to the dataset.
         labels: int64 (N,) indices into `classes`, `NO_LABEL` for images without a class; or, of a multi-label dataset,
@@ -59,11 +59,6 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.pictures)
-
-    @property
-    def has_address(self) -> bool:
-        """Whether `uri` opens it again; not if it was passed as an object in memory."""
-        return not self.uri.startswith(IN_MEMORY)
 
     @property
     def multilabel(self) -> bool:

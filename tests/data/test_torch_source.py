@@ -122,8 +122,6 @@ def test_the_digest_changes_with_pixels_labels_and_classes():
 
 def test_it_has_no_address():
     dataset = open_dataset(Items(list(PIXELS)))
-    assert not dataset.has_address
-    assert open_dataset("builtin:digits").has_address
     with pytest.raises(HptError, match="^data: 'memory:Items' was passed as an object in memory; pass it again"):
         open_dataset(dataset.uri)
 

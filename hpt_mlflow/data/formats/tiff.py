@@ -22,7 +22,7 @@ from hpt_mlflow.data.formats.codestream import check_codestream
 from hpt_mlflow.data.formats.numbers import MOST_FRAMES, Numbers, check_frame, check_size, opened
 from hpt_mlflow.errors import printable
 
-BITS, PHOTOMETRIC, SAMPLES, PLANAR = 258, 262, 277, 284
+BITS, PHOTOMETRIC, SAMPLES = 258, 262, 277
 MIN_SAMPLE, MAX_SAMPLE, EXTRA_SAMPLES, SAMPLE_FORMAT = 280, 281, 338, 339
 STRIP_OFFSETS, STRIP_COUNTS, TILE_OFFSETS, TILE_COUNTS = 273, 279, 324, 325
 S_MIN_SAMPLE, S_MAX_SAMPLE, GDAL_NODATA = 340, 341, 42113
