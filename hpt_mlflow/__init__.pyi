@@ -339,9 +339,9 @@ def adapt(
         statistics: What BatchNorm and images are normalised with. keep: what the parent used; refresh: the statistics
             of these images.  [default: refresh (quick), keep (gentle), refresh (paper)]
         judge: What chooses the best milestone, the parent among them. knn, probe: how well features predict labels, by
-            validation; consistency: whether views have the neighbours of their images; rotation: how well features
-            predict rotations, both without labels; none: the last step is taken. auto: knn with labels, else
-            consistency.  [default: auto]
+            validation; rotation: how well features predict rotations, without labels; consistency: whether views
+            have the neighbours of their images, without labels, among milestones that are not below the parent by
+            rotation; none: the last step is taken. auto: knn with labels, else consistency.  [default: auto]
         on_no_gain: If the judge prefers the parent to every milestone. keep-parent: register nothing, the result is the
             parent; register: register the best milestone all the same.  [default: keep-parent]
         lora_rank: Rank of low-rank changes, for update lora and explora. Default: 4.
@@ -515,9 +515,9 @@ def tune(
         statistics: What BatchNorm and images are normalised with. keep: what the parent used; refresh: the statistics
             of these images.  [default: refresh (quick), keep (gentle), refresh (paper)]
         judge: What chooses the best milestone, the parent among them. knn, probe: how well features predict labels, by
-            validation; consistency: whether views have the neighbours of their images; rotation: how well features
-            predict rotations, both without labels; none: the last step is taken. auto: knn with labels, else
-            consistency.  [default: auto]
+            validation; rotation: how well features predict rotations, without labels; consistency: whether views
+            have the neighbours of their images, without labels, among milestones that are not below the parent by
+            rotation; none: the last step is taken. auto: knn with labels, else consistency.  [default: auto]
         on_no_gain: If the judge prefers the parent to every milestone. keep-parent: register nothing, the result is the
             parent; register: register the best milestone all the same.  [default: keep-parent]
         lora_rank: Rank of low-rank changes, for update lora and explora. Default: 4.

@@ -230,24 +230,26 @@ class Figures:
         self.neighbours = make_judge("knn", reader, split, self.labels)
         # As many as a stage may afford: to choose a milestone by.
         passes = MoCo.passes
-        self.judges = {
-            name: open_judge(replace(settings, judge=name), plan, passes, 1 + len(due), reader, split).judge
+        self.judgings = {
+            name: open_judge(replace(settings, judge=name), plan, passes, 1 + len(due), reader, split)
             for name in (JUDGES if scores != "none" else ())
         }
         self.candidates = self._candidates(start.backbone) if scores == "all" else None
 
     def _candidates(self, parent: nn.Module) -> Candidates:
-        rounds = self.judges["consistency"].rounds
+        rounds = self.judgings["consistency"].judge.rounds
         examples = np.unique(np.concatenate([part for pair in rounds for part in pair]))
         return Candidates(self.reader, examples[:: max(1, 3 * len(examples) // 1152)], parent)
 
     def of(self, backbone: nn.Module) -> dict[str, float]:
-        """By name; `cost_...` are seconds of the judges, `noise_...` that of their scores."""
+        """By name; `cost_...` are seconds of a judge and its check, `noise_...` that of the scores."""
         values = self._accuracy(backbone)
-        for name, judge in self.judges.items():
+        for name, judging in self.judgings.items():
             began = time.perf_counter()
-            values[name] = judge.score(backbone)
-            values |= {f"cost_{name}": time.perf_counter() - began, f"noise_{name}": judge.noise}
+            values[name], *checked = judging.metrics(backbone).values()
+            values |= {f"cost_{name}": time.perf_counter() - began, f"noise_{name}": judging.judge.noise}
+            if judging.check:
+                values |= {f"check_{name}": checked[0], f"noise_check_{name}": judging.check.noise}
         return values | (self.candidates.figures(backbone) if self.candidates else {})
 
     def _accuracy(self, backbone: nn.Module) -> dict[str, float]:

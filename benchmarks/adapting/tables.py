@@ -14,15 +14,17 @@ import numpy as np
 from candidates import Candidates
 from scipy.stats import spearmanr
 
-from hpt_mlflow.evaluation.objectives import OBJECTIVES, has_judge
+from hpt_mlflow.evaluation.objectives import OBJECTIVES, has_judge, load_judge
 from hpt_mlflow.experiments.results import mean_of
 from hpt_mlflow.report.figures import BLUE, GREY, plain_axes
-from hpt_mlflow.stages.training.judging import JudgedMilestones
+from hpt_mlflow.stages.training.judging import JudgedMilestones, worse_than_parent
 
 Line = dict[str, Any]
 JUDGES = (*(name for name in OBJECTIVES if has_judge(name)), *Candidates.names, "step")
 DEFAULT = "gentle"
 LABEL_FREE = "consistency"
+# After the name of a judge: without its check.
+ALONE = " alone"
 BY_LABELS = "knn"
 # In the order in which results show them; others were tried for single questions.
 BASES = ("imagenet", "clipart", "photos")
@@ -76,10 +78,10 @@ def judges(files: tuple[Path, ...]) -> None:
     print("| judge | truth | Spearman | gain over the parent | of the best gain | over 1 point below the parent |")
     print("|---|---|---|---|---|---|")
     for truth in ("test_probe", "test_knn"):
-        for judge in JUDGES:
+        for judge in (*JUDGES, LABEL_FREE + ALONE):
             print(f"| {'the last step' if judge == 'step' else judge} | {truth} | {_row(every, judge, truth)} |")
     print()
-    for judge in (LABEL_FREE, BY_LABELS):
+    for judge in (LABEL_FREE, OBJECTIVES[LABEL_FREE].checked_by, BY_LABELS):
         known = [training for training in every if f"cost_{judge}" in training[0]]
         shares = [sum(line[f"cost_{judge}"] for line in training) / training[-1]["seconds"] for training in known]
         print(f"{judge} takes {np.mean(shares):.1%} of the training time (mean of {len(known)} trainings).")
@@ -88,7 +90,7 @@ def judges(files: tuple[Path, ...]) -> None:
 def _row(every: list[list[Line]], judge: str, truth: str) -> str:
     correlations, best, gains = [], [], _gains(every, judge, truth)
     for training in every:
-        scores, truths = (np.array([line[name] for line in training]) for name in (judge, truth))
+        scores, truths = (np.array([line[name] for line in training]) for name in (judge.removesuffix(ALONE), truth))
         if len(set(scores)) > 1 and len(set(truths)) > 1:
             correlations.append(spearmanr(scores, truths).statistic)
         best.append(100 * (truths.max() - truths[0]))
@@ -131,7 +133,7 @@ def margins(files: tuple[Path, ...], bases: tuple[str, ...]) -> None:
     print(f"{len(every)} trainings.\n")
     print("| judge | times the noise | gain, probe | gain, 20-NN | over 1 point below the parent | kept the parent |")
     print("|---|---|---|---|---|---|")
-    for judge in ("knn", "probe", "consistency", "rotation"):
+    for judge in ("knn", "probe", LABEL_FREE, LABEL_FREE + ALONE, "rotation"):
         for times in (0, 1, 2) if every[0][0].get(f"noise_{judge}") else (0,):
             chosen = [(training[0], taken(training, judge, times)) for training in every]
             probe, knn = (
@@ -266,10 +268,18 @@ def _gains(every: list[list[Line]], judge: str, truth: str) -> list[float]:
 
 
 def taken(training: list[Line], judge: str, times: float = 1.0) -> Line:
-    """The milestone that a stage takes by a judge, with its noise multiplied by `times`."""
-    by_step = {line["step"]: line for line in training}
-    scores = {step: line[judge] for step, line in by_step.items()}
-    return by_step[JudgedMilestones(judge, scores, times * training[0].get(f"noise_{judge}", 0.0)).best]
+    """The milestone that a stage takes by a judge, with its noise multiplied by `times`; or without its check."""
+    name = judge.removesuffix(ALONE)
+    parent, by_step = training[0], {line["step"]: line for line in training}
+    check = OBJECTIVES[name].checked_by if name == judge and name in OBJECTIVES else ""
+    # The first trainings have only the scores of the same objective as a judge of its own.
+    column = f"check_{name}" if f"check_{name}" in parent else check
+    refused = frozenset[int]()
+    if column in parent:
+        telling = load_judge(check).chance + 2 * parent[f"noise_{column}"]
+        refused = worse_than_parent({step: line[column] for step, line in by_step.items()}, telling)
+    scores = {step: line[name] for step, line in by_step.items()}
+    return by_step[JudgedMilestones(name, scores, times * parent.get(f"noise_{name}", 0.0), refused).best]
 
 
 def trainings(files: Iterable[Path]) -> list[list[Line]]:

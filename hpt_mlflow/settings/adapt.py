@@ -49,9 +49,9 @@ class AdaptSettings(TrainingSettings):
     judge: str = option(
         "auto",
         "What chooses the best milestone, the parent among them. knn, probe: how well features predict labels, by "
-        "validation; consistency: whether views have the neighbours of their images; rotation: how well features "
-        "predict rotations, both without labels; none: the last step is taken. auto: knn with labels, else "
-        "consistency.",
+        "validation; rotation: how well features predict rotations, without labels; consistency: whether views have "
+        "the neighbours of their images, without labels, among milestones that are not below the parent by rotation; "
+        "none: the last step is taken. auto: knn with labels, else consistency.",
         choices=("auto", "none", *(name for name in OBJECTIVES if OBJECTIVES[name].place)),
         changes_trial=False,
     )

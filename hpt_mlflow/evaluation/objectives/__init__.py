@@ -24,11 +24,14 @@ class Registration(NamedTuple):
         place: `module:class`; empty for the loss of the training, which is minimised.
         title: what the score is, on the axis of a figure.
         needs_labels: whether it judges by labels.
+        checked_by: where this is near what any training makes better, the objective by which a milestone must not be
+            worse than the parent, too; empty for none.
     """
 
     place: str
     title: str
     needs_labels: bool = False
+    checked_by: str = ""
 
 
 OBJECTIVES = {
@@ -42,7 +45,9 @@ OBJECTIVES = {
         "hpt_mlflow.evaluation.objectives.rotation:RotationJudge", "accuracy of predicting rotations"
     ),
     "consistency": Registration(
-        "hpt_mlflow.evaluation.objectives.consistency:ConsistencyJudge", "neighbours that an image and its view share"
+        "hpt_mlflow.evaluation.objectives.consistency:ConsistencyJudge",
+        "neighbours that an image and its view share",
+        checked_by="rotation",
     ),
     "infonce": Registration("", "InfoNCE loss"),
 }

@@ -53,12 +53,14 @@ class Judge(ABC):
             round, each image is judged in one of them: a cross-validation.
         labels: of the whole dataset, int64 (N,) or uint8 (N, C), or None if they are not needed.
         examples_per_image: how many examples an image makes.
+        chance: the score of features that say nothing.
     """
 
     reader: FeatureReader
     rounds: tuple[tuple[np.ndarray, np.ndarray], ...]
     labels: np.ndarray | None
     examples_per_image: ClassVar[int] = 1
+    chance: ClassVar[float] = 0.0
 
     @abstractmethod
     def score_of(self, examples: Examples) -> float:

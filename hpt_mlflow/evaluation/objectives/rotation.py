@@ -19,6 +19,7 @@ class RotationJudge(ProbeJudge):
     """The share of turned validation images whose turn a linear classifier predicts; 0.25 is chance."""
 
     examples_per_image = TURNS
+    chance = 1 / TURNS
 
     def examples(self, backbone: nn.Module, part: np.ndarray) -> Examples:
         """See `Judge.examples`."""

@@ -31,21 +31,47 @@ AUTOMATIC = ("knn", "consistency")
 
 @dataclass(frozen=True)
 class Judging:
-    """A judge and the objective that it judges by."""
+    """How milestones are judged.
+
+    Attributes:
+        objective: what the judge goes by.
+        judge: whose scores say which milestone is best.
+        check: by whose scores a milestone must not be worse than the parent; None if the objective needs no check.
+    """
 
     objective: str
     judge: Judge
+    check: Judge | None = None
 
     def normalising_with(self, statistics: ChannelStatistics | None) -> Judging:
-        """The same judge for a backbone whose images were normalised in another way; None for the same way."""
+        """The same judges for a backbone whose images were normalised in another way; None for the same way."""
         reader = self.judge.reader
+        reader = replace(reader, statistics=statistics or reader.statistics)
         return replace(
-            self, judge=replace(self.judge, reader=replace(reader, statistics=statistics or reader.statistics))
+            self, judge=replace(self.judge, reader=reader), check=self.check and replace(self.check, reader=reader)
         )
 
     def metrics(self, backbone: nn.Module) -> dict[str, float]:
-        """The score of a backbone, by the name of its metric."""
-        return {metric_name(self.objective): self.judge.score(backbone)}
+        """The scores of a backbone, by the names of their metrics."""
+        scores = {metric_name(self.objective): self.judge.score(backbone)}
+        if self.check:
+            scores[metric_name(OBJECTIVES[self.objective].checked_by)] = self.check.score(backbone)
+        return scores
+
+    def judged(
+        self, history: Iterable[tuple[int, Mapping[str, float]]], lost: Collection[int] = ()
+    ) -> JudgedMilestones:
+        """The milestones by the metrics of a run.
+
+        Args:
+            lost: milestones that could not be kept as models.
+        """
+        kept = [(step, metrics) for step, metrics in history if step not in lost]
+        refused = frozenset[int]()
+        if self.check:
+            checked = _scores(OBJECTIVES[self.objective].checked_by, kept)
+            refused = worse_than_parent(checked, self.check.chance + 2 * self.check.noise)
+        return JudgedMilestones(self.objective, _scores(self.objective, kept), self.judge.noise, refused)
 
 
 @dataclass(frozen=True)
@@ -56,11 +82,13 @@ class JudgedMilestones:
         objective: what judged.
         scores: by step, ascending.
         noise: by how much scores of equally good backbones may well differ.
+        refused: steps that the check does not let pass.
     """
 
     objective: str
     scores: Mapping[int, float]
     noise: float = 0.0
+    refused: frozenset[int] = frozenset()
 
     @property
     def best(self) -> int:
@@ -69,33 +97,65 @@ class JudgedMilestones:
         Of milestones that are so much better than the parent, the last one whose score is lower than the highest by no
         more than the noise: the rest of the schedule, whose steps become smaller and smaller, makes most models better.
         """
-        better = {step: score for step, score in self.scores.items() if score > self._enough}
+        better = {step: self.scores[step] for step in self._better}
         return _last_of_the_best(better, self.noise) if better else 0
 
     @property
     def best_after_parent(self) -> int:
         """The best step but for the parent."""
-        return _last_of_the_best({step: score for step, score in self.scores.items() if step}, self.noise)
+        others = {step: score for step, score in self.scores.items() if step}
+        passed = {step: score for step, score in others.items() if step not in self.refused}
+        return _last_of_the_best(passed or others, self.noise)
 
     @property
     def summary(self) -> str:
-        """Whether the training helped, in a sentence."""
-        parent, last = self.scores[0], max(self.scores)
+        """Whether the training helped, in a sentence or two."""
+        parent, last, better = self.scores[0], max(self.scores), self._better
         by = f"by {OBJECTIVES[self.objective].title}"
         if self.best == 0:
-            sure = " by more than chance" if any(score > parent for score in self.scores.values()) else ""
-            return f"Not better than its parent{sure}, {by}: {parent:.3f}, and {self.scores[last]:.3f} at step {last}."
-        worse = max(step for step, score in self.scores.items() if not score > self._enough)
-        better = f"from step {min(step for step in self.scores if step > worse)} on" if worse < last else "for a while"
-        return (
-            f"Better than its parent {better}, {by}; step {self.best} is taken: {self.scores[self.best]:.3f}, the "
-            f"parent {parent:.3f}."
-        )
+            highest = max(self.scores.values())
+            sure = " by more than chance" if highest > parent else ""
+            what = "The parent is kept" if highest > self._enough else f"Not better than its parent{sure}"
+            text = f"{what}, {by}: {parent:.3f}, and {self.scores[last]:.3f} at step {last}."
+        else:
+            worse = max(step for step in self.scores if step not in better)
+            since = f"from step {min(step for step in better if step > worse)} on" if worse < last else "for a while"
+            text = (
+                f"Better than its parent {since}, {by}; step {self.best} is taken: {self.scores[self.best]:.3f}, the "
+                f"parent {parent:.3f}."
+            )
+        if not self.refused:
+            return text
+        steps = f"step{'s' * (len(self.refused) > 1)} {', '.join(map(str, sorted(self.refused)))}"
+        check = OBJECTIVES[OBJECTIVES[self.objective].checked_by].title
+        return f"{text} Not taken, because below the parent in {check}: {steps}."
+
+    @property
+    def _better(self) -> list[int]:
+        """The steps that are better than the parent by more than the noise, and not refused."""
+        return [step for step, score in self.scores.items() if score > self._enough and step not in self.refused]
 
     @property
     def _enough(self) -> float:
         """The score above which a milestone is better than the parent."""
         return self.scores[0] + self.noise
+
+
+def worse_than_parent(scores: Mapping[int, float], telling: float) -> frozenset[int]:
+    """The steps whose score is below that of the parent, step 0, or NaN.
+
+    Args:
+        telling: above this score the parent has something to lose. Below, it is chance that decides, as for turns of
+            images that have no side that is up; then none is worse.
+    """
+    parent = scores.get(0, -math.inf)
+    return frozenset(step for step, score in scores.items() if not score >= parent) if parent > telling else frozenset()
+
+
+def _scores(objective: str, history: Iterable[tuple[int, Mapping[str, float]]]) -> dict[int, float]:
+    """By step, ascending, among the metrics of a run."""
+    name = metric_name(objective)
+    return dict(sorted((step, metrics[name]) for step, metrics in history if name in metrics))
 
 
 def _last_of_the_best(scores: Mapping[int, float], noise: float) -> int:
@@ -107,20 +167,6 @@ def _last_of_the_best(scores: Mapping[int, float], noise: float) -> int:
 def metric_name(objective: str) -> str:
     """The metric that a judge's scores are logged as."""
     return f"judge/{objective}"
-
-
-def judged_milestones(
-    objective: str, history: Iterable[tuple[int, Mapping[str, float]]], lost: Collection[int] = (), noise: float = 0.0
-) -> JudgedMilestones:
-    """The scores among the metrics of a run.
-
-    Args:
-        lost: milestones that could not be kept as models.
-        noise: of the judge.
-    """
-    name = metric_name(objective)
-    scores = {step: metrics[name] for step, metrics in history if name in metrics and step not in lost}
-    return JudgedMilestones(objective, dict(sorted(scores.items())), noise)
 
 
 def open_judge(
@@ -137,12 +183,16 @@ def open_judge(
     """
     if not isinstance(settings, AdaptSettings) or settings.judge == "none":
         return None
-    examples = max(FEWEST_EXAMPLES, round(SHARE * passes * plan.steps * plan.batch_size / judgements))
+    examples = round(SHARE * passes * plan.steps * plan.batch_size / judgements)
     labels = reader.images.dataset.labels
     problem = ""
     for objective in AUTOMATIC if settings.judge == "auto" else (settings.judge,):
+        check = OBJECTIVES[objective].checked_by
+        # A judge and its check share what judging may cost.
+        most = max(FEWEST_EXAMPLES, examples // (2 if check else 1))
         try:
-            return Judging(objective, make_judge(objective, reader, split, labels, examples))
+            judges = [make_judge(name, reader, split, labels, most) for name in (objective, check) if name]
+            return Judging(objective, *judges)
         except HptError as error:
             if settings.judge != "auto":
                 raise error.about("judge") from error

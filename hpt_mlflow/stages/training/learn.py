@@ -25,7 +25,7 @@ from hpt_mlflow.stages.data_report import report_data, report_unreadable
 from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.stages.result import StageResult, read_result, result_of
-from hpt_mlflow.stages.training.judging import FEW_IMAGES, judged_milestones
+from hpt_mlflow.stages.training.judging import FEW_IMAGES
 from hpt_mlflow.stages.training.prepare import Work, prepare
 from hpt_mlflow.stages.training.start import Start
 from hpt_mlflow.tracking import tags as tag
@@ -116,8 +116,7 @@ def _conclude(run: StageRun, work: Work, trained: Trained, metrics: dict[str, fl
     """Register the last milestone, or the one that the judge prefers; if that is the parent, nothing."""
     settings, best, verdict = work.settings, work.plan.steps, ""
     if work.judging:
-        judging = work.judging
-        judged = judged_milestones(judging.objective, trained.history, trained.lost, judging.judge.noise)
+        judged = work.judging.judged(trained.history, trained.lost)
         registers = isinstance(settings, AdaptSettings) and settings.on_no_gain == "register"
         best, verdict = judged.best or (judged.best_after_parent if registers else 0), judged.summary
         metrics = metrics | {"judge/best_step": float(best)}

@@ -1,6 +1,7 @@
 """A stage that starts from a model is judged at its milestones, and never ends below its parent."""
 
 import math
+from typing import NamedTuple
 
 import mlflow
 import pytest
@@ -9,7 +10,7 @@ from mlflow.tracking import MlflowClient
 import hpt_mlflow
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import AdaptSettings
-from hpt_mlflow.stages.training.judging import JudgedMilestones, judged_milestones
+from hpt_mlflow.stages.training.judging import JudgedMilestones, Judging, worse_than_parent
 from hpt_mlflow.tracking.addresses import model_id_of
 
 TINY = {"data": "builtin:digits", "image_size": 16, "batch_size": 32, "precision": "float32", "compile": "off"}
@@ -69,10 +70,65 @@ def test_it_says_where_a_gain_may_be_chance():
     )
 
 
+CHECKED = {0: 0.40, 10: 0.50, 20: 0.45}
+
+
+def test_what_the_check_refuses_is_not_taken():
+    milestones = JudgedMilestones("consistency", CHECKED | {30: 0.60}, refused=frozenset([10, 30]))
+    assert (milestones.best, milestones.best_after_parent) == (20, 20)
+    assert milestones.summary == (
+        "Better than its parent for a while, by neighbours that an image and its view share; step 20 is taken: 0.450, "
+        "the parent 0.400. Not taken, because below the parent in accuracy of predicting rotations: steps 10, 30."
+    )
+
+
+def test_the_parent_stays_where_the_check_refuses_all():
+    milestones = JudgedMilestones("consistency", CHECKED, refused=frozenset([10, 20]))
+    # Who wants a milestone all the same gets the best.
+    assert (milestones.best, milestones.best_after_parent) == (0, 10)
+    assert milestones.summary == (
+        "The parent is kept, by neighbours that an image and its view share: 0.400, and 0.450 at step 20. Not taken, "
+        "because below the parent in accuracy of predicting rotations: steps 10, 20."
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "telling", "worse"),
+    [
+        ({0: 0.50, 10: 0.50, 20: 0.49, 30: 0.51}, 0.3, {20}),
+        ({0: 0.50, 10: math.nan}, 0.3, {10}),
+        # Images that have no side that is up: turns are guessed, before and after.
+        ({0: 0.27, 10: 0.24}, 0.3, set()),
+        ({0: math.nan, 10: 0.24}, 0.3, set()),
+        ({}, 0.3, set()),
+    ],
+)
+def test_a_milestone_is_worse_than_a_parent_that_has_something_to_lose(scores, telling, worse):
+    assert worse_than_parent(scores, telling) == worse
+
+
+class Fixed(NamedTuple):
+    """A judge whose scores are known."""
+
+    noise: float
+    chance: float = 0.25
+
+
 def test_scores_are_read_from_the_metrics_of_the_run():
-    history = [(20, {"judge/knn": 0.7, "train/loss": 1.0}), (0, {"judge/knn": 0.5}), (5, {"train/loss": 2.0})]
-    assert judged_milestones("knn", history).scores == {0: 0.5, 20: 0.7}
-    assert judged_milestones("knn", history, lost=[20]).scores == {0: 0.5}
+    history = [(20, {"judge/knn": 0.7, "train/loss": 1.0}), (0, {"judge/knn": 0.5}), (5, {"train/loss": 2.0}), (20, {})]
+    judging = Judging("knn", Fixed(noise=0.1))
+    assert judging.judged(history) == JudgedMilestones("knn", {0: 0.5, 20: 0.7}, 0.1)
+    assert judging.judged(history, lost=[20]).scores == {0: 0.5}
+
+
+def test_the_check_is_read_from_the_metrics_of_the_run():
+    history = [
+        (step, {"judge/consistency": agreed, "judge/rotation": turned})
+        for step, agreed, turned in ((0, 0.4, 0.5), (10, 0.5, 0.49), (20, 0.45, 0.5))
+    ]
+    assert Judging("consistency", Fixed(0), Fixed(0.1)).judged(history).best == 20
+    # With so few examples, 0.5 may be chance.
+    assert Judging("consistency", Fixed(0), Fixed(0.13)).judged(history).best == 10
 
 
 def test_without_a_gain_nothing_is_registered_and_the_parent_is_the_result(parent, capsys):
@@ -144,6 +200,8 @@ def test_without_labels_the_neighbours_of_views_judge(parent, folder):
     settings = STILL | {"data": str(folder), "batch_size": 8}
     result = hpt_mlflow.adapt(parent=parent, **settings)
     assert 0 <= result.metrics["judge/consistency"] <= 1
+    # Which is checked by another judge, that needs no labels either.
+    assert 0 <= result.metrics["judge/rotation"] <= 1
     assert mlflow.get_run(result.run_id).data.tags["hpt.warning"].startswith("40 images are few to adapt to")
     assert 0 <= hpt_mlflow.adapt(parent=parent, judge="rotation", **settings).metrics["judge/rotation"] <= 1
     with pytest.raises(HptError, match="^judge: knn needs labels"):
