@@ -19,8 +19,9 @@ from hpt_mlflow.settings import AdaptSettings, TrainingSettings
 from hpt_mlflow.training.plan import Plan
 
 log = logging.getLogger("hpt_mlflow")
-# What all judgements of a training may cost, as a share of the images that pass through its networks.
-SHARE = 0.03
+# The images of all judgements of a training, as a share of those that pass through its networks. With what judges do to
+# features, that is up to 3% of the time.
+SHARE = 0.025
 # With fewer images, a judge sees too little, and a network soon knows them by heart.
 FEW_IMAGES = 50
 # Fewer examples tell nothing, however short the training is.
