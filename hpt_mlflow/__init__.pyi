@@ -149,10 +149,10 @@ def pretrain(
         batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper); from random weights 256]
         optimizer: Optimiser, with the learning rate and decay that suit it. Default: the preset's, but AdamW for a
             network without BatchNorm, such as a vision transformer.
-        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt
-            takes 0.0001 if the chain of the parent began with random weights, and up to ten times as much for
-            updates that touch little.  [default: 0.03 (quick), 0.0003 (gentle), 0.03 (paper); from random weights
-            0.12 (quick), 0.12 (gentle), 0.03 (paper)]
+        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With adamw: 0.0005
+            from random weights, 0.0003 from others, 0.0001 from a parent whose chain began with random weights, and
+            up to ten times as much for updates that touch little.  [default: 0.03 (quick), 0.0003 (gentle), 0.03
+            (paper); from random weights 0.12 (quick), 0.12 (gentle), 0.03 (paper)]
         weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper); from random weights
             0.0001]
         layer_decay: Learning rate of each block of the backbone, over that of the next block towards the features; 1:
@@ -299,9 +299,10 @@ def adapt(
         batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper)]
         optimizer: Optimiser, with the learning rate and decay that suit it. Default: the preset's, but AdamW for a
             network without BatchNorm, such as a vision transformer.
-        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt
-            takes 0.0001 if the chain of the parent began with random weights, and up to ten times as much for
-            updates that touch little.  [default: 0.03 (quick), 0.0003 (gentle), 0.03 (paper)]
+        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With adamw: 0.0005
+            from random weights, 0.0003 from others, 0.0001 from a parent whose chain began with random weights, and
+            up to ten times as much for updates that touch little.  [default: 0.03 (quick), 0.0003 (gentle), 0.03
+            (paper)]
         weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper)]
         layer_decay: Learning rate of each block of the backbone, over that of the next block towards the features; 1:
             the same for all. For vision transformers, 0.65 to 0.9 are usual.  [default: 1]
@@ -474,9 +475,10 @@ def tune(
         batch_size: Images per step.  [default: 256 (quick), 64 (gentle), 256 (paper)]
         optimizer: Optimiser, with the learning rate and decay that suit it. Default: the preset's, but AdamW for a
             network without BatchNorm, such as a vision transformer.
-        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt
-            takes 0.0001 if the chain of the parent began with random weights, and up to ten times as much for
-            updates that touch little.  [default: 0.03 (quick), 0.0003 (gentle), 0.03 (paper)]
+        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With adamw: 0.0005
+            from random weights, 0.0003 from others, 0.0001 from a parent whose chain began with random weights, and
+            up to ten times as much for updates that touch little.  [default: 0.03 (quick), 0.0003 (gentle), 0.03
+            (paper)]
         weight_decay: Weight decay.  [default: 0.0001 (quick), 0.01 (gentle), 0.0001 (paper)]
         layer_decay: Learning rate of each block of the backbone, over that of the next block towards the features; 1:
             the same for all. For vision transformers, 0.65 to 0.9 are usual.  [default: 1]
@@ -846,9 +848,10 @@ def study(
         batch_size: Images per step.  [default: 256]
         optimizer: Optimiser, with the learning rate and decay that suit it. Default: the preset's, but AdamW for a
             network without BatchNorm, such as a vision transformer.
-        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt
-            takes 0.0001 if the chain of the parent began with random weights, and up to ten times as much for
-            updates that touch little.  [default: 0.12 (quick), 0.12 (gentle), 0.03 (paper)]
+        learning_rate: Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With adamw: 0.0005
+            from random weights, 0.0003 from others, 0.0001 from a parent whose chain began with random weights, and
+            up to ten times as much for updates that touch little.  [default: 0.12 (quick), 0.12 (gentle), 0.03
+            (paper)]
         weight_decay: Weight decay.  [default: 0.0001]
         layer_decay: Learning rate of each block of the backbone, over that of the next block towards the features; 1:
             the same for all. For vision transformers, 0.65 to 0.9 are usual.  [default: 1]

@@ -39,8 +39,12 @@ def waiting_variables(variables: Mapping[str, str], load: float, cores: int) -> 
     return {"OMP_WAIT_POLICY": "passive"} if crowded and not any(name in variables for name in WAITING) else {}
 
 
-def let_threads_sleep_if_crowded() -> None:
-    """Set `waiting_variables` for this process and its children; before torch is imported, when OpenMP reads them."""
+def fit_threads() -> None:
+    """Let threads suit the machine, in this process and its children; before torch is imported, when OpenMP is told."""
+    machine, mine = os.cpu_count() or 1, available_cores()
+    # OpenMP knows the affinity of a process, but not the quota of its container.
+    if mine < machine:
+        os.environ.setdefault("OMP_NUM_THREADS", str(mine))
     # Not every system says how much it has to do.
     with suppress(AttributeError, OSError):
-        os.environ.update(waiting_variables(os.environ, os.getloadavg()[0], os.cpu_count() or 1))
+        os.environ.update(waiting_variables(os.environ, os.getloadavg()[0], machine))

@@ -55,3 +55,17 @@ def test_a_container_may_use_fewer_cores_than_the_machine_has(monkeypatch, tmp_p
     assert available_cores() == 6
     cores.QUOTA.write_text(quota)
     assert available_cores() == expected
+
+
+@pytest.mark.parametrize(("mine", "before", "after"), [(2, None, "2"), (2, "1", "1"), (8, None, None)])
+def test_threads_keep_to_the_quota_unless_the_user_has_said_how_many(monkeypatch, mine, before, after):
+    monkeypatch.setattr(cores, "available_cores", lambda: mine)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    # What is set within is taken back at the end.
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    os.environ.pop("OMP_NUM_THREADS")
+    if before:
+        os.environ["OMP_NUM_THREADS"] = before
+    cores.fit_threads()
+    assert os.environ.get("OMP_NUM_THREADS") == after

@@ -103,9 +103,10 @@ def finish_by_table(crops: Tensor, table: Tensor, applied: Applied, radius: int,
 
 
 def send(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
-    """To the device without waiting for what it is doing."""
+    """To the device; to a GPU without waiting for what it is doing."""
     tensor = torch.as_tensor(values)
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+    # Without pinned memory of its own, what is sent might be gone before it is read.
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _where(numbers: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from hpt_mlflow.cli.predict import predict
 from hpt_mlflow.cli.runs import results, runs, sync, ui
 from hpt_mlflow.cli.stages import stage_command
 from hpt_mlflow.cli.weights import export, import_, make_whole
-from hpt_mlflow.cores import let_threads_sleep_if_crowded
+from hpt_mlflow.cores import fit_threads
 from hpt_mlflow.stages import STAGES
 
 
@@ -22,7 +22,7 @@ def hpt() -> None:
     Each stage starts from the registered model of the previous one. MLflow keeps runs, models and pictures, on the
     server of MLFLOW_TRACKING_URI (default: mlflow.db in this folder).
     """
-    let_threads_sleep_if_crowded()
+    fit_threads()
 
 
 for _command in (

@@ -17,6 +17,7 @@ from hpt_mlflow.data.batches import Batch, ViewBatches
 from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.group import processes_here
 from hpt_mlflow.signals import WARNING
 
 # More have never been seen to help, and each takes memory.
@@ -38,7 +39,7 @@ def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.devi
     Raises:
         HptError: too many images are unreadable, or a worker is gone.
     """
-    workers = workers_with_room(workers, batches.nbytes())
+    workers = workers_with_room(workers, batches.nbytes(), processes_here())
     loader = DataLoader(
         batches,
         batch_size=None,
@@ -65,7 +66,8 @@ def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.devi
         if not any(words in str(error) for words in LOST):
             raise
         raise HptError(
-            f"a process that decodes images is gone ({one_line(error)}); perhaps the system had too little memory",
+            f"a process that decodes images is gone ({one_line(error)}); perhaps the system had too little memory, or "
+            f"its container too little in {SHARED_MEMORY} (docker run --shm-size)",
             f"repeat the command with fewer (now {workers}), or with 0; it goes on from its last training state",
             setting="workers",
         ) from error
@@ -82,15 +84,19 @@ def default_workers(images: Images, device: torch.device, processes: int) -> int
     return min(MOST_WORKERS, max(1, available_cores() // processes - 1))
 
 
-def workers_with_room(workers: int, batch_bytes: int) -> int:
-    """As many workers as have room for their batches in shared memory; fewer than asked for come with a warning."""
+def workers_with_room(workers: int, batch_bytes: int, processes: int = 1) -> int:
+    """As many workers as have room for their batches in shared memory; fewer than asked for come with a warning.
+
+    Args:
+        processes: that train on this machine and share the room.
+    """
     with suppress(OSError):
-        free = shutil.disk_usage(SHARED_MEMORY).free
+        free = shutil.disk_usage(SHARED_MEMORY).free // processes
         room = int(free // (batch_bytes * (AHEAD + 1)))
         if room < workers:
             log.warning(
-                "%s has %.2f GiB free, enough for %d instead of %d processes that decode images; a container gets more "
-                "by docker run --shm-size",
+                "%s has %.2f GiB free for this process, enough for %d instead of %d processes that decode images; a "
+                "container gets more by docker run --shm-size",
                 SHARED_MEMORY,
                 free / GIB,
                 room,

@@ -6,6 +6,7 @@ to be distributed as a standard normal variable.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from hpt_mlflow.methods.byol import GroupBatchNorm
 # and the points at which characteristic functions are compared.
 HIDDEN_SIZE, PROJECTION_SIZE = 2048, 16
 DIRECTIONS, POINTS, LAST_POINT = 256, 17, 3.0
+# Of SplitMix64, as signed numbers of 64 bits.
+_GOLDEN, _MIX = 0x9E3779B97F4A7C15 - 2**64, (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
 
 class LeJEPA(Method):
@@ -113,13 +116,24 @@ def sigreg(embeddings: Tensor, along: Tensor) -> Tensor:
 
 
 def directions(step: Step, device: torch.device | str = "cpu") -> Tensor:
-    """Random directions of a step, the same in all processes and after a resume: float32 (d, M)."""
-    size = PROJECTION_SIZE, DIRECTIONS
-    if isinstance(step, Tensor):
-        # In a CUDA graph, by the generator that the training seeds for each step of its one process.
-        return F.normalize(torch.randn(size, device=device), dim=0)
-    drawn = torch.randn(size, generator=torch.Generator().manual_seed(step))
-    return F.normalize(drawn, dim=0).to(device)
+    """Random directions of a step, the same in all processes, after a resume and in a CUDA graph: float32 (d, M).
+
+    A generator would draw other numbers in a graph. These are normal by Box and Muller, of uniform numbers that are the
+    mixed bits of a count.
+    """
+    size = PROJECTION_SIZE * DIRECTIONS
+    bits = mixed(torch.arange(2 * size, device=device) + 2 * size * step)
+    uniform = (bits >> 40 & (1 << 24) - 1).float() / (1 << 24)
+    radius, angle = (-2 * torch.log1p(-uniform[:size])).sqrt(), 2 * math.pi * uniform[size:]
+    return F.normalize((radius * angle.cos()).view(PROJECTION_SIZE, DIRECTIONS), dim=0)
+
+
+def mixed(counts: Tensor) -> Tensor:
+    """Numbers of 64 random bits, one for each count (SplitMix64: Steele et al., OOPSLA 2014); int64 of any shape."""
+    bits = counts * _GOLDEN
+    for shift, factor in ((30, _MIX[0]), (27, _MIX[1]), (31, 1)):
+        bits = (bits ^ (bits >> shift & (1 << 64 - shift) - 1)) * factor
+    return bits
 
 
 def _quadrature(device: torch.device) -> tuple[Tensor, Tensor]:

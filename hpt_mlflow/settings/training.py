@@ -88,8 +88,9 @@ class TrainingSettings(MethodOptions):
     )
     learning_rate: float | None = option(
         None,
-        "Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With gentle, adapt takes 0.0001 if "
-        "the chain of the parent began with random weights, and up to ten times as much for updates that touch little.",
+        "Peak learning rate, after the preset's warm-up; falls to 0 along a cosine. With adamw: 0.0005 from random "
+        "weights, 0.0003 from others, 0.0001 from a parent whose chain began with random weights, and up to ten times "
+        "as much for updates that touch little.",
         above=0,
         passed_on=True,
     )

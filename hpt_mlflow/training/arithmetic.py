@@ -35,17 +35,18 @@ def choose_precision(precision: str, device: torch.device) -> str:
     return "bfloat16" if has_native_bfloat16(device) else "float32"
 
 
-def choose_compile(compiled: str, steps: int, device: torch.device) -> bool:
+def choose_compile(compiled: str, steps: int, device: torch.device, graph: str = "auto") -> bool:
     """Whether to use torch.compile; for `auto`, if the training is long enough and torch.compile works here.
 
     Args:
         compiled: auto, on or off.
+        graph: the same for a CUDA graph, which takes its place where the user asks for it.
 
     Raises:
         HptError: it is on, and torch.compile does not work here.
     """
     too_short = steps < FEWEST_COMPILED_STEPS.get(device.type, math.inf)
-    if compiled == "off" or (compiled == "auto" and too_short):
+    if compiled == "off" or (compiled == "auto" and (too_short or graph == "on")):
         return False
     why_not = _why_not_compile(device)
     if why_not and compiled == "on":
@@ -54,7 +55,7 @@ def choose_compile(compiled: str, steps: int, device: torch.device) -> bool:
 
 
 def choose_graph(graph: str, plan: Plan, device: torch.device, processes: int) -> bool:
-    """Whether a step is a CUDA graph; for `auto`, if nothing speaks against it.
+    """Whether a step is a CUDA graph; for `auto`, if nothing speaks against it. Where nothing learns there is no step.
 
     Args:
         graph: auto, on or off.
@@ -62,19 +63,20 @@ def choose_graph(graph: str, plan: Plan, device: torch.device, processes: int) -
     Raises:
         HptError: it is on, and a step cannot be captured.
     """
+    if graph == "off" or not plan.what_learns.learns:
+        return False
     against = {
         f"the device is {device}": device.type != "cuda",
         f"{processes} processes train together": processes > 1,
         f"steps of {plan.method} differ from each other": not load_method(plan.method).capturable,
         "float16 looks at the gradients of each step": plan.precision == "float16",
-        "networks are compiled": plan.compile,
-        "nothing learns": not plan.what_learns.learns,
+        "networks are compiled (compile=on)": plan.compile,
     }
     why_not = next((reason for reason, holds in against.items() if holds), "")
     if graph == "on" and why_not:
         problem = f"a CUDA graph cannot hold the steps of this training, as {why_not}"
-        raise HptError(problem, "use auto or off", setting="cuda_graph")
-    return graph != "off" and not why_not
+        raise HptError(problem, "change that, or use auto or off", setting="cuda_graph")
+    return not why_not
 
 
 @lru_cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -134,16 +135,16 @@ class StepGraph:
 
 
 def capture_on_gpu(run: Callable[[], None]) -> Callable[[], None]:
-    """Capture some work as a CUDA graph."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
+    """Capture some work on the current GPU as a CUDA graph."""
+    current, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+    stream.wait_stream(current)
     with torch.cuda.stream(stream):
         for _ in range(WARM_UP):
             run()
-    torch.cuda.current_stream().wait_stream(stream)
+    current.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    # Other threads go on pinning memory.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    # What cannot be captured leaves the stream of its attempt behind. Other threads go on pinning memory.
+    with torch.cuda.stream(current), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         run()
     return graph.replay
 
@@ -158,8 +159,9 @@ def capture_step(
     """
     graph = StepGraph(trainer, crops, draws)
     before = _copies(trainer)
+    on_gpu = torch.cuda.device(trainer.device) if trainer.device.type == "cuda" else nullcontext()
     # What is drawn here does not count.
-    with seeded(trainer.step, trainer.device):
+    with on_gpu, seeded(trainer.step, trainer.device):
         try:
             graph.keep_rates(in_memory=True)
             graph.run()

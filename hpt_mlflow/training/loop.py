@@ -123,10 +123,14 @@ class Trainer:
         """
         start, started_at = self.step, time.perf_counter()
         for batch in iterate(batches, range(self.step, self.plan.steps), workers, self.device):
+            fits = True
             try:
                 self._do_step(batch)
-            except torch.OutOfMemoryError as error:
-                raise out_of_memory(self, batch) from error
+            except torch.OutOfMemoryError:
+                fits = False
+            if not fits:
+                # Only here is what the step held free again: the exception kept it.
+                raise out_of_memory(self, batch)
             self._unreadable += batch.unreadable
             metrics = {}
             reports = self.step % report_every == 0 or self.step == self.plan.steps
@@ -204,7 +208,9 @@ class Trainer:
     def crops_of(self, batch: Batch) -> list[Tensor]:
         """For each view, the crops of a batch on the device; those of small views last."""
         both = (batch.crops, batch.local_crops)
-        return [crops for same_size in both for crops in same_size.to(self.device, non_blocking=True)]
+        # Elsewhere the crops might be gone before they are read.
+        ahead = self.device.type == "cuda"
+        return [crops for same_size in both for crops in same_size.to(self.device, non_blocking=ahead)]
 
     def finish(self, crops: Tensor, draws: FinishDraws) -> Tensor:
         """Views of crops, (n, channels, size, size), as the network takes them: float32, normalised."""

@@ -24,13 +24,19 @@ TRIED = 8
 
 
 def out_of_memory(trainer: Trainer, batch: Batch) -> HptError:
-    """The error for a step that did not fit; of a single process on a GPU, with a batch that would."""
+    """The error for a step that did not fit; of a single process on a GPU, with a batch that would.
+
+    What the step has left behind must be gone, with the exception that it raised.
+    """
     device, images = trainer.device, trainer.plan.batch_size
     problem, remedy = f"{device} has no memory for steps of {images} images", "use a smaller one"
     if trainer.group.size == 1 and device.type == "cuda":
+        trainer.method.zero_grad()
+        torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         problem += f" ({free / GIB:.1f} GiB are there for this process)"
-        fitting = _measured(device, max(2, images // TRIED), free, partial(try_step, trainer, batch))
+        measured = _measured(device, max(2, images // TRIED), free, partial(try_step, trainer, batch))
+        fitting = min(measured, images - 1)
         remedy = f"use {fitting} or less" if fitting else "use a smaller one, a smaller network or smaller images"
     return HptError(problem, remedy, setting="batch_size")
 
@@ -47,13 +53,13 @@ def try_step(trainer: Trainer, batch: Batch, images: int) -> None:
 
 
 def _measured(device: torch.device, images: int, free: int, try_step: Callable[[int], None]) -> int:
-    """How many images fit, from the memory that a step of some takes; 0 if not even they do."""
-    torch.cuda.empty_cache()
+    """How many images fit, from the memory that a step of some takes; 0 if not even they do, or cannot be tried."""
     torch.cuda.reset_peak_memory_stats(device)
     idle = torch.cuda.memory_allocated(device)
     try:
         try_step(images)
-    except torch.OutOfMemoryError:
+    # Besides memory, a layer may lack images, as BatchNorm does if parts of a batch have one each.
+    except (RuntimeError, ValueError):
         return 0
     return images_that_fit(images, torch.cuda.max_memory_allocated(device) - idle, int(SHARE * free) - idle)
 

@@ -93,7 +93,6 @@ class Preset:
         arch, image_size: of a network with random weights.
         weights_image_size: of weights from elsewhere.
         pretrain, adapt: a stage from random weights, and from a parent or other weights; both of the default method.
-        own_rate: learning rate of adapt from a parent whose chain began with random weights here; None for the same.
     """
 
     arch: str
@@ -101,7 +100,6 @@ class Preset:
     weights_image_size: int
     pretrain: Plan
     adapt: Plan
-    own_rate: float | None = None
 
 
 # docs/method.md says how these values were found.
@@ -139,10 +137,12 @@ _PAPER = Plan(
 )
 PRESETS = {
     "quick": Preset("resnet18", 32, 64, pretrain=_QUICK, adapt=replace(_QUICK, steps=200, learning_rate=0.03)),
-    # docs/adapting.md: larger steps gain more from published weights, and spoil those that have not seen much.
-    "gentle": Preset("resnet18", 32, 64, pretrain=_QUICK, adapt=_GENTLE, own_rate=1e-4),
+    "gentle": Preset("resnet18", 32, 64, pretrain=_QUICK, adapt=_GENTLE),
     "paper": Preset("resnet50", 224, 224, pretrain=_PAPER, adapt=replace(_PAPER, steps=5_000)),
 }
+# AdamW's learning rate from a parent whose chain began with random weights. docs/adapting.md: larger steps gain more
+# from published weights, and spoil those that have not seen much.
+OWN_RATE = 1e-4
 # With AdamW, the learning rate of an update that touches little over that of one that changes all weights, by its kind;
 # that of the head stays. docs/adapting.md says how it was found.
 TOUCHES_LITTLE = {"norm": 10.0, "bn": 10.0, "lora": 10.0, "explora": 3.0}

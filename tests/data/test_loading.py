@@ -97,6 +97,11 @@ def test_workers_have_room_for_their_batches(shared_memory, free, workers, caplo
     assert all(f"enough for {workers} instead of 8" in warning and "--shm-size" in warning for warning in warnings)
 
 
+def test_processes_share_the_room(shared_memory):
+    shared_memory(2_600)
+    assert workers_with_room(8, 100, processes=2) == 2
+
+
 def test_without_room_the_training_process_decodes(images, shared_memory):
     shared_memory(0)
     batches = batches_of(images)

@@ -7,7 +7,7 @@ from given_views import GivenViews
 from scipy.integrate import quad
 from test_moco import tiny_backbone, two_views
 
-from hpt_mlflow.methods.lejepa import LeJEPA, directions, distance_to_mean, sigreg
+from hpt_mlflow.methods.lejepa import LeJEPA, directions, distance_to_mean, mixed, sigreg
 
 
 def tiny_lejepa(weight=0.05):
@@ -75,6 +75,25 @@ def test_directions_are_of_length_1_and_those_of_their_step():
     torch.testing.assert_close(directions(5).norm(dim=0), torch.ones(256))
     torch.testing.assert_close(directions(5), directions(5), rtol=0, atol=0)
     assert not torch.equal(directions(5), directions(6))
+
+
+def test_directions_are_those_of_normal_numbers_and_the_same_in_a_graph():
+    drawn = torch.stack([directions(step) for step in range(20)])  # steps x d x M
+    # On a sphere, the square of each coordinate is 1 / 16 on average, and no two go together.
+    flat = drawn.transpose(1, 2).reshape(-1, 16).double()
+    torch.testing.assert_close(flat.T @ flat / len(flat), torch.eye(16).double() / 16, rtol=0, atol=0.004)
+    assert abs(float(flat.mean())) < 0.002
+    assert len(torch.unique(drawn)) > 0.99 * drawn.numel()
+    torch.testing.assert_close(directions(torch.tensor(7)), directions(7), rtol=0, atol=0)
+
+
+def test_the_bits_of_directions_are_those_of_splitmix64():
+    """The first numbers of the generator that begins at 0, as published with xoshiro."""
+    # Its first call mixes one golden step; ours begins to count at 0.
+    assert mixed(torch.tensor([1, 2, 3])).tolist() == [
+        number - 2**64 if number >= 2**63 else number
+        for number in (0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F)
+    ]
 
 
 def test_the_backbone_is_the_encoder_without_its_projector():

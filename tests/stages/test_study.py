@@ -64,6 +64,7 @@ def folder(tmp_path):
         ({"arch": "densenet121", "image_size": 32, "method": "dino"}, "arch: dino also has views of 14 pixels"),
         ({"arch": "resnet19"}, "arch: "),
         ({"device": "cuda:99"}, "device: cuda:99 is not available"),
+        ({"device": "cpu", "cuda_graph": "on"}, "cuda_graph: .* as the device is cpu"),
         ({"device": "cpu:0", "nproc": 2, "batch_size": 8}, "nproc: 2 processes cannot share cpu:0"),
         ({"study": "data-amount", "amounts": "100%,100000"}, "amounts: 100000 is more than the 14"),
         ({"study": "data-amount", "amounts": "0.01%"}, "digits leaves 1 images to learn from; at least 2 are needed"),

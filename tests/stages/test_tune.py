@@ -192,6 +192,12 @@ def test_labels_are_asked_for_where_there_are_none(parent, tmp_path):
             tune(parent=parent, **SEARCH | {"data": "photos", "objective": objective, "batch_size": 16})
 
 
+def test_a_graph_that_no_trial_can_have_is_refused_before_any(parent):
+    with pytest.raises(HptError, match="^cuda_graph: .* as the device is cpu"):
+        tune(parent=parent, **SEARCH | {"device": "cpu", "cuda_graph": "on"})
+    assert not runs(stage="tune")
+
+
 @pytest.mark.slow
 def test_a_study_of_another_space_dataset_or_parent_is_refused_by_name(parent):
     tune(parent=parent, augment="crop,flip", trials=2, adapt_winner=False, **SEARCH)

@@ -133,7 +133,6 @@ def test_a_graph_holds_the_steps_of_one_process_on_a_gpu():
         ({}, "cuda:0", 2, "2 processes train together"),
         ({"precision": "float16"}, "cuda:0", 1, "float16 looks at the gradients"),
         ({"compile": True}, "cuda:0", 1, "networks are compiled"),
-        ({"update": "bn-stats"}, "cuda:0", 1, "nothing learns"),
     ],
 )
 def test_steps_that_no_graph_can_hold_are_done_one_by_one(changes, device, processes, reason):
@@ -141,6 +140,15 @@ def test_steps_that_no_graph_can_hold_are_done_one_by_one(changes, device, proce
     assert not choose_graph("auto", plan, torch.device(device), processes)
     with pytest.raises(HptError, match=f"^cuda_graph: .*{reason}"):
         choose_graph("on", plan, torch.device(device), processes)
+
+
+def test_without_steps_there_is_no_graph_whatever_is_asked_for():
+    assert not choose_graph("on", replace(GRAPH, update="bn-stats"), torch.device("cuda", 0), 1)
+
+
+def test_a_graph_that_is_asked_for_goes_before_a_compiler_that_is_not():
+    steps = FEWEST_COMPILED_STEPS["cuda"]
+    assert not choose_compile("auto", steps, torch.device("cuda"), graph="on")
 
 
 def test_steps_of_a_method_that_differ_from_each_other_are_done_one_by_one(monkeypatch):

@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.methods import METHODS, load_method
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
-from hpt_mlflow.training import memory
+from hpt_mlflow.training import loop, memory
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.memory import images_that_fit, out_of_memory, try_step
 from hpt_mlflow.training.plan import Plan
@@ -95,6 +97,46 @@ def test_where_nothing_fits_that_is_said(trainer_of, monkeypatch):
     monkeypatch.setattr(memory, "try_step", fail)
     message = str(out_of_memory(trainer, batches[task]))
     assert message.endswith("use a smaller one, a smaller network or smaller images")
+
+
+def test_what_a_step_has_held_is_free_before_it_is_measured_what_fits(trainer_of, monkeypatch):
+    trainer, batches = trainer_of("moco")
+    held, still_there = [], []
+
+    def fail(views, step):
+        features = trainer.backbone(views[0])
+        held.append(weakref.ref(features))
+        raise torch.OutOfMemoryError
+
+    def measure(trainer, batch):
+        still_there.extend(features() is not None for features in held)
+        return HptError("measured")
+
+    monkeypatch.setattr(trainer, "update", fail)
+    monkeypatch.setattr(loop, "out_of_memory", measure)
+    with pytest.raises(HptError, match="measured"):
+        list(trainer.train(batches, 0, 1))
+    assert still_there == [False]
+
+
+def test_a_step_that_cannot_be_tried_leaves_the_size_open(trainer_of, gpu, monkeypatch):
+    def fail(*given):
+        raise ValueError("Expected more than 1 value per channel when training")
+
+    trainer, batches = trainer_of("moco")
+    (task,) = batches.tasks(range(1))
+    trainer.device = GPU
+    monkeypatch.setattr(memory, "try_step", fail)
+    assert str(out_of_memory(trainer, batches[task])).endswith("smaller images")
+
+
+def test_a_batch_that_did_not_fit_is_not_recommended(trainer_of, gpu, monkeypatch):
+    trainer, batches = trainer_of("moco", 16)
+    (task,) = batches.tasks(range(1))
+    trainer.device = GPU
+    monkeypatch.setattr(memory, "try_step", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: GIB + 1)
+    assert str(out_of_memory(trainer, batches[task])).endswith("use 15 or less")
 
 
 def test_a_training_that_is_out_of_memory_ends_in_one_line(trainer_of, monkeypatch):

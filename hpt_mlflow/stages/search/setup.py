@@ -35,7 +35,7 @@ from hpt_mlflow.stages.training.resolve import (
 )
 from hpt_mlflow.stages.training.start import Start, for_channels, start_from_parent
 from hpt_mlflow.tracking.models.store import FoundModel
-from hpt_mlflow.training.arithmetic import choose_compile, choose_precision
+from hpt_mlflow.training.arithmetic import choose_compile, choose_graph, choose_precision
 from hpt_mlflow.training.plan import Plan
 from hpt_mlflow.tuning.pruning import rungs
 from hpt_mlflow.tuning.space import Space
@@ -110,6 +110,11 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
         origin=start.origin,
         has_batch_norm=bool(batch_norms(start.backbone)),
     )
+    plan = replace(
+        plan,
+        precision=choose_precision(settings.precision, device),
+        compile=choose_compile(settings.compile, steps, device, settings.cuda_graph),
+    )
     statistics = kept_channel_statistics(images)
     reader = FeatureReader(images, start.architecture.image_size, statistics, device)
     return TrialSetup(
@@ -119,11 +124,7 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
         statistics=statistics,
         start=start,
         local=local,
-        plan=replace(
-            plan,
-            precision=choose_precision(settings.precision, device),
-            compile=choose_compile(settings.compile, steps, device),
-        ),
+        plan=replace(plan, graph=choose_graph(settings.cuda_graph, plan, device, processes=1)),
         rungs=rungs(steps, first_rung, settings.reduction),
         space=space,
         objective=objective,

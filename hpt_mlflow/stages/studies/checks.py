@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from hpt_mlflow.stages.evaluation.unseen import SEEN_LIMIT, overlaps
 from hpt_mlflow.stages.processes.device import resolve_device
 from hpt_mlflow.stages.processes.launch import check_devices
 from hpt_mlflow.stages.training.resolve import resolve_local_views, resolve_training, split_for
+from hpt_mlflow.training.arithmetic import choose_graph
 from hpt_mlflow.training.milestones import parse_milestones
 from hpt_mlflow.training.plan import Plan
 
@@ -107,7 +109,8 @@ def _check_sizes(methods: Collection[str], network: Architecture) -> None:
 def _check_training(settings: PretrainSettings | AdaptSettings, dataset: Dataset) -> None:
     assert settings.steps is not None
     parse_milestones(settings.milestones, settings.steps)
-    fitted_plan(settings, dataset)
+    plan = replace(fitted_plan(settings, dataset), compile=settings.compile == "on")
+    choose_graph(settings.cuda_graph, plan, resolve_device(settings.device), settings.nproc)
 
 
 def _check_evaluation(settings: EvaluateSettings, dataset: Dataset) -> None:

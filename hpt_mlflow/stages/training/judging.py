@@ -114,9 +114,8 @@ class JudgedMilestones:
         parent, last, better = self.scores[0], max(self.scores), self._better
         by = f"by {OBJECTIVES[self.objective].title}"
         if self.best == 0:
-            highest = max(self.scores.values())
-            sure = " by more than chance" if highest > parent else ""
-            what = "The parent is kept" if highest > self._enough else f"Not better than its parent{sure}"
+            sure = " by more than chance" if any(score > parent for score in self.scores.values()) else ""
+            what = "Not better than its parent in every way" if self._objected else f"Not better than its parent{sure}"
             text = f"{what}, {by}: {parent:.3f}, and {self.scores[last]:.3f} at step {last}."
         else:
             worse = max(step for step in self.scores if step not in better)
@@ -125,16 +124,20 @@ class JudgedMilestones:
                 f"Better than its parent {since}, {by}; step {self.best} is taken: {self.scores[self.best]:.3f}, the "
                 f"parent {parent:.3f}."
             )
-        if not self.refused:
+        if not self._objected:
             return text
-        steps = f"step{'s' * (len(self.refused) > 1)} {', '.join(map(str, sorted(self.refused)))}"
         check = OBJECTIVES[OBJECTIVES[self.objective].checked_by].title
-        return f"{text} Not taken, because below the parent in {check}: {steps}."
+        return f"{text} By {check} it is worse at step {', '.join(map(str, self._objected))}."
 
     @property
     def _better(self) -> list[int]:
         """The steps that are better than the parent by more than the noise, and not refused."""
         return [step for step, score in self.scores.items() if score > self._enough and step not in self.refused]
+
+    @property
+    def _objected(self) -> list[int]:
+        """The steps that would be better, were they not refused."""
+        return [step for step, score in self.scores.items() if score > self._enough and step in self.refused]
 
     @property
     def _enough(self) -> float:

@@ -100,7 +100,6 @@ def prepare(
     )
     milestones = parse_milestones(settings.milestones, plan.steps)
     plan = _choose_arithmetic(settings, plan, device, group, earlier)
-    plan = replace(plan, graph=choose_graph(settings.cuda_graph, plan, device, group.size))
     inherited = start.statistics if plan.statistics == "keep" else None
     statistics = inherited or _channel_statistics(images, group)
     workers = default_workers(images, device, processes_here()) if settings.workers is None else settings.workers
@@ -182,12 +181,18 @@ def _choose_arithmetic(
     """The plan with the choice of the first process; a resumed training keeps the arithmetic that it began with."""
     choice = None
     if group.first:
-        began = earlier.run.data.params if earlier else {}
-        precision = began.get(tag.setting_param("precision"), settings.precision)
-        compiled = {"True": "on", "False": "off"}.get(began.get(tag.setting_param("compile"), ""), settings.compile)
-        choice = choose_precision(precision, device), choose_compile(compiled, plan.steps, device)
-    precision, compiles = group.share(choice)
-    return replace(plan, precision=precision, compile=compiles)
+        began = {
+            name: earlier.run.data.params.get(tag.setting_param(name), "") if earlier else ""
+            for name in ("precision", "compile", "graph")
+        }
+        precision = choose_precision(began["precision"] or settings.precision, device)
+        wanted = {"True": "on", "False": "off"}.get(began["compile"], settings.compile)
+        compiles = choose_compile(wanted, plan.steps, device, settings.cuda_graph)
+        plan = replace(plan, precision=precision, compile=compiles)
+        graph = "off" if began["graph"] == "False" else settings.cuda_graph
+        choice = precision, compiles, choose_graph(graph, plan, device, group.size)
+    precision, compiles, graphed = group.share(choice)
+    return replace(plan, precision=precision, compile=compiles, graph=graphed)
 
 
 def _channel_statistics(images: Images, group: Group) -> ChannelStatistics:

@@ -20,7 +20,7 @@ from hpt_mlflow.models.update import parse_update
 from hpt_mlflow.settings import AdaptSettings, PretrainSettings, TrainingSettings
 from hpt_mlflow.settings.common import parse_count
 from hpt_mlflow.tracking.tags import PUBLISHED, RANDOM
-from hpt_mlflow.training.plan import PRESETS, TOUCHES_LITTLE, Plan, with_optimizer
+from hpt_mlflow.training.plan import OWN_RATE, PRESETS, TOUCHES_LITTLE, Plan, with_optimizer
 
 
 def resolve_training(
@@ -103,9 +103,9 @@ def resolve_local_views(method: str, backbone: nn.Module, architecture: Architec
 
 
 def _learning_rate(settings: TrainingSettings, preset: Plan, origin: str) -> float:
-    """The preset's, which may be smaller for a parent whose chain began with random weights."""
-    own = PRESETS[settings.preset].own_rate if preset.optimizer == "adamw" else None
-    return own if own and origin == RANDOM and isinstance(settings, AdaptSettings) else preset.learning_rate
+    """The preset's; AdamW's is smaller for a parent whose chain began with random weights."""
+    is_own = isinstance(settings, AdaptSettings) and origin == RANDOM
+    return OWN_RATE if is_own and preset.optimizer == "adamw" else preset.learning_rate
 
 
 def length_of(settings: TrainingSettings) -> int:

@@ -78,7 +78,7 @@ def test_what_the_check_refuses_is_not_taken():
     assert (milestones.best, milestones.best_after_parent) == (20, 20)
     assert milestones.summary == (
         "Better than its parent for a while, by neighbours that an image and its view share; step 20 is taken: 0.450, "
-        "the parent 0.400. Not taken, because below the parent in accuracy of predicting rotations: steps 10, 30."
+        "the parent 0.400. By accuracy of predicting rotations it is worse at step 10, 30."
     )
 
 
@@ -87,8 +87,15 @@ def test_the_parent_stays_where_the_check_refuses_all():
     # Who wants a milestone all the same gets the best.
     assert (milestones.best, milestones.best_after_parent) == (0, 10)
     assert milestones.summary == (
-        "The parent is kept, by neighbours that an image and its view share: 0.400, and 0.450 at step 20. Not taken, "
-        "because below the parent in accuracy of predicting rotations: steps 10, 20."
+        "Not better than its parent in every way, by neighbours that an image and its view share: 0.400, and 0.450 at "
+        "step 20. By accuracy of predicting rotations it is worse at step 10, 20."
+    )
+
+
+def test_what_is_not_better_anyway_is_not_said_to_be_refused():
+    milestones = JudgedMilestones("consistency", {0: 0.5, 10: 0.4}, refused=frozenset([10]))
+    assert milestones.summary == (
+        "Not better than its parent, by neighbours that an image and its view share: 0.500, and 0.400 at step 10."
     )
 
 

@@ -128,6 +128,7 @@ def test_a_base_of_ones_own_takes_smaller_steps(origin, settings, rate):
         (AdaptSettings(optimizer="sgd"), "random", True, "sgd", 0.03, 1e-4, 1),
         (AdaptSettings(optimizer="adamw"), "random", True, "adamw", 1e-4, 0.01, 10),
         (AdaptSettings(), "random", False, "adamw", 1e-4, 0.01, 10),
+        (AdaptSettings(preset="quick"), "random", False, "adamw", 1e-4, 0.01, 10),
     ],
 )
 def test_an_optimiser_comes_with_what_suits_it(settings, origin, has_batch_norm, optimizer, rate, decay, head_rate):
