@@ -159,9 +159,11 @@ def methods(files: tuple[Path, ...]) -> None:
             pair[f"default, by {BY_LABELS}"].append(taken(every, BY_LABELS))
         elif recipe in PAPER_METHODS and every[-1]["step"] == every[-1]["steps"]:
             pair[recipe].append(every[-1])
-    names = ("as it is", *PAPER_METHODS, f"default, by {LABEL_FREE}", f"default, by {BY_LABELS}")
+    every = ("as it is", *PAPER_METHODS, f"default, by {LABEL_FREE}", f"default, by {BY_LABELS}")
+    names = [name for name in every if any(pair[name] for (_, base), pair in cells.items() if base in BASES)]
+    titles = ["statistics refreshed (the paper's *Base*)" if name == "Base" else name for name in names]
     print("Test accuracy in %, linear probe / 20-NN, means over seeds (± half a 95% interval).\n")
-    print(f"| target | Base | {' | '.join(names)} |\n|{'---|' * (2 + len(names))}")
+    print(f"| target | Base | {' | '.join(titles)} |\n|{'---|' * (2 + len(names))}")
     for target, base in product(sorted({target for target, _ in cells}), BASES):
         if "as it is" in (pair := cells[target, base]):
             print(f"| {target} | {base} | " + " | ".join(_accuracy(pair[name]) for name in names) + " |")
@@ -275,7 +277,7 @@ def taken(training: list[Line], judge: str, times: float = 1.0) -> Line:
     # The first trainings have only the scores of the same objective as a judge of its own.
     column = f"check_{name}" if f"check_{name}" in parent else check
     refused = frozenset[int]()
-    if column in parent:
+    if check and column in parent:
         telling = load_judge(check).chance + 2 * parent[f"noise_{column}"]
         refused = worse_than_parent({step: line[column] for step, line in by_step.items()}, telling)
     scores = {step: line[name] for step, line in by_step.items()}
