@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ BASES = ("imagenet", "clipart", "photos")
 UPDATE_STEPS = 300
 # What a line says of its training rather than of a milestone.
 TRAINING = ("base", "target", "recipe", "steps", "seed")
+bases_option = click.option("--base", "bases", multiple=True, help="Only these Bases. Default: all.")
 files_argument = click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 
 
@@ -102,9 +103,10 @@ def _row(every: list[list[Line]], judge: str, truth: str) -> str:
 
 @click.command()
 @files_argument
-def bars(files: tuple[Path, ...]) -> None:
+@bases_option
+def bars(files: tuple[Path, ...], bases: tuple[str, ...]) -> None:
     """By target and by Base, what the defaults gain over the parent as it is, with 95% intervals over all trainings."""
-    every = defaults(files)
+    every = defaults(files, bases)
     parts = {
         f"{word} {name}": [training for training in every if training[0][key] == name]
         for word, key in (("to", "target"), ("from", "base"))
@@ -125,11 +127,10 @@ def bars(files: tuple[Path, ...]) -> None:
 
 @click.command()
 @files_argument
-@click.option("--base", "bases", multiple=True, help="Only these Bases. Default: all.")
+@bases_option
 def margins(files: tuple[Path, ...], bases: tuple[str, ...]) -> None:
     """What the defaults gain, and how often they harm, for a margin of 0, 1 and 2 times the noise of the judge."""
-    every = [training for training in defaults(files) if "rotation" in training[0]]
-    every = [training for training in every if not bases or training[0]["base"] in bases]
+    every = [training for training in defaults(files, bases) if "rotation" in training[0]]
     print(f"{len(every)} trainings.\n")
     print("| judge | times the noise | gain, probe | gain, 20-NN | over 1 point below the parent | kept the parent |")
     print("|---|---|---|---|---|---|")
@@ -249,7 +250,7 @@ def harm(files: tuple[Path, ...]) -> None:
 @click.option("--base", "bases", multiple=True, default=BASES, show_default=True)
 def picture(files: tuple[Path, ...], to: Path, bases: tuple[str, ...]) -> None:
     """By pair of Base and target, the test accuracy of the parent as it is, and of the model that was registered."""
-    every = [training for training in defaults(files) if training[0]["base"] in bases]
+    every = defaults(files, bases)
     pairs = sorted({(t[0]["target"], t[0]["base"]) for t in every}, reverse=True)
     figure, axes = plain_axes("linear probe on test, %", "", 0.9 + 0.28 * len(pairs))
     for row, pair in enumerate(pairs):
@@ -294,9 +295,14 @@ def trainings(files: Iterable[Path]) -> list[list[Line]]:
     return list(found.values())
 
 
-def defaults(files: Iterable[Path]) -> list[list[Line]]:
-    """The milestones of the trainings with the defaults in which all judges that decide have scored."""
+def defaults(files: Iterable[Path], bases: Collection[str] = ()) -> list[list[Line]]:
+    """The milestones of the trainings with the defaults in which all judges that decide have scored.
+
+    Args:
+        bases: to start from; empty for all.
+    """
     every = [milestones(training) for training in trainings(files) if training[0]["recipe"] == DEFAULT]
+    every = [training for training in every if not bases or training[0]["base"] in bases]
     return [training for training in every if {LABEL_FREE, BY_LABELS, "probe"} <= training[0].keys()]
 
 
