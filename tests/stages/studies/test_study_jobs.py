@@ -97,7 +97,7 @@ def test_jobs_run_side_by_side(past):
 
 def test_what_a_job_cannot_do_is_said_in_one_line_and_leaves_no_run_running(past):
     training = adaptation(past.images, past.model, batch_size=500)
-    with pytest.raises(HptError, match=r"^adapt images < models:/hpt/1, seed 0: batch_size: 500 is more than the"):
+    with pytest.raises(HptError, match=r"^adapt images < models:/hpt/1, 2 steps, seed 0: batch_size: 500 is more than"):
         run_all([training, evaluation(past.images, training)], past.images)
     assert {run.info.status for run in mlflow.search_runs(["0"], output_format="list")} <= {"FINISHED", "FAILED"}
 
