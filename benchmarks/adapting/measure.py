@@ -8,8 +8,8 @@
 `run` adapts once. It appends a line for the parent (step 0), for each milestone, and for variants of the last one: with
 the mean of its and the parent's weights (`half`), with the key encoder's weights, an average over the last steps
 (`average`), and with BatchNorm's statistics measured on plain images (`refreshed`). A line has the accuracy on test and
-on validation, and the score of every judge. `bars`, `methods`, `updates`,
-`recipes`, `judges`, `margins` and `harm` print tables of any number of lines, and `page` writes them into pages.
+on validation, and the score of every judge. `bars`, `methods`, `updates`, `rates`, `recipes`, `judges`, `margins` and
+`harm` print tables of any number of lines, and `page` writes them into pages.
 """
 
 from __future__ import annotations

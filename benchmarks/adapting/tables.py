@@ -82,10 +82,13 @@ def judges(files: tuple[Path, ...]) -> None:
         for judge in (*JUDGES, LABEL_FREE + ALONE):
             print(f"| {'the last step' if judge == 'step' else judge} | {truth} | {_row(every, judge, truth)} |")
     print()
+    checked = [training for training in defaults(files) if f"check_{LABEL_FREE}" in training[0]]
     for judge in (LABEL_FREE, OBJECTIVES[LABEL_FREE].checked_by, BY_LABELS):
         known = [training for training in every if f"cost_{judge}" in training[0]]
         shares = [sum(line[f"cost_{judge}"] for line in training) / training[-1]["seconds"] for training in known]
         print(f"{judge} takes {np.mean(shares):.1%} of the training time (mean of {len(known)} trainings).")
+    shares = [sum(line[f"cost_{LABEL_FREE}"] for line in training) / training[-1]["seconds"] for training in checked]
+    print(f"{LABEL_FREE} with its check takes {np.mean(shares):.1%} (mean of {len(checked)} trainings).")
 
 
 def _row(every: list[list[Line]], judge: str, truth: str) -> str:
