@@ -20,7 +20,7 @@ from hpt_mlflow.training.plan import Plan
 
 log = logging.getLogger("hpt_mlflow")
 # The images of all judgements of a training, as a share of those that pass through its networks. With what judges do to
-# features, that is up to 3% of the time.
+# features, that is about 3% of the time (docs/adapting.md).
 SHARE = 0.025
 # With fewer images, a judge sees too little, and a network soon knows them by heart.
 FEW_IMAGES = 50
@@ -159,7 +159,8 @@ def worse_than_parent(scores: Mapping[int, float], telling: float) -> frozenset[
 def _scores(objective: str, history: Iterable[tuple[int, Mapping[str, float]]]) -> dict[int, float]:
     """By step, ascending, among the metrics of a run."""
     name = metric_name(objective)
-    return dict(sorted((step, metrics[name]) for step, metrics in history if name in metrics))
+    scores = {step: metrics[name] for step, metrics in history if name in metrics}
+    return dict(sorted(scores.items()))
 
 
 def _last_of_the_best(scores: Mapping[int, float], noise: float) -> int:
