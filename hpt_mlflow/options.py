@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 import types
@@ -80,14 +81,20 @@ class Settings:
 
 def value_type(settings: Settings | type[Settings], name: str) -> type:
     """The type of a setting, without its `| None`."""
-    hint = typing.get_type_hints(settings if isinstance(settings, type) else type(settings))[name]
+    hint = type_hints(settings if isinstance(settings, type) else type(settings))[name]
     if isinstance(hint, types.UnionType):
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
     return hint
 
 
+@functools.cache
+def type_hints(settings: type[Settings]) -> dict[str, Any]:
+    """The types of all settings: evaluated once, since that takes milliseconds, and each setting asks for its own."""
+    return typing.get_type_hints(settings)
+
+
 def _may_be_none(settings: type[Settings], name: str) -> bool:
-    return type(None) in typing.get_args(typing.get_type_hints(settings)[name])
+    return type(None) in typing.get_args(type_hints(settings)[name])
 
 
 def _plain(value: Any, kind: type) -> Any:

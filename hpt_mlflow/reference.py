@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hpt_mlflow.methods import METHODS, all_options, options_of, preset_options
-from hpt_mlflow.options import Settings, choices_of, value_type
+from hpt_mlflow.options import Settings, choices_of, type_hints, value_type
 from hpt_mlflow.settings import AdaptSettings, PretrainSettings, TrainingSettings
 from hpt_mlflow.training.plan import PRESETS, Preset
 
@@ -78,7 +78,7 @@ def meaning(settings: type[Settings], field: dataclasses.Field[Any]) -> str:
 
 def annotation_of(settings: type[Settings], field: dataclasses.Field[Any]) -> Any:
     """The type that a setting is annotated with, its choices as a `Literal`."""
-    hint = typing.get_type_hints(settings)[field.name]
+    hint = type_hints(settings)[field.name]
     texts = choices_of(field)
     if not texts:
         return hint

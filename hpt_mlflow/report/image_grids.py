@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.images import Images
@@ -57,7 +59,7 @@ def confused_pairs(
     if not found:
         return None
     title = "Most frequent confusions; below an image, the probability of the wrong class"
-    figure, axes, _ = _grid(title, len(found), [TEXT_WIDTH] + [1.0] * examples)
+    sheet = _sheet(title, len(found), [TEXT_WIDTH] + [1.0] * examples)
     for row, (true, predicted) in enumerate(found):
         mistaken = np.flatnonzero((truth == true) & (prediction == predicted))
         surest_first = mistaken[np.argsort(-confidence[mistaken], kind="stable")][:examples]
@@ -65,10 +67,10 @@ def confused_pairs(
             f"{len(mistaken)} of {(truth == true).sum()}\n{class_label(classes[true], TEXT_LETTERS)}\n"
             f"taken for\n{class_label(classes[predicted], TEXT_LETTERS)}"
         )
-        axes[row][0].text(0, 0.5, text, fontsize=9, va="center")
-        for place, i in zip(axes[row][1:], surest_first.tolist(), strict=False):
-            _show(place, images, indices[i], f"{confidence[i]:.2f}")
-    return figure
+        sheet.write(row, 0, text)
+        for column, i in enumerate(surest_first.tolist(), start=1):
+            sheet.show(row, column, images, indices[i], f"{confidence[i]:.2f}")
+    return sheet.figure
 
 
 def most_confused(truth: np.ndarray, prediction: np.ndarray, pairs: int) -> list[tuple[int, int]]:
@@ -124,53 +126,76 @@ def neighbour_grid(
     multilabel = is_multilabel(query_labels)
     title = f"Left an image, right the {k} nearest training images"
     title += "" if multilabel else "; blue-green frame: same class, red: another"
-    figure, axes, letters = _grid(title, rows, [1.0, GAP_WIDTH] + [1.0] * k)
+    sheet = _sheet(title, rows, [1.0, GAP_WIDTH] + [1.0] * k)
     for row in range(rows):
-        _show(axes[row][0], images, queries[row], _caption(query_labels[row], classes, letters))
-        for place, index, label in zip(axes[row][2:], neighbours[row], neighbour_labels[row], strict=True):
-            _show(place, images, index, _caption(label, classes, letters))
-            if not multilabel:
-                _frame(place, GREEN if label == query_labels[row] else VERMILION)
-    return figure
+        sheet.show(row, 0, images, queries[row], _caption(query_labels[row], classes, sheet.letters))
+        found = zip(neighbours[row], neighbour_labels[row], strict=True)
+        for column, (index, label) in enumerate(found, start=2):
+            same = None if multilabel else bool(label == query_labels[row])
+            frame = None if same is None else GREEN if same else VERMILION
+            sheet.show(row, column, images, index, _caption(label, classes, sheet.letters), frame)
+    return sheet.figure
 
 
-def _grid(title: str, rows: int, widths: Sequence[float]) -> tuple[Figure, np.ndarray, int]:
-    """A figure, its axes without ticks and frames by row and column, and how many letters fit below an image.
+@dataclass(frozen=True)
+class _Sheet:
+    """A figure with places for images in rows and columns.
+
+    One axes for all of them: matplotlib takes longer to make 64 axes than to draw 64 images.
+
+    Attributes:
+        axes: over the whole figure, in inches from its upper left corner.
+        tile: side of an image, in inches.
+        lefts: left edge of each column, in inches.
+    """
+
+    figure: Figure
+    axes: Axes
+    tile: float
+    lefts: Sequence[float]
+
+    @property
+    def letters(self) -> int:
+        """How many fit below an image."""
+        return int(72 * self.tile / LETTER_POINTS)
+
+    def top(self, row: int) -> float:
+        return TITLE_INCHES + row * (self.tile + CAPTION_INCHES)
+
+    def write(self, row: int, column: int, text: str) -> None:
+        self.axes.text(self.lefts[column], self.top(row) + self.tile / 2, text, fontsize=9, va="center")
+
+    def show(self, row: int, column: int, images: Images, index: int, caption: str, frame: str | None = None) -> None:
+        """Draw an image with its caption below and a frame of this colour; a note if it cannot be read any more."""
+        x, y = self.lefts[column] + self.tile / 2, self.top(row) + self.tile / 2
+        self.axes.text(x, y + 0.54 * self.tile, caption, fontsize=7, ha="center", va="top")
+        try:
+            pixels = shown(images[int(index)])
+        except UnreadableImageError:
+            self.axes.text(x, y, "cannot\nbe read", fontsize=7, ha="center", color=GREY)
+            return
+        height, width = (self.tile / 2 * side / max(pixels.shape[:2]) for side in pixels.shape[:2])
+        self.axes.imshow(pixels, extent=(x - width, x + width, y + height, y - height), aspect="auto")
+        if frame is not None:
+            corner = (x - width, y - height)
+            self.axes.add_patch(Rectangle(corner, 2 * width, 2 * height, fill=False, edgecolor=frame, linewidth=3))
+
+
+def _sheet(title: str, rows: int, widths: Sequence[float]) -> _Sheet:
+    """An empty one.
 
     Args:
         widths: of the columns, 1 for an image.
     """
     tile = TILE_INCHES * min(1.0, math.sqrt(FULL_SIZE_TILES / (rows * len(widths))))
-    width = tile * sum(widths) + MARGIN_INCHES * (len(widths) + 1)
-    height = TITLE_INCHES + rows * (tile + CAPTION_INCHES)
+    rights = np.cumsum([MARGIN_INCHES + tile * width for width in widths])
+    width, height = float(rights[-1]) + MARGIN_INCHES, TITLE_INCHES + rows * (tile + CAPTION_INCHES)
     figure = Figure(figsize=(width, height))
     figure.suptitle(title, y=1 - MARGIN_INCHES / height, fontsize=8, wrap=True)
-    axes = figure.subplots(rows, len(widths), squeeze=False, width_ratios=widths, subplot_kw={"frame_on": False})
-    figure.subplots_adjust(
-        left=MARGIN_INCHES / width,
-        right=1 - MARGIN_INCHES / width,
-        bottom=CAPTION_INCHES / height,
-        top=1 - TITLE_INCHES / height,
-        wspace=MARGIN_INCHES * len(widths) / (tile * sum(widths)),
-        hspace=CAPTION_INCHES / tile,
-    )
-    for place in figure.axes:
-        place.set(xticks=[], yticks=[])
-    return figure, axes, int(72 * tile / LETTER_POINTS)
-
-
-def _show(axes: Axes, images: Images, index: int, caption: str) -> None:
-    """Draw an image with its caption below; a note if it cannot be read any more."""
-    axes.text(0.5, -0.04, caption, transform=axes.transAxes, fontsize=7, ha="center", va="top")
-    try:
-        axes.imshow(shown(images[int(index)]))
-    except UnreadableImageError:
-        axes.text(0.5, 0.5, "cannot\nbe read", transform=axes.transAxes, fontsize=7, ha="center", color=GREY)
-
-
-def _frame(axes: Axes, colour: str) -> None:
-    axes.set_frame_on(True)
-    axes.spines[:].set(color=colour, linewidth=3)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    lefts = [float(right) - tile * width for right, width in zip(rights, widths, strict=True)]
+    return _Sheet(figure, axes, tile, lefts)
 
 
 def _caption(label: np.ndarray, classes: Sequence[str], letters: int) -> str:

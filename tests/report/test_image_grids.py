@@ -35,13 +35,16 @@ def stored(figure) -> int:
     return file.tell()
 
 
-def brightness(axes) -> list[int]:
-    """Which images stand on these axes, in order."""
-    return [int(one.images[0].get_array()[0, 0, 0]) for one in axes if one.images]
+def brightness(figure) -> list[list[int]]:
+    """Which images stand in each row, from left to right."""
+    rows = {}
+    for image in sorted(figure.axes[0].images, key=lambda image: image.get_extent()[0]):
+        rows.setdefault(image.get_extent()[3], []).append(int(image.get_array()[0, 0, 0]))
+    return [rows[top] for top in sorted(rows)]
 
 
-def captions(axes) -> list[str]:
-    return [text.get_text() for one in axes for text in one.texts]
+def texts(figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
 
 
 def test_most_confused_come_first_and_right_ones_not_at_all():
@@ -59,11 +62,9 @@ def test_confused_pairs_show_the_surest_mistakes():
     images = Counting()
     figure = confused_pairs(images, 10 + np.arange(7), truth, prediction, confidence, CLASSES, pairs=6, examples=2)
     assert images.asked == [12, 13, 10]
-    first, second = figure.axes[:3], figure.axes[3:]
-    assert captions(first) == ["3 of 4\nbird\ntaken for\n\\$cat\\$", "0.90", "0.70"]
-    assert brightness(first) == [12, 13]
-    assert captions(second) == ["1 of 3\nairplane\ntaken for\nbird", "0.60"]
-    assert brightness(second) == [10]
+    first, second = "3 of 4\nbird\ntaken for\n\\$cat\\$", "1 of 3\nairplane\ntaken for\nbird"
+    assert texts(figure) == [first, "0.90", "0.70", second, "0.60"]
+    assert brightness(figure) == [[12, 13], [10]]
     assert stored(figure) > 0
 
 
@@ -85,13 +86,13 @@ def test_confused_pairs_ask_for_few_of_many_images():
 def test_an_image_that_cannot_be_read_any_more_leaves_the_others():
     truth, prediction = np.zeros(2, int), np.ones(2, int)
     figure = confused_pairs(Counting(unreadable=0), np.arange(2), truth, prediction, np.array([0.9, 0.8]), CLASSES)
-    assert brightness(figure.axes) == [1]
-    assert "cannot\nbe read" in captions(figure.axes)
+    assert brightness(figure) == [[1]]
+    assert "cannot\nbe read" in texts(figure)
     assert stored(figure) > 0
 
 
-def frames(axes) -> list[str | None]:
-    return [to_hex(one.spines["top"].get_edgecolor()).upper() if one.get_frame_on() else None for one in axes]
+def frames(figure) -> list[str]:
+    return [to_hex(frame.get_edgecolor()).upper() for frame in figure.axes[0].patches]
 
 
 def test_neighbour_grid_frames_same_and_other_classes():
@@ -99,10 +100,9 @@ def test_neighbour_grid_frames_same_and_other_classes():
     nearest = np.array([[7, 3], [5, 9]])
     figure = neighbour_grid(images, np.array([20, 21]), np.array([0, 1]), nearest, np.array([[0, 2], [0, 1]]), CLASSES)
     assert images.asked == [20, 7, 3, 21, 5, 9]
-    rows = figure.axes[:4], figure.axes[4:]
-    assert [brightness(row) for row in rows] == [[20, 7, 3], [21, 5, 9]]
-    assert [frames(row) for row in rows] == [[None, None, GREEN, VERMILION], [None, None, VERMILION, GREEN]]
-    assert [captions(row) for row in rows] == [["airplane", "airplane", "\\$cat\\$"], ["bird", "airplane", "bird"]]
+    assert brightness(figure) == [[20, 7, 3], [21, 5, 9]]
+    assert frames(figure) == [GREEN, VERMILION, VERMILION, GREEN]
+    assert texts(figure) == ["airplane", "airplane", "\\$cat\\$", "bird", "airplane", "bird"]
     assert "same class" in figure.get_suptitle()
     assert stored(figure) > 0
 
@@ -111,8 +111,8 @@ def test_neighbour_grid_of_many_labels_names_them_and_has_no_frames():
     labels = np.array([[1, 1, 0]], dtype=np.uint8)
     neighbours = np.array([[[0, 0, 0], [0, 1, 1]]], dtype=np.uint8)
     figure = neighbour_grid(Counting(), np.array([0]), labels, np.array([[1, 2]]), neighbours, CLASSES)
-    assert frames(figure.axes) == [None] * 4
-    assert captions(figure.axes) == ["airplane, bird", "none", "bird, \\$cat\\$"]
+    assert frames(figure) == []
+    assert texts(figure) == ["airplane, bird", "none", "bird, \\$cat\\$"]
     assert "class" not in figure.get_suptitle()
 
 
@@ -125,9 +125,18 @@ def test_pictures_of_any_photographs_stay_small(shape):
     assert stored(figure) < 1_500_000
 
 
+def test_an_image_keeps_its_shape_and_its_frame_is_around_it():
+    labels = np.zeros((1, 1), dtype=np.int64)
+    figure = neighbour_grid(Counting(), labels[:, 0], labels[:, 0], labels, labels, CLASSES)
+    left, right, bottom, top = figure.axes[0].images[1].get_extent()
+    assert (right - left) / (bottom - top) == pytest.approx(12 / 8)
+    (frame,) = figure.axes[0].patches
+    assert frame.get_bbox().extents == pytest.approx((left, top, right, bottom))
+
+
 def test_grid_of_narrow_columns_keeps_captions_apart():
     labels = np.zeros((16, 10), dtype=np.int64)
     figure = neighbour_grid(Counting(), labels[:, 0], labels[:, 0], labels, labels, ["a class with a very long name"])
     stored(figure)
-    boxes = [text.get_window_extent() for axes in figure.axes for text in axes.texts if text.get_text()]
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts if text.get_text()]
     assert not any(box.overlaps(other) for i, box in enumerate(boxes) for other in boxes[:i])
