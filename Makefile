@@ -9,7 +9,8 @@ DEMO_STEPS ?= 180
 UI_PORT ?= 5000
 # Processes that run tests in parallel, one file at a time each.
 TEST_PROCESSES ?= 2
-PYTEST = $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+# One thread each, as torch's threads would wait for one another.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 MLFLOW_RUN = PATH="$(CURDIR)/$(BIN):$$PATH" mlflow run . --env-manager local
 
 .PHONY: setup demo test slow soak bench results lint format generate ui wheel image clean
@@ -39,7 +40,7 @@ slow: setup
 	$(PYTEST) -m slow --durations 15
 
 soak: setup
-	$(BIN)/python -m pytest -m "slow or soak"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow or soak"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -259,7 +259,7 @@ def test_a_mistake_is_one_line_and_leaves_no_run_running(chain, workplace):
 
 
 def test_ctrl_c_ends_the_run_killed_with_its_metrics(workplace):
-    parameters = {"data": "builtin:digits", "steps": 100_000, "model_name": "endless", **NETWORK}
+    parameters = {"data": "builtin:digits", "steps": 100_000, "compile": "off", "model_name": "endless", **NETWORK}
 
     process = subprocess.Popen(
         # A shell without job control hands SIGINT on as ignored, and children inherit that.

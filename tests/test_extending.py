@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -26,7 +27,7 @@ def package(tmp_path_factory):
 
 
 @pytest.fixture
-def hpt(package, tmp_path):
+def hpt(package, tmp_path, empty_database):
     """Run `hpt WORDS` with the package installed; gives what it prints."""
     variables = {
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
@@ -34,6 +35,7 @@ def hpt(package, tmp_path):
         "HPT_SPOOL": str(tmp_path / "spool"),
         "PYTHONPATH": os.pathsep.join([str(package), str(ROOT)]),
     }
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     mlflow.set_tracking_uri(variables["MLFLOW_TRACKING_URI"])
 
     def run(words):

@@ -50,6 +50,7 @@ def test_trainings_in_threads_are_those_that_they_would_be_alone(store, images):
     assert losses_of(alone[0]) != losses_of(alone[1])
 
 
+@pytest.mark.slow
 def test_an_evaluation_beside_a_training_is_that_alone(past, images):
     settings = {"data": str(past.images), "model": past.model, "device": "cpu", "precision": "float32"}
     alone, trained = hpt_mlflow.evaluate(**settings), train(images, 0, "alone")

@@ -145,6 +145,7 @@ def test_main_trains_in_several_processes(nothing_starts, store):
         hpt_mlflow.main(base="builtin:digits", target="builtin:digits", nproc=2)
 
 
+@pytest.mark.slow
 def test_an_adaptation_in_two_processes_of_the_newest_version(past):
     """One process resolves `latest` for both; with the settings of HPT-BN all but the BatchNorm layers stay."""
     short = {"steps": 2, "batch_size": 8, "precision": "float32", "update": "bn", "on_no_gain": "register"}

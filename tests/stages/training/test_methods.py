@@ -12,7 +12,13 @@ TINY = {"data": "builtin:digits", "image_size": 16, "batch_size": 32, "steps": 2
 PRETRAIN = TINY | {"arch": "shufflenet_v2_x0_5"}
 
 
-@pytest.mark.parametrize("method", METHODS)
+# A student without a teacher, a teacher with a queue, and views of several sizes; what else differs is in tests/methods.
+QUICK = ("lejepa", "moco", "dino")
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in METHODS]
+)
 def test_a_chain_is_trained_and_searched_by_a_method(store, method, tmp_path):
     pretrained = hpt_mlflow.pretrain(method=method, **PRETRAIN)
     adapted = hpt_mlflow.adapt(method=method, parent=pretrained.model_uri, update="bn", judge="none", **TINY)

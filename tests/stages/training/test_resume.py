@@ -311,6 +311,7 @@ def test_main_that_is_interrupted_does_again_only_what_was_not_done(base, at_ste
     assert [step for step, _ in metrics(adapted)["train/loss"]] == [2, 4]
 
 
+@pytest.mark.slow
 def test_a_stop_at_the_last_step_of_a_stage_stops_what_is_around_it(base, at_step, monkeypatch):
     make_small(monkeypatch)
     at_step(2, send(signal.SIGINT), "pretrain")
