@@ -59,6 +59,7 @@ bench: setup
 	$(BIN)/python benchmarks/views_speed.py
 	$(BIN)/python benchmarks/pixels_speed.py
 	$(BIN)/python benchmarks/feature_speed.py
+	$(BIN)/python benchmarks/start_speed.py
 	$(BIN)/python benchmarks/loss_curves.py
 	$(BIN)/python benchmarks/probe_protocols.py
 	$(BIN)/python benchmarks/data_scale.py

@@ -37,12 +37,14 @@ def main(repeats: int, steps: int, photographs: int, batch_size: int, small: boo
     """Stages against bare steps, with the CUDA graph and without, and frozen features against inference."""
     began = time.perf_counter()
     large, side = ("resnet18", 32) if small else ("resnet50", 224)
+    transformer = "timm:vit_tiny_patch16_224" if small else "timm:vit_small_patch16_224"
     with tempfile.TemporaryDirectory() as name:
         folder = make_photographs(Path(name), photographs)
         made = time.perf_counter() - began
         batch = ["--batch-size", str(batch_size)]
         photos = ["--arch", large, "--image-size", str(side), *batch, "--steps", str(steps)]
         tiny = ["--arch", "resnet18", "--image-size", "64", *batch, "--steps", str(10 * steps)]
+        vit = ["--arch", transformer, "--image-size", str(side), *batch, "--steps", str(steps)]
         kinds = {
             "stage from JPEG files": ["whole", "--data", str(folder), *photos],
             "bare step": ["bare", "--graph", "off", *photos],
@@ -54,6 +56,9 @@ def main(repeats: int, steps: int, photographs: int, batch_size: int, small: boo
             "small: stage without graph": ["whole", "--graph", "off", *tiny],
             "small: bare step": ["bare", "--graph", "off", *tiny],
             "small: bare step, graph": ["bare", *tiny],
+            "ViT, LoRA: stage from JPEG files": ["whole", "--data", str(folder), "--update", "lora", *vit],
+            "ViT, LoRA: bare step": ["bare", "--update", "lora", *vit],
+            "ViT, all weights: bare step": ["bare", *vit],
         }
         found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
         for _ in range(repeats):
@@ -66,7 +71,8 @@ def main(repeats: int, steps: int, photographs: int, batch_size: int, small: boo
                     print(f"{kind}: {error.message}", flush=True)
     print(f"{processor()}, {available_cores()} cores, torch {torch.__version__}, {device()}")
     print(
-        f"{photographs} JPEG files of {WIDTH} x {HEIGHT}, made in {made:.0f} s; {large}, {side} px; batch {batch_size}"
+        f"{photographs} JPEG files of {WIDTH} x {HEIGHT}, made in {made:.0f} s; {large} and {transformer}, {side} px; "
+        f"batch {batch_size}"
     )
     print_tables(found)
 
@@ -86,8 +92,11 @@ def print_tables(found: dict[str, list[dict[str, float]]]) -> None:
             ("small: stage", "small: stage without graph", 4),
             ("stage from JPEG files", "lightly from JPEG files", 5),
             ("frozen features from JPEG files", "inference", 0.8),
+            ("ViT, LoRA: stage from JPEG files", "ViT, LoRA: bare step", 0.9),
         ),
     )
+    memory = ("ViT, LoRA: bare step", "ViT, all weights: bare step", 0.6)
+    print_ratios(found, (memory,), figure="peak_mib", bound="peak memory, at most")
 
 
 def make_photographs(folder: Path, count: int) -> Path:

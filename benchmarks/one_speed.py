@@ -36,7 +36,7 @@ WARM_UP_REPORTS = 5
 @click.option("--batch-size", default=128, show_default=True)
 @click.option("--steps", default=30, show_default=True)
 @click.option("--precision", default="auto", show_default=True)
-@click.option("--update", default="all", show_default=True, help="Of bare: as of adapt.")
+@click.option("--update", default="all", show_default=True, help="Of bare and whole: as of adapt.")
 @click.option("--nproc", default=1, show_default=True, help="Of whole.")
 @click.option("--workers", type=int, help="Of whole; default: as the stage chooses.")
 @click.option("--compile", "compiled", default="off", show_default=True)
@@ -129,27 +129,25 @@ def images_per_second(step: Callable[[], torch.Tensor], batch_size: int, steps: 
 
 
 def whole_stage(
-    data, arch, image_size, batch_size, steps, precision, nproc, workers, compiled, graph, device, **_
+    data, arch, image_size, batch_size, steps, precision, update, nproc, workers, compiled, graph, device, **_
 ) -> float:
-    """Images per second of the stage as users run it. Opening the dataset and the first steps are left out."""
+    """Images per second of the stage as users run it. Opening the dataset and the first steps are left out.
+
+    By an update that leaves weights as they are, the stage adapts a Base that was trained for one step.
+    """
     from mlflow.tracking import MlflowClient
 
     import hpt_mlflow
 
+    settings = {"data": data, "batch_size": batch_size, "precision": precision, "device": device, "workers": workers}
+    timed = settings | {"steps": steps, "compile": compiled, "cuda_graph": graph, "nproc": nproc}
+    network = {"arch": arch, "image_size": image_size}
     with temporary_store():
-        result = hpt_mlflow.pretrain(
-            data=data,
-            arch=arch,
-            image_size=image_size,
-            batch_size=batch_size,
-            steps=steps,
-            precision=precision,
-            compile=compiled,
-            cuda_graph=graph,
-            device=device,
-            nproc=nproc,
-            workers=workers,
-        )
+        if update == "all":
+            result = hpt_mlflow.pretrain(**network, **timed)
+        else:
+            base = hpt_mlflow.pretrain(**network, **settings, steps=1)
+            result = hpt_mlflow.adapt(parent=base.model_uri, update=update, judge="none", **timed)
         history = MlflowClient().get_metric_history(result.run_id, "train/images_per_second")
     rates = [metric.value for metric in sorted(history, key=lambda metric: metric.step)][WARM_UP_REPORTS:]
     return statistics.harmonic_mean(rates)

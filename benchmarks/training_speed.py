@@ -93,15 +93,20 @@ def measure(*arguments: str) -> dict[str, float]:
     return result
 
 
-def print_ratios(found: dict[str, list[dict[str, float]]], aims: Iterable[tuple[str, str, float]]) -> None:
-    """How many times as fast one kind is as another in the same repetition, and what is aimed at."""
-    print("\n| ratio | median | range | at least |\n|---|---|---|---|")
-    for above, below, least in aims:
+def print_ratios(
+    found: dict[str, list[dict[str, float]]],
+    aims: Iterable[tuple[str, str, float]],
+    figure: str = "images_per_second",
+    bound: str = "at least",
+) -> None:
+    """How a figure of one kind compares with that of another in the same repetition, and what is aimed at."""
+    print(f"\n| ratio | median | range | {bound} |\n|---|---|---|---|")
+    for above, below, aim in aims:
         pairs = zip(found.get(above, []), found.get(below, []), strict=False)
-        quotients = [one["images_per_second"] / other["images_per_second"] for one, other in pairs]
+        quotients = [one[figure] / other[figure] for one, other in pairs]
         if quotients:
             middle, low, high = statistics.median(quotients), min(quotients), max(quotients)
-            print(f"| {above} / {below} | **{middle:.3f}** | {low:.3f} to {high:.3f} | {least} |")
+            print(f"| {above} / {below} | **{middle:.3f}** | {low:.3f} to {high:.3f} | {aim} |")
 
 
 def median(results: list[dict[str, float]], name: str) -> float:

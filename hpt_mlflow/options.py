@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import os
 import types
@@ -87,10 +86,14 @@ def value_type(settings: Settings | type[Settings], name: str) -> type:
     return hint
 
 
-@functools.cache
+_TYPE_HINTS: dict[type, dict[str, Any]] = {}
+
+
 def type_hints(settings: type[Settings]) -> dict[str, Any]:
     """The types of all settings: evaluated once, since that takes milliseconds, and each setting asks for its own."""
-    return typing.get_type_hints(settings)
+    if settings not in _TYPE_HINTS:
+        _TYPE_HINTS[settings] = typing.get_type_hints(settings)
+    return _TYPE_HINTS[settings]
 
 
 def _may_be_none(settings: type[Settings], name: str) -> bool:

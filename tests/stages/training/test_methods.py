@@ -12,7 +12,7 @@ TINY = {"data": "builtin:digits", "image_size": 16, "batch_size": 32, "steps": 2
 PRETRAIN = TINY | {"arch": "shufflenet_v2_x0_5"}
 
 
-# A student without a teacher, a teacher with a queue, and views of several sizes; what else differs is in tests/methods.
+# Without a teacher, with a queue, and with views of several sizes; what else differs is in tests/methods.
 QUICK = ("lejepa", "moco", "dino")
 
 
