@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from unicodedata import normalize
-from urllib.parse import unquote
 
 import numpy as np
 
+from hpt_mlflow.data.address import GROUP
 from hpt_mlflow.data.csv_table import IMAGE_COLUMNS, plain_name, read_table
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.errors import data_error
@@ -19,19 +19,7 @@ from hpt_mlflow.data.labels import number_groups
 from hpt_mlflow.data.paths import resolve_path
 from hpt_mlflow.errors import printable
 
-# How an address ends that names groups; `?` alone is a wildcard in addresses of shards.
-OPTION = "?group="
 REMEDY = "write for example ?group=(patient[0-9]+), with parentheses around what names a group, or ?group=FILE.csv"
-
-
-def split_address(address: str) -> tuple[str, str | None]:
-    """An address without its `?group=...`, and what is written there, decoded; None if it has none."""
-    before, separator, value = address.rpartition(OPTION)
-    if not separator:
-        return address, None
-    if not value:
-        raise data_error(f"{printable(address)!r} names no group", REMEDY)
-    return before, unquote(value)
 
 
 def with_groups(dataset: Dataset, group: str, root: str | None) -> Dataset:
@@ -52,7 +40,7 @@ def with_groups(dataset: Dataset, group: str, root: str | None) -> Dataset:
     else:
         names, written = list(matches(group, dataset.names)), group
     check_groups(dataset, names)
-    return replace(dataset, groups=number_groups(names), uri=f"{dataset.uri}{OPTION}{_quote(written)}")
+    return replace(dataset, groups=number_groups(names), uri=f"{dataset.uri}{GROUP}{_quote(written)}")
 
 
 def matches(pattern: str, names: Sequence[str]) -> Iterator[str]:

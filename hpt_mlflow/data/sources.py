@@ -6,19 +6,19 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
+from hpt_mlflow.data.address import split_options
 from hpt_mlflow.data.builtin import open_builtin
 from hpt_mlflow.data.csv_source import open_csv
 from hpt_mlflow.data.dataset import IN_MEMORY, Dataset
 from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.folder_source import open_folder
 from hpt_mlflow.data.frames import with_frames
-from hpt_mlflow.data.groups import split_address, with_groups
+from hpt_mlflow.data.groups import with_groups
 from hpt_mlflow.data.list_source import open_list
 from hpt_mlflow.data.paper_layouts import open_paper
 from hpt_mlflow.data.parquet_source import open_parquet
@@ -29,9 +29,6 @@ from hpt_mlflow.plugins import add_to
 
 # Installed packages may name readers under this group of entry points, each by its scheme.
 ENTRY_POINTS = "hpt_mlflow.sources"
-# An option of every address, first or later among those at its end.
-BANDS = re.compile(r"(?P<sign>[?&])bands=(?P<bands>[^&?]*)(?=&|$)")
-STACK = re.compile(r"[?&]stack=(?P<pattern>.+)$")
 # Datasets that were passed as objects, by their address in this process.
 _HELD: dict[str, Dataset] = {}
 
@@ -80,39 +77,13 @@ def open_dataset(data: Any, root: str | None = None, every_image: bool = False) 
     if not rest:
         example = "twemoji" if scheme == "builtin" else "NAME"
         raise data_error(f"{uri!r} names no dataset", f"write for example {scheme}:{example}")
-    rest, bands = _split_off_bands(rest)
-    rest, stack = _split_off_stack(rest)
-    # A table has more options, and a column of groups among them.
-    address, group = (rest, None) if scheme == "csv" or os.path.exists(rest) else split_address(rest)
+    address, options = split_options(rest, scheme)
     is_whole = every_image and scheme in EVERY_IMAGE
     dataset = EVERY_IMAGE[scheme](address, root, True) if is_whole else SOURCES[scheme](address, root)
-    if group is not None and not is_whole:
-        dataset = with_groups(dataset, group, root)
-    dataset = with_stacks(dataset, stack) if stack else with_frames(dataset)
-    return _with_bands(dataset, bands) if bands else dataset
-
-
-def _split_off_bands(address: str) -> tuple[str, tuple[int, ...]]:
-    """An address without `bands=...` among the options at its end, and the bands.
-
-    Raises:
-        HptError: they are not whole numbers from 1 on, or one comes twice.
-    """
-    match = BANDS.search(address)
-    if match is None or os.path.exists(address):
-        return address, ()
-    words = match["bands"].split(",")
-    bands = tuple(int(word) for word in words if word.strip().isdecimal())
-    if len(bands) < len(words) or min(bands) < 1 or len(set(bands)) < len(bands):
-        raise data_error(f"cannot read bands={match['bands']!r}", "count bands from 1, each once: bands=4,3,2")
-    before, after = address[: match.start()], address[match.end() :]
-    return before + (match["sign"] + after.removeprefix("&") if after else ""), bands
-
-
-def _split_off_stack(address: str) -> tuple[str, str]:
-    """An address without `stack=...` at its end, and the pattern; empty if it has none."""
-    match = STACK.search(address)
-    return (address, "") if match is None or os.path.exists(address) else (address[: match.start()], match["pattern"])
+    if options.group is not None and not is_whole:
+        dataset = with_groups(dataset, options.group, root)
+    dataset = with_stacks(dataset, options.stack) if options.stack else with_frames(dataset)
+    return _with_bands(dataset, options.bands) if options.bands else dataset
 
 
 def _with_bands(dataset: Dataset, bands: tuple[int, ...]) -> Dataset:
