@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from hpt_mlflow.data.cache import cache_folder, keep, limit
 from hpt_mlflow.data.containers import Contained
-from hpt_mlflow.data.names import Files, Names
+from hpt_mlflow.data.file_rows import FileRow
 from hpt_mlflow.data.pictures import MOST_BYTES, Encoded, Frame, Stack
 
 # The content of an image that cannot be read.
@@ -42,6 +42,7 @@ RACY_NS = 2_000_000_000
 # Reading that takes longer shows a progress bar.
 QUIET_SECONDS = 5.0
 NO_STAMP = (-1, 0, 0, 0)
+LARGEST = 2**63 - 1
 
 
 class Contents:
@@ -172,13 +173,23 @@ def _stamps(pictures: Sequence[Encoded], indices: np.ndarray, pool: ThreadPoolEx
 
 def _stamp(pictures: Sequence[Encoded], index: int) -> tuple[int, int, int, int]:
     try:
-        path = getattr(pictures, "path", pictures.__getitem__)(index)
-        if not isinstance(path, str | Path):
+        if isinstance(pictures, FileRow):
+            stamps = [_stamp_of(os.stat(path)) for path in pictures.paths(index)]
+        elif isinstance(path := pictures[index], Path):
+            stamps = [_stamp_of(os.stat(path))]
+        else:
             return NO_STAMP
-        status = os.stat(path)
     except Exception:  # it is missing, its name is impossible, or it is damaged
         return NO_STAMP
-    return (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino & (2**63 - 1))
+    if len(stamps) == 1:
+        return stamps[0]
+    # Whatever changes a file sets the time of its status to now, which is later than all others.
+    sizes, modified, changed, inodes = zip(*stamps, strict=True)
+    return sum(sizes), max(modified), max(changed), hash(inodes) & LARGEST
+
+
+def _stamp_of(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino & LARGEST
 
 
 class _Index:
@@ -228,22 +239,9 @@ def _key(pictures: Sequence[Encoded]) -> str:
     digest = hashlib.sha256(f"{VERSION}\n".encode())
     if isinstance(pictures, Contained):
         digest.update("\0".join(pictures.files).encode(errors="surrogateescape"))
-    elif isinstance(pictures, Files):
-        digest.update(os.path.abspath(pictures.folder).encode(errors="surrogateescape"))
-        add_names(digest, pictures.names)
+    elif isinstance(pictures, FileRow):
+        pictures.add_to(digest)
     else:
         paths = (picture for picture in pictures if isinstance(picture, Path)) if isinstance(pictures, list) else ()
         digest.update("\0".join(map(os.path.abspath, paths)).encode(errors="surrogateescape"))
     return digest.hexdigest()[:32]
-
-
-def add_names(digest: hashlib._Hash, names: Sequence[str]) -> None:
-    """Add all names and where each ends. The number of chunks that they are packed into makes no difference."""
-    ends = hashlib.sha256()
-    before = 0
-    for prefix, data, chunk_ends in Names.of(names).buffers():
-        digest.update(data)
-        ends.update(f"{prefix}\0".encode(errors="surrogateescape") if prefix else b"")
-        ends.update((chunk_ends.astype("<i8") + before).data)
-        before += len(data)
-    digest.update(ends.digest())

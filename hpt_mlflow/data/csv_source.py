@@ -17,9 +17,10 @@ from hpt_mlflow.data.csv_labels import TableLabels, check_column, find_labels, q
 from hpt_mlflow.data.csv_table import IMAGE_COLUMNS, Table, find_file, read_table
 from hpt_mlflow.data.dataset import Dataset, evenly_spaced
 from hpt_mlflow.data.errors import data_error
+from hpt_mlflow.data.file_rows import Files
 from hpt_mlflow.data.groups import with_groups
 from hpt_mlflow.data.labels import number_groups
-from hpt_mlflow.data.names import Files, Names
+from hpt_mlflow.data.names import Names
 from hpt_mlflow.data.parts import TEST, TRAIN, VALIDATION, held_out_images, part_of
 from hpt_mlflow.data.paths import name_in, resolve_path
 from hpt_mlflow.data.pictures import has_image_suffix

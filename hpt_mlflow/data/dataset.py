@@ -10,7 +10,8 @@ from functools import cached_property
 import numpy as np
 
 from hpt_mlflow.data.account import LeftOut
-from hpt_mlflow.data.contents import UNKNOWN, VERSION, Contents, add_names
+from hpt_mlflow.data.contents import UNKNOWN, VERSION, Contents
+from hpt_mlflow.data.file_rows import add_names
 from hpt_mlflow.data.pictures import Encoded
 from hpt_mlflow.data.split import NO_LABEL, Split, grouped_split, join_identical, stratified_split, unlabelled_split
 

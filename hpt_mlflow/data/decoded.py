@@ -14,7 +14,7 @@ from hpt_mlflow.data.containers import Contained
 from hpt_mlflow.data.dataset import MOST, Dataset, evenly_spaced
 from hpt_mlflow.data.decode import conversion
 from hpt_mlflow.data.errors import UnreadableImageError
-from hpt_mlflow.data.names import Files
+from hpt_mlflow.data.file_rows import Files
 from hpt_mlflow.data.packed import MAGIC, DecodedFile, Packed, write_packed
 from hpt_mlflow.data.pictures import Encoded, Stack
 from hpt_mlflow.pixels import PixelFormat

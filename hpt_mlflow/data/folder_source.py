@@ -11,9 +11,10 @@ import numpy as np
 from hpt_mlflow.data.account import LeftOut, examples_of
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.errors import data_error
+from hpt_mlflow.data.file_rows import Files
 from hpt_mlflow.data.formats import registry
 from hpt_mlflow.data.labels import number_classes
-from hpt_mlflow.data.names import Files, Names
+from hpt_mlflow.data.names import Names
 from hpt_mlflow.data.parts import TEST, TRAIN, UNLABELLED, VALIDATION, has_parts, held_out, held_out_images, parts_of
 from hpt_mlflow.data.paths import resolve_path
 from hpt_mlflow.data.pictures import IMAGE_SUFFIXES, SUFFIXES, Encoded

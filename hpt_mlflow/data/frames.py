@@ -13,9 +13,9 @@ from hpt_mlflow.data.account import LeftOut, examples_of
 from hpt_mlflow.data.contents import UNKNOWN, read_once
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.errors import UnreadableImageError
+from hpt_mlflow.data.file_rows import Files, FramedFiles
 from hpt_mlflow.data.formats import registry
-from hpt_mlflow.data.names import Files, Names
-from hpt_mlflow.data.pictures import Encoded, Frame
+from hpt_mlflow.data.names import Names
 
 # Formats whose files hold several images, by suffix, and files of studies, which often have none or a number.
 SEVERAL = re.compile(r"(?i)\.(dcm|dicom|ima|g?tiff?|npy|nii|nii\.gz)$|(^|/)[^./]+(\.[0-9]+)*$|#[0-9]+$")
@@ -23,25 +23,6 @@ SEVERAL = re.compile(r"(?i)\.(dcm|dicom|ima|g?tiff?|npy|nii|nii\.gz)$|(^|/)[^./]
 NUMBERED = re.compile(r"(.+)#([0-9]{1,9})")
 # What is kept of a file: how many images it holds, and one more, as `UNKNOWN` is 0.
 NO_IMAGE = 1
-
-
-class FramedFiles(Files):
-    """Files of which some are named several times, for each of their images.
-
-    Attributes:
-        numbers: which image of its file each is, int32 (N,); -1 for the only one.
-    """
-
-    def __init__(self, folder: Path | str, names: Names, numbers: np.ndarray) -> None:
-        super().__init__(folder, names)
-        self.numbers = numbers
-
-    def _value(self, i: int) -> Encoded:  # type: ignore[override]
-        file, number = Path(self.path(i)), int(self.numbers[i])
-        return file if number < 0 else Frame(file, number)
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return (self._value(i) for i in range(len(self)))
 
 
 def with_frames(dataset: Dataset) -> Dataset:

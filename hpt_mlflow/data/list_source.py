@@ -12,8 +12,9 @@ import numpy as np
 from hpt_mlflow.data.account import LeftOut, examples_of
 from hpt_mlflow.data.dataset import MOST, Dataset
 from hpt_mlflow.data.errors import data_error, reading
+from hpt_mlflow.data.file_rows import Files
 from hpt_mlflow.data.labels import WHOLE_NUMBER, LabelColumn
-from hpt_mlflow.data.names import Files, Names
+from hpt_mlflow.data.names import Names
 from hpt_mlflow.data.paths import name_in, resolve_path
 from hpt_mlflow.errors import printable
 

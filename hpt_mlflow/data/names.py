@@ -6,13 +6,11 @@ soon has its own copy of what it shares with its parent. Buffers of Arrow are on
 
 from __future__ import annotations
 
-import os
 import re
 from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -126,27 +124,6 @@ class NumberedNames(Row[str]):
 
     def _value(self, i: int) -> str:
         return f"{self._prefix}{i}"
-
-
-class Files(Row[Path]):
-    """The files of these names in a folder, each made when it is read; an absolute name is a path by itself."""
-
-    def __init__(self, folder: Path | str, names: Names) -> None:
-        # Absolute, so that it stays the same folder if the working directory changes.
-        self.folder, self.names = os.path.abspath(folder), names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def _value(self, i: int) -> Path:
-        return Path(self.path(i))
-
-    def path(self, i: int) -> str:
-        """The file at a position as text, which is quicker to make."""
-        return os.path.join(self.folder, self.names[i])
-
-    def __iter__(self) -> Iterator[Path]:
-        return (Path(os.path.join(self.folder, name)) for name in self.names)
 
 
 def _text(name: bytes) -> str:

@@ -16,8 +16,9 @@ import numpy as np
 from hpt_mlflow.data.catalogue import CatalogueEntry
 from hpt_mlflow.data.dataset import Dataset, evenly_spaced
 from hpt_mlflow.data.errors import data_error, reading
+from hpt_mlflow.data.file_rows import Files
 from hpt_mlflow.data.labels import WHOLE_NUMBER
-from hpt_mlflow.data.names import Files, Names
+from hpt_mlflow.data.names import Names
 from hpt_mlflow.data.pictures import has_image_suffix
 from hpt_mlflow.data.tree import SYSTEM_FOLDERS
 from hpt_mlflow.errors import HptError, one_line, printable

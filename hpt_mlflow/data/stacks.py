@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +12,8 @@ import numpy as np
 from hpt_mlflow.data.account import LeftOut, examples_of
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.errors import data_error
-from hpt_mlflow.data.names import Files, Names, Row
-from hpt_mlflow.data.pictures import Stack
+from hpt_mlflow.data.file_rows import Files, StackedFiles
+from hpt_mlflow.data.names import Names
 from hpt_mlflow.errors import printable
 
 # `B8A` comes after `B08` and before `B09`, and `B10` after `B9`.
@@ -80,19 +79,6 @@ def find_stacks(names: Iterable[str], pattern: str) -> tuple[tuple[str, ...], li
     kept = {file for stack in stacks for file in stack.files}
     others += sorted(file for image in images.values() for file in image.values() if file not in kept)
     return bands, stacks, others
-
-
-class StackedFiles(Row[Stack]):
-    """An image for each row of names of files in a folder."""
-
-    def __init__(self, folder: Path | str, rows: Sequence[tuple[str, ...]]) -> None:
-        self._folder, self._rows = Path(folder), rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def _value(self, i: int) -> Stack:
-        return Stack(tuple(self._folder / name for name in self._rows[i]))
 
 
 def with_stacks(dataset: Dataset, pattern: str) -> Dataset:

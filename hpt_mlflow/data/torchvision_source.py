@@ -14,7 +14,8 @@ from torch.utils.data import ConcatDataset
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.errors import data_error
-from hpt_mlflow.data.names import Files, Names, NumberedNames
+from hpt_mlflow.data.file_rows import Files
+from hpt_mlflow.data.names import Names, NumberedNames
 from hpt_mlflow.data.torch_source import TorchPictures, name_classes
 from hpt_mlflow.errors import one_line
 

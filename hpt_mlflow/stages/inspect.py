@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.names import Files
+from hpt_mlflow.data.file_rows import Files
 from hpt_mlflow.data.perceptual import SIDE
 from hpt_mlflow.data.pictures import Frame
 from hpt_mlflow.data.sources import open_dataset

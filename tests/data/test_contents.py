@@ -13,7 +13,8 @@ from PIL import Image
 from hpt_mlflow.data import contents as contents_module
 from hpt_mlflow.data.contents import UNKNOWN, Contents
 from hpt_mlflow.data.errors import UnreadableImageError
-from hpt_mlflow.data.names import Files, Names
+from hpt_mlflow.data.file_rows import Files, FramedFiles, StackedFiles
+from hpt_mlflow.data.names import Names
 
 
 def contents_of(dataset_of, pictures):
@@ -282,3 +283,47 @@ def test_missing_positions_are_those_of_a_set():
         asked = rng.integers(0, 50, rng.integers(0, 40))
         known = np.unique(rng.integers(0, 50, rng.integers(0, 60)))
         np.testing.assert_array_equal(contents_module._missing(asked, known), np.setdiff1d(asked, known))
+
+
+def counting_reads(monkeypatch):
+    """The files that are read from now on."""
+    read, add = [], contents_module._add_file
+
+    def adding(digest, picture):
+        read.append(picture.name)
+        add(digest, picture)
+
+    monkeypatch.setattr(contents_module, "_add_file", adding)
+    contents_module._whole_file.cache_clear()
+    return read
+
+
+def test_stacks_are_read_once_and_again_when_a_band_changes(dataset_of, tmp_path, monkeypatch):
+    names = [(f"{i}_red.png", f"{i}_blue.png") for i in range(3)]
+    for seed, name in enumerate(name for row in names for name in row):
+        os.utime(write(tmp_path / name, seed), (0, 0))
+    monkeypatch.setattr(contents_module, "RACY_NS", -(10**12))
+    read = counting_reads(monkeypatch)
+    first = contents_of(dataset_of, StackedFiles(tmp_path, names))
+    assert (len(set(first)), len(read)) == (3, 6)
+    contents_module._whole_file.cache_clear()
+    assert contents_of(dataset_of, StackedFiles(tmp_path, names)) == first
+    assert len(read) == 6
+    os.utime(write(tmp_path / "1_blue.png", 9), (0, 0))
+    contents_module._whole_file.cache_clear()
+    changed = contents_of(dataset_of, StackedFiles(tmp_path, names))
+    assert [one == other for one, other in zip(first, changed, strict=True)] == [True, False, True]
+    assert sorted(read[6:]) == ["1_blue.png", "1_red.png"]
+
+
+def test_other_bands_and_other_images_of_a_file_are_others(dataset_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(contents_module, "RACY_NS", -(10**12))
+    for seed, name in enumerate(("a.png", "b.png", "c.png", "d.png")):
+        os.utime(write(tmp_path / name, seed), (0, 0))
+    rows = [("a.png", "b.png"), ("c.png", "d.png")]
+    others = [("a.png", "c.png"), ("b.png", "d.png")]
+    assert contents_of(dataset_of, StackedFiles(tmp_path, rows)) != contents_of(
+        dataset_of, StackedFiles(tmp_path, others)
+    )
+    of_first, of_second = (FramedFiles(tmp_path, Names.of(["a.png"]), np.array([i])) for i in (0, 1))
+    assert contents_of(dataset_of, of_first) != contents_of(dataset_of, of_second)

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from hpt_mlflow.data.dataset import Dataset, content_digest
-from hpt_mlflow.data.names import Files, Names
+from hpt_mlflow.data.file_rows import Files
+from hpt_mlflow.data.names import Names
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.split import NO_LABEL
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpt_mlflow.data.names import AT_ONCE, Files, Names, NumberedNames
+from hpt_mlflow.data.file_rows import Files
+from hpt_mlflow.data.names import AT_ONCE, Names, NumberedNames
 
 ODD = ["a.png", "", "größe/猫 1.png", "caf\udce9.png", "no\0thing", "n" * 5000, "a\nb"]
 
