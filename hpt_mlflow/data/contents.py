@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors
@@ -28,13 +28,21 @@ from hpt_mlflow.data.containers import Contained
 from hpt_mlflow.data.file_rows import FileRow
 from hpt_mlflow.data.pictures import MOST_BYTES, Encoded, Frame, Stack
 
+T = TypeVar("T")
+
 # The content of an image that cannot be read.
 UNKNOWN = 0
 # Raise it when the hash changes.
 VERSION = 2
 READ_BYTES = 1 << 20
+# Opening a FIFO would wait for a writer.
+OPENING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 THREADS = 16
 AT_ONCE = 10_000
+# What takes less is done by one thread: Python runs one at a time, and to change takes longer. It is tried on so many.
+ALONE_SECONDS, TRIED = 50e-6, 8
+# Of a thread, at the most.
+LARGEST_TASK = 64
 # Of all datasets together; a million files take 48 MB.
 KEPT_BYTES = 1 << 30
 # A file may change twice within one tick of its clock: younger files are read again the next time ("racy git").
@@ -104,9 +112,8 @@ def read_once(
         unread = np.flatnonzero(~known)
         options = {"desc": shown, "unit": " images", "delay": QUIET_SECONDS, "leave": False}
         with tqdm(total=len(unread), **options) as bar:
-            # A million tasks waiting at once would take a gigabyte.
             for some in np.split(unread, range(AT_ONCE, len(unread), AT_ONCE)):
-                values[some] = list(pool.map(lambda i: read(pictures, i), indices[some].tolist()))
+                values[some] = _of_each(lambda i: read(pictures, i), indices[some], pool)
                 bar.update(len(some))
     settled = unread[stamps[unread, 1:3].max(axis=1, initial=0) < started - RACY_NS]
     # Unreadable pictures may be readable the next time.
@@ -153,22 +160,39 @@ def _changes(file: Path) -> tuple[int, int]:
 
 def _add_file(digest: hashlib.blake2b, file: Path) -> None:
     """Add a regular file that is not too large to be decoded."""
-    # Opening a FIFO would wait for a writer.
-    status = os.stat(file)
-    if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
-        raise OSError("not a file of an image")
-    with open(file, "rb", buffering=0) as opened:
-        while block := opened.read(READ_BYTES):
+    opened = os.open(file, OPENING)
+    try:
+        status = os.fstat(opened)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST_BYTES:
+            raise OSError("not a file of an image")
+        # One byte more, so that the end is seen at once.
+        while block := os.read(opened, min(READ_BYTES, status.st_size + 1)):
             digest.update(block)
+    finally:
+        os.close(opened)
 
 
 def _stamps(pictures: Sequence[Encoded], indices: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
     """What changes when a file does, int64 (n, 4): size, times of content and status, and inode number or offset."""
     if isinstance(pictures, Contained):
         return pictures.stamps(indices)
-    tasks = np.array_split(indices, THREADS)
-    stamps = pool.map(lambda task: np.array([_stamp(pictures, i) for i in task.tolist()]).reshape(-1, 4), tasks)
-    return np.concatenate(list(stamps))
+    some = np.split(indices, range(AT_ONCE, len(indices), AT_ONCE))
+    return np.concatenate(
+        [np.array(_of_each(lambda i: _stamp(pictures, i), part, pool)).reshape(-1, 4) for part in some]
+    )
+
+
+def _of_each(function: Callable[[int], T], indices: np.ndarray, pool: ThreadPoolExecutor) -> list[T]:
+    """A function of each index, by one thread if it is quick."""
+    started = time.perf_counter()
+    first = [function(i) for i in indices[:TRIED].tolist()]
+    rest = indices[TRIED:]
+    if time.perf_counter() - started < ALONE_SECONDS * len(first):
+        return first + [function(i) for i in rest.tolist()]
+    tasks = np.array_split(rest, max(THREADS, -(-len(rest) // LARGEST_TASK)))
+    return first + [
+        value for task in pool.map(lambda task: [function(i) for i in task.tolist()], tasks) for value in task
+    ]
 
 
 def _stamp(pictures: Sequence[Encoded], index: int) -> tuple[int, int, int, int]:
