@@ -49,6 +49,7 @@ def main(repeats: int, steps: int, photographs: int, batch_size: int, small: boo
             "stage from JPEG files": ["whole", "--data", str(folder), *photos],
             "bare step": ["bare", "--graph", "off", *photos],
             "bare step, graph": ["bare", *photos],
+            "crops from JPEG files, without a network": ["loading", "--data", str(folder), *photos],
             "lightly from JPEG files": ["lightly", "--data", str(folder), *photos],
             "frozen features from JPEG files": ["features", "--data", str(folder), *photos],
             "inference": ["inference", *photos],

@@ -29,7 +29,7 @@ WARM_UP_REPORTS = 5
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["bare", "whole", "lightly", "features", "inference"]))
+@click.argument("what", type=click.Choice(["bare", "whole", "lightly", "features", "inference", "loading"]))
 @click.option("--data", default=str(CLIPART) if CLIPART.is_dir() else "builtin:noto", show_default=True)
 @click.option("--arch", default="resnet18", show_default=True)
 @click.option("--image-size", default=64, show_default=True)
@@ -38,13 +38,15 @@ WARM_UP_REPORTS = 5
 @click.option("--precision", default="auto", show_default=True)
 @click.option("--update", default="all", show_default=True, help="Of bare and whole: as of adapt.")
 @click.option("--nproc", default=1, show_default=True, help="Of whole.")
-@click.option("--workers", type=int, help="Of whole; default: as the stage chooses.")
+@click.option("--workers", type=int, help="Of whole and loading; default: as the stage chooses.")
+@click.option("--cached", is_flag=True, help="Of loading: from images that are decoded already.")
 @click.option("--compile", "compiled", default="off", show_default=True)
 @click.option("--graph", default="auto", show_default=True, help="As cuda_graph of a stage.")
 @click.option("--device", default="auto", show_default=True)
 def main(what: str, **options) -> None:
     """bare: the step on views in memory; whole: a training stage; lightly: the MoCo example of lightly; features:
-    frozen ones of images from their files; inference: the network alone.
+    frozen ones of images from their files; inference: the network alone; loading: crops of two views per image, from
+    their files or from the cache, without a network.
     """
     ways = {
         "bare": bare_step,
@@ -52,6 +54,7 @@ def main(what: str, **options) -> None:
         "lightly": lightly_example,
         "features": frozen_features,
         "inference": inference,
+        "loading": loading,
     }
     speed = ways[what](**options)
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -195,6 +198,28 @@ def inference(arch, image_size, batch_size, steps, device, **_) -> float:
     batch = torch.randn(batch_size, 3, image_size, image_size, device=target).to(memory_format=torch.channels_last)
     precision = feature_precision("auto", target)
     return images_per_second(lambda: network.features(batch, precision).sum(), batch_size, steps)
+
+
+def loading(data, image_size, batch_size, steps, workers, cached, device, **_) -> float:
+    """Images per second of the crops of a training, without a network."""
+    import numpy as np
+
+    from hpt_mlflow.augment.multicrop import NONE, useful_side
+    from hpt_mlflow.data.batches import ViewBatches
+    from hpt_mlflow.data.images import Images
+    from hpt_mlflow.data.loading import default_workers, iterate
+    from hpt_mlflow.data.sources import open_dataset
+    from hpt_mlflow.stages.processes.device import resolve_device
+    from hpt_mlflow.training.plan import PRESETS
+
+    target, plan = resolve_device(device), PRESETS["quick"].pretrain
+    dataset = open_dataset(data)
+    side = useful_side(image_size, plan.strengths, NONE)
+    images = Images(dataset, np.arange(len(dataset)), side, memory_limit_bytes=None if cached else 0)
+    workers = default_workers(images, target, 1) if workers is None else workers
+    batches = ViewBatches(images, batch_size, image_size, plan.subset, plan.strengths, seed=0)
+    loaded = iterate(batches, range(WARM_UP_STEPS + steps), workers, target)
+    return images_per_second(lambda: next(loaded).crops[0, 0, 0, 0, 0], batch_size, steps)
 
 
 @contextmanager

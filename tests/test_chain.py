@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,9 +27,10 @@ NETWORK = {"arch": "resnet18", "image_size": 16, "batch_size": 32}
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
+def workplace(tmp_path_factory, empty_database):
     """A folder with an MLflow store of its own."""
     folder = tmp_path_factory.mktemp("chain")
+    shutil.copy(empty_database, folder / "mlflow.db")
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     yield folder
     mlflow.set_tracking_uri(None)
