@@ -21,6 +21,8 @@ from hpt_mlflow.errors import HptError, one_line
 TIMEOUT = timedelta(hours=2)
 # Must be set in the environment of every process of several, whoever has started it.
 VARIABLES = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
+# How many trainings a search or a study does at once on this machine; set for its processes.
+SIDE_BY_SIDE = "HPT_SIDE_BY_SIDE"
 
 log = logging.getLogger("hpt_mlflow")
 
@@ -155,8 +157,8 @@ def is_first() -> bool:
 
 
 def processes_here() -> int:
-    """How many processes of the group are on this machine; 1 if LOCAL_WORLD_SIZE is not set."""
-    return _number("LOCAL_WORLD_SIZE", 1) if joins_others() else 1
+    """How many processes train on this machine: those of the group, in each of the trainings side by side."""
+    return (_number("LOCAL_WORLD_SIZE", 1) if joins_others() else 1) * _number(SIDE_BY_SIDE, 1)
 
 
 def was_restarted() -> bool:

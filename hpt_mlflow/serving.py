@@ -19,13 +19,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from hpt_mlflow.augment.crop import smallest_useful_side
+from hpt_mlflow.augment.crop import centre_crop, smallest_useful_side
 from hpt_mlflow.data.decode import decode
 from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.pictures import Encoded
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError, one_line
-from hpt_mlflow.evaluation.features import prepare
+from hpt_mlflow.evaluation.features import to_input
 from hpt_mlflow.evaluation.head import LinearHead
 from hpt_mlflow.evaluation.labelled_views import CROP_SCALE
 from hpt_mlflow.models.checkpoint import BackboneCard, FindParent, load_backbone
@@ -62,7 +62,6 @@ class EmbeddingModel:
             else smallest_useful_side(card.architecture.image_size, CROP_SCALE)
         )
 
-    @torch.inference_mode()
     def predict(self, images: Any, params: dict[str, Any] | None = None) -> np.ndarray:
         """Embed images.
 
@@ -83,17 +82,26 @@ class EmbeddingModel:
             HptError: an image cannot be read, says which; or the images are none of these.
         """
         pictures = _pictures(images, self.card.pixels)
-        statistics = ChannelStatistics(self.card.mean, self.card.std)
-        embeddings = []
+        embeddings = [np.empty((0, self.card.feature_size), np.float32)]
         for start in range(0, len(pictures), BATCH_SIZE):
             chosen = enumerate(pictures[start : start + BATCH_SIZE], start)
             decoded = [
                 decode_image(picture, self.smallest_side, self.card.pixels, f"image {position}")
                 for position, picture in chosen
             ]
-            batch = prepare(decoded, self.card.architecture.image_size, statistics, self.resize_to).to(self.device)
-            embeddings.append(self.backbone(batch).flatten(1).float().cpu())
-        return torch.cat(embeddings).numpy() if embeddings else np.empty((0, self.card.feature_size), np.float32)
+            embeddings.append(self.embed([self.crop(image) for image in decoded]))
+        return np.concatenate(embeddings)
+
+    def crop(self, image: np.ndarray) -> np.ndarray:
+        """The square of a decoded image that the network sees."""
+        return centre_crop(image, self.card.architecture.image_size, self.resize_to)
+
+    @torch.inference_mode()
+    def embed(self, squares: list[np.ndarray]) -> np.ndarray:
+        """Features of squares that `crop` gives, float32 (N, feature size)."""
+        batch = to_input(squares, ChannelStatistics(self.card.mean, self.card.std), self.device)
+        features: np.ndarray = self.backbone(batch).flatten(1).float().cpu().numpy()
+        return features
 
 
 class ClassifierModel:

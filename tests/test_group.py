@@ -9,6 +9,7 @@ from together import KILLED, in_processes
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import (
     ALONE,
+    SIDE_BY_SIDE,
     VARIABLES,
     Group,
     LostProcessError,
@@ -208,7 +209,14 @@ def variables(monkeypatch):
     """Sets the variables that say how this process was started, and removes all others of them."""
 
     def set_variables(**values):
-        for name in (*VARIABLES, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        for name in (
+            *VARIABLES,
+            SIDE_BY_SIDE,
+            "TORCHELASTIC_RUN_ID",
+            "TORCHELASTIC_RESTART_COUNT",
+            "LOCAL_RANK",
+            "LOCAL_WORLD_SIZE",
+        ):
             monkeypatch.delenv(name, raising=False)
         for name, value in values.items():
             monkeypatch.setenv(name, value)
@@ -231,6 +239,13 @@ def test_several_variables_that_are_missing_are_named(variables):
     variables(WORLD_SIZE="2", RANK="0", MASTER_PORT="")
     with pytest.raises(HptError, match=r"^MASTER_ADDR, MASTER_PORT: not set, though WORLD_SIZE=2, RANK=0 says"):
         joins_others()
+
+
+def test_trainings_side_by_side_count_with_all_their_processes(variables):
+    variables(**COMPLETE, LOCAL_WORLD_SIZE="2", HPT_SIDE_BY_SIDE="3")
+    assert processes_here() == 6
+    variables(HPT_SIDE_BY_SIDE="3")
+    assert processes_here() == 3
 
 
 @pytest.mark.parametrize(

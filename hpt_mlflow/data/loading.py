@@ -68,7 +68,8 @@ def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.devi
         raise HptError(
             f"a process that decodes images is gone ({one_line(error)}); perhaps the system had too little memory, or "
             f"its container too little in {SHARED_MEMORY} (docker run --shm-size)",
-            f"repeat the command with fewer (now {workers}), or with 0; it goes on from its last training state",
+            f"repeat the command with fewer workers (this process had {workers} that decode images); it goes on from "
+            "its last training state",
             setting="workers",
         ) from error
 

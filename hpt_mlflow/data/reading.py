@@ -50,17 +50,19 @@ def decoded_batches(
     pixels: PixelFormat,
     batch_size: int,
     threads: int | None = None,
+    crop: Callable[[np.ndarray], np.ndarray] = lambda image: image,
 ) -> Iterator[list[np.ndarray | str]]:
     """Batches of images, (height, width, channels), or in place of one why it cannot be read.
 
     Args:
         smallest_side, pixels: see `decode`.
+        crop: done to each image by the threads, too.
         threads: None for one per core that this process may use.
     """
 
     def read(index: int) -> np.ndarray | str:
         try:
-            return decode(dataset.pictures[index], smallest_side, pixels)
+            return crop(decode(dataset.pictures[index], smallest_side, pixels))
         except UnreadableImageError as error:
             return str(error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -80,24 +80,31 @@ class FrozenNetwork:
         self.network = copy.deepcopy(backbone).eval().to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
-    def features(self, batch: Tensor, precision: str = "float32") -> Tensor:
+    def features(
+        self, batch: Tensor, precision: str = "float32", after_part: Callable[[], object] = lambda: None
+    ) -> Tensor:
         """Features of images on the device, float32 (N, feature size); in halves if it has no memory for all at once.
 
         Args:
             precision: float32 or bfloat16. With bfloat16, operations that are sensitive to rounding are still done in
                 float32 (torch.autocast).
+            after_part: called when the features of all images, or of a part of them, have been computed.
 
         Raises:
             HptError: there is no memory for a single image.
         """
+        found = None
         with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             try:
-                return self.network(batch).flatten(1).float()
+                found = self.network(batch).flatten(1).float()
             except torch.OutOfMemoryError as error:
                 if len(batch) == 1:
                     problem = f"{batch.device} has no memory for features of a single image"
                     raise HptError(problem, "use device=cpu, or free some", setting="device") from error
-        return torch.cat([self.features(half, precision) for half in batch.chunk(2)])
+        if found is None:
+            return torch.cat([self.features(half, precision, after_part) for half in batch.chunk(2)])
+        after_part()
+        return found
 
 
 @dataclass(frozen=True)

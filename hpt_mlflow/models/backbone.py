@@ -136,7 +136,11 @@ def with_architecture(backbone: nn.Module, old: Architecture, new: Architecture)
         check_architecture(new)
         return backbone, try_image_size(backbone, new)
     network, feature_size = build_backbone(new)
-    network.load_state_dict(backbone.state_dict() | fitted)
+    weights = backbone.state_dict() | fitted
+    if differing := sorted(weights.keys() ^ network.state_dict().keys()):
+        problem = f"{new.name} has other layers for other features ({differing[0]})"
+        raise HptError(problem, "leave it out", setting="features")
+    network.load_state_dict(weights)
     return network, feature_size
 
 

@@ -49,9 +49,11 @@ def check_update(backbone: nn.Module, update: Update, architecture: Architecture
         raise HptError(problem, f"use a number up to {len(blocks)}" if blocks else "use all", setting="update")
     if update.kind in LOW_RANK:
         layers = low_rank_layers(backbone, update)
-        if not layers:
+        names = {name for name, layer in backbone.named_modules() if any(layer is chosen for chosen in layers)}
+        idle = [target for target in update.targets if not any(_matches(name, (target,)) for name in names)]
+        if idle or not layers:
             raise HptError(
-                f"{','.join(update.targets) or 'attention'} matches no linear layer and no convolution of "
+                f"{','.join(idle) or 'attention'} matches no linear layer and no convolution of "
                 f"{architecture.name} that may get a low-rank change",
                 f"name ends of layers, such as {', '.join(_ends(backbone)[:4]) or 'none here'}",
                 setting="lora_targets",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -56,10 +57,9 @@ def build_timm(architecture: Architecture) -> nn.Module:
     size = {"img_size": architecture.image_size} if config and config.fixed_input_size else {}
     arguments = {"pretrained": False, "num_classes": 0, **size, **more}
     if not architecture.features:
-        network: nn.Module = timm.create_model(name, **arguments)
-        return network
+        return _keeping_rotations(timm.create_model(name, **arguments))
     try:
-        network = timm.create_model(name, global_pool="", **arguments)
+        network = _keeping_rotations(timm.create_model(name, global_pool="", **arguments))
         prefix: Any = network.num_prefix_tokens
     # No such argument, or no tokens.
     except (TypeError, AttributeError) as error:
@@ -68,6 +68,34 @@ def build_timm(architecture: Architecture) -> nn.Module:
     if "cls" in architecture.features and getattr(network, "cls_token", None) is None:
         raise HptError(f"{architecture.name} has no class token", "use mean", setting="features")
     network.head = TokenFeatures(architecture.features, prefix)
+    return network
+
+
+class KeptRotations:
+    """Mixed into timm's rotary positions of DINOv3, which it computes on the processor in every forward pass.
+
+    A CUDA graph cannot hold that, and without one the GPU would wait for it.
+    """
+
+    def _create_embed(self, feat_shape: Sequence[int], no_aug: bool = False) -> Tensor:
+        module: Any = self
+        if module.training and module.aug_active and not no_aug:
+            drawn: Tensor = super()._create_embed(feat_shape, no_aug)  # type: ignore[misc]
+            return drawn
+        kept = vars(self).setdefault("kept_rotations", {})
+        key = (*feat_shape, module.periods.device, module.periods.dtype)
+        if key not in kept:
+            # A training may use what is first computed for features, in inference mode.
+            with torch.inference_mode(False), torch.no_grad():
+                kept[key] = super()._create_embed(feat_shape, no_aug)  # type: ignore[misc]
+        rotations: Tensor = kept[key]
+        return rotations
+
+
+def _keeping_rotations(network: nn.Module) -> nn.Module:
+    for module in network.modules():
+        if hasattr(module, "_create_embed") and hasattr(module, "aug_active"):
+            module.__class__ = type(type(module).__name__, (KeptRotations, type(module)), {})
     return network
 
 

@@ -25,7 +25,7 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.split import NO_LABEL
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError, one_line, printable
-from hpt_mlflow.evaluation.features import FrozenNetwork, feature_precision, prepare
+from hpt_mlflow.evaluation.features import FrozenNetwork, feature_precision, to_input
 from hpt_mlflow.models.patches import feature_maps
 from hpt_mlflow.serving import ClassifierModel, EmbeddingModel, answers
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, EmbedSettings
@@ -138,7 +138,8 @@ def _write(
     pixels = pixels_for(dataset, embedder.embedding.card.pixels)
     waiting: list[pa.RecordBatch] = []
     with _computing(embedder) as compute:
-        for images in decoded_batches(dataset, indices, side, pixels, chosen.batch_size, chosen.workers):
+        crop = embedder.embedding.crop
+        for images in decoded_batches(dataset, indices, side, pixels, chosen.batch_size, chosen.workers, crop):
             columns = _known(dataset, range(start, start + len(images))) | compute(images)
             waiting.append(pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema))
             start += len(images)
@@ -165,10 +166,14 @@ def _computing(embedder: Embedder) -> Iterator[Callable[[list[np.ndarray | str]]
             features = torch.zeros(0, embedding.card.feature_size)
             maps = torch.zeros(0, int(np.prod(embedder.patch_shape or 0)))
             if readable:
-                batch = prepare(readable, architecture.image_size, statistics, embedding.resize_to)
-                batch = batch.to(embedding.device, memory_format=torch.channels_last)
-                features = network.features(batch, embedder.precision).cpu()
-                maps = newest().float().permute(0, 2, 3, 1).flatten(1).cpu() if newest else maps
+                batch, parts = to_input(readable, statistics, embedding.device), [maps]
+
+                def keep_maps() -> None:
+                    if newest:
+                        parts.append(newest().float().permute(0, 2, 3, 1).flatten(1).cpu())
+
+                features = network.features(batch, embedder.precision, keep_maps).cpu()
+                maps = torch.cat(parts)
             columns = {"error": errors, "features": _rows(features, unread, embedder.dtype)}
             if embedder.patch_shape:
                 columns["patches"] = _rows(maps, unread, embedder.dtype)

@@ -11,7 +11,7 @@ from hpt_mlflow.data.perceptual import WHOLE
 from hpt_mlflow.data.pixel_range import pixels_for
 from hpt_mlflow.data.reading import decoded_batches
 from hpt_mlflow.data.statistics import ChannelStatistics
-from hpt_mlflow.evaluation.features import FrozenNetwork, feature_precision, prepare
+from hpt_mlflow.evaluation.features import FrozenNetwork, feature_precision, to_input
 from hpt_mlflow.inspection.near import NearPairs
 from hpt_mlflow.inspection.search import Neighbours
 from hpt_mlflow.inspection.survey import Survey
@@ -68,20 +68,17 @@ def _write_features(chosen: InspectSettings, embedding: EmbeddingModel, survey: 
         pixels_for(survey.dataset, card.pixels),
         chosen.batch_size,
         chosen.workers,
+        embedding.crop,
     )
     for images in batches:
         places = survey.first + shown[start : start + len(images)]
         start += len(images)
         readable = [not isinstance(image, str) for image in images]
-        batch = prepare(
-            [image for image in images if not isinstance(image, str)],
-            card.architecture.image_size,
-            statistics,
-            embedding.resize_to,
-        )
-        found = network.features(batch.to(embedding.device), precision).cpu().numpy()
-        length = np.linalg.norm(found, axis=1, keepdims=True)
-        features[places[readable]] = found / np.maximum(length, 1e-12)
+        if any(readable):
+            squares = [image for image in images if not isinstance(image, str)]
+            found = network.features(to_input(squares, statistics, embedding.device), precision).cpu().numpy()
+            length = np.linalg.norm(found, axis=1, keepdims=True)
+            features[places[readable]] = found / np.maximum(length, 1e-12)
         show(start, len(shown))
 
 

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.pixel_range import pixels_for
@@ -15,7 +16,7 @@ from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError, printable
 from hpt_mlflow.files import replacing
 from hpt_mlflow.serving import LABEL_THRESHOLD, ClassifierModel
-from hpt_mlflow.stages.processes.device import resolve_device
+from hpt_mlflow.stages.processes.device import memory_errors, resolve_device
 from hpt_mlflow.tracking.addresses import concrete_uri
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.models.store import find_served
@@ -40,13 +41,17 @@ def predict(model: str, data: str, file: Path, device: str = "auto", root: str |
     Raises:
         HptError: the model is not a classifier, there are no images, or the file cannot be written.
     """
-    chosen_device = resolve_device(device)
+    with memory_errors():
+        return _predict(model, data, file, resolve_device(device), root)
+
+
+def _predict(model: str, data: str, file: Path, device: torch.device, root: str | None) -> tuple[int, int]:
     dataset = open_dataset(data, root, every_image=True)
     for entry in dataset.left_out:
         log.warning("data: of %s, left out: %s", dataset.name, entry)
     connect()
     uri = concrete_uri(model, "model", DEFAULT_CLASSIFIER)
-    classifier = find_served(uri, model, chosen_device)
+    classifier = find_served(uri, model, device)
     if not isinstance(classifier, ClassifierModel):
         remedy = f"hpt evaluate --model {uri} --data LABELLED makes a classifier"
         raise HptError(f"{uri} is a backbone without classes", remedy, setting="model")
@@ -66,9 +71,10 @@ def _write(opened, classifier: ClassifierModel, dataset: Dataset) -> tuple[int, 
     names, side = iter(dataset.names), classifier.embedding.smallest_side
     pixels = pixels_for(dataset, classifier.embedding.card.pixels)
     # Not as they are: hundreds of photographs would fill the memory.
-    for batch in decoded_batches(dataset, range(len(dataset)), side, pixels, BATCH_SIZE):
-        images = [image for image in batch if not isinstance(image, str)]
-        rows = iter(classifier.probabilities(images)) if images else iter(())
+    embedding, head = classifier.embedding, classifier.head
+    for batch in decoded_batches(dataset, range(len(dataset)), side, pixels, BATCH_SIZE, crop=embedding.crop):
+        squares = [image for image in batch if not isinstance(image, str)]
+        rows = iter(head.probabilities(embedding.embed(squares))) if squares else iter(())
         for image in batch:
             name = printable(str(next(names)))
             if isinstance(image, str):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from hpt_mlflow.options import Settings
 from hpt_mlflow.reference import annotation_of, meaning, settings_of
 from hpt_mlflow.stages.objects import as_setting
+from hpt_mlflow.stages.processes.device import memory_errors
 
 S = TypeVar("S", bound=Settings)
 R = TypeVar("R")
@@ -31,7 +32,9 @@ def takes(settings: type[S]) -> Callable[[Callable[[S], R]], Callable[..., R]]:
     def decorate(function: Callable[[S], R]) -> Callable[..., R]:
         @functools.wraps(function)
         def with_keywords(**values: Any) -> R:
-            return function(settings(**{name: as_setting(name, value) for name, value in values.items()}))
+            chosen = settings(**{name: as_setting(name, value) for name, value in values.items()})
+            with memory_errors():
+                return function(chosen)
 
         fields = settings_of(settings)
         parameters = [

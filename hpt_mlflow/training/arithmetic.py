@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -30,23 +31,39 @@ def choose_precision(precision: str, device: torch.device) -> str:
         raise HptError(
             f"float16 needs a GPU, the device is {device}", "use auto, float32 or bfloat16", setting="precision"
         )
+    if precision == "bfloat16" and device.type == "cuda" and not has_native_bfloat16(device):
+        problem = f"{torch.cuda.get_device_name(device)} computes in bfloat16 by emulation only, which is far slower"
+        raise HptError(problem, "use auto, float32 or float16", setting="precision")
     if precision != "auto":
         return precision
     return "bfloat16" if has_native_bfloat16(device) else "float32"
 
 
-def choose_compile(compiled: str, steps: int, device: torch.device, graph: str = "auto") -> bool:
+def choose_steps(compiled: str, graph: str, plan: Plan, device: torch.device, processes: int) -> Plan:
+    """The plan with `compile` and `graph`; `auto` is a graph where there can be one, as it saves more than compiling.
+
+    Args:
+        compiled, graph: auto, on or off.
+
+    Raises:
+        HptError: what is on cannot be.
+    """
+    graphed = choose_graph(graph, replace(plan, compile=compiled == "on"), device, processes)
+    compiles = compiled != "auto" or not graphed
+    return replace(plan, compile=compiles and choose_compile(compiled, plan.steps, device), graph=graphed)
+
+
+def choose_compile(compiled: str, steps: int, device: torch.device) -> bool:
     """Whether to use torch.compile; for `auto`, if the training is long enough and torch.compile works here.
 
     Args:
         compiled: auto, on or off.
-        graph: the same for a CUDA graph, which takes its place where the user asks for it.
 
     Raises:
         HptError: it is on, and torch.compile does not work here.
     """
     too_short = steps < FEWEST_COMPILED_STEPS.get(device.type, math.inf)
-    if compiled == "off" or (compiled == "auto" and (too_short or graph == "on")):
+    if compiled == "off" or (compiled == "auto" and too_short):
         return False
     why_not = _why_not_compile(device)
     if why_not and compiled == "on":

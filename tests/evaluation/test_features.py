@@ -13,6 +13,7 @@ from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.evaluation import features as features_module
 from hpt_mlflow.evaluation.features import FeatureReader, FrozenNetwork, feature_precision, prepare
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
@@ -112,7 +113,7 @@ def test_features_in_bfloat16_are_rounded_and_come_as_float32(open_images):
 
 @pytest.mark.parametrize(("native", "on_cuda"), [(True, "bfloat16"), (False, "float32")])
 def test_the_precision_follows_the_device_unless_it_is_given(monkeypatch, native, on_cuda):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    monkeypatch.setattr(features_module, "has_native_bfloat16", lambda device: native)
     assert feature_precision("auto", CPU) == "float32"
     assert feature_precision("auto", torch.device("cuda")) == on_cuda
     for given in ("float32", "bfloat16"):
@@ -232,7 +233,12 @@ class Greedy(nn.Module):
 
 
 def test_features_are_computed_in_parts_where_memory_is_short():
-    batch = torch.randn(11, 3, 4, 4)
-    assert torch.equal(FrozenNetwork(Greedy(3)).features(batch), batch.mean(dim=(2, 3)))
+    batch, parts = torch.randn(11, 3, 4, 4), []
+    frozen = FrozenNetwork(Greedy(3))
+    frozen.network.register_forward_hook(lambda module, inputs, output: parts.append(len(output)))
+    kept = []
+    found = frozen.features(batch, after_part=lambda: kept.append(parts[-1]))
+    assert torch.equal(found, batch.mean(dim=(2, 3)))
+    assert (sum(kept), max(kept)) == (11, 3)
     with pytest.raises(HptError, match=r"^device: cpu has no memory for features of a single image; use device=cpu"):
         FrozenNetwork(Greedy(0)).features(batch)

@@ -230,6 +230,7 @@ def test_lora_learns_a_small_share(arch, most):
             f"lora_targets: qqq matches no linear layer and no convolution of {VIT} that may get a low-rank change; "
             "name ends of layers, such as attn.qkv, attn.proj, mlp.fc1, mlp.fc2",
         ),
+        (VIT, "lora", {"targets": "attn.qkv,mlp.w12"}, "lora_targets: mlp.w12 matches no linear layer"),
         ("vit_b_16", "lora", {"targets": "out_proj"}, "lora_targets: out_proj matches no linear layer"),
     ],
 )

@@ -17,7 +17,13 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.methods import load_method
 from hpt_mlflow.models import bfloat16
 from hpt_mlflow.training import arithmetic
-from hpt_mlflow.training.arithmetic import FEWEST_COMPILED_STEPS, choose_compile, choose_graph, choose_precision
+from hpt_mlflow.training.arithmetic import (
+    FEWEST_COMPILED_STEPS,
+    choose_compile,
+    choose_graph,
+    choose_precision,
+    choose_steps,
+)
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.plan import Plan
 
@@ -146,9 +152,31 @@ def test_without_steps_there_is_no_graph_whatever_is_asked_for():
     assert not choose_graph("on", replace(GRAPH, update="bn-stats"), torch.device("cuda", 0), 1)
 
 
-def test_a_graph_that_is_asked_for_goes_before_a_compiler_that_is_not():
-    steps = FEWEST_COMPILED_STEPS["cuda"]
-    assert not choose_compile("auto", steps, torch.device("cuda"), graph="on")
+@pytest.mark.parametrize("graph", ["auto", "on"])
+def test_a_graph_goes_before_a_compiler_that_is_not_asked_for(graph):
+    long = replace(GRAPH, steps=FEWEST_COMPILED_STEPS["cuda"])
+    chosen = choose_steps("auto", graph, long, torch.device("cuda", 0), 1)
+    assert (chosen.graph, chosen.compile) == (True, False)
+
+
+@pytest.mark.slow
+@has_compiler
+def test_a_long_training_that_can_be_no_graph_is_compiled():
+    chosen = choose_steps("auto", "auto", replace(GRAPH, steps=LONG), CPU, 1)
+    assert (chosen.graph, chosen.compile) == (False, True)
+
+
+def test_a_compiler_and_a_graph_cannot_both_be_asked_for():
+    with pytest.raises(HptError, match="^cuda_graph: .*networks are compiled"):
+        choose_steps("on", "on", GRAPH, torch.device("cuda", 0), 1)
+
+
+def test_bfloat16_that_a_gpu_only_emulates_is_refused(monkeypatch):
+    monkeypatch.setattr(arithmetic, "has_native_bfloat16", lambda device: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    with pytest.raises(HptError, match=r"^precision: Tesla T4 computes in bfloat16 by emulation only.*; use auto"):
+        choose_precision("bfloat16", torch.device("cuda"))
+    assert choose_precision("auto", torch.device("cuda")) == "float32"
 
 
 def test_steps_of_a_method_that_differ_from_each_other_are_done_one_by_one(monkeypatch):

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.group import LostProcessError, is_first
+from hpt_mlflow.group import SIDE_BY_SIDE, LostProcessError, is_first
 from hpt_mlflow.signals import INTERRUPTED, end_with_parent, ignore_signals, termination_as_interrupt
 from hpt_mlflow.subprocesses import start_python
 from hpt_mlflow.tracking.runs.nesting import current_run_id, nested_environment
@@ -62,12 +62,16 @@ class Ended(NamedTuple):
 class Children:
     """Processes that run a module whose `__main__` is `be_child`, side by side, each at a numbered place."""
 
-    def __init__(self, module: str, places: int, parent_run_id: str | None, folder: Path) -> None:
+    def __init__(
+        self, module: str, places: int, parent_run_id: str | None, folder: Path, one_training: bool = False
+    ) -> None:
         self._module = module
         self._folder = folder
         # PyTorch's own choice is all cores for each process.
         threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // places))}
         self._variables = nested_environment(parent_run_id or current_run_id() or "") | threads
+        if not one_training:
+            self._variables |= {SIDE_BY_SIDE: str(places * int(os.environ.get(SIDE_BY_SIDE, "1")))}
         self._places = range(places)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -143,16 +147,19 @@ class Children:
 
 
 @contextmanager
-def children(module: str, places: int, parent_run_id: str | None = None) -> Iterator[Children]:
+def children(
+    module: str, places: int, parent_run_id: str | None = None, one_training: bool = False
+) -> Iterator[Children]:
     """Processes that end with the block.
 
     Args:
         module: is run in each; see `Children`.
         places: the most processes at once; they share the cores.
         parent_run_id: the run that theirs are nested in. Default: the run around this place, if any.
+        one_training: whether they train together, and not each for itself.
     """
     with tempfile.TemporaryDirectory(prefix="hpt-") as folder:
-        started = Children(module, places, parent_run_id, Path(folder))
+        started = Children(module, places, parent_run_id, Path(folder), one_training)
         try:
             yield started
         except KeyboardInterrupt:

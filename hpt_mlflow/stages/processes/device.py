@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-from hpt_mlflow.errors import HptError
+from hpt_mlflow.errors import HptError, one_line
 
+# How torch begins to say so.
+NO_GPU = "CUDA initialization: "
 NAMES = "auto, cpu, cuda, cuda:N or mps"
 
 log = logging.getLogger("hpt_mlflow")
@@ -33,7 +37,7 @@ def resolve_device(name: str) -> torch.device:
         raise HptError(f"unknown device {name!r}", f"use {NAMES}", setting="device") from None
     if device.type == "cuda":
         count, why_none = torch.cuda.device_count(), _why_no_gpu()
-        if why_none or (device.index or 0) >= count:
+        if why_none or not torch.cuda.is_available() or (device.index or 0) >= count:
             problem = f"{name} is not available: " + (why_none or f"torch sees {count} CUDA devices")
             raise HptError(problem, "use auto or cpu", setting="device")
     if device.type == "mps" and not torch.backends.mps.is_available():
@@ -44,13 +48,23 @@ def resolve_device(name: str) -> torch.device:
 
 
 def _why_no_gpu() -> str:
-    """What torch says where a driver is there that it cannot use; empty where there is none, or all is well."""
+    """What torch says where there is a GPU that it cannot use; empty where there is none, or all is well."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.is_available()
-    reasons = [str(warning.message) for warning in caught if "driver" in str(warning.message)]
+    reasons = [text for warning in caught if (text := str(warning.message)).startswith(NO_GPU)]
     reason = reasons[0].partition(" (Triggered internally")[0] if reasons else ""
-    return " ".join(reason.removeprefix("CUDA initialization: ").split())
+    return " ".join(reason.removeprefix(NO_GPU).split())
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise HptError where a device has no memory left and nothing more is known; a training says which batch fits."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        problem = f"no memory left on it ({one_line(error)})"
+        raise HptError(problem, "free some, or use smaller images, smaller batches or cpu", setting="device") from error
 
 
 def device_in_turn(device: str, place: int, nproc: int = 1) -> str:

@@ -64,7 +64,7 @@ def launch(stage: str, settings: TrainingSettings) -> StageResult:
         stack.enter_context(termination_as_interrupt())
         if os.environ.get("MLFLOW_RUN_ID") and not os.environ.get("HPT_DETACHED"):
             stack.enter_context(end_with_parent())
-        processes = stack.enter_context(children(STAGE_PROCESS, settings.nproc))
+        processes = stack.enter_context(children(STAGE_PROCESS, settings.nproc, one_training=True))
         stack.enter_context(warnings_passed_to(lambda number: processes.send_signal(0, number)))
         for restart in range(settings.restarts + 1):
             ended = _run_together(processes, stage, settings, restart)

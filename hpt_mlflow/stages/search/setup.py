@@ -18,9 +18,10 @@ from hpt_mlflow.data.loading import default_workers
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistics
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.features import FeatureReader
+from hpt_mlflow.evaluation.features import FeatureReader, feature_precision
 from hpt_mlflow.evaluation.objectives import OBJECTIVES, has_judge
 from hpt_mlflow.evaluation.objectives.base import Judge, make_judge
+from hpt_mlflow.group import processes_here
 from hpt_mlflow.models.backbone import batch_norms
 from hpt_mlflow.options import marked
 from hpt_mlflow.settings import TuneSettings
@@ -35,7 +36,7 @@ from hpt_mlflow.stages.training.resolve import (
 )
 from hpt_mlflow.stages.training.start import Start, for_channels, start_from_parent
 from hpt_mlflow.tracking.models.store import FoundModel
-from hpt_mlflow.training.arithmetic import choose_compile, choose_graph, choose_precision
+from hpt_mlflow.training.arithmetic import choose_precision, choose_steps
 from hpt_mlflow.training.plan import Plan
 from hpt_mlflow.tuning.pruning import rungs
 from hpt_mlflow.tuning.space import Space
@@ -110,13 +111,11 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
         origin=start.origin,
         has_batch_norm=bool(batch_norms(start.backbone)),
     )
-    plan = replace(
-        plan,
-        precision=choose_precision(settings.precision, device),
-        compile=choose_compile(settings.compile, steps, device, settings.cuda_graph),
-    )
+    plan = replace(plan, precision=choose_precision(settings.precision, device))
+    plan = choose_steps(settings.compile, settings.cuda_graph, plan, device, processes=1)
     statistics = kept_channel_statistics(images)
-    reader = FeatureReader(images, start.architecture.image_size, statistics, device)
+    precision = feature_precision("auto", device)
+    reader = FeatureReader(images, start.architecture.image_size, statistics, device, precision=precision)
     return TrialSetup(
         dataset=dataset,
         split=split,
@@ -124,13 +123,13 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
         statistics=statistics,
         start=start,
         local=local,
-        plan=replace(plan, graph=choose_graph(settings.cuda_graph, plan, device, processes=1)),
+        plan=plan,
         rungs=rungs(steps, first_rung, settings.reduction),
         space=space,
         objective=objective,
         judge=make_judge(objective, reader, split, dataset.labels) if has_judge(objective) else None,
         device=device,
-        workers=default_workers(images, device, settings.workers),
+        workers=default_workers(images, device, processes_here()),
         identity=_identity(settings, dataset, parent, objective, steps, first_rung),
     )
 

@@ -16,7 +16,7 @@ from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.loading import default_workers
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistics
-from hpt_mlflow.evaluation.features import FeatureReader
+from hpt_mlflow.evaluation.features import FeatureReader, feature_precision
 from hpt_mlflow.group import Group, own_device, processes_here
 from hpt_mlflow.models.backbone import batch_norms
 from hpt_mlflow.models.checkpoint import BackboneCard
@@ -32,7 +32,7 @@ from hpt_mlflow.stages.training.start import Start, for_channels
 from hpt_mlflow.tracking import tags as tag
 from hpt_mlflow.tracking.runs.resume import EarlierRun
 from hpt_mlflow.tracking.runs.states import newest_state
-from hpt_mlflow.training.arithmetic import choose_compile, choose_graph, choose_precision
+from hpt_mlflow.training.arithmetic import choose_precision, choose_steps
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.training.milestones import parse_milestones
 from hpt_mlflow.training.plan import Plan
@@ -106,7 +106,8 @@ def prepare(
 
     chain = (*start.chain, dataset.name)
     trainer = Trainer(start.backbone, start.feature_size, plan, statistics, device, group)
-    reader = FeatureReader(images, start.architecture.image_size, statistics, device)
+    precision = feature_precision("auto", device)
+    reader = FeatureReader(images, start.architecture.image_size, statistics, device, precision=precision)
     judging = open_judge(settings, plan, trainer.method.passes, 1 + len(milestones), reader, split)
     judging = judging if group.first else None
     # Before the weights are those of a resumed training.
@@ -187,10 +188,9 @@ def _choose_arithmetic(
         }
         precision = choose_precision(began["precision"] or settings.precision, device)
         wanted = {"True": "on", "False": "off"}.get(began["compile"], settings.compile)
-        compiles = choose_compile(wanted, plan.steps, device, settings.cuda_graph)
-        plan = replace(plan, precision=precision, compile=compiles)
         graph = "off" if began["graph"] == "False" else settings.cuda_graph
-        choice = precision, compiles, choose_graph(graph, plan, device, group.size)
+        chosen = choose_steps(wanted, graph, replace(plan, precision=precision), device, group.size)
+        choice = precision, chosen.compile, chosen.graph
     precision, compiles, graphed = group.share(choice)
     return replace(plan, precision=precision, compile=compiles, graph=graphed)
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.settings import PretrainSettings
 from hpt_mlflow.stages.processes.device import device_in_turn, resolve_device
+from hpt_mlflow.stages.signature import takes
 
 
 def test_cpu_is_always_there():
@@ -94,6 +96,28 @@ def test_a_driver_that_is_too_old_is_told(caplog):
     with pytest.raises(HptError) as caught:
         resolve_device("cuda")
     assert str(caught.value) == f"device: cuda is not available: {reason}; use auto or cpu"
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_a_gpu_that_torch_cannot_use_is_refused_though_it_is_counted(monkeypatch, name):
+    def is_available():
+        warnings.warn("CUDA initialization: CUDA unknown error - this may be due to a setup.", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    with pytest.raises(HptError, match=f"^device: {name} is not available: CUDA unknown error - this may be"):
+        resolve_device(name)
+
+
+def test_a_stage_without_memory_on_its_device_says_so():
+    @takes(PretrainSettings)
+    def greedy(settings):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB.")
+
+    with pytest.raises(HptError, match=r"^device: no memory left on it \(CUDA out of memory\.") as caught:
+        greedy()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
