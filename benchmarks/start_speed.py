@@ -39,7 +39,7 @@ PARTS = (
     ("stages.training.learn:identify", "the contents of the files, and earlier runs of the same work"),
     ("stages.training.prepare:split_for", "the split"),
     ("stages.training.prepare:_open_images", "images into the cache"),
-    ("stages.training.prepare:_choose_arithmetic", "trial of precisions"),
+    ("stages.training.prepare:_choose_arithmetic", "precision and compiler"),
     ("stages.training.prepare:_channel_statistics", "channel statistics"),
     ("stages.training.prepare:Trainer", "trainer and judge"),
     ("stages.training.learn:stage_run", "the run, and what it says before the training"),

@@ -33,8 +33,8 @@ def resolve_training(
 ) -> Plan:
     """The preset's plan with the user's settings in place, cut to what the dataset has in equal parts per process.
 
-    What the user set is refused rather than cut. Precision and compile stay as the user set them; the trial of
-    arithmetic decides later.
+    What the user set is refused rather than cut. Precision and compile stay as the user set them, and are
+    decided later.
 
     Args:
         name: of the dataset.
