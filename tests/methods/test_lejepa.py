@@ -35,6 +35,16 @@ def test_sigreg_is_the_mean_of_the_statistic_over_views_and_directions(scale):
     assert float(sigreg(embeddings, along)) == pytest.approx(np.mean(expected), rel=0.01)
 
 
+def test_sigreg_is_the_sum_of_the_trapezoidal_rule_to_the_last_digits():
+    embeddings = torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(1))
+    along = directions(7)[:, :5]
+    points = np.linspace(-3, 3, 33)
+    phases = np.exp(1j * (embeddings.double() @ along.double()).numpy()[..., None] * points).mean(axis=1)
+    distances = np.abs(phases - np.exp(-(points**2) / 2)) ** 2 * np.exp(-(points**2) / 2)
+    expected = 16 * (distances[..., 1:] + distances[..., :-1]).sum(axis=-1).mean() * (points[1] - points[0]) / 2
+    assert float(sigreg(embeddings, along)) == pytest.approx(expected, rel=1e-6)
+
+
 def test_normal_embeddings_have_the_statistic_that_is_named_as_expected():
     embeddings = torch.randn(4, 2000, 16, generator=torch.Generator().manual_seed(0))
     named = float(LeJEPA.chance({}, 256).split("above ")[1].split(",")[0])

@@ -53,7 +53,7 @@ def test_loss_is_infonce():
         similarities = np.array([query @ key, *(query @ negative for negative in queue)]) / 0.3
         highest = similarities.max()
         losses.append(highest + math.log(np.exp(similarities - highest).sum()) - similarities[0])
-    assert output.loss.item() == pytest.approx(np.mean(losses), abs=1e-5)
+    assert output.loss.item() == pytest.approx(np.mean(losses), rel=1e-6)
 
 
 def test_top1_is_the_share_of_positive_keys_ranked_first():
