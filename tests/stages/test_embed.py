@@ -83,6 +83,29 @@ def test_float16_and_patches(model, folder, tmp_path):
     np.testing.assert_allclose(maps.mean(axis=1), features(table), atol=1e-2)
 
 
+def test_patches_stay_with_their_images_where_memory_is_short(model, folder, tmp_path, monkeypatch):
+    settings = {"data": str(folder), "model": model, "patches": True, "batch_size": 16}
+    hpt_mlflow.embed(**settings, to=str(tmp_path / "whole.parquet"))
+
+    class Small(stage.FrozenNetwork):
+        """Has memory for 5 images."""
+
+        def __init__(self, backbone):
+            super().__init__(backbone)
+            self.network.register_forward_hook(self.limit)
+
+        def limit(self, network, inputs, output):
+            if len(output) > 5:
+                raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(stage, "FrozenNetwork", Small)
+    hpt_mlflow.embed(**settings, to=str(tmp_path / "halves.parquet"))
+    whole, halves = (
+        np.array(pq.read_table(tmp_path / name)["patches"].to_pylist()) for name in ("whole.parquet", "halves.parquet")
+    )
+    np.testing.assert_allclose(halves, whole, atol=1e-5)
+
+
 def test_an_interrupted_command_goes_on_where_it_was(model, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "PART_ROWS", 8)
     settings = {"data": str(folder), "model": model, "batch_size": 4}
