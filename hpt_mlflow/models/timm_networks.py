@@ -83,7 +83,7 @@ class KeptRotations:
             drawn: Tensor = super()._create_embed(feat_shape, no_aug)  # type: ignore[misc]
             return drawn
         kept = vars(self).setdefault("kept_rotations", {})
-        key = (*feat_shape, module.periods.device, module.periods.dtype)
+        key = (*map(int, feat_shape), module.periods.device, module.periods.dtype)
         if key not in kept:
             # A training may use what is first computed for features, in inference mode.
             with torch.inference_mode(False), torch.no_grad():
