@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Sequence
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -71,32 +71,32 @@ def build_timm(architecture: Architecture) -> nn.Module:
     return network
 
 
-class KeptRotations:
-    """Mixed into timm's rotary positions of DINOv3, which it computes on the processor in every forward pass.
-
-    A CUDA graph cannot hold that, and without one the GPU would wait for it.
-    """
-
-    def _create_embed(self, feat_shape: Sequence[int], no_aug: bool = False) -> Tensor:
-        module: Any = self
-        if module.training and module.aug_active and not no_aug:
-            drawn: Tensor = super()._create_embed(feat_shape, no_aug)  # type: ignore[misc]
-            return drawn
-        kept = vars(self).setdefault("kept_rotations", {})
-        key = (*map(int, feat_shape), module.periods.device, module.periods.dtype)
-        if key not in kept:
-            # A training may use what is first computed for features, in inference mode.
-            with torch.inference_mode(False), torch.no_grad():
-                kept[key] = super()._create_embed(feat_shape, no_aug)  # type: ignore[misc]
-        rotations: Tensor = kept[key]
-        return rotations
-
-
 def _keeping_rotations(network: nn.Module) -> nn.Module:
-    for module in network.modules():
-        if hasattr(module, "_create_embed") and hasattr(module, "aug_active"):
-            module.__class__ = type(type(module).__name__, (KeptRotations, type(module)), {})
+    """Let rotary positions of DINOv3 be computed once for each size of images.
+
+    timm computes them on the processor in every forward pass. A CUDA graph cannot hold that, and without one the GPU
+    would wait for it.
+    """
+    rotary: Any
+    for rotary in network.modules():
+        if hasattr(rotary, "_create_embed") and hasattr(rotary, "aug_active"):
+            rotary._create_embed = MethodType(_create_embed, rotary)
     return network
+
+
+def _create_embed(module: Any, feat_shape: Sequence[int], no_aug: bool = False) -> Tensor:
+    """In place of timm's method, which it calls. It has the same name, by which bound methods are pickled."""
+    create = type(module)._create_embed
+    if module.training and module.aug_active and not no_aug:
+        drawn: Tensor = create(module, feat_shape, no_aug)
+        return drawn
+    kept: dict[tuple[Any, ...], Tensor] = vars(module).setdefault("kept_rotations", {})
+    key = (*map(int, feat_shape), module.periods.device, module.periods.dtype)
+    if key not in kept:
+        # A training may use what is first computed for features, in inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            kept[key] = create(module, feat_shape, no_aug)
+    return kept[key]
 
 
 def timm_classifier(arch: str) -> tuple[str, ...]:

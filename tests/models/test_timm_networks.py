@@ -1,6 +1,7 @@
 """Networks of timm as they are built here."""
 
 import copy
+import pickle
 
 import pytest
 import timm
@@ -55,6 +56,14 @@ def test_positions_that_were_computed_for_features_can_be_trained_with():
     for trained in (network, copy.deepcopy(network)):
         trained.train()(torch.zeros(2, 3, 32, 32)).sum().backward()
         assert trained.patch_embed.proj.weight.grad is not None
+
+
+def test_a_network_with_kept_positions_can_be_pickled():
+    network = build_backbone(Architecture(DINOV3, 32))[0].eval()
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network(images)
+        assert torch.equal(pickle.loads(pickle.dumps(network))(images), expected)  # noqa: S301
 
 
 def test_a_network_with_other_layers_for_other_features_is_refused():
