@@ -65,6 +65,7 @@ def test_a_chain_and_a_search_run_on_examples_of_another_package(hpt, package):
     assert runs["evaluate"].data.metrics["test/accuracy"] == runs["tune"].data.metrics["tune/best_score"] == 1
 
 
+@pytest.mark.slow
 def test_a_study_of_another_package_is_planned(hpt):
     said = hpt(
         "study --study learning-rate --base builtin:digits --images 64 --seeds 1 --base-steps 2 "
