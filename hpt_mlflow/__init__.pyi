@@ -165,10 +165,10 @@ def pretrain(
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
             others are the preset's. Default: all the preset's.
         precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
-        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
-            [default: auto]
+        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay, and its
+            steps are no CUDA graph.  [default: auto]
         cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
-            trains, in float32 or bfloat16 and without compile; a graph is tried against plain steps first.
+            trains, in float32 or bfloat16 and without compile=on; a graph is tried against plain steps first.
             [default: auto]
         workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
@@ -314,10 +314,10 @@ def adapt(
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
             others are the preset's. Default: all the preset's.
         precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
-        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
-            [default: auto]
+        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay, and its
+            steps are no CUDA graph.  [default: auto]
         cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
-            trains, in float32 or bfloat16 and without compile; a graph is tried against plain steps first.
+            trains, in float32 or bfloat16 and without compile=on; a graph is tried against plain steps first.
             [default: auto]
         workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
@@ -490,10 +490,10 @@ def tune(
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
             others are the preset's. Default: all the preset's.
         precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
-        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
-            [default: auto]
+        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay, and its
+            steps are no CUDA graph.  [default: auto]
         cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
-            trains, in float32 or bfloat16 and without compile; a graph is tried against plain steps first.
+            trains, in float32 or bfloat16 and without compile=on; a graph is tried against plain steps first.
             [default: auto]
         workers: Search workers: processes that run trials in parallel on this machine, each on a GPU or a share of the
             cores.  [default: 1]
@@ -863,10 +863,10 @@ def study(
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
             others are the preset's. Default: all the preset's.
         precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
-        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.
-            [default: auto]
+        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay, and its
+            steps are no CUDA graph.  [default: auto]
         cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
-            trains, in float32 or bfloat16 and without compile; a graph is tried against plain steps first.
+            trains, in float32 or bfloat16 and without compile=on; a graph is tried against plain steps first.
             [default: auto]
         workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine.
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:

@@ -158,7 +158,7 @@ def is_first() -> bool:
 
 def processes_here() -> int:
     """How many processes train on this machine: those of the group, in each of the trainings side by side."""
-    return (_number("LOCAL_WORLD_SIZE", 1) if joins_others() else 1) * _number(SIDE_BY_SIDE, 1)
+    return (_number("LOCAL_WORLD_SIZE", 1) if joins_others() else 1) * side_by_side()
 
 
 def was_restarted() -> bool:
@@ -215,6 +215,11 @@ def losses() -> Iterator[None]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         raise LostProcessError(f"another process of this training has ended ({one_line(error)})") from error
+
+
+def side_by_side() -> int:
+    """How many trainings a search or a study around this process does at once on this machine."""
+    return _number(SIDE_BY_SIDE, 1)
 
 
 def _number(name: str, default: int) -> int:

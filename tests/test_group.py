@@ -1,5 +1,6 @@
 """What processes tell each other, over real connections."""
 
+import os
 import time
 
 import pytest
@@ -21,6 +22,7 @@ from hpt_mlflow.group import (
     was_restarted,
 )
 from hpt_mlflow.settings import PretrainSettings
+from hpt_mlflow.stages.processes.children import Children
 from hpt_mlflow.stages.processes.launch import is_launched_here
 
 CPU = torch.device("cpu")
@@ -246,6 +248,13 @@ def test_trainings_side_by_side_count_with_all_their_processes(variables):
     assert processes_here() == 6
     variables(HPT_SIDE_BY_SIDE="3")
     assert processes_here() == 3
+
+
+@pytest.mark.parametrize(("one_training", "expected"), [(False, "6"), (True, "3")])
+def test_processes_know_how_many_trainings_go_on(variables, tmp_path, one_training, expected):
+    variables(HPT_SIDE_BY_SIDE="3")
+    started = Children("hpt_mlflow.none", 2, None, tmp_path, one_training)
+    assert (os.environ | started._variables)["HPT_SIDE_BY_SIDE"] == expected
 
 
 @pytest.mark.parametrize(

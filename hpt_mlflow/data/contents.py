@@ -39,10 +39,10 @@ READ_BYTES = 1 << 20
 OPENING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 THREADS = 16
 AT_ONCE = 10_000
-# What takes less is done by one thread: Python runs one at a time, and to change takes longer. It is tried on so many.
-ALONE_SECONDS, TRIED = 50e-6, 8
-# Of a thread, at the most.
-LARGEST_TASK = 64
+# What takes less is done by one thread: Python runs one at a time, and to change takes longer.
+ALONE_SECONDS = 50e-6
+# Indices that are done in one go, and after which it is measured again.
+PIECE = 8
 # Of all datasets together; a million files take 48 MB.
 KEPT_BYTES = 1 << 30
 # A file may change twice within one tick of its clock: younger files are read again the next time ("racy git").
@@ -183,23 +183,24 @@ def _stamps(pictures: Sequence[Encoded], indices: np.ndarray, pool: ThreadPoolEx
 
 
 def _of_each(function: Callable[[int], T], indices: np.ndarray, pool: ThreadPoolExecutor) -> list[T]:
-    """A function of each index, by one thread if it is quick."""
-    started = time.perf_counter()
-    first = [function(i) for i in indices[:TRIED].tolist()]
-    rest = indices[TRIED:]
-    if time.perf_counter() - started < ALONE_SECONDS * len(first):
-        return first + [function(i) for i in rest.tolist()]
-    tasks = np.array_split(rest, max(THREADS, -(-len(rest) // LARGEST_TASK)))
-    return first + [
-        value for task in pool.map(lambda task: [function(i) for i in task.tolist()], tasks) for value in task
-    ]
+    """A function of each index: by one thread as long as it is quick, the rest by several."""
+    pieces = [indices[start : start + PIECE].tolist() for start in range(0, len(indices), PIECE)]
+    done: list[T] = []
+    for number, piece in enumerate(pieces, start=1):
+        started = time.perf_counter()
+        done += [function(i) for i in piece]
+        if time.perf_counter() - started > ALONE_SECONDS * len(piece):
+            by_threads = pool.map(lambda piece: [function(i) for i in piece], pieces[number:])
+            return done + [value for values in by_threads for value in values]
+    return done
 
 
 def _stamp(pictures: Sequence[Encoded], index: int) -> tuple[int, int, int, int]:
     try:
         if isinstance(pictures, FileRow):
             stamps = [_stamp_of(os.stat(path)) for path in pictures.paths(index)]
-        elif isinstance(path := pictures[index], Path):
+        # What reads its pictures from elsewhere says so by a `path` of None, and is not read for nothing.
+        elif isinstance(path := getattr(pictures, "path", pictures.__getitem__)(index), Path):
             stamps = [_stamp_of(os.stat(path))]
         else:
             return NO_STAMP

@@ -133,7 +133,8 @@ class TrainingSettings(MethodOptions):
     )
     compile: str = option(
         "auto",
-        "Speed the networks up with torch.compile. auto: if the training is long enough for it to pay.",
+        "Speed the networks up with torch.compile. auto: if the training is long enough for it to pay, "
+        "and its steps are no CUDA graph.",
         choices=AUTO,
         changes_trial=False,
         passed_on=True,
@@ -141,7 +142,7 @@ class TrainingSettings(MethodOptions):
     cuda_graph: str = option(
         "auto",
         "Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process trains, in "
-        "float32 or bfloat16 and without compile; a graph is tried against plain steps first.",
+        "float32 or bfloat16 and without compile=on; a graph is tried against plain steps first.",
         choices=AUTO,
         **OPERATIONAL,
     )

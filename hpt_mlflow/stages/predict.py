@@ -21,7 +21,7 @@ from hpt_mlflow.tracking.addresses import concrete_uri
 from hpt_mlflow.tracking.connection import connect
 from hpt_mlflow.tracking.models.store import find_served
 
-BATCH_SIZE = 256
+BATCH_SIZE = 64
 DEFAULT_CLASSIFIER = "hpt-classifier"
 
 log = logging.getLogger("hpt_mlflow")

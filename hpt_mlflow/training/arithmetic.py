@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from functools import lru_cache
@@ -12,6 +13,8 @@ from hpt_mlflow.errors import HptError, one_line
 from hpt_mlflow.methods import load_method
 from hpt_mlflow.models.bfloat16 import has_native_bfloat16
 from hpt_mlflow.training.plan import Plan
+
+log = logging.getLogger("hpt_mlflow")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Compiling takes about a minute and saves a tenth of each step (docs/speed.md): too little in a shorter training.
@@ -32,8 +35,11 @@ def choose_precision(precision: str, device: torch.device) -> str:
             f"float16 needs a GPU, the device is {device}", "use auto, float32 or bfloat16", setting="precision"
         )
     if precision == "bfloat16" and device.type == "cuda" and not has_native_bfloat16(device):
-        problem = f"{torch.cuda.get_device_name(device)} computes in bfloat16 by emulation only, which is far slower"
-        raise HptError(problem, "use auto, float32 or float16", setting="precision")
+        log.warning(
+            "precision: %s computes in bfloat16 by emulation only, up to a hundred times slower; float16 and float32 "
+            "are not emulated",
+            torch.cuda.get_device_name(device),
+        )
     if precision != "auto":
         return precision
     return "bfloat16" if has_native_bfloat16(device) else "float32"

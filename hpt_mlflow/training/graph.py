@@ -174,7 +174,8 @@ def capture_step(
             why_not = one_line(error)
     _restore(trainer, before)
     if why_not:
-        log.warning("this training goes without a CUDA graph (%s); cuda_graph=off does not try it", why_not)
+        remedy = "cuda_graph=off does not try it, and compile=on compiles the networks instead"
+        log.warning("this training goes without a CUDA graph (%s); %s", why_not, remedy)
         graph.keep_rates(in_memory=False)
         return None
     return graph

@@ -190,3 +190,18 @@ def test_threads_take_turns():
 
     decoded = Images(open_dataset(Seeking(list(PIXELS))), np.arange(12), 100)
     assert not decoded.unreadable
+
+
+def test_an_item_is_read_once_for_its_content():
+    class Counting(Items):
+        reads = 0
+
+        def __getitem__(self, i):
+            self.reads += 1
+            return self.items[i]
+
+    items = Counting(list(PIXELS))
+    dataset = open_dataset(items)
+    before = items.reads
+    dataset.contents.of(np.arange(len(PIXELS)))
+    assert items.reads == before + len(PIXELS)

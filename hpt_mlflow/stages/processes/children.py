@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.group import SIDE_BY_SIDE, LostProcessError, is_first
+from hpt_mlflow.group import SIDE_BY_SIDE, LostProcessError, is_first, side_by_side
 from hpt_mlflow.signals import INTERRUPTED, end_with_parent, ignore_signals, termination_as_interrupt
 from hpt_mlflow.subprocesses import start_python
 from hpt_mlflow.tracking.runs.nesting import current_run_id, nested_environment
@@ -71,7 +71,7 @@ class Children:
         threads = {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // places))}
         self._variables = nested_environment(parent_run_id or current_run_id() or "") | threads
         if not one_training:
-            self._variables |= {SIDE_BY_SIDE: str(places * int(os.environ.get(SIDE_BY_SIDE, "1")))}
+            self._variables |= {SIDE_BY_SIDE: str(places * side_by_side())}
         self._places = range(places)
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 

@@ -16,6 +16,7 @@ NO_GPU = "CUDA initialization: "
 NAMES = "auto, cpu, cuda, cuda:N or mps"
 
 log = logging.getLogger("hpt_mlflow")
+_reasons: list[str] = []
 
 
 def resolve_device(name: str) -> torch.device:
@@ -52,8 +53,9 @@ def _why_no_gpu() -> str:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.is_available()
-    reasons = [text for warning in caught if (text := str(warning.message)).startswith(NO_GPU)]
-    reason = reasons[0].partition(" (Triggered internally")[0] if reasons else ""
+    # torch says it once in a process.
+    _reasons.extend(text for warning in caught if (text := str(warning.message)).startswith(NO_GPU))
+    reason = _reasons[0].partition(" (Triggered internally")[0] if _reasons else ""
     return " ".join(reason.removeprefix(NO_GPU).split())
 
 

@@ -18,7 +18,7 @@ from hpt_mlflow.data.loading import default_workers
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistics
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.features import FeatureReader, feature_precision
+from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.objectives import OBJECTIVES, has_judge
 from hpt_mlflow.evaluation.objectives.base import Judge, make_judge
 from hpt_mlflow.group import processes_here
@@ -114,8 +114,8 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
     plan = replace(plan, precision=choose_precision(settings.precision, device))
     plan = choose_steps(settings.compile, settings.cuda_graph, plan, device, processes=1)
     statistics = kept_channel_statistics(images)
-    precision = feature_precision("auto", device)
-    reader = FeatureReader(images, start.architecture.image_size, statistics, device, precision=precision)
+    # In float32, as the processes that share a search may have different devices.
+    reader = FeatureReader(images, start.architecture.image_size, statistics, device)
     return TrialSetup(
         dataset=dataset,
         split=split,

@@ -7,12 +7,13 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.features import FeatureReader
+from hpt_mlflow.evaluation.features import FeatureReader, feature_precision
 from hpt_mlflow.evaluation.objectives import OBJECTIVES
 from hpt_mlflow.evaluation.objectives.base import Judge, make_judge
 from hpt_mlflow.settings import AdaptSettings, TrainingSettings
@@ -28,6 +29,11 @@ FEW_IMAGES = 50
 FEWEST_EXAMPLES = 100
 # What auto tries, in this order: labels tell most, if there are any.
 AUTOMATIC = ("knn", "consistency")
+
+
+def judging_precision(plan: Plan, device: torch.device) -> str:
+    """Of the features that a training looks at: float32 if it trains in float32, else that of evaluations."""
+    return feature_precision("float32" if plan.precision == "float32" else "auto", device)
 
 
 @dataclass(frozen=True)

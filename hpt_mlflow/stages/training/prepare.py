@@ -16,7 +16,7 @@ from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.loading import default_workers
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistics
-from hpt_mlflow.evaluation.features import FeatureReader, feature_precision
+from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.group import Group, own_device, processes_here
 from hpt_mlflow.models.backbone import batch_norms
 from hpt_mlflow.models.checkpoint import BackboneCard
@@ -26,7 +26,7 @@ from hpt_mlflow.models.learning import learning_share
 from hpt_mlflow.report.card import training_card
 from hpt_mlflow.settings import TrainingSettings
 from hpt_mlflow.stages.processes.device import resolve_device
-from hpt_mlflow.stages.training.judging import Judging, open_judge
+from hpt_mlflow.stages.training.judging import Judging, judging_precision, open_judge
 from hpt_mlflow.stages.training.resolve import resolve_local_views, resolve_training, split_for, strengths_of
 from hpt_mlflow.stages.training.start import Start, for_channels
 from hpt_mlflow.tracking import tags as tag
@@ -106,7 +106,7 @@ def prepare(
 
     chain = (*start.chain, dataset.name)
     trainer = Trainer(start.backbone, start.feature_size, plan, statistics, device, group)
-    precision = feature_precision("auto", device)
+    precision = judging_precision(plan, device)
     reader = FeatureReader(images, start.architecture.image_size, statistics, device, precision=precision)
     judging = open_judge(settings, plan, trainer.method.passes, 1 + len(milestones), reader, split)
     judging = judging if group.first else None

@@ -7,6 +7,7 @@ import torch
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import PretrainSettings
+from hpt_mlflow.stages.processes import device as device_module
 from hpt_mlflow.stages.processes.device import device_in_turn, resolve_device
 from hpt_mlflow.stages.signature import takes
 
@@ -72,11 +73,22 @@ def test_trainings_side_by_side_take_gpus_in_turn(monkeypatch, device, gpus, npr
     assert [device_in_turn(device, place, nproc) for place in range(3)] == shared_out
 
 
+@pytest.fixture(autouse=True)
+def nothing_said_before(monkeypatch):
+    monkeypatch.setattr(device_module, "_reasons", [])
+
+
 @pytest.fixture
 def old_driver(monkeypatch):
     """A machine whose driver is too old for torch."""
 
+    said = []
+
     def is_available():
+        # As torch, once.
+        if said:
+            return False
+        said.append(True)
         warnings.warn(
             "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). Please update "
             "your GPU driver. (Triggered internally at /pytorch/c10/cuda/CUDAFunctions.cpp:109.)",

@@ -106,6 +106,7 @@ def test_a_device_that_is_not_here_is_refused(nothing_starts, monkeypatch):
 
 def test_enough_gpus_are_not_refused(nothing_starts, monkeypatch, store):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for settings in ({"nproc": 2, "device": "cuda"}, {"nproc": 8, "device": "cpu"}):
         with pytest.raises(HptError, match=r"^cannot start another process \(.*No such file") as caught:
             hpt_mlflow.pretrain(**PRETRAIN, **settings)
