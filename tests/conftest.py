@@ -17,13 +17,14 @@ from processes import processes_end_with
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.images import Images
 
-# Whose tests train, and start processes.
-SLOWEST = ("faults", "stages", "tests")
+# Folders whose tests train, and start processes.
+SLOWEST = {"faults", "stages", "training", "tuning"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the slowest files: where one of them came last, the other processes would wait for it."""
-    items.sort(key=lambda item: item.path.parent.name not in SLOWEST)
+    root = Path(__file__).parent
+    items.sort(key=lambda item: item.path.parent != root and not SLOWEST & set(item.path.relative_to(root).parts))
 
 
 @pytest.fixture(autouse=True, scope="session")
