@@ -74,13 +74,15 @@ def main(
         data = make_images(folder, images, listed)
         shape = ["--arch", arch, "--image-size", str(image_size), "--batch-size", str(batch_size)]
         starts = [start(folder, "--data", data, *shape, "--steps", "1", "--seed", seed) for seed in ("0", "1")]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    print(f"{processor()}, {available_cores()} cores, torch {torch.__version__}, {device}")
-    print(f"{images} JPEG files in a {'list' if listed else 'folder'}; {arch}, {image_size} px, batch {batch_size}\n")
-    print("| part | first start, s | second start, s |\n|---|---:|---:|")
-    for part in starts[0]:
-        print(f"| {part} | {' | '.join(f'{one[part]:.1f}' for one in starts)} |")
-    print(f"| **all** | {' | '.join(f'**{sum(one.values()):.1f}**' for one in starts)} |")
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+        print(f"{processor()}, {available_cores()} cores, torch {torch.__version__}, {device}")
+        print(
+            f"{images} JPEG files in a {'list' if listed else 'folder'}; {arch}, {image_size} px, batch {batch_size}\n"
+        )
+        print("| part | first start, s | second start, s |\n|---|---:|---:|")
+        for part in starts[0]:
+            print(f"| {part} | {' | '.join(f'{one[part]:.1f}' for one in starts)} |")
+        print(f"| **all** | {' | '.join(f'**{sum(one.values()):.1f}**' for one in starts)} |", flush=True)
 
 
 def make_images(folder: Path, count: int, listed: bool) -> str:
