@@ -163,29 +163,36 @@ def methods(files: tuple[Path, ...]) -> None:
             print(f"| {target} | {base} | " + " | ".join(_accuracy(pair[name]) for name in names) + " |")
 
 
+target_option = click.option("--target", "targets", multiple=True, help="Only these targets. Default: all.")
+
+
 @click.command()
 @files_argument
-def updates(files: tuple[Path, ...]) -> None:
+@target_option
+def updates(files: tuple[Path, ...], targets: tuple[str, ...]) -> None:
     """By Base, what each update gains over the parent and over `update=all` in the same trainings: their last steps."""
-    _print_updates(files, lambda name: " at " not in name)
+    _print_updates(files, targets, lambda name: " at " not in name)
 
 
 @click.command()
 @files_argument
-def rates(files: tuple[Path, ...]) -> None:
+@target_option
+def rates(files: tuple[Path, ...], targets: tuple[str, ...]) -> None:
     """As `updates`, at other learning rates than their own."""
-    _print_updates(files, lambda name: " at " in name)
+    _print_updates(files, targets, lambda name: " at " in name)
 
 
-def _print_updates(files: tuple[Path, ...], wanted: Callable[[str], bool]) -> None:
+def _print_updates(files: tuple[Path, ...], targets: tuple[str, ...], wanted: Callable[[str], bool]) -> None:
     found: dict[str, dict[str, dict[tuple[str, int], list[Line]]]] = defaultdict(lambda: defaultdict(dict))
     for training in map(milestones, trainings(files)):
         recipe = training[0]["recipe"]
+        if targets and training[0]["target"] not in targets:
+            continue
         if training[-1]["step"] == UPDATE_STEPS and (recipe == DEFAULT or recipe.startswith("update=")):
             name = "all" if recipe == DEFAULT else recipe.removeprefix("update=").replace(", learning_rate=", " at ")
             found[training[0]["base"]][name][training[0]["target"], training[0]["seed"]] = training
-    print("| Base | update | trainings | over the parent: probe | 20-NN | over all: probe | 20-NN |")
-    print(f"|{7 * '---|'}")
+    print("| Base | update | trainings | gained / lost | over the parent: probe | 20-NN | over all: probe | 20-NN |")
+    print(f"|{8 * '---|'}")
     for base, by_update in sorted(found.items()):
         whole = by_update["all"]
         for name, tried in sorted(by_update.items()):
@@ -196,7 +203,9 @@ def _print_updates(files: tuple[Path, ...], wanted: Callable[[str], bool]) -> No
             over_parent = [(tried[pair][-1], tried[pair][0]) for pair in pairs]
             over_all = [(tried[pair][-1], whole[pair][-1]) for pair in pairs] if name != "all" else []
             gains = [_gain(these, truth) for these in (over_parent, over_all) for truth in ("test_probe", "test_knn")]
-            print(f"| {base} | {name} | {len(pairs)} | {' | '.join(gains)} |")
+            signs = [np.sign(after["test_probe"] - before["test_probe"]) for after, before in over_parent]
+            counts = f"{signs.count(1)} / {signs.count(-1)}"
+            print(f"| {base} | {name} | {len(pairs)} | {counts} | {' | '.join(gains)} |")
 
 
 def _gain(pairs: list[tuple[Line, Line]], truth: str) -> str:

@@ -15,6 +15,9 @@ from hpt_mlflow.errors import printable
 
 # `?` alone is a wildcard in addresses of shards.
 GROUP = "?group="
+GROUP_REMEDY = (
+    "write for example ?group=(patient[0-9]+), with parentheses around what names a group, or ?group=FILE.csv"
+)
 # First or later among the options.
 BANDS = re.compile(r"(?P<sign>[?&])bands=(?P<bands>[^&?]*)(?=&|$)")
 STACK = re.compile(r"[?&]stack=(?P<pattern>.+)$")
@@ -50,8 +53,7 @@ def split_options(address: str, scheme: str) -> tuple[str, Options]:
         return address, Options(None, stack, bands)
     before, _, group = address.rpartition(GROUP)
     if not group:
-        problem, example = f"{printable(address)!r} names no group", "?group=(patient[0-9]+)"
-        raise data_error(problem, f"write for example {example}, with parentheses around what names a group")
+        raise data_error(f"{printable(address)!r} names no group", GROUP_REMEDY)
     return before, Options(unquote(group), stack, bands)
 
 

@@ -11,15 +11,13 @@ from unicodedata import normalize
 
 import numpy as np
 
-from hpt_mlflow.data.address import GROUP
+from hpt_mlflow.data.address import GROUP, GROUP_REMEDY
 from hpt_mlflow.data.csv_table import IMAGE_COLUMNS, plain_name, read_table
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.errors import data_error
 from hpt_mlflow.data.labels import number_groups
 from hpt_mlflow.data.paths import resolve_path
 from hpt_mlflow.errors import printable
-
-REMEDY = "write for example ?group=(patient[0-9]+), with parentheses around what names a group, or ?group=FILE.csv"
 
 
 def with_groups(dataset: Dataset, group: str, root: str | None) -> Dataset:
@@ -52,10 +50,10 @@ def matches(pattern: str, names: Sequence[str]) -> Iterator[str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise data_error(f"group={pattern!r} is not a regular expression ({error})", REMEDY) from error
+        raise data_error(f"group={pattern!r} is not a regular expression ({error})", GROUP_REMEDY) from error
     if compiled.groups != 1:
         problem = f"group={pattern!r} is not a file, and as a pattern it has {compiled.groups} groups instead of one"
-        raise data_error(problem, REMEDY)
+        raise data_error(problem, GROUP_REMEDY)
     found = [match[1] if (match := compiled.search(name)) else None for name in names]
     without = [name for name, group in zip(names, found, strict=True) if not group]
     if without:

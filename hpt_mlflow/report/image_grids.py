@@ -131,8 +131,7 @@ def neighbour_grid(
         sheet.show(row, 0, images, queries[row], _caption(query_labels[row], classes, sheet.letters))
         found = zip(neighbours[row], neighbour_labels[row], strict=True)
         for column, (index, label) in enumerate(found, start=2):
-            same = None if multilabel else bool(label == query_labels[row])
-            frame = None if same is None else GREEN if same else VERMILION
+            frame = None if multilabel else GREEN if label == query_labels[row] else VERMILION
             sheet.show(row, column, images, index, _caption(label, classes, sheet.letters), frame)
     return sheet.figure
 
