@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpt_mlflow.augment import kernels
+from hpt_mlflow.augment import crop_kernels, kernels
 from hpt_mlflow.augment.color import white
 from hpt_mlflow.augment.crop import centre_crop
 from hpt_mlflow.augment.draws import CropDraws, FinishDraws, blur_radius
@@ -51,7 +51,7 @@ def crop_views(
                 continue
             image = _read_only(images[i])
             for view in range(views):
-                kernels.crop(image, draws.shapes[view, i], draws.places[view, i], low, high, crops[view, i])
+                crop_kernels.crop(image, draws.shapes[view, i], draws.places[view, i], low, high, crops[view, i])
 
     _in_parts(len(images), cut)
     return torch.from_numpy(crops).transpose(3, 4)

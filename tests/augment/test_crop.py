@@ -5,7 +5,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
-from hpt_mlflow.augment import kernels
+from hpt_mlflow.augment import crop_kernels
 from hpt_mlflow.augment.crop import ASPECT_RATIO, centre_crop, smallest_useful_side
 from hpt_mlflow.augment.draws import draw_crops
 
@@ -20,7 +20,7 @@ def noise(height, width):
 def our_boxes(width, height, scale, draws=DRAWS):
     drawn = draw_crops(np.random.default_rng(1), draws, views=1)
     boxes = [
-        kernels.crop_box(shapes, place, width, height, *scale)
+        crop_kernels.crop_box(shapes, place, width, height, *scale)
         for shapes, place in zip(drawn.shapes[0], drawn.places[0], strict=True)
     ]
     left, top, w, h = np.array(boxes).T

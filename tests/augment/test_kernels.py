@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
-from hpt_mlflow.augment import kernels
+from hpt_mlflow.augment import crop_kernels, kernels
 from hpt_mlflow.augment.draws import CropDraws, FinishDraws, draw_crops, draw_finish
 from hpt_mlflow.augment.in_batches import finish_in_batches
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
@@ -178,7 +178,7 @@ def resized(image, box, size):
     out = np.zeros((3, size, size), np.uint8)
     fixed = image.view()
     fixed.flags.writeable = False
-    kernels.resize_box(fixed, *box, out)
+    crop_kernels.resize_box(fixed, *box, out)
     return out.transpose(0, 2, 1)
 
 
@@ -220,7 +220,7 @@ def test_crops_are_their_boxes_resized_as_by_torchvision():
     crops = crop_views(images, 16, AUGMENTATIONS, Strengths(), draws)
     for side, i in itertools.product(range(2), range(len(images))):
         height, width = images[i].shape[:2]
-        box = kernels.crop_box(draws.shapes[side, i], draws.places[side, i], width, height, 0.2, 1.0)
+        box = crop_kernels.crop_box(draws.shapes[side, i], draws.places[side, i], width, height, 0.2, 1.0)
         left, top, w, h = box
         theirs = functional.resized_crop(
             torch.from_numpy(images[i]).permute(2, 0, 1), top, left, h, w, [16, 16], antialias=True
@@ -232,7 +232,7 @@ def test_the_largest_numbers_that_can_be_drawn_stay_inside_the_image():
     last = np.nextafter(1.0, 0.0)
     draws = CropDraws(np.full((2, 1, 10, 2), last), np.full((2, 1, 2), last))
     draws.shapes[..., 0] = 0.1
-    left, top, width, height = kernels.crop_box(draws.shapes[0, 0], draws.places[0, 0], 37, 41, 0.2, 1.0)
+    left, top, width, height = crop_kernels.crop_box(draws.shapes[0, 0], draws.places[0, 0], 37, 41, 0.2, 1.0)
     assert (left + width, top + height) == (37, 41)
 
 
@@ -256,8 +256,8 @@ def test_kernels_are_compiled_once_however_images_and_draws_lie_in_memory():
             finish_image_by_image(crop, finish_draws.part(which), RADIUS, mean, std)
 
     make(slice(0, 4))
-    before = [kernels.crop.signatures[:], kernels.finish.signatures[:]]
+    before = [crop_kernels.crop.signatures[:], kernels.finish.signatures[:]]
     make(np.array([7, 1, 4, 2]))
     make(slice(None, None, 2))
     make(slice(3, 7), *torch.stack([MEAN, STD], dim=1).unbind(dim=1))
-    assert [kernels.crop.signatures, kernels.finish.signatures] == before
+    assert [crop_kernels.crop.signatures, kernels.finish.signatures] == before

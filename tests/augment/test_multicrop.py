@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from hpt_mlflow.augment.crop import centre_crop, smallest_useful_side
+from hpt_mlflow.augment.crop_kernels import crop_box
 from hpt_mlflow.augment.draws import draw_crops
-from hpt_mlflow.augment.kernels import crop_box
 from hpt_mlflow.augment.multicrop import NONE, LocalViews, local_strengths, useful_side
 from hpt_mlflow.augment.subset import Strengths
 from hpt_mlflow.augment.views import crop_views
