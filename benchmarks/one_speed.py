@@ -26,10 +26,15 @@ CLIPART = Path(__file__).resolve().parents[2] / "shared" / "data" / "clipart"
 # The first steps compile kernels and fill caches.
 WARM_UP_STEPS = 3
 WARM_UP_REPORTS = 5
+# Enough for 12,000 photographs of 500 x 375.
+CACHED_BYTES = 8 << 30
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["bare", "whole", "lightly", "features", "inference", "loading"]))
+@click.argument(
+    "what",
+    type=click.Choice(["bare", "whole", "lightly", "features", "inference", "loading", "views", "nvjpeg"]),
+)
 @click.option("--data", default=str(CLIPART) if CLIPART.is_dir() else "builtin:noto", show_default=True)
 @click.option("--arch", default="resnet18", show_default=True)
 @click.option("--image-size", default=64, show_default=True)
@@ -40,13 +45,16 @@ WARM_UP_REPORTS = 5
 @click.option("--nproc", default=1, show_default=True, help="Of whole.")
 @click.option("--workers", type=int, help="Of whole and loading; default: as the stage chooses.")
 @click.option("--cached", is_flag=True, help="Of loading: from images that are decoded already.")
+@click.option("--on-gpu", is_flag=True, help="Of loading: from decoded images in the memory of the GPU.")
+@click.option("--plain", is_flag=True, help="Of views: by operations of torch, without kernels.")
 @click.option("--compile", "compiled", default="off", show_default=True)
 @click.option("--graph", default="auto", show_default=True, help="As cuda_graph of a stage.")
 @click.option("--device", default="auto", show_default=True)
 def main(what: str, **options) -> None:
     """bare: the step on views in memory; whole: a training stage; lightly: the MoCo example of lightly; features:
     frozen ones of images from their files; inference: the network alone; loading: crops of two views per image, from
-    their files or from the cache, without a network.
+    their files or from the cache, without a network; views: colours, blur, flip and normalising of both views of crops
+    in memory; nvjpeg: decoding whole JPEG files on the GPU, by torchvision, without crops.
     """
     ways = {
         "bare": bare_step,
@@ -55,6 +63,8 @@ def main(what: str, **options) -> None:
         "features": frozen_features,
         "inference": inference,
         "loading": loading,
+        "views": views_alone,
+        "nvjpeg": nvjpeg,
     }
     speed = ways[what](**options)
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -200,12 +210,13 @@ def inference(arch, image_size, batch_size, steps, device, **_) -> float:
     return images_per_second(lambda: network.features(batch, precision).sum(), batch_size, steps)
 
 
-def loading(data, image_size, batch_size, steps, workers, cached, device, **_) -> float:
+def loading(data, image_size, batch_size, steps, workers, cached, on_gpu, device, **_) -> float:
     """Images per second of the crops of a training, without a network."""
     import numpy as np
 
     from hpt_mlflow.augment.multicrop import NONE, useful_side
     from hpt_mlflow.data.batches import ViewBatches
+    from hpt_mlflow.data.gpu_images import images_on_gpu
     from hpt_mlflow.data.images import Images
     from hpt_mlflow.data.loading import default_workers, iterate
     from hpt_mlflow.data.sources import open_dataset
@@ -215,11 +226,53 @@ def loading(data, image_size, batch_size, steps, workers, cached, device, **_) -
     target, plan = resolve_device(device), PRESETS["quick"].pretrain
     dataset = open_dataset(data)
     side = useful_side(image_size, plan.strengths, NONE)
-    images = Images(dataset, np.arange(len(dataset)), side, memory_limit_bytes=None if cached else 0)
+    images = Images(dataset, np.arange(len(dataset)), side, memory_limit_bytes=CACHED_BYTES if cached or on_gpu else 0)
+    held = images_on_gpu(images, target) if on_gpu else None
+    if on_gpu and held is None:
+        raise click.ClickException("the images are not held by a GPU")
     workers = default_workers(images, target, 1) if workers is None else workers
-    batches = ViewBatches(images, batch_size, image_size, plan.subset, plan.strengths, seed=0)
+    batches = ViewBatches(images, batch_size, image_size, plan.subset, plan.strengths, seed=0, gpu_images=held)
     loaded = iterate(batches, range(WARM_UP_STEPS + steps), workers, target)
     return images_per_second(lambda: next(loaded).crops[0, 0, 0, 0, 0], batch_size, steps)
+
+
+def views_alone(image_size, batch_size, steps, plain, device, **_) -> float:
+    """Images per second of both views of crops that are on the device, by the default augmentations."""
+    import numpy as np
+
+    from hpt_mlflow.augment.draws import blur_radius, draw_finish
+    from hpt_mlflow.augment.in_batches import Applied, finish_by_table, finish_plainly, table_of
+    from hpt_mlflow.stages.processes.device import resolve_device
+    from hpt_mlflow.training.plan import PRESETS
+
+    target, plan = resolve_device(device), PRESETS["quick"].pretrain
+    crops = torch.randint(0, 256, (batch_size, 3, image_size, image_size), dtype=torch.uint8, device=target)
+    draws = draw_finish(np.random.default_rng(0), batch_size, plan.subset, plan.strengths)
+    table = torch.from_numpy(table_of(draws, 3)).to(target)
+    mean, std = torch.full((3,), 0.5, device=target), torch.full((3,), 0.25, device=target)
+    finish = finish_plainly if plain else finish_by_table
+    given = crops, table, Applied.of_subset(plan.subset), blur_radius(plan.strengths), mean, std
+
+    def both() -> torch.Tensor:
+        finish(*given)
+        return finish(*given)[0, 0, 0, 0]
+
+    return images_per_second(both, batch_size, steps)
+
+
+def nvjpeg(data, batch_size, steps, device, **_) -> float:
+    """Images per second of decoding JPEG files, read before, on the GPU."""
+    from itertools import cycle, islice
+
+    from torchvision.io import decode_jpeg
+
+    files = sorted(Path(data).rglob("*.jpg"))[: steps * batch_size]
+    contents = cycle([torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8) for file in files])
+
+    def decode() -> torch.Tensor:
+        return decode_jpeg(list(islice(contents, batch_size)), device="cuda")[-1][0, 0, 0]
+
+    return images_per_second(decode, batch_size, steps)
 
 
 @contextmanager

@@ -7,10 +7,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import torch
+
+if not torch.cuda.is_available():
+    # Kernels of GPUs then run on the processor; Triton looks when it is imported, as torchvision does.
+    os.environ["TRITON_INTERPRET"] = "1"
+
 import mlflow
 import numpy as np
 import pytest
-import torch
 from pages import write_examples
 from processes import processes_end_with
 

@@ -11,12 +11,15 @@ import torch
 from torch import nn
 
 import hpt_mlflow
+from hpt_mlflow.augment import on_gpu
 from hpt_mlflow.augment.draws import blur_radius, draw_finish
 from hpt_mlflow.augment.multicrop import LocalViews
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
 from hpt_mlflow.augment.views import finish_image_by_image, finish_views
 from hpt_mlflow.data.batches import ViewBatches
+from hpt_mlflow.data.gpu_images import images_on_gpu
 from hpt_mlflow.data.images import Images
+from hpt_mlflow.data.loading import iterate
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
@@ -92,6 +95,41 @@ def test_views_are_those_of_the_processor():
     got = finish_views(crops.to(CUDA), draws, Strengths(), mean.to(CUDA), std.to(CUDA))
     assert got.device.type == "cuda"
     torch.testing.assert_close(got.cpu().contiguous(), expected.contiguous(), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_kernels_agree_with_torch_and_loops(dtype):
+    device = torch.zeros(1, device=CUDA).device
+    for side in (32, 224):
+        assert on_gpu.finish_error(device, dtype, side) < 1e-4
+        assert on_gpu.cut_error(device, dtype, side) <= 0
+    assert on_gpu.finishes(device, dtype)
+    assert on_gpu.cuts(device, dtype)
+
+
+@pytest.mark.parametrize("size", [32, 224])
+def test_crops_are_cut_on_the_gpu_as_on_the_processor(images, size):
+    held = images_on_gpu(images, CUDA)
+    assert held is not None
+    given = images, 64, size, AUGMENTATIONS, Strengths(), 0
+    for (expected,), (got,) in (
+        [list(iterate(ViewBatches(*given, gpu_images=where), range(step, step + 1), 0, CUDA)) for where in (None, held)]
+        for step in range(3)
+    ):
+        assert got.crops.device.type == "cuda"
+        difference = (got.crops.cpu().int() - expected.crops.cpu().int()).abs()
+        assert difference.max() <= 1
+        assert (difference > 0).double().mean() < 0.01
+
+
+@pytest.mark.usefixtures("exact")
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_training_on_images_on_the_gpu_is_the_same(images, graph):
+    plan = replace(PLAN, graph=graph)
+    held = images_on_gpu(images, CUDA)
+    batches = ViewBatches(images, 64, SIZE, plan.subset, plan.strengths, plan.seed, gpu_images=held)
+    got = [metrics["train/loss"] for _, metrics in make_trainer(plan).train(batches, 0, 1)]
+    assert got == pytest.approx(losses(plan, images), abs=0.05)
 
 
 @pytest.mark.usefixtures("exact")
@@ -210,6 +248,7 @@ def test_the_stages_and_a_search_run_on_the_gpu(store):
         run = mlflow.get_run(made.run_id)
         assert run.info.status == "FINISHED"
         assert run.data.params["settings/device"].startswith("cuda")
+        assert run.data.params["settings/gpu_images"] == "True"
     for protocol in ({"protocol": "fast"}, {"protocol": "finetune", "steps": 4}):
         result = hpt_mlflow.evaluate(model=target.model_uri, data="builtin:digits", **protocol)
         assert mlflow.get_run(result.run_id).info.status == "FINISHED"

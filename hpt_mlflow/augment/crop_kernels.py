@@ -38,6 +38,17 @@ def crop_box(
 
 
 @kernel
+def crop_boxes(shapes: Array, places: Array, widths: Array, heights: Array, low: float, high: float) -> Array:
+    """The boxes of V crops of each of N images, int64 (V, N, 4); see `crop_box`, `draws.CropDraws`."""
+    boxes = np.empty((shapes.shape[0], shapes.shape[1], 4), np.int64)
+    for view in range(len(boxes)):
+        for i in range(len(widths)):
+            left, top, width, height = crop_box(shapes[view, i], places[view, i], widths[i], heights[i], low, high)
+            boxes[view, i, 0], boxes[view, i, 1], boxes[view, i, 2], boxes[view, i, 3] = left, top, width, height
+    return boxes
+
+
+@kernel
 def triangle_weights(old: int, new: int) -> tuple[Array, Array, Array]:
     """Bilinear resampling of a line of `old` pixels to `new`, antialiased where it shrinks, as Pillow does it.
 

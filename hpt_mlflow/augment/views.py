@@ -1,7 +1,8 @@
 """Views: the random augmentations of an image that a method compares.
 
 The crop takes images of any size, in the process that decodes them (`crop_views`). The rest takes whole batches of
-equal size on the training device (`finish_views`): compiled loops on a CPU (`kernels`), torch elsewhere (`in_batches`).
+equal size on the training device (`finish_views`): compiled loops on a CPU (`kernels`), elsewhere torch (`in_batches`),
+or on a GPU a few kernels of Triton (`gpu_kernels`).
 Together they are the paper's chain RandomResizedCrop, ColorJitter, RandomGrayscale, GaussianBlur,
 RandomHorizontalFlip, and normalise. All random numbers come from `draws`, so that both do the same.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from hpt_mlflow.augment.multicrop import NONE, LocalViews, local_strengths
 from hpt_mlflow.augment.subset import Strengths
 from hpt_mlflow.augment.views import crop_views
 from hpt_mlflow.data.errors import UnreadableImageError, data_error
+from hpt_mlflow.data.gpu_images import GpuImages
 from hpt_mlflow.data.images import Images
 
 
@@ -22,7 +23,7 @@ class Batch(NamedTuple):
     """The crops of a step.
 
     Attributes:
-        crops: of each image, uint8 or uint16 (views, n, channels, size, size).
+        crops: of each image, uint8 or uint16 (views, n, channels, size, size); on a GPU if the images are there.
         local_crops: for small views, the same of (local views, n, channels, side, side); empty if there are none.
         unreadable: index of an image and reason.
     """
@@ -49,6 +50,7 @@ class ViewBatches(Dataset[Batch]):
         part: slice | None = None,
         views: int = 2,
         local: LocalViews = NONE,
+        gpu_images: GpuImages | None = None,
     ) -> None:
         """
         Args:
@@ -57,6 +59,7 @@ class ViewBatches(Dataset[Batch]):
             part: the share of this process; None for the whole batch.
             views: crops of full size per image.
             local: small crops.
+            gpu_images: the same images, if their crops are cut on a GPU; only this process can make batches then.
         """
         self.images = images
         self.batch_size = batch_size
@@ -67,6 +70,7 @@ class ViewBatches(Dataset[Batch]):
         self.part = part or slice(0, batch_size)
         self.views = views
         self.local = local
+        self.gpu_images = gpu_images
 
     def __getitem__(self, task: tuple[int, np.ndarray]) -> Batch:
         """The crops of a step.
@@ -76,12 +80,14 @@ class ViewBatches(Dataset[Batch]):
                 hold a copy of the order.
         """
         step, indices = task
-        decoded, unreadable = [], []
+        images = self.gpu_images or self.images
+        cut: Callable[..., Tensor] = self.gpu_images.crop_views if self.gpu_images else crop_views
+        found, unreadable = [], []
         for place, index in enumerate(indices, self.part.start):
             image, tries = None, 0
             while image is None:
                 try:
-                    image = self.images[index]
+                    image = images[index]
                 except UnreadableImageError as error:
                     unreadable.append((int(index), str(error)))
                     if tries > self.batch_size:
@@ -89,16 +95,16 @@ class ViewBatches(Dataset[Batch]):
                         raise data_error(f"no image of {name} can be read any more: {error}") from error
                     tries += 1
                     index = np.random.default_rng((self.seed, step, place, tries)).choice(self.images.indices)
-            decoded.append(image)
+            found.append(image)
         # Drawn for the whole batch, so that the number of processes makes no difference.
         rng = np.random.default_rng((self.seed, step))
         draws = draw_crops(rng, self.batch_size, self.views).part(self.part)
-        crops = crop_views(decoded, self.image_size, self.subset, self.strengths, draws)
+        crops = cut(found, self.image_size, self.subset, self.strengths, draws)
         local_crops = torch.empty(0)
         if self.local.views:
             draws = draw_crops(rng, self.batch_size, self.local.views).part(self.part)
             strengths = local_strengths(self.strengths)
-            local_crops = crop_views(decoded, self.local.side, self.subset, strengths, draws)
+            local_crops = cut(found, self.local.side, self.subset, strengths, draws)
         return Batch(crops, local_crops, unreadable)
 
     def tasks(self, steps: range) -> Iterator[tuple[int, np.ndarray]]:

@@ -94,6 +94,11 @@ class Images:
         return self._packed is not None
 
     @property
+    def packed(self) -> Packed | None:
+        """All images, if they are decoded."""
+        return self._packed
+
+    @property
     def sample_indices(self) -> np.ndarray:
         """The indices of `sample`, int64, ascending; unreadable images may be among them."""
         return self._sampled if self._packed is None else np.sort(self.indices)

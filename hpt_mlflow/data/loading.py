@@ -36,16 +36,18 @@ log = logging.getLogger("hpt_mlflow")
 def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.device) -> Iterator[Batch]:
     """The batches of these steps in order, loaded by `workers` processes, or by this one if `workers` is 0.
 
+    Where images are on a GPU already, this process cuts their crops there.
+
     Raises:
         HptError: too many images are unreadable, or a worker is gone.
     """
-    workers = workers_with_room(workers, batches.nbytes(), processes_here())
+    workers = 0 if batches.gpu_images else workers_with_room(workers, batches.nbytes(), processes_here())
     loader = DataLoader(
         batches,
         batch_size=None,
         sampler=batches.tasks(steps),
         num_workers=workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=device.type == "cuda" and not batches.gpu_images,
         worker_init_fn=_start_worker,
         persistent_workers=False,
         prefetch_factor=AHEAD if workers else None,

@@ -101,15 +101,25 @@ class Packed(Sequence[np.ndarray]):
         return image
 
     def of(self, index: int) -> np.ndarray:
-        """The image at an index into the dataset.
+        """The image at an index into the dataset; raises KeyError if it is not among these."""
+        return self[self.position(index)]
 
-        Raises:
-            KeyError: it is not among these.
-        """
+    def position(self, index: int) -> int:
+        """The place among these of the image at an index into the dataset; raises KeyError if there is none."""
         position = int(np.searchsorted(self._indices, index))
         if position == len(self) or self._indices[position] != index:
             raise KeyError(index)
-        return self[position]
+        return position
+
+    def numbers(self) -> np.ndarray:
+        """The numbers of all images, uint8 or uint16, one image after another."""
+        pixels = self._pixels.numpy() if isinstance(self._pixels, Tensor) else self._pixels
+        return pixels.view(self._dtype)
+
+    def layout(self) -> np.ndarray:
+        """Of each image, where its `numbers` begin, its width and its height, int64 (3, N)."""
+        counts = self._channels * self._heights * self._widths
+        return np.stack([self._ends // self._dtype.itemsize - counts, self._widths, self._heights])
 
 
 class _Table:

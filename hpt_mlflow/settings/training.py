@@ -148,7 +148,8 @@ class TrainingSettings(MethodOptions):
     )
     workers: int | None = option(
         None,
-        "Processes that decode images; 0: the training process itself. Default: chosen for the machine.",
+        "Processes that decode images; 0: the training process itself. Default: chosen for the machine, and none where "
+        "the decoded images fit into the memory of a GPU, which then cuts crops itself.",
         minimum=0,
         **OPERATIONAL,
     )

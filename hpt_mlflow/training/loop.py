@@ -130,7 +130,7 @@ class Trainer:
                 fits = False
             if not fits:
                 # Only here is what the step held free again: the exception kept it.
-                raise out_of_memory(self, batch)
+                raise out_of_memory(self, batch, batches.gpu_images.nbytes if batches.gpu_images else 0)
             self._unreadable += batch.unreadable
             metrics = {}
             reports = self.step % report_every == 0 or self.step == self.plan.steps

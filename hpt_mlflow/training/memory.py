@@ -23,10 +23,13 @@ SHARE = 0.8
 TRIED = 8
 
 
-def out_of_memory(trainer: Trainer, batch: Batch) -> HptError:
+def out_of_memory(trainer: Trainer, batch: Batch, images_bytes: int = 0) -> HptError:
     """The error for a step that did not fit; of a single process on a GPU, with a batch that would.
 
     What the step has left behind must be gone, with the exception that it raised.
+
+    Args:
+        images_bytes: of its memory that images of the training take, for which worker processes are a remedy.
     """
     device, images = trainer.device, trainer.plan.batch_size
     problem, remedy = f"{device} has no memory for steps of {images} images", "use a smaller one"
@@ -38,6 +41,8 @@ def out_of_memory(trainer: Trainer, batch: Batch) -> HptError:
         measured = _measured(device, max(2, images // TRIED), free, partial(try_step, trainer, batch))
         fitting = min(measured, images - 1)
         remedy = f"use {fitting} or less" if fitting else "use a smaller one, a smaller network or smaller images"
+    if images_bytes:
+        remedy += f"; with workers set, images do not take {images_bytes / GIB:.1f} GiB of its memory"
     return HptError(problem, remedy, setting="batch_size")
 
 

@@ -108,7 +108,7 @@ def test_what_a_step_has_held_is_free_before_it_is_measured_what_fits(trainer_of
         held.append(weakref.ref(features))
         raise torch.OutOfMemoryError
 
-    def measure(trainer, batch):
+    def measure(trainer, batch, images_bytes):
         still_there.extend(features() is not None for features in held)
         return HptError("measured")
 
@@ -137,6 +137,8 @@ def test_a_batch_that_did_not_fit_is_not_recommended(trainer_of, gpu, monkeypatc
     monkeypatch.setattr(memory, "try_step", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: GIB + 1)
     assert str(out_of_memory(trainer, batches[task])).endswith("use 15 or less")
+    message = str(out_of_memory(trainer, batches[task], GIB // 2))
+    assert message.endswith("use 15 or less; with workers set, images do not take 0.5 GiB of its memory")
 
 
 def test_a_training_that_is_out_of_memory_ends_in_one_line(trainer_of, monkeypatch):

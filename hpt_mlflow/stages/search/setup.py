@@ -12,6 +12,7 @@ import torch
 from hpt_mlflow.augment.multicrop import LocalViews, useful_side
 from hpt_mlflow.augment.subset import parse_subset
 from hpt_mlflow.data.dataset import Dataset, content_digest
+from hpt_mlflow.data.gpu_images import GpuImages
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.labels import check_labels
 from hpt_mlflow.data.loading import default_workers
@@ -56,6 +57,7 @@ class TrialSetup:
         rungs: steps at which a trial is scored; the last is its length.
         objective: a name of `OBJECTIVES`.
         judge: computes the scores; None for infonce, which is the training loss.
+        gpu_images: the same images, where trials are done and their crops are cut on a GPU.
         workers: processes that decode images.
         identity: what decides the scores; a search with another identity is a different search.
     """
@@ -72,6 +74,7 @@ class TrialSetup:
     objective: str
     judge: Judge | None
     device: torch.device
+    gpu_images: GpuImages | None
     workers: int
     identity: dict[str, Any]
 
@@ -129,6 +132,7 @@ def set_up_trials(settings: TuneSettings, dataset: Dataset, parent: FoundModel) 
         objective=objective,
         judge=make_judge(objective, reader, split, dataset.labels) if has_judge(objective) else None,
         device=device,
+        gpu_images=None,
         workers=default_workers(images, device, processes_here()),
         identity=_identity(settings, dataset, parent, objective, steps, first_rung),
     )

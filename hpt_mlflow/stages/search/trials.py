@@ -16,8 +16,10 @@ from optuna.trial import Trial, TrialState
 
 from hpt_mlflow.augment.subset import AUGMENTATIONS, format_strengths
 from hpt_mlflow.data.batches import ViewBatches
+from hpt_mlflow.data.gpu_images import images_on_gpu
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.group import side_by_side
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, TuneSettings
 from hpt_mlflow.signals import signals_as_requests
 from hpt_mlflow.stages.processes.children import be_child
@@ -68,6 +70,7 @@ def run_trials(settings: TuneSettings, deadline: float | None) -> None:
     dataset = open_dataset(settings.data, settings.root)
     connect()
     setup = set_up_trials(settings, dataset, find_model(settings.parent, "parent", DEFAULT_MODEL_NAME))
+    setup = replace(setup, gpu_images=images_on_gpu(setup.images, setup.device, side_by_side()))
     with storage_errors(settings.storage):
         search = open_search(settings, open_storage(settings.storage), setup)
         search.check_identity(setup.identity)
@@ -182,6 +185,7 @@ def _train(
         plan.seed,
         views=trainer.method.views,
         local=setup.local,
+        gpu_images=setup.gpu_images,
     )
     score: float | None = None
     with ProgressDisplay(_title(trial, setup), plan.steps) as display, signals_as_requests() as requests:

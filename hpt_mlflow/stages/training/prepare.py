@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -12,12 +13,13 @@ from hpt_mlflow.augment.multicrop import LocalViews, useful_side
 from hpt_mlflow.augment.subset import format_strengths
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.dataset import Dataset
+from hpt_mlflow.data.gpu_images import GpuImages, images_on_gpu
 from hpt_mlflow.data.images import Images
 from hpt_mlflow.data.loading import default_workers
 from hpt_mlflow.data.split import Split
 from hpt_mlflow.data.statistics import ChannelStatistics, kept_channel_statistics
 from hpt_mlflow.evaluation.features import FeatureReader
-from hpt_mlflow.group import Group, own_device, processes_here
+from hpt_mlflow.group import Group, own_device, processes_here, side_by_side
 from hpt_mlflow.models.backbone import batch_norms
 from hpt_mlflow.models.checkpoint import BackboneCard
 from hpt_mlflow.models.delta import DeltaParent
@@ -40,6 +42,8 @@ from hpt_mlflow.training.plan import Plan
 # Steps between two reports of metrics: at least 100 reports in a short training, at most 50 steps apart in a long one.
 REPORTS = 100
 LONGEST_REPORT = 50
+
+log = logging.getLogger("hpt_mlflow")
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,10 @@ def prepare(
     plan = _choose_arithmetic(settings, plan, device, group, earlier)
     inherited = start.statistics if plan.statistics == "keep" else None
     statistics = inherited or _channel_statistics(images, group)
-    workers = default_workers(images, device, processes_here()) if settings.workers is None else settings.workers
+    gpu_images = _images_on_gpu(settings, images, device, group, earlier)
+    workers = settings.workers
+    if workers is None:
+        workers = 0 if gpu_images else default_workers(images, device, processes_here())
 
     chain = (*start.chain, dataset.name)
     trainer = Trainer(start.backbone, start.feature_size, plan, statistics, device, group)
@@ -121,6 +128,7 @@ def prepare(
         run_name=f"{stage} {dataset.name}" + (f" < {start.chain[-1]}" if start.chain else ""),
         settings=settings,
         params=_params(settings, plan, start, workers, device, group)
+        | {"gpu_images": gpu_images is not None}
         | {"learning_share": round(learning_share(trainer.method.learner), 5) if plan.what_learns.learns else 0.0},
         plan=plan,
         milestones=milestones,
@@ -145,6 +153,7 @@ def prepare(
             group.part(plan.batch_size),
             trainer.method.views,
             local,
+            gpu_images,
         ),
         card=BackboneCard(
             start.architecture, start.feature_size, statistics.mean, statistics.std, chain, pixels=images.pixels
@@ -193,6 +202,20 @@ def _choose_arithmetic(
         choice = precision, chosen.compile, chosen.graph
     precision, compiles, graphed = group.share(choice)
     return replace(plan, precision=precision, compile=compiles, graph=graphed)
+
+
+def _images_on_gpu(
+    settings: TrainingSettings, images: Images, device: torch.device, group: Group, earlier: EarlierRun | None
+) -> GpuImages | None:
+    """The images on the GPU, unless the user wants worker processes; a resumed training goes on as it began."""
+    began = group.share(earlier.run.data.params.get(tag.setting_param("gpu_images"), "") if earlier else "")
+    wanted = settings.workers is None and began != "False"
+    found = images_on_gpu(images, device, side_by_side()) if wanted else None
+    if began == "True" and not found:
+        log.warning(
+            "this training began with its images on a GPU; now that they are not, some pixels are rounded otherwise"
+        )
+    return found
 
 
 def _channel_statistics(images: Images, group: Group) -> ChannelStatistics:
