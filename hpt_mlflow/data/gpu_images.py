@@ -32,7 +32,6 @@ class GpuImages:
             packed: all of the images.
         """
         self._images = images
-        self._packed = packed
         numbers = packed.numbers()
         self._pixels = torch.empty(len(numbers), dtype=getattr(torch, numbers.dtype.name), device=device)
         for start in range(0, len(numbers), PIECE):
@@ -40,6 +39,7 @@ class GpuImages:
             # A copy, as torch may write to what it is given, and mapped files are read-only.
             self._pixels[piece] = torch.from_numpy(numbers[piece].copy())
         self._layout = packed.layout()
+        self._places = packed.places()
 
     @property
     def nbytes(self) -> int:
@@ -54,7 +54,7 @@ class GpuImages:
         """
         if int(index) in self._images.unreadable:
             raise UnreadableImageError(self._images.unreadable[int(index)])
-        return self._packed.position(int(index))
+        return int(self._places[index])
 
     def crop_views(
         self, places: Sequence[int], size: int, subset: Sequence[str], strengths: Strengths, draws: CropDraws

@@ -101,15 +101,21 @@ class Packed(Sequence[np.ndarray]):
         return image
 
     def of(self, index: int) -> np.ndarray:
-        """The image at an index into the dataset; raises KeyError if it is not among these."""
-        return self[self.position(index)]
+        """The image at an index into the dataset.
 
-    def position(self, index: int) -> int:
-        """The place among these of the image at an index into the dataset; raises KeyError if there is none."""
+        Raises:
+            KeyError: it is not among these.
+        """
         position = int(np.searchsorted(self._indices, index))
         if position == len(self) or self._indices[position] != index:
             raise KeyError(index)
-        return position
+        return self[position]
+
+    def places(self) -> np.ndarray:
+        """The place among these of the image at each index into the dataset, int64; -1 where there is none."""
+        places = np.full(int(self._indices[-1]) + 1 if len(self) else 0, -1)
+        places[self._indices] = np.arange(len(self))
+        return places
 
     def numbers(self) -> np.ndarray:
         """The numbers of all images, uint8 or uint16, one image after another."""

@@ -17,9 +17,9 @@ def effective_rank(embeddings: Tensor) -> float:
     """
     # The squared singular values are the eigenvalues of a small D x D matrix. Near a collapse the rounding of float32
     # would look like more dimensions.
-    precise = embeddings.cpu().double()
+    precise = (embeddings if embeddings.is_cuda else embeddings.cpu()).double()
     gram = precise.T @ precise
-    singular_values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    singular_values = torch.linalg.eigvalsh(gram.cpu()).clamp_min(0).sqrt()
     shares = singular_values / singular_values.sum()
     return float(torch.exp(torch.special.entr(shares).sum()))
 

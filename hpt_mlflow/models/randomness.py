@@ -21,5 +21,11 @@ def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
         device: whose generator is seeded, in addition to the CPU's.
     """
     with _drawing, torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        # torch.manual_seed would seed kinds of devices that are not here, too, and looks at the stack for each.
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        elif device.type == "mps":
+            torch.mps.manual_seed(seed)
         yield
