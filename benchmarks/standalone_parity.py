@@ -11,8 +11,7 @@ import click
 import numpy as np
 import onnxruntime
 
-from hpt_mlflow.data.decode import LONGEST_STRIP
-from hpt_mlflow.data.reading import decoded_batches
+from hpt_mlflow.data.decode import LONGEST_STRIP, decode
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.machine import processor
 from hpt_mlflow.models.checkpoint import BackboneCard
@@ -44,7 +43,8 @@ def main(data: tuple[str, ...], root: str | None, weights: str, image_size: int,
     for name in data:
         dataset = open_dataset(name, root)
         indices = range(min(len(dataset), images - count))
-        for (image,) in decoded_batches(dataset, indices, LARGEST_SIDE, batch_size=1):
+        for index in indices:
+            image = decode(dataset.pictures[index], LARGEST_SIDE)
             times = [time.perf_counter()]
             theirs = package.predict(image[None])
             times.append(time.perf_counter())

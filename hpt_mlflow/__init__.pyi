@@ -625,7 +625,8 @@ def evaluate(
             [default: false]
         seed: Seed of the untrained network, of drawn labels and of training.  [default: 0]
         split_seed: Seed of the split into train, validation and test; keep it the same along a chain.  [default: 0]
-        workers: Threads that decode images. Default: one for each processor.
+        workers: Threads that decode images, or, for thousands of images and a GPU, processes. Default: chosen for the
+            machine.
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
             none.  [default: 4.0]
         precision: Arithmetic of frozen features. auto: bfloat16 on a GPU that has it in hardware, else float32.
@@ -668,7 +669,8 @@ def embed(
         precision: Arithmetic of features. auto: bfloat16 on a GPU that has it in hardware, else float32.  [default:
             auto]
         batch_size: Images in a forward pass.  [default: 256]
-        workers: Threads that decode images. Default: one for each processor.
+        workers: Threads that decode images, or, for thousands of images and a GPU, processes. Default: chosen for the
+            machine.
         device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.  [default: auto]
 
     Returns:
@@ -707,7 +709,8 @@ def inspect(
             [default: none]
         similarity: Least cosine of features that are alike.  [default: 0.95]
         split_seed: Seed of the split into train, validation and test.  [default: 0]
-        workers: Threads that decode images. Default: one for each processor.
+        workers: Threads that decode images, or, for thousands of images and a GPU, processes. Default: chosen for the
+            machine.
         batch_size: Images in a forward pass of the model.  [default: 256]
         device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.  [default: auto]
 

@@ -96,6 +96,12 @@ class EmbeddingModel:
         """The square of a decoded image that the network sees."""
         return centre_crop(image, self.card.architecture.image_size, self.resize_to)
 
+    @property
+    def square_bytes(self) -> int:
+        """Size of a square that `crop` gives."""
+        pixels = self.card.pixels
+        return self.card.architecture.image_size**2 * pixels.channels * pixels.dtype.itemsize
+
     @torch.inference_mode()
     def embed(self, squares: list[np.ndarray]) -> np.ndarray:
         """Features of squares that `crop` gives, float32 (N, feature size)."""

@@ -6,11 +6,12 @@ import logging
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from typing import Any, TypeVar
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from hpt_mlflow.cores import available_cores
 from hpt_mlflow.data.batches import Batch, ViewBatches
@@ -30,6 +31,8 @@ GIB = 2**30
 # What torch says of a worker that is gone.
 LOST = ("exited unexpectedly", "is killed by signal")
 
+T = TypeVar("T")
+
 log = logging.getLogger("hpt_mlflow")
 
 
@@ -42,15 +45,34 @@ def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.devi
         HptError: too many images are unreadable, or a worker is gone.
     """
     workers = 0 if batches.gpu_images else workers_with_room(workers, batches.nbytes(), processes_here())
-    loader = DataLoader(
-        batches,
+    pinned = device.type == "cuda" and not batches.gpu_images
+    yield from load(batches, batches.tasks(steps), workers, pinned)
+
+
+def load(
+    dataset: Dataset[T], tasks: Iterable[Any], workers: int, pinned: bool = False, context: str | None = None
+) -> Iterator[T]:
+    """What a dataset gives for each task, in order.
+
+    Args:
+        tasks: what its `__getitem__` takes.
+        workers: processes that do them; 0 for this one.
+        pinned: whether tensors come in memory that a GPU reads by itself.
+        context: how processes are started; None for Python's default.
+
+    Raises:
+        HptError: raised by the dataset, or a worker is gone.
+    """
+    loader: DataLoader[T] = DataLoader(
+        dataset,
         batch_size=None,
-        sampler=batches.tasks(steps),
+        sampler=tasks,
         num_workers=workers,
-        pin_memory=device.type == "cuda" and not batches.gpu_images,
+        pin_memory=pinned,
         worker_init_fn=_start_worker,
         persistent_workers=False,
         prefetch_factor=AHEAD if workers else None,
+        multiprocessing_context=context if workers else None,
         # Otherwise it draws from the generator of the process.
         generator=torch.Generator(),
     )
@@ -70,8 +92,8 @@ def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.devi
         raise HptError(
             f"a process that decodes images is gone ({one_line(error)}); perhaps the system had too little memory, or "
             f"its container too little in {SHARED_MEMORY} (docker run --shm-size)",
-            f"repeat the command with fewer workers (this process had {workers} that decode images); it goes on from "
-            "its last training state",
+            f"repeat the command with fewer workers (this process had {workers} that decode images); a training goes "
+            "on from its last state",
             setting="workers",
         ) from error
 
@@ -84,6 +106,11 @@ def default_workers(images: Images, device: torch.device, processes: int) -> int
     """
     if images.in_memory and device.type == "cpu":
         return 0
+    return workers_here(processes)
+
+
+def workers_here(processes: int) -> int:
+    """As many worker processes as there are cores for each of the processes at work, beside itself."""
     return min(MOST_WORKERS, max(1, available_cores() // processes - 1))
 
 

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 
 import numpy as np
 
 from hpt_mlflow.cores import available_cores
-from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.decode import decode
-from hpt_mlflow.data.errors import UnreadableImageError
-from hpt_mlflow.pixels import PixelFormat
-
-# Batches that are decoded while one is worked on.
-AHEAD = 2
 
 
 def read_ahead(
@@ -41,31 +33,3 @@ def read_ahead(
             yield first, future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def decoded_batches(
-    dataset: Dataset,
-    indices: Sequence[int],
-    smallest_side: int,
-    pixels: PixelFormat,
-    batch_size: int,
-    threads: int | None = None,
-    crop: Callable[[np.ndarray], np.ndarray] = lambda image: image,
-) -> Iterator[list[np.ndarray | str]]:
-    """Batches of images, (height, width, channels), or in place of one why it cannot be read.
-
-    Args:
-        smallest_side, pixels: see `decode`.
-        crop: done to each image by the threads, too.
-        threads: None for one per core that this process may use.
-    """
-
-    def read(index: int) -> np.ndarray | str:
-        try:
-            return crop(decode(dataset.pictures[index], smallest_side, pixels))
-        except UnreadableImageError as error:
-            return str(error)
-
-    images = (image for _, image in read_ahead(read, indices, AHEAD * batch_size, threads))
-    while batch := list(islice(images, batch_size)):
-        yield batch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,18 +13,15 @@ from torch import Tensor, nn
 
 from hpt_mlflow.augment.color import normalise, white
 from hpt_mlflow.augment.crop import centre_crop
-from hpt_mlflow.augment.in_batches import send
 from hpt_mlflow.cores import available_cores
 from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.images import Images
+from hpt_mlflow.data.squares import square_batches
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import batch_norms
 from hpt_mlflow.models.bfloat16 import has_native_bfloat16
 from hpt_mlflow.models.randomness import seeded
-
-# Batches that are decoded while the network is at work.
-AHEAD = 2
 
 
 def prepare(
@@ -53,8 +49,11 @@ def to_input(squares: list[np.ndarray], statistics: ChannelStatistics, device: t
     Returns:
         float32 (N, channels, size, size), channels_last.
     """
-    pixels = torch.from_numpy(np.stack(squares))
-    sent = send(pixels, device).permute(0, 3, 1, 2)
+    shape, dtype = (len(squares), *squares[0].shape), getattr(torch, squares[0].dtype.name)
+    # From where a GPU reads by itself.
+    pixels = torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+    np.stack(squares, out=pixels.numpy())
+    sent = pixels.to(device, non_blocking=device.type == "cuda").permute(0, 3, 1, 2)
     mean, std = (torch.tensor(values, device=device) for values in (statistics.mean, statistics.std))
     return normalise(sent.float() / white(pixels), mean, std)
 
@@ -143,13 +142,16 @@ class FeatureReader:
         """
         network, computed, readable = FrozenNetwork(backbone), [], []
         for batch, positions in self.batches(indices):
-            computed.append(network.features(batch, self.precision).cpu())
+            computed.append(network.features(batch, self.precision))
+            if len(computed) > 1:
+                # Only now, as a GPU would have nothing to do while it is waited for.
+                computed[-2] = computed[-2].cpu()
             readable += positions
         if not computed:
             raise HptError(
                 f"none of {len(indices)} images of {self.images.dataset.name} can be read any more", setting="data"
             )
-        features = torch.cat(computed)
+        features = torch.cat([part.cpu() for part in computed])
         return torch.zeros(len(indices), features.shape[1]).index_copy_(0, torch.tensor(readable), features).numpy()
 
     @torch.no_grad()
@@ -178,23 +180,16 @@ class FeatureReader:
 
         The next batches are decoded meanwhile.
         """
-        parts = [indices[start : start + self.batch_size].tolist() for start in range(0, len(indices), self.batch_size)]
-        with self.pool() as pool:
-            try:
-                ahead = deque([pool.submit(self._square, index) for index in part] for part in parts[:AHEAD])
-                for number, part in enumerate(parts):
-                    squares = [future.result() for future in ahead.popleft()]
-                    ahead += [
-                        [pool.submit(self._square, index) for index in later] for later in parts[number + AHEAD :][:1]
-                    ]
-                    unreadable = {index: why for index, why in zip(part, squares, strict=True) if isinstance(why, str)}
-                    self.images.report_unreadable(unreadable.items())
-                    start = number * self.batch_size
-                    readable = {start + i: square for i, square in enumerate(squares) if not isinstance(square, str)}
-                    if readable:
-                        yield to_input(list(readable.values()), self.statistics, self.device), list(readable)
-            finally:
-                pool.shutdown(cancel_futures=True)
+        channels, dtype = self.images.pixels.channels, self.images.pixels.dtype
+        size = self.image_size**2 * channels * dtype.itemsize
+        start = 0
+        for squares in square_batches(self._square, indices.tolist(), self.batch_size, size, self.device, self.threads):
+            unreadable = {int(indices[start + i]): why for i, why in enumerate(squares) if isinstance(why, str)}
+            self.images.report_unreadable(unreadable.items())
+            readable = {start + i: square for i, square in enumerate(squares) if not isinstance(square, str)}
+            start += len(squares)
+            if readable:
+                yield to_input(list(readable.values()), self.statistics, self.device), list(readable)
 
     def pool(self) -> ThreadPoolExecutor:
         """The threads that decode images."""

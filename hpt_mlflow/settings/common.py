@@ -18,6 +18,10 @@ RESUME_HELP = (
     "the run to resume."
 )
 
+WORKERS_HELP = (
+    "Threads that decode images, or, for thousands of images and a GPU, processes. Default: chosen for the machine."
+)
+
 # Marks of options that say where and how to work: they change no result, and stages that run stages pass them on.
 OPERATIONAL: dict[str, Any] = {"changes_result": False, "passed_on": True}
 

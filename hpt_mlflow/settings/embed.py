@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hpt_mlflow.options import Settings, option
-from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, DEVICE_HELP, OPERATIONAL, ROOT_HELP
+from hpt_mlflow.settings.common import DEFAULT_MODEL_NAME, DEVICE_HELP, OPERATIONAL, ROOT_HELP, WORKERS_HELP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,5 @@ class EmbedSettings(Settings):
         choices=("auto", "float32", "bfloat16"),
     )
     batch_size: int = option(256, "Images in a forward pass.", minimum=1, changes_result=False)
-    workers: int | None = option(
-        None, "Threads that decode images. Default: one for each processor.", minimum=1, changes_result=False
-    )
+    workers: int | None = option(None, WORKERS_HELP, minimum=1, changes_result=False)
     device: str = option("auto", DEVICE_HELP, **OPERATIONAL)

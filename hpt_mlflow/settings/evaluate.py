@@ -8,7 +8,7 @@ from urllib.parse import unquote
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from hpt_mlflow.options import Settings, option
-from hpt_mlflow.settings.common import CACHE_HELP, DEFAULT_MODEL_NAME, DEVICE_HELP, OPERATIONAL, ROOT_HELP
+from hpt_mlflow.settings.common import CACHE_HELP, DEFAULT_MODEL_NAME, DEVICE_HELP, OPERATIONAL, ROOT_HELP, WORKERS_HELP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,7 @@ class EvaluateSettings(Settings):
         minimum=0,
         passed_on=True,
     )
-    workers: int | None = option(
-        None, "Threads that decode images. Default: one for each processor.", minimum=0, changes_result=False
-    )
+    workers: int | None = option(None, WORKERS_HELP, minimum=0, changes_result=False)
     cache_gib: float = option(4.0, CACHE_HELP, minimum=0, **OPERATIONAL)
     precision: str = option(
         "auto",

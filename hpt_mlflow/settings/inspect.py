@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.options import Settings, option
-from hpt_mlflow.settings.common import DEVICE_HELP, OPERATIONAL, ROOT_HELP
+from hpt_mlflow.settings.common import DEVICE_HELP, OPERATIONAL, ROOT_HELP, WORKERS_HELP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,7 @@ class InspectSettings(Settings):
     )
     similarity: float = option(0.95, "Least cosine of features that are alike.", above=0, maximum=1)
     split_seed: int = option(0, "Seed of the split into train, validation and test.", minimum=0, passed_on=True)
-    workers: int | None = option(
-        None, "Threads that decode images. Default: one for each processor.", minimum=1, changes_result=False
-    )
+    workers: int | None = option(None, WORKERS_HELP, minimum=1, changes_result=False)
     batch_size: int = option(256, "Images in a forward pass of the model.", minimum=1, changes_result=False)
     device: str = option("auto", DEVICE_HELP, **OPERATIONAL)
 

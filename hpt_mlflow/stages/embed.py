@@ -20,9 +20,9 @@ from torch import Tensor
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.parquet_parts import ParquetParts
 from hpt_mlflow.data.pixel_range import pixels_for
-from hpt_mlflow.data.reading import decoded_batches
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.data.split import NO_LABEL
+from hpt_mlflow.data.squares import square_batches, square_of
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError, one_line, printable
 from hpt_mlflow.evaluation.features import FrozenNetwork, feature_precision, to_input
@@ -134,12 +134,12 @@ def _write(
     """Write what is missing, and put the parts together."""
     first = start = parts.done * rows
     show = show_steps(f"{STAGE} {dataset.name}")
-    side, indices = embedder.embedding.smallest_side, range(first, len(dataset))
-    pixels = pixels_for(dataset, embedder.embedding.card.pixels)
+    embedding, indices = embedder.embedding, range(first, len(dataset))
+    side, pixels = embedding.smallest_side, pixels_for(dataset, embedding.card.pixels)
     waiting: list[pa.RecordBatch] = []
     with _computing(embedder) as compute:
-        crop = embedder.embedding.crop
-        for images in decoded_batches(dataset, indices, side, pixels, chosen.batch_size, chosen.workers, crop):
+        square, size = square_of(dataset, side, pixels, embedding.crop), embedding.square_bytes
+        for images in square_batches(square, indices, chosen.batch_size, size, embedding.device, chosen.workers):
             columns = _known(dataset, range(start, start + len(images))) | compute(images)
             waiting.append(pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema))
             start += len(images)

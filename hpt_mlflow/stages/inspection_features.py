@@ -9,7 +9,7 @@ import numpy as np
 
 from hpt_mlflow.data.perceptual import WHOLE
 from hpt_mlflow.data.pixel_range import pixels_for
-from hpt_mlflow.data.reading import decoded_batches
+from hpt_mlflow.data.squares import square_batches, square_of
 from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.evaluation.features import FrozenNetwork, feature_precision, to_input
 from hpt_mlflow.inspection.near import NearPairs
@@ -61,14 +61,14 @@ def _write_features(chosen: InspectSettings, embedding: EmbeddingModel, survey: 
     precision = feature_precision("auto", embedding.device)
     statistics = ChannelStatistics(card.mean, card.std)
     show, shown, start = show_steps(f"features of {survey.dataset.name}"), survey.shown, 0
-    batches = decoded_batches(
-        survey.dataset,
+    pixels = pixels_for(survey.dataset, card.pixels)
+    batches = square_batches(
+        square_of(survey.dataset, embedding.smallest_side, pixels, embedding.crop),
         shown.tolist(),
-        embedding.smallest_side,
-        pixels_for(survey.dataset, card.pixels),
         chosen.batch_size,
+        embedding.square_bytes,
+        embedding.device,
         chosen.workers,
-        embedding.crop,
     )
     for images in batches:
         places = survey.first + shown[start : start + len(images)]

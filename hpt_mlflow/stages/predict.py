@@ -11,8 +11,8 @@ import torch
 
 from hpt_mlflow.data.dataset import Dataset
 from hpt_mlflow.data.pixel_range import pixels_for
-from hpt_mlflow.data.reading import decoded_batches
 from hpt_mlflow.data.sources import open_dataset
+from hpt_mlflow.data.squares import square_batches, square_of
 from hpt_mlflow.errors import HptError, printable
 from hpt_mlflow.files import replacing
 from hpt_mlflow.serving import LABEL_THRESHOLD, ClassifierModel
@@ -72,7 +72,8 @@ def _write(opened, classifier: ClassifierModel, dataset: Dataset) -> tuple[int, 
     pixels = pixels_for(dataset, classifier.embedding.card.pixels)
     # Not as they are: hundreds of photographs would fill the memory.
     embedding, head = classifier.embedding, classifier.head
-    for batch in decoded_batches(dataset, range(len(dataset)), side, pixels, BATCH_SIZE, crop=embedding.crop):
+    square, indices = square_of(dataset, side, pixels, embedding.crop), range(len(dataset))
+    for batch in square_batches(square, indices, BATCH_SIZE, embedding.square_bytes, embedding.device):
         squares = [image for image in batch if not isinstance(image, str)]
         rows = iter(head.probabilities(embedding.embed(squares))) if squares else iter(())
         for image in batch:

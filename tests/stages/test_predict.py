@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from hpt_mlflow.cli import hpt
-from hpt_mlflow.data import reading
+from hpt_mlflow.data import squares
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.architecture import Architecture
 from hpt_mlflow.models.backbone import build_backbone
@@ -147,14 +147,14 @@ def test_large_photographs_are_reduced_when_they_are_read(registered, tmp_path, 
     (tmp_path / "photos").mkdir()
     gradient = np.linspace(0, 255, 2400 * 3000).reshape(2400, 3000).astype(np.uint8)
     Image.fromarray(gradient).save(tmp_path / "photos" / "1.jpg")
-    sizes, decode = [], reading.decode
+    sizes, decode = [], squares.decode
 
     def measured(*arguments):
         image = decode(*arguments)
         sizes.append(image.shape)
         return image
 
-    monkeypatch.setattr(reading, "decode", measured)
+    monkeypatch.setattr(squares, "decode", measured)
     for model, side in (("classes", 32), ("labels", 131)):
         predict(model, str(tmp_path / "photos"), tmp_path / "out.csv", "cpu")
         assert min(sizes.pop()[:2]) <= side
@@ -180,7 +180,7 @@ def test_what_fails_on_the_way_leaves_the_old_file_and_no_rest(registered, folde
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(reading, "decode", fail)
+    monkeypatch.setattr(squares, "decode", fail)
     with pytest.raises((KeyboardInterrupt, HptError)) as caught:
         predict("classes", str(folder), tmp_path / "out" / "out.csv", "cpu")
     if isinstance(error, OSError):
