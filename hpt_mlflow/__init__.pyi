@@ -170,8 +170,8 @@ def pretrain(
         cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
             trains, in float32 or bfloat16 and without compile=on; a graph is tried against plain steps first.
             [default: auto]
-        workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine, and none
-            where the decoded images fit into the memory of a GPU, which then cuts crops itself.
+        workers: Processes that decode and crop images; 0: the training process itself. Default: chosen for the machine;
+            a GPU crops decoded images itself, in its memory, if they take at most a quarter of it.
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
             none.  [default: 4.0]
         device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.  [default: auto]
@@ -320,8 +320,8 @@ def adapt(
         cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
             trains, in float32 or bfloat16 and without compile=on; a graph is tried against plain steps first.
             [default: auto]
-        workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine, and none
-            where the decoded images fit into the memory of a GPU, which then cuts crops itself.
+        workers: Processes that decode and crop images; 0: the training process itself. Default: chosen for the machine;
+            a GPU crops decoded images itself, in its memory, if they take at most a quarter of it.
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
             none.  [default: 4.0]
         device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.  [default: auto]
@@ -873,8 +873,8 @@ def study(
         cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
             trains, in float32 or bfloat16 and without compile=on; a graph is tried against plain steps first.
             [default: auto]
-        workers: Processes that decode images; 0: the training process itself. Default: chosen for the machine, and none
-            where the decoded images fit into the memory of a GPU, which then cuts crops itself.
+        workers: Processes that decode and crop images; 0: the training process itself. Default: chosen for the machine;
+            a GPU crops decoded images itself, in its memory, if they take at most a quarter of it.
         cache_gib: Size of the cache of decoded images on disk (HPT_CACHE), in GiB; the least recently used go first. 0:
             none.  [default: 4.0]
         device: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.  [default: auto]

@@ -51,17 +51,21 @@ class GpuImages:
 
         Raises:
             UnreadableImageError: it is known to be unreadable, as other processes have found.
+            KeyError: it is not among these.
         """
         if int(index) in self._images.unreadable:
             raise UnreadableImageError(self._images.unreadable[int(index)])
-        return int(self._places[index])
+        place = int(self._places[index])
+        if place < 0:
+            raise KeyError(index)
+        return place
 
     def crop_views(
         self, places: Sequence[int], size: int, subset: Sequence[str], strengths: Strengths, draws: CropDraws
     ) -> Tensor:
         """`augment.views.crop_views` of the images at these places, on the GPU.
 
-        Some pixels are one level apart, as sums are rounded otherwise, and central squares only once.
+        Some pixels are one level apart: sums are rounded otherwise, and Pillow rounds central squares twice.
         """
         begins, widths, heights = self._layout[:, np.asarray(places, dtype=np.int64)]
         views, channels = len(draws.shapes), self._images.pixels.channels
@@ -80,16 +84,17 @@ def images_on_gpu(images: Images, device: torch.device, trainings: int = 1) -> G
     """The images in the memory of the GPU that trains on them, if all are decoded and take a small part of it.
 
     Args:
-        trainings: at once on this GPU, each with its own images.
+        trainings: side by side on this machine, each with its own images.
     """
     packed = images.packed
     if device.type != "cuda" or packed is None or not len(packed):
         return None
     numbers = packed.numbers()
-    room = LARGEST_SHARE * torch.cuda.mem_get_info(device)[0] / trainings
-    if numbers.nbytes > room or not cuts(device, getattr(torch, numbers.dtype.name)):
+    # What torch keeps for later is free for this training, too.
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if numbers.nbytes > LARGEST_SHARE * (torch.cuda.mem_get_info(device)[0] + kept) / trainings:
         return None
     try:
-        return GpuImages(images, packed, device)
+        return GpuImages(images, packed, device) if cuts(device, getattr(torch, numbers.dtype.name)) else None
     except torch.OutOfMemoryError:
         return None

@@ -148,8 +148,8 @@ class TrainingSettings(MethodOptions):
     )
     workers: int | None = option(
         None,
-        "Processes that decode images; 0: the training process itself. Default: chosen for the machine, and none where "
-        "the decoded images fit into the memory of a GPU, which then cuts crops itself.",
+        "Processes that decode and crop images; 0: the training process itself. Default: chosen for the machine; a GPU "
+        "crops decoded images itself, in its memory, if they take at most a quarter of it.",
         minimum=0,
         **OPERATIONAL,
     )

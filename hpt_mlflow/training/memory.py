@@ -29,7 +29,7 @@ def out_of_memory(trainer: Trainer, batch: Batch, images_bytes: int = 0) -> HptE
     What the step has left behind must be gone, with the exception that it raised.
 
     Args:
-        images_bytes: of its memory that images of the training take, for which worker processes are a remedy.
+        images_bytes: of its memory that the images of the training take.
     """
     device, images = trainer.device, trainer.plan.batch_size
     problem, remedy = f"{device} has no memory for steps of {images} images", "use a smaller one"
@@ -37,12 +37,11 @@ def out_of_memory(trainer: Trainer, batch: Batch, images_bytes: int = 0) -> HptE
         trainer.method.zero_grad()
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-        problem += f" ({free / GIB:.1f} GiB are there for this process)"
+        holding = f", of which {images_bytes / GIB:.1f} hold images" if images_bytes else ""
+        problem += f" ({free / GIB:.1f} GiB are there for this process{holding})"
         measured = _measured(device, max(2, images // TRIED), free, partial(try_step, trainer, batch))
         fitting = min(measured, images - 1)
         remedy = f"use {fitting} or less" if fitting else "use a smaller one, a smaller network or smaller images"
-    if images_bytes:
-        remedy += f"; with workers set, images do not take {images_bytes / GIB:.1f} GiB of its memory"
     return HptError(problem, remedy, setting="batch_size")
 
 

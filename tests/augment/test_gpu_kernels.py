@@ -120,11 +120,30 @@ def test_a_trial_that_fails_is_told_and_leaves_kernels_out(check, error, monkeyp
     monkeypatch.setattr(on_gpu, error, lambda *_: 0.5)
     assert not works(gpu, torch.uint8)
     assert [record.getMessage().partition("(")[2] for record in caplog.records] == [
-        "PTX is too new)",
+        "PTX is too new; Triton needs a C compiler and the header files of Python)",
         "their results are 0.5 apart)",
     ]
     monkeypatch.setattr(on_gpu, error, lambda *_: 1e-6)
     assert works(gpu, torch.uint8)
+
+
+@pytest.mark.parametrize(("check", "error"), [("finishes", "finish_error"), ("cuts", "cut_error")])
+def test_a_trial_without_memory_is_not_remembered_and_none_without_triton_not_told(check, error, monkeypatch, caplog):
+    gpu, raised = torch.device("cuda"), []
+
+    def fail(*_):
+        raise raised.pop()
+
+    monkeypatch.setattr(on_gpu, error, fail)
+    works = getattr(on_gpu, check)
+    works.cache_clear()
+    raised += [ModuleNotFoundError("No module named 'triton'"), torch.OutOfMemoryError("CUDA out of memory")]
+    with pytest.raises(torch.OutOfMemoryError):
+        works(gpu, torch.uint8)
+    assert not works(gpu, torch.uint8)
+    assert not works(gpu, torch.uint8)
+    works.cache_clear()
+    assert not caplog.records
 
 
 def test_trials_agree(monkeypatch):

@@ -91,6 +91,11 @@ def test_images_are_held_by_a_gpu_that_has_room(images, monkeypatch):
     assert held(4 * size, trainings=2) is None
     assert held(8 * size, trainings=2) == "held"
     assert images_on_gpu(images, torch.device("cpu")) is None
+    # What torch has kept for later is free.
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 3 * size)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: size)
+    assert held(2 * size) == "held"
+    assert held(2 * size - 4) is None
     monkeypatch.setattr(gpu_images, "cuts", lambda *_: False)
     assert held(100 * size) is None
 

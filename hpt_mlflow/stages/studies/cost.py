@@ -76,7 +76,7 @@ def _try(settings: StudySettings, dataset: Dataset, network: Architecture, parts
     # Options of the method as they fit this part of a batch.
     own: dict[str, Any] = dict.fromkeys(options_of(plan.method))
     tried = replace(
-        training, batch_size=batch_size, images=str(few), steps=LONG, milestones="100%", compile="off", workers=0, **own
+        training, batch_size=batch_size, images=str(few), steps=LONG, milestones="100%", compile="off", **own
     )
     work = prepare("pretrain", tried, Start(*build_backbone(network), network), dataset, Group(), None)
     for progress in work.trainer.train(work.batches, 0, report_every=LONG):

@@ -208,10 +208,10 @@ def _images_on_gpu(
     settings: TrainingSettings, images: Images, device: torch.device, group: Group, earlier: EarlierRun | None
 ) -> GpuImages | None:
     """The images on the GPU, unless the user wants worker processes; a resumed training goes on as it began."""
-    began = group.share(earlier.run.data.params.get(tag.setting_param("gpu_images"), "") if earlier else "")
+    began = group.share(earlier.run.data.params.get(tag.setting_param("gpu_images"), "False") if earlier else "")
     wanted = settings.workers is None and began != "False"
     found = images_on_gpu(images, device, side_by_side()) if wanted else None
-    if began == "True" and not found:
+    if began == "True" and not found and group.first:
         log.warning(
             "this training began with its images on a GPU; now that they are not, some pixels are rounded otherwise"
         )
