@@ -7,10 +7,12 @@ INSTALLED := $(VENV)/.installed
 # Length of the demo's training, in optimiser steps.
 DEMO_STEPS ?= 180
 UI_PORT ?= 5000
-# Processes that run tests in parallel, one file at a time each.
+# Processes that run tests in parallel, one file at a time each, in the order of tests/conftest.py: xdist's own would
+# end with the files of few tests, which are the slowest.
 TEST_PROCESSES ?= 2
 # One thread each, as torch's threads would wait for one another.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile \
+	--no-loadscope-reorder
 MLFLOW_RUN = PATH="$(CURDIR)/$(BIN):$$PATH" mlflow run . --env-manager local
 
 .PHONY: setup demo test slow soak bench results lint format generate ui wheel image clean

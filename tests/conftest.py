@@ -81,11 +81,14 @@ def unused_port() -> int:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables, which take MLflow two seconds to make."""
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    mlflow.set_tracking_uri(f"sqlite:///{file}")
-    mlflow.search_experiments()
-    mlflow.set_tracking_uri(None)
-    return file
+    folder = tmp_path_factory.mktemp("empty")
+    with pytest.MonkeyPatch.context() as patched:
+        # Artifacts of all its copies go to where it is made.
+        patched.chdir(folder)
+        mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+        mlflow.search_experiments()
+        mlflow.set_tracking_uri(None)
+    return folder / "mlflow.db"
 
 
 @pytest.fixture

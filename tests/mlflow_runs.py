@@ -1,13 +1,32 @@
-"""The project's entry points as a user calls them: the real `mlflow run`, against a real sqlite store."""
+"""The project's entry points as a user calls them: the real `mlflow run`, against a real sqlite store; and stores that
+several tests share."""
 
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@contextmanager
+def store_for_copies(folder, empty_database):
+    """An MLflow store in a folder, where the block works; gives its database, of which each test takes a copy."""
+    database = shutil.copy(empty_database, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setenv("HPT_CACHE", str(folder / "cache"))
+        patched.setenv("HPT_SPOOL", str(folder / "spool"))
+        patched.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
+        mlflow.set_tracking_uri(None)
+        yield database
+        mlflow.set_registry_uri("")
+        os.environ.pop("MLFLOW_REGISTRY_URI", None)
 
 
 def environment(folder):

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,11 +17,14 @@ import mlflow
 import numpy as np
 import pytest
 import requests
+from click.testing import CliRunner
+from mlflow.projects.utils import load_project
 from mlflow.tracking import MlflowClient
 from mlflow_runs import ROOT, command, environment, mlflow_run, newest
-from PIL import Image
 from processes import PATIENCE_SECONDS, wait_for
-from sklearn.datasets import load_digits
+from scenes import digits, write_digits
+
+from hpt_mlflow.cli import hpt as hpt_command
 
 LISTENING = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
 NETWORK = {"arch": "resnet18", "image_size": 16, "batch_size": 32}
@@ -38,19 +42,20 @@ def workplace(tmp_path_factory, empty_database):
 
 @pytest.fixture(scope="module")
 def chain(workplace):
-    """Pretrain, adapt and evaluate on digits; gives the runs by stage."""
+    """Pretrain, adapt and evaluate on a folder where the user stands; gives the runs by stage."""
+    write_digits(workplace / "digits")
     runs = {}
     for stage, parameters in {
-        "pretrain": {"data": "builtin:digits", "steps": 6, "milestones": "50%", "alias": "base", **NETWORK},
+        "pretrain": {"data": "digits", "steps": 6, "milestones": "50%", "alias": "base", **NETWORK},
         "adapt": {
-            "data": "builtin:digits",
+            "data": "digits",
             "steps": 4,
             "update": "bn",
             "batch_size": 32,
             "checkpoint_every": 2,
             "judge": "none",
         },
-        "evaluate": {"data": "builtin:digits"},
+        "evaluate": {"data": "digits"},
     }.items():
         done = mlflow_run(workplace, stage, **parameters)
         assert done.returncode == 0, done.stderr
@@ -123,7 +128,7 @@ def test_a_run_shows_settings_dataset_pictures_and_how_to_go_on(chain):
     assert run.data.params["settings/arch"] == "resnet18"
     (dataset,) = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("digits", run.data.tags["hpt.dataset_digest"])
-    assert json.loads(dataset.dataset.profile)["images"] == 1797
+    assert json.loads(dataset.dataset.profile)["images"] == 300
     card = run.data.tags["mlflow.note.content"]
     assert f"mlflow run {ROOT} --env-manager local -e adapt -P parent=models:/hpt/1 -P data=FOLDER" in card
     client = MlflowClient()
@@ -140,26 +145,23 @@ def test_training_never_sees_the_test_images(chain):
         assert f"{profile['train'] + profile['validation']:,} images seen, {profile['test']:,} kept for test" in card
 
 
-def test_relative_paths_start_where_the_user_stands(workplace, tmp_path):
-    (tmp_path / "photos").mkdir()
-    for i in range(8):
-        Image.fromarray(np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(
-            tmp_path / "photos" / f"{i}.png"
-        )
-    words = command("pretrain", data="photos", steps=1, model_name="here", **{**NETWORK, "batch_size": 4})
-    done = subprocess.run(words, check=False, cwd=tmp_path, env=environment(workplace), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (dataset,) = newest("pretrain").inputs.dataset_inputs
-    assert dataset.dataset.name == "photos"
-    assert json.loads(dataset.dataset.profile)["images"] == 8
+def test_relative_paths_start_where_the_user_stands(chain, workplace):
+    (source,) = chain["pretrain"].inputs.dataset_inputs
+    assert source.dataset.name == "digits"
+    assert json.loads(source.dataset.source) == {"uri": f"folder:{workplace}/digits"}
 
 
-def test_an_empty_dataset_is_refused_and_not_taken_for_the_default(workplace):
-    done = mlflow_run(workplace, "pretrain", data="", steps=1)
-    assert done.returncode != 0
-    assert "data: it is empty" in done.stderr
+def test_an_empty_dataset_is_refused_and_not_taken_for_the_default(store):
+    """As `mlflow run` writes the command."""
+    entry = load_project(ROOT).get_entry_point("pretrain")
+    words = shlex.split(entry.compute_command({"data": "", "working_dir": os.getcwd()}, None))
+    assert words[:4] == ["python", "-m", "entrypoints.pretrain", "--working-dir"]
+    done = CliRunner().invoke(hpt_command, ["pretrain", *words[5:]])
+    assert done.exit_code != 0
+    assert "data: it is empty" in done.output
 
 
+@pytest.mark.slow
 def test_a_registered_model_answers_mlflow_models_predict(chain, workplace):
     images = np.random.default_rng(0).integers(0, 255, (2, 8, 8, 3)).tolist()
     (workplace / "images.json").write_text(json.dumps({"inputs": images}))
@@ -177,7 +179,7 @@ def hpt(folder, *words):
 
 @pytest.mark.slow
 def test_the_better_model_is_found_promoted_and_put_to_work(chain, workplace):
-    evaluated = hpt(workplace, "evaluate", "--model", "models:/hpt/1", "--data", "builtin:digits")
+    evaluated = hpt(workplace, "evaluate", "--model", "models:/hpt/1", "--data", "digits")
     assert evaluated.returncode == 0, evaluated.stderr
     compared = hpt(workplace, "compare", "models:/hpt/1", "models:/hpt/2")
     assert compared.returncode == 0, compared.stderr
@@ -194,7 +196,7 @@ def test_the_better_model_is_found_promoted_and_put_to_work(chain, workplace):
 
     folder = workplace / "new"
     folder.mkdir()
-    for i, image in enumerate(digits_images()[:5]):
+    for i, (image, _) in enumerate(digits(5)):
         image.save(folder / f"{i}.png")
     (folder / "broken.png").write_bytes(b"no image")
     predicted = hpt(workplace, "predict", "models:/hpt-classifier@champion", str(folder))
@@ -204,10 +206,6 @@ def test_the_better_model_is_found_promoted_and_put_to_work(chain, workplace):
     assert all(row["label"] in list("0123456789") for row in rows[:5])
     assert rows[5]["label"] == ""
     assert rows[5]["error"]
-
-
-def digits_images():
-    return [Image.fromarray(np.uint8(image * 255 / 16)) for image in load_digits().images]
 
 
 @pytest.mark.slow
@@ -223,7 +221,7 @@ def test_the_real_server_answers_png_and_jpeg_with_labels_and_probabilities(chai
         wait_until_it_answers(f"{address}/ping", server)
         for kind in ("PNG", "JPEG"):
             files = []
-            for image in digits_images()[:3]:
+            for image, _ in digits(3):
                 buffer = io.BytesIO()
                 image.save(buffer, kind)
                 files.append(base64.b64encode(buffer.getvalue()).decode())
@@ -260,6 +258,8 @@ def test_a_mistake_is_one_line_and_leaves_no_run_running(chain, workplace):
     assert statuses == {"FINISHED", "FAILED"}
 
 
+# In one process, by tests/test_cli.py and tests/stages/training/test_resume.py.
+@pytest.mark.slow
 def test_ctrl_c_ends_the_run_killed_with_its_metrics(workplace):
     parameters = {"data": "builtin:digits", "steps": 100_000, "compile": "off", "model_name": "endless", **NETWORK}
 

@@ -16,9 +16,19 @@ from torch.distributed import TCPStore
 
 from hpt_mlflow.group import Group, training_group
 
-# A server that has imported torch once, and forks in milliseconds.
+# A server that has imported once what the functions need, and forks in milliseconds. Those of Numba are what it imports
+# with the first function that it loads.
 SPAWN = multiprocessing.get_context("forkserver")
-SPAWN.set_forkserver_preload(["hpt_mlflow.training.loop"])
+SPAWN.set_forkserver_preload(
+    [
+        "pytest",
+        "hpt_mlflow.training.loop",
+        "hpt_mlflow.stages.processes.launch",
+        "numba.np.arraymath",
+        "numba.typed.typeddict",
+        "numba.typed.typedlist",
+    ]
+)
 KILLED = "killed"
 
 

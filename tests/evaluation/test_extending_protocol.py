@@ -35,9 +35,10 @@ def test_a_model_is_evaluated_by_a_protocol_from_outside(store, tmp_path):
     images = tmp_path / "images"
     for i in range(60):
         write_shade(images / ("dark", "bright")[i % 2] / f"{i:02}.png", 60 + 130 * (i % 2), seed=i)
-    network = {"arch": "shufflenet_v2_x0_5", "image_size": 32, "batch_size": 8}
+    network = {"arch": "shufflenet_v2_x0_5", "image_size": 32, "batch_size": 8, "precision": "float32"}
     model = hpt_mlflow.pretrain(data=str(images), steps=2, milestones="100%", **network).model_uri
-    result = hpt_mlflow.evaluate(data=str(images), model=model, protocol=NAME, device="cpu", workers=1)
+    judged = {"device": "cpu", "workers": 1, "precision": "float32"}
+    result = hpt_mlflow.evaluate(data=str(images), model=model, protocol=NAME, **judged)
     run = mlflow.get_run(result.run_id)
     assert run.data.tags["hpt.protocol"] == NAME
     assert "**Method** the class of the nearest mean feature" in run.data.tags["mlflow.note.content"]

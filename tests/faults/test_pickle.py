@@ -6,7 +6,10 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from click.testing import CliRunner
 from processes import wait_for
+
+from hpt_mlflow.cli import hpt
 
 
 class Payload:
@@ -36,11 +39,7 @@ def register_folder(workplace, files):
     client.create_model_version("hpt", f"models:/{model.model_id}", run.info.run_id, model_id=model.model_id)
 
 
-def adapt(workplace):
-    return workplace.hpt("adapt", "--data", "builtin:digits", "--steps", "2")
-
-
-def test_a_pickle_as_parent_is_refused_in_one_line_and_not_executed(workplace, fault):
+def test_a_pickle_as_parent_is_refused_in_one_line_and_not_executed(workplace, store, fault):
     evidence = workplace.folder / "executed"
     payload = pickle.dumps(Payload(evidence))
     mlmodel = b"flavors:\n  python_function:\n    loader_module: evil\n    python_model: python_model.pkl\n"
@@ -51,13 +50,13 @@ def test_a_pickle_as_parent_is_refused_in_one_line_and_not_executed(workplace, f
         "a pickle in place of the weights": {"backbone.json": card, "backbone.safetensors": payload},
     }.items():
         with fault(name):
-            if workplace.folder.joinpath("mlflow.db").exists():
-                workplace.client.delete_registered_model("hpt")
+            for registered in workplace.client.search_registered_models():
+                workplace.client.delete_registered_model(registered.name)
             register_folder(workplace, files)
-            done = adapt(workplace)
-            assert done.returncode == 1
-            assert "Traceback" not in done.stderr
-            assert [line for line in done.stderr.splitlines() if line.startswith("Error: parent: ")]
+            done = CliRunner().invoke(hpt, ["adapt", "--data", "builtin:digits", "--steps", "2"])
+            assert done.exit_code == 1
+            assert "Traceback" not in done.output
+            assert [line for line in done.output.splitlines() if line.startswith("Error: parent: ")]
             assert not evidence.exists()
 
 

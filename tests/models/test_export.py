@@ -159,7 +159,7 @@ def test_detectron2_layout_of_basic_blocks(tmp_path, resnet18):
     ("arch", "small_stem"),
     [
         ("resnet18", True),
-        ("timm:tf_efficientnet_lite0", False),
+        pytest.param("timm:tf_efficientnet_lite0", False, marks=pytest.mark.slow),
         ("timm:vit_tiny_patch16_224", False),
         ("timm:vit_tiny_patch16_dinov3_qkvb", False),
     ],

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import os
 import shutil
 
-import mlflow
 import numpy as np
 import pytest
 from colours import TINY, Past, write_colours
+from mlflow_runs import store_for_copies
 from PIL import Image
 
 import hpt_mlflow
@@ -27,17 +26,9 @@ def folder(tmp_path):
 def pretrained(empty_database, tmp_path_factory):
     """The database of a store in which a model was trained, and what it has learned from."""
     folder = tmp_path_factory.mktemp("past")
-    database = shutil.copy(empty_database, folder / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.chdir(folder)
-        patched.setenv("HPT_CACHE", str(folder / "cache"))
-        patched.setenv("HPT_SPOOL", str(folder / "spool"))
-        patched.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{database}")
-        mlflow.set_tracking_uri(None)
+    with store_for_copies(folder, empty_database) as database:
         images = write_colours(folder / "images")
         result = hpt_mlflow.pretrain(data=str(images), steps=2, milestones="50%", **TINY)
-        mlflow.set_registry_uri("")
-        os.environ.pop("MLFLOW_REGISTRY_URI", None)
     return database, Past(images, result.model_uri, result.run_id)
 
 

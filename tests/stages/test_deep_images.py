@@ -16,7 +16,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.evaluation.features import prepare
 from hpt_mlflow.pixels import PixelFormat
 
-COMMON = {"device": "cpu", "workers": 0}
+COMMON = {"device": "cpu", "workers": 0, "precision": "float32"}
 
 
 class Bands(torch.utils.data.Dataset):
@@ -66,11 +66,10 @@ def features_of(model, images):
 @pytest.mark.parametrize("bands", [4, pytest.param(13, marks=pytest.mark.slow)])
 def test_bands_go_through_the_chain_to_a_served_model(store, bands):
     dataset = Bands(bands)
-    settings = TINY | {"image_size": 24, "model_name": "bands"}
-    base = hpt_mlflow.pretrain(data=dataset, steps=2, **settings)
-    target = hpt_mlflow.adapt(
-        data=dataset, parent=base.model_uri, steps=2, batch_size=8, model_name="bands", on_no_gain="register", **COMMON
-    )
+    short = {"steps": 2, "milestones": "100%", "model_name": "bands"}
+    base = hpt_mlflow.pretrain(data=dataset, **TINY | short | {"image_size": 24})
+    short |= {"batch_size": 8, "on_no_gain": "register"}
+    target = hpt_mlflow.adapt(data=dataset, parent=base.model_uri, **short, **COMMON)
     served = mlflow.pyfunc.load_model(target.model_uri)
     images = dataset.images[:5]
     expected, card = features_of(target.model_uri, images)
@@ -84,7 +83,7 @@ def test_bands_go_through_the_chain_to_a_served_model(store, bands):
 
 
 def test_a_radiograph_keeps_its_levels_from_the_file_to_the_served_model(radiographs, store, tmp_path):
-    settings = TINY | {"image_size": 24}
+    settings = TINY | {"image_size": 24, "milestones": "100%"}
     result = hpt_mlflow.pretrain(data=str(radiographs), steps=2, **settings)
     files = sorted(radiographs.rglob("*.png"))[:4]
     images = [np.asarray(Image.open(file)) for file in files]
@@ -99,7 +98,7 @@ def test_a_radiograph_keeps_its_levels_from_the_file_to_the_served_model(radiogr
     by_hand = prepare([decode(images[0], pixels=card.pixels)], 24, ChannelStatistics(card.mean, card.std))[0]
     torch.testing.assert_close(transform(images[0]), by_hand)
 
-    evaluated = hpt_mlflow.evaluate(data=str(radiographs), model=result.model_uri, **COMMON)
+    evaluated = hpt_mlflow.evaluate(data=str(radiographs), model=result.model_uri, untrained=False, **COMMON)
     assert hpt_mlflow.predict(evaluated.classifier_uri, str(radiographs), tmp_path / "out.csv", "cpu") == (60, 0)
     embedded = hpt_mlflow.embed(
         data=str(radiographs), model=result.model_uri, to=str(tmp_path / "t.parquet"), device="cpu"

@@ -20,6 +20,7 @@ from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.stages.training import learn
 
 TINY = {"arch": "shufflenet_v2_x0_5", "image_size": 16, "batch_size": 40, "precision": "float32", "device": "cpu"}
+TINY |= {"milestones": "100%", "compile": "off"}
 BOMB_MEGABYTES = 50  # far less than the 600 of its pixels, more than two runs differ
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse some of these files")
@@ -177,6 +178,8 @@ def assert_named(run_id, expected):
         assert reasons[name].isprintable(), name
 
 
+# File by file, by tests/data/test_decode_hostile.py.
+@pytest.mark.slow
 def test_every_hostile_file_is_skipped_counted_and_named(store, tmp_path, nested):
     folder = tmp_path / "images"
     write_good(folder, 1385)

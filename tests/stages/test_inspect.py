@@ -6,6 +6,7 @@ import mlflow
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from mlflow_runs import store_for_copies
 from PIL import Image
 from scenes import scene
 
@@ -41,14 +42,14 @@ def sets(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def inspected(sets, tmp_path_factory):
+def inspected(sets, empty_database, tmp_path_factory):
     """The result of the command, its page and its list."""
     folder = tmp_path_factory.mktemp("inspected")
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    result = hpt_mlflow.inspect(
-        data=f"'{sets}/old' '{sets}/new'", page=f"{folder}/page.html", list_to=f"{folder}/list.txt"
-    )
-    return result, Path(f"{folder}/page.html").read_text(), folder / "list.txt"
+    with store_for_copies(folder, empty_database):
+        result = hpt_mlflow.inspect(
+            data=f"'{sets}/old' '{sets}/new'", page=f"{folder}/page.html", list_to=f"{folder}/list.txt"
+        )
+        yield result, Path(f"{folder}/page.html").read_text(), folder / "list.txt"
 
 
 def test_everything_is_counted(inspected):
@@ -92,8 +93,7 @@ def test_the_list_has_no_test_images_no_copies_and_nothing_blank(inspected, sets
     assert len(open_dataset(f"list:{file}")) == 30
 
 
-def test_the_command_takes_datasets_as_words(sets, tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+def test_the_command_takes_datasets_as_words(sets, store):
     arguments = ["inspect", f"{sets}/old", f"{sets}/new", "--near", "false"]
     done = CliRunner().invoke(hpt, arguments)
     assert done.exit_code == 0, done.output

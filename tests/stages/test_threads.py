@@ -17,7 +17,7 @@ import hpt_mlflow
 
 def train(images, seed, name):
     # Dropout draws in every step.
-    settings = TINY | {"arch": "mobilenet_v3_small", "compile": "off", "augment": "crop,flip"}
+    settings = TINY | {"arch": "mobilenet_v3_small", "compile": "off", "augment": "crop,flip", "milestones": "100%"}
     return hpt_mlflow.pretrain(data=str(images), steps=4, seed=seed, model_name=name, **settings)
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import mlflow
 import optuna
 import pytest
 from mlflow.tracking import MlflowClient
+from mlflow_runs import store_for_copies
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from PIL import Image
+from scenes import write_digits
 
 import hpt_mlflow
 from hpt_mlflow.augment.subset import format_strengths
@@ -22,14 +25,27 @@ from hpt_mlflow.stages.tune import tune
 from hpt_mlflow.tuning.space import Space
 
 BASE = {"arch": "shufflenet_v2_x0_5", "image_size": 16, "batch_size": 32, "precision": "float32", "compile": "off"}
-SEARCH = {"data": "builtin:digits", "batch_size": 32, "precision": "float32", "compile": "off", "steps": 2}
+# In the folder of the store.
+SEARCH = {"data": "digits", "batch_size": 32, "precision": "float32", "compile": "off", "steps": 2}
 SEARCH |= {"trial_steps": 4, "first_rung": 1, "reduction": 2, "study": "s", "judge": "none"}
 
 
+@pytest.fixture(scope="module")
+def trained(empty_database, tmp_path_factory):
+    """The database of a store with a model, and its address."""
+    folder = tmp_path_factory.mktemp("parent")
+    with store_for_copies(folder, empty_database) as database:
+        result = hpt_mlflow.pretrain(data=str(write_digits(folder / "digits")), steps=1, milestones="100%", **BASE)
+    return database, result.model_uri
+
+
 @pytest.fixture
-def parent(store):
-    """A registered model in a store of its own."""
-    return hpt_mlflow.pretrain(data="builtin:digits", steps=1, milestones="100%", **BASE).model_uri
+def parent(trained, store, tmp_path):
+    """A registered model in a store of its own, and the digits."""
+    database, model = trained
+    shutil.copy(database, tmp_path / "mlflow.db")
+    write_digits(tmp_path / "digits")
+    return model
 
 
 def study(name="s"):
@@ -107,10 +123,14 @@ def test_one_run_a_study_one_nested_run_a_trial_and_the_winner_registered(whole,
     assert len(table["data"]) == 5
     assert whole.model_uri in run.data.tags["mlflow.note.content"]
 
-    # The same command again gives the result, and a larger budget only what is new.
+    # The same command again gives the result.
     again = tune(parent=parent, trials=5, alias="target", **SEARCH)
     assert (again.run_id, again.model_uri) == (whole.run_id, whole.model_uri)
     assert len(runs()) == 8
+
+
+@pytest.mark.slow
+def test_a_larger_budget_takes_only_what_is_new(whole, parent):
     more = tune(parent=parent, trials=7, adapt_winner=False, **SEARCH)
     assert more.run_id == whole.run_id
     trials = study().get_trials()
@@ -201,7 +221,7 @@ def test_a_graph_that_no_trial_can_have_is_refused_before_any(parent):
 @pytest.mark.slow
 def test_a_study_of_another_space_dataset_or_parent_is_refused_by_name(parent):
     tune(parent=parent, augment="crop,flip", trials=2, adapt_winner=False, **SEARCH)
-    other = hpt_mlflow.pretrain(data="builtin:digits", steps=1, milestones="100%", seed=1, **BASE).model_uri
+    other = hpt_mlflow.pretrain(data="digits", steps=1, milestones="100%", seed=1, **BASE).model_uri
     for changed, words in (
         ({"augment": "crop"}, "augment 'crop' instead of 'crop,flip'"),
         ({"data": "builtin:noto"}, "data "),

@@ -17,7 +17,7 @@ from hpt_mlflow.settings import PretrainSettings
 from hpt_mlflow.stages.weights import EXPORTS, import_weights
 from hpt_mlflow.tracking.models.store import find_model
 
-TINY = {"image_size": 32, "batch_size": 8, "steps": 2, "precision": "float32"}
+TINY = {"image_size": 32, "batch_size": 8, "steps": 2, "precision": "float32", "milestones": "100%"}
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_other_weights_are_other_work_and_the_same_ones_elsewhere_are_not(store,
 
 
 def test_without_a_word_about_the_network_it_starts_from_imagenet(store, folder):
-    result = hpt_mlflow.pretrain(data=str(folder), image_size=32, batch_size=8, steps=1, compile="off")
+    result = hpt_mlflow.pretrain(data=str(folder), image_size=32, batch_size=8, steps=1, milestones="100%")
     assert result.chain == ("imagenet", "images")
     card = find_model(result.model_uri, "model", "hpt").card
     # Its own normalisation, by which it has learned.

@@ -12,6 +12,7 @@ import mlflow
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
+from scenes import write_digits
 
 import hpt_mlflow
 from hpt_mlflow.errors import HptError
@@ -43,11 +44,12 @@ def own_processes():
 def test_two_processes_are_one_run_with_the_result_of_one(store, monkeypatch, tmp_path):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    alone = hpt_mlflow.pretrain(**PRETRAIN, model_name="alone")
+    settings = PRETRAIN | {"data": str(write_digits(tmp_path / "digits"))}
+    alone = hpt_mlflow.pretrain(**settings, model_name="alone")
     variables, handlers = dict(os.environ), [signal.getsignal(number) for number in HANDLED]
     before = own_processes()
     with mlflow.start_run(run_name="around") as around:
-        result = hpt_mlflow.pretrain(**PRETRAIN, nproc=2, model_name="together")
+        result = hpt_mlflow.pretrain(**settings, nproc=2, model_name="together")
 
     # Nothing is left of it.
     assert dict(os.environ) == variables

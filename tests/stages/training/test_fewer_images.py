@@ -3,6 +3,7 @@
 import mlflow
 import numpy as np
 import pytest
+from scenes import write_digits
 
 import hpt_mlflow
 from hpt_mlflow.data.sources import open_dataset
@@ -14,20 +15,16 @@ from hpt_mlflow.tracking.models.seen_images import seen_images
 TINY = {"arch": "shufflenet_v2_x0_5", "image_size": 16, "steps": 2, "batch_size": 16, "precision": "float32"}
 
 
-def seen_by(images):
-    run = hpt_mlflow.pretrain(data="builtin:digits", images=images, compile="off", milestones="100%", **TINY).run_id
-    return mlflow.get_run(run), seen_images(run)
-
-
-def test_a_training_sees_so_many_images_and_says_so(store):
-    run, few = seen_by("5%")
-    dataset = open_dataset("builtin:digits")
-    split = dataset.split(0)
-    assert len(few.contents) == round(0.05 * len(split.seen))
-    assert run.data.params["settings/images"] == "5%"
+def test_a_training_sees_so_many_images_and_says_so(store, tmp_path):
+    data = str(write_digits(tmp_path / "digits"))
+    run_id = hpt_mlflow.pretrain(data=data, images="25%", compile="off", milestones="100%", **TINY).run_id
+    run, few = mlflow.get_run(run_id), seen_images(run_id)
+    split = open_dataset(data).split(0)
+    assert len(few.contents) == round(0.25 * len(split.seen))
+    assert run.data.params["settings/images"] == "25%"
     assert f"{len(few.contents)} images seen, {len(split.test)} kept for test" in run.data.tags["mlflow.note.content"]
     # What it has not seen may still be tested on, and is: the split of the evaluation is that of all images.
-    result = hpt_mlflow.evaluate(model=f"runs:/{run.info.run_id}", data="builtin:digits", untrained=False)
+    result = hpt_mlflow.evaluate(model=f"runs:/{run_id}", data=data, untrained=False)
     assert result.metrics["data/test_images_seen"] == 0
 
 

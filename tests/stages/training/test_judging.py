@@ -1,11 +1,15 @@
 """A stage that starts from a model is judged at its milestones, and never ends below its parent."""
 
 import math
+import shutil
 from typing import NamedTuple
 
 import mlflow
 import pytest
+from colours import write_colours
 from mlflow.tracking import MlflowClient
+from mlflow_runs import store_for_copies
+from scenes import write_digits
 
 import hpt_mlflow
 from hpt_mlflow.errors import HptError
@@ -13,17 +17,32 @@ from hpt_mlflow.settings import AdaptSettings
 from hpt_mlflow.stages.training.judging import JudgedMilestones, Judging, worse_than_parent
 from hpt_mlflow.tracking.addresses import model_id_of
 
-TINY = {"data": "builtin:digits", "image_size": 16, "batch_size": 32, "precision": "float32", "compile": "off"}
+# In the folder of the store.
+TINY = {"data": "digits", "image_size": 16, "batch_size": 32, "precision": "float32", "compile": "off"}
 # Too small a step to change any feature.
 STILL = TINY | {"steps": 2, "milestones": "1", "learning_rate": 1e-30, "alias": "target"}
-STILL_NOTO = {name: value for name, value in STILL.items() if name not in ("data", "image_size")} | {
+STILL_COLOURS = {name: value for name, value in STILL.items() if name not in ("data", "image_size")} | {
     "on_no_gain": "register"
 }
 
 
+@pytest.fixture(scope="module")
+def trained(empty_database, tmp_path_factory):
+    """The database of a store with a model of one step, and its address."""
+    folder = tmp_path_factory.mktemp("parent")
+    with store_for_copies(folder, empty_database) as database:
+        write_digits(folder / "digits")
+        result = hpt_mlflow.pretrain(**TINY, arch="shufflenet_v2_x0_5", steps=1, milestones="100%")
+    return database, result.model_uri
+
+
 @pytest.fixture
-def parent(store):
-    return hpt_mlflow.pretrain(**TINY, arch="shufflenet_v2_x0_5", steps=1).model_uri
+def parent(trained, store, tmp_path):
+    """A model to start from, in a store of its own, and the digits."""
+    database, model = trained
+    shutil.copy(database, tmp_path / "mlflow.db")
+    write_digits(tmp_path / "digits")
+    return model
 
 
 @pytest.mark.parametrize(
@@ -158,10 +177,11 @@ def test_an_alias_of_another_model_cannot_name_the_parent(parent, capsys):
     assert f"the alias target is not set, because {parent} is not a version of other" in capsys.readouterr().err
 
 
-def test_the_parent_is_judged_with_the_normalisation_that_it_has_learned(parent):
+def test_the_parent_is_judged_with_the_normalisation_that_it_has_learned(parent, tmp_path):
     """Step 0 is the parent exactly as it is, also where the training normalises images anew."""
+    colours = str(write_colours(tmp_path / "colours", count=90))
     kept, refreshed = (
-        hpt_mlflow.adapt(parent=parent, data="builtin:noto", image_size=16, statistics=statistics, **STILL_NOTO)
+        hpt_mlflow.adapt(parent=parent, data=colours, image_size=16, statistics=statistics, **STILL_COLOURS)
         for statistics in ("keep", "refresh")
     )
     cards = [hpt_mlflow.load_model(model).card for model in (parent, kept.model_uri, refreshed.model_uri)]

@@ -10,6 +10,7 @@ from hpt_mlflow.models.timm_networks import VARIANTS
 from hpt_mlflow.tracking.models.store import find_model
 
 TINY = {"arch": "shufflenet_v2_x0_5", "image_size": 32, "batch_size": 8, "steps": 2, "precision": "float32"}
+TINY |= {"milestones": "100%"}
 
 
 def test_training_does_not_so_much_as_open_the_test_images(store, folder):
@@ -60,10 +61,9 @@ def test_a_diverging_loss_ends_the_run_failed_and_says_what_to_change(store, fol
         ({"bn_splits": 5}, "fewer than 2 images each"),
     ],
 )
-def test_what_does_not_fit_the_parent_or_the_data_is_refused(store, folder, settings, words):
-    hpt_mlflow.pretrain(data=str(folder), **TINY)
+def test_what_does_not_fit_the_parent_or_the_data_is_refused(past, folder, settings, words):
     with pytest.raises(HptError, match=words):
-        hpt_mlflow.adapt(**({"data": str(folder), "batch_size": 8, "steps": 2} | settings))
+        hpt_mlflow.adapt(**({"data": str(folder), "parent": past.model, "batch_size": 8, "steps": 2} | settings))
 
 
 def test_low_rank_changes_are_registered_in_the_weights(store, folder, monkeypatch):

@@ -11,7 +11,9 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 from mlflow.utils.file_utils import local_file_uri_to_path
+from mlflow_runs import store_for_copies
 from PIL import Image
+from scenes import write_digits
 
 import hpt_mlflow
 from hpt_mlflow.report.figures import learning_curves
@@ -27,28 +29,26 @@ from hpt_mlflow.training.plan import PRESETS
 from hpt_mlflow.training.state import TENSORS_FILE
 
 STEPS = 8
-SHORT = {"data": "builtin:digits", "steps": STEPS, "batch_size": 32, "precision": "float32", "milestones": "3"}
+# In the folder of the store.
+SHORT = {"data": "digits", "steps": STEPS, "batch_size": 32, "precision": "float32", "milestones": "3"}
 PRETRAIN = SHORT | {"arch": "shufflenet_v2_x0_5", "image_size": 16}
 SPEED = "train/images_per_second"
 
 
 @pytest.fixture(scope="module")
-def base_store(tmp_path_factory):
+def base_store(empty_database, tmp_path_factory):
     """A folder with a store in which a training was never interrupted."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("base")
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        patch.setenv("HPT_CACHE", str(folder / "cache"))
-        patch.setenv("HPT_SPOOL", str(folder / "spool"))
+    folder = tmp_path_factory.mktemp("base")
+    with pytest.MonkeyPatch.context() as patch, store_for_copies(folder, empty_database):
         patch.setattr(work, "REPORTS", 2)
-        mlflow.set_tracking_uri(None)
+        write_digits(folder / "digits")
         result = hpt_mlflow.pretrain(**PRETRAIN)
         return folder, weights(result), metrics(result.run_id)
 
 
 @pytest.fixture(autouse=True)
-def reports_every_fourth_step(monkeypatch):
+def digits_and_reports_every_fourth_step(store, tmp_path, monkeypatch):
+    write_digits(tmp_path / "digits")
     monkeypatch.setattr(work, "REPORTS", 2)
 
 
@@ -282,7 +282,7 @@ def small_main(monkeypatch, tmp_path):
     (tmp_path / "plain").mkdir()
     for i in range(50):
         Image.new("RGB", (16, 16), (5 * i, 0, 0)).save(tmp_path / "plain" / f"{i}.png")
-    return {"base": "builtin:digits", "target": str(tmp_path / "plain"), "base_steps": 3, "adapt_steps": 4}
+    return {"base": "digits", "target": str(tmp_path / "plain"), "base_steps": 3, "adapt_steps": 4}
 
 
 def nested(run_id):
@@ -290,6 +290,7 @@ def nested(run_id):
     return {run.info.run_id: run for run in everything if run.data.tags.get("mlflow.parentRunId") == run_id}
 
 
+@pytest.mark.slow
 def test_main_that_is_interrupted_does_again_only_what_was_not_done(base, at_step, small_main):
     at_step(2, send(signal.SIGTERM), "adapt")
     main_id = interrupt(hpt_mlflow.main, **small_main)
@@ -315,7 +316,7 @@ def test_main_that_is_interrupted_does_again_only_what_was_not_done(base, at_ste
 def test_a_stop_at_the_last_step_of_a_stage_stops_what_is_around_it(base, at_step, monkeypatch):
     make_small(monkeypatch)
     at_step(2, send(signal.SIGINT), "pretrain")
-    settings = {"base": "builtin:digits", "target": "builtin:digits", "base_steps": 2, "adapt_steps": 2}
+    settings = {"base": "digits", "target": "digits", "base_steps": 2, "adapt_steps": 2}
     with pytest.raises(KeyboardInterrupt):
         hpt_mlflow.main(**settings, model_name="stopped")
     assert [run.info.status for run in runs("main")] == ["KILLED"]
@@ -340,6 +341,7 @@ def test_a_result_that_the_registry_refuses_is_registered_by_the_same_command(st
     assert mlflow.get_run(result.run_id).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_that_keeps_deltas_goes_on_to_the_same(base, at_step):
     settings = SHORT | {"parent": "models:/hpt/1", "store": "delta", "judge": "none", "checkpoint_every": 0}
     settings |= {"update": "lora", "learning_rate": 0.01}

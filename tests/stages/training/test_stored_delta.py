@@ -9,6 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
+from mlflow_runs import store_for_copies
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -29,19 +30,13 @@ FACTORS = {f"blocks.{i}.attn.{layer}.lora_{way}" for i in (0, 1) for layer in ("
 def made(empty_database, tmp_path_factory):
     """A store with a parent, and the same adaptation of it as a delta and whole."""
     folder = tmp_path_factory.mktemp("made")
-    shutil.copy(empty_database, folder / "mlflow.db")
     rng = np.random.default_rng(0)
     for i in range(24):
         file = folder / "images" / ("cat" if i % 2 else "dog") / f"{i:02}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(file)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for name, value in {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "HPT_CACHE": "c"}.items():
-            patch.setenv(name, value)
-        patch.setenv("HPT_SPOOL", str(folder / "spool"))
+    with pytest.MonkeyPatch.context() as patch, store_for_copies(folder, empty_database):
         patch.setitem(VARIANTS, "vit_tiny_patch16_224", NARROW)
-        mlflow.set_tracking_uri(None)
         hpt_mlflow.pretrain(data="images", **COMMON | NETWORK)
         for store in ("delta", "whole"):
             hpt_mlflow.adapt(data="images", parent=PARENT, store=store, **COMMON | LORA)
