@@ -6,6 +6,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from scenes import write_digits
 
 import hpt_mlflow
 from hpt_mlflow.augment.crop_kernels import resize_box
@@ -14,8 +15,9 @@ from hpt_mlflow.data.gpu_images import GpuImages
 from hpt_mlflow.stages.training import prepare
 from hpt_mlflow.training.loop import Trainer
 
+# In the folder of the store.
 TINY = {
-    "data": "builtin:digits",
+    "data": "digits",
     "arch": "shufflenet_v2_x0_5",
     "image_size": 16,
     "batch_size": 4,
@@ -24,6 +26,11 @@ TINY = {
     "precision": "float32",
     "device": "cpu",
 }
+
+
+@pytest.fixture(autouse=True)
+def digits(store, tmp_path):
+    write_digits(tmp_path / "digits")
 
 
 def cut(pixels, boxes, side, channels):
@@ -73,7 +80,7 @@ def interrupted_after(monkeypatch):
     return install
 
 
-def test_a_training_cuts_its_crops_where_its_images_are(store, held):
+def test_a_training_cuts_its_crops_where_its_images_are(held):
     result = hpt_mlflow.pretrain(**TINY)
     params = params_of(result)
     assert params["settings/gpu_images"] == "True"
@@ -81,12 +88,12 @@ def test_a_training_cuts_its_crops_where_its_images_are(store, held):
     assert 0 < result.metrics["train/loss"] < 20
 
 
-def test_who_asks_for_workers_gets_them(store, held):
+def test_who_asks_for_workers_gets_them(held):
     assert params_of(hpt_mlflow.pretrain(**TINY, workers=0))["settings/gpu_images"] == "False"
     assert not held
 
 
-def test_a_resumed_training_goes_on_as_it_began(store, held, interrupted_after, monkeypatch, caplog):
+def test_a_resumed_training_goes_on_as_it_began(held, interrupted_after, monkeypatch, caplog):
     expected = hpt_mlflow.pretrain(**TINY, seed=1, model_name="whole")
     go_on = interrupted_after(2)
     with pytest.raises(KeyboardInterrupt):
@@ -105,7 +112,7 @@ def test_a_resumed_training_goes_on_as_it_began(store, held, interrupted_after, 
     assert "began with its images on a GPU" in caplog.text
 
 
-def test_a_training_that_began_without_goes_on_without(store, held, interrupted_after, monkeypatch):
+def test_a_training_that_began_without_goes_on_without(held, interrupted_after, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(prepare, "images_on_gpu", lambda *_: None)
         go_on = interrupted_after(2)
