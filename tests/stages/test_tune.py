@@ -27,7 +27,8 @@ from hpt_mlflow.tuning.space import Space
 BASE = {"arch": "shufflenet_v2_x0_5", "image_size": 16, "batch_size": 32, "precision": "float32", "compile": "off"}
 # In the folder of the store.
 SEARCH = {"data": "digits", "batch_size": 32, "precision": "float32", "compile": "off", "steps": 2}
-SEARCH |= {"trial_steps": 4, "first_rung": 1, "reduction": 2, "study": "s", "judge": "none"}
+# By neighbours, as a probe takes ten seconds for each score.
+SEARCH |= {"trial_steps": 4, "first_rung": 1, "reduction": 2, "study": "s", "judge": "none", "objective": "knn"}
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,12 @@ def test_a_folder_without_labels_is_searched_by_rotation(parent, tmp_path):
     (tmp_path / "photos").mkdir()
     for i, picture in enumerate(open_dataset("builtin:digits").pictures[:60]):
         Image.fromarray(picture).save(tmp_path / "photos" / f"{i}.png")
-    found = tune(parent=parent, augment="crop,flip", workers=2, **SEARCH | {"data": "photos", "batch_size": 16})
+    found = tune(
+        parent=parent,
+        augment="crop,flip",
+        workers=2,
+        **SEARCH | {"data": "photos", "batch_size": 16, "objective": "auto"},
+    )
     run = MlflowClient().get_run(found.run_id)
     assert run.data.params["settings/objective"] == "rotation"
     assert not runs(found.run_id, "evaluate")
@@ -175,7 +181,7 @@ def test_strengths_are_searched_by_tpe_and_go_into_the_adaptation(parent):
 
 @pytest.mark.soak
 def test_the_loss_is_minimised(parent):
-    found = tune(parent=parent, augment="crop,flip", objective="infonce", adapt_winner=False, **SEARCH)
+    found = tune(parent=parent, augment="crop,flip", adapt_winner=False, **SEARCH | {"objective": "infonce"})
     complete = [t.value for t in study().get_trials() if t.state == TrialState.COMPLETE]
     assert study().direction.name == "MINIMIZE"
     assert found.metrics["tune/best_score"] == pytest.approx(min(complete))
@@ -227,7 +233,7 @@ def test_a_study_of_another_space_dataset_or_parent_is_refused_by_name(parent):
         ({"data": "builtin:noto"}, "data "),
         ({"parent": other}, f"parent '{other}' instead of '{parent}'"),
         ({"parent": "models:/hpt/latest"}, f"parent '{other}' instead of '{parent}'"),
-        ({"objective": "knn"}, "objective 'knn' instead of 'probe'"),
+        ({"objective": "rotation"}, "objective 'rotation' instead of 'knn'"),
     ):
         with pytest.raises(HptError, match="study: 's' exists with other settings") as error:
             tune(**{"parent": parent, "augment": "flip,crop", **SEARCH, **changed})
