@@ -63,7 +63,8 @@ def features_of(model, images):
         return loaded.backbone((batch - mean) / std).flatten(1).numpy(), card
 
 
-@pytest.mark.parametrize("bands", [4, pytest.param(13, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("bands", [4, 13])
 def test_bands_go_through_the_chain_to_a_served_model(store, bands):
     dataset = Bands(bands)
     short = {"steps": 2, "milestones": "100%", "model_name": "bands"}

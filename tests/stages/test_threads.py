@@ -41,6 +41,7 @@ def images(tmp_path):
     return write_colours(tmp_path / "images", count=36)
 
 
+@pytest.mark.slow
 def test_trainings_in_threads_are_those_that_they_would_be_alone(store, images):
     alone = [train(images, seed, "alone") for seed in (0, 1)]
     with ThreadPoolExecutor(2) as pool:
