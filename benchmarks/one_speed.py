@@ -260,7 +260,7 @@ def views_alone(image_size, batch_size, steps, plain, device, **_) -> float:
     return images_per_second(both, batch_size, steps)
 
 
-def nvjpeg(data, batch_size, steps, device, **_) -> float:
+def nvjpeg(data, batch_size, steps, **_) -> float:
     """Images per second of decoding JPEG files, read before, on the GPU."""
     from itertools import cycle, islice
 

@@ -32,6 +32,11 @@ class PixelFormat:
         return np.dtype(np.uint16 if self.low else np.uint8)
 
     @property
+    def pixel_bytes(self) -> int:
+        """Size of one pixel."""
+        return self.channels * int(self.dtype.itemsize)
+
+    @property
     def is_rgb(self) -> bool:
         """Whether pixels are 8-bit RGB, as from most files."""
         return not self.bands and not self.low

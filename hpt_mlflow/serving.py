@@ -99,8 +99,7 @@ class EmbeddingModel:
     @property
     def square_bytes(self) -> int:
         """Size of a square that `crop` gives."""
-        pixels = self.card.pixels
-        return self.card.architecture.image_size**2 * pixels.channels * pixels.dtype.itemsize
+        return self.card.architecture.image_size**2 * self.card.pixels.pixel_bytes
 
     @torch.inference_mode()
     def embed(self, squares: list[np.ndarray]) -> np.ndarray:

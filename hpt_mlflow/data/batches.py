@@ -122,4 +122,4 @@ class ViewBatches(Dataset[Batch]):
         """Size of a batch in bytes."""
         pixels = self.views * self.image_size**2 + self.local.views * self.local.side**2
         count = self.part.stop - self.part.start
-        return count * pixels * self.images.pixels.channels * self.images.pixels.dtype.itemsize
+        return count * pixels * self.images.pixels.pixel_bytes

@@ -94,9 +94,8 @@ class Packed(Sequence[np.ndarray]):
 
     def __getitem__(self, position):  # type: ignore[no-untyped-def]
         end, height, width = self._ends[position], self._heights[position], self._widths[position]
-        pixels = self._pixels.numpy() if isinstance(self._pixels, Tensor) else self._pixels
         start = end - self._dtype.itemsize * self._channels * height * width
-        image = pixels[start:end].view(self._dtype).reshape(height, width, self._channels)
+        image = self._bytes[start:end].view(self._dtype).reshape(height, width, self._channels)
         image.flags.writeable = False
         return image
 
@@ -119,8 +118,11 @@ class Packed(Sequence[np.ndarray]):
 
     def numbers(self) -> np.ndarray:
         """The numbers of all images, uint8 or uint16, one image after another."""
-        pixels = self._pixels.numpy() if isinstance(self._pixels, Tensor) else self._pixels
-        return pixels.view(self._dtype)
+        return self._bytes.view(self._dtype)
+
+    @property
+    def _bytes(self) -> np.ndarray:
+        return self._pixels.numpy() if isinstance(self._pixels, Tensor) else self._pixels
 
     def layout(self) -> np.ndarray:
         """Of each image, where its `numbers` begin, its width and its height, int64 (3, N)."""

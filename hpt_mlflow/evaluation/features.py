@@ -114,7 +114,7 @@ class FeatureReader:
         image_size: side of the centre crops in pixels.
         statistics: to normalise the images with.
         batch_size: images per forward pass.
-        threads: that decode images; None for one per processor.
+        threads: that decode images, or processes (see `square_batches`); None for what suits the machine.
         resize_to: see `prepare`.
         precision: of frozen features, float32 or bfloat16.
     """
@@ -180,9 +180,7 @@ class FeatureReader:
 
         The next batches are decoded meanwhile.
         """
-        channels, dtype = self.images.pixels.channels, self.images.pixels.dtype
-        size = self.image_size**2 * channels * dtype.itemsize
-        start = 0
+        size, start = self.image_size**2 * self.images.pixels.pixel_bytes, 0
         for squares in square_batches(self._square, indices.tolist(), self.batch_size, size, self.device, self.threads):
             unreadable = {int(indices[start + i]): why for i, why in enumerate(squares) if isinstance(why, str)}
             self.images.report_unreadable(unreadable.items())
