@@ -240,31 +240,36 @@ def train(group, line, plan, network=tiny_backbone, report_every=1, folder=None,
     return progress, tensors_of(trainer), taken, dict(batches.images.unreadable)
 
 
-def train_alone(group, line, plan, network, report_every):
-    """Progress, and tensors in the end."""
-    trainer = trainer_of(plan, group, network)
-    progress = list(trainer.train(batches_of(plan, group), workers=0, report_every=report_every))
+def train_smoothly(group, line, plan):
+    """Progress, and tensors in the end, of networks without the kink of a ReLU.
+
+    Some of a thousand units are always so near to 0 that rounding decides whether they pass a gradient on.
+    """
+    trainer = trainer_of(plan, group, plain_backbone)
+    for module in list(trainer.method.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, nn.SiLU())
+    progress = list(trainer.train(batches_of(plan, group), workers=0, report_every=4))
     return progress, tensors_of(trainer)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_without_batch_norm_two_processes_train_as_one_does(method):
     options = {name: PLAN.options.get(name, value) for name, value in METHODS[method].presets["quick"].items()}
-    # The normalised hidden units of their projectors let rounding grow, LeJEPA's tenfold in each large step.
-    rate = PLAN.learning_rate / (10 if method == "lejepa" else 1)
-    tolerance = 1e-3 if method == "byol" else 1e-4
-    plan = replace(PLAN, steps=6, method=method, options=options, learning_rate=rate)
-    progress, tensors = train_alone(ALONE, None, plan, plain_backbone, 4)
-    (first_progress, first), (other_progress, other) = in_processes(train_alone, plan, plain_backbone, 4)
+    # Small steps, as rounding grows with them.
+    plan = replace(PLAN, steps=6, method=method, options=options, learning_rate=0.01)
+    progress, tensors = train_smoothly(ALONE, None, plan)
+    (first_progress, first), (other_progress, other) = in_processes(train_smoothly, plan)
     assert first_progress[-1].metrics.keys() == progress[-1].metrics.keys()
     assert without_speed(first_progress) == without_speed(other_progress)
     for (step, expected), (_, got) in zip(without_speed(progress), without_speed(first_progress), strict=True):
         # The spread is of the embeddings of a share each.
         assert got.pop("train/embedding_std", 0) == pytest.approx(expected.pop("train/embedding_std", 0), rel=0.2), step
-        assert got == pytest.approx(expected, rel=tolerance), step
+        assert got == pytest.approx(expected, rel=1e-3), step
     for name, tensor in tensors.items():
         assert torch.equal(first[name], other[name]), name
-        torch.testing.assert_close(first[name], tensor, rtol=tolerance, atol=tolerance / 100)
+        torch.testing.assert_close(first[name], tensor, rtol=2e-3, atol=2e-5)
     learned = next(tensor for name, tensor in tensors.items() if name.endswith("encoder.0.0.weight"))
     assert not torch.equal(learned, plain_backbone()[0].weight)
 
@@ -427,7 +432,7 @@ def test_a_state_of_another_number_of_processes_is_taken_up(before, after, updat
     for progress, tensors, _, _ in resumed:
         assert [step for step, metrics in progress if metrics] == [5, 7]
         for name, tensor in straight[0][1].items() if update == "all" else []:
-            torch.testing.assert_close(tensors[name], tensor, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(tensors[name], tensor, rtol=2e-3, atol=2e-5)
 
 
 def test_a_state_before_the_first_step_is_taken_up(tmp_path):
