@@ -19,7 +19,7 @@ Step: TypeAlias = int | Tensor
 
 
 class Views(Protocol):
-    """The views of a step: augmented images, normalised, on the device, float32 (n, 3, size, size).
+    """The views of a step: augmented images, normalised, on the device, float32 (n, channels, size, size).
 
     Small views, for methods that ask for them, come after those of full size.
     """
@@ -31,8 +31,8 @@ class Views(Protocol):
         """One view of the images of all processes, shuffled, of which this process gets its share.
 
         Returns:
-            The views, float32 (n, 3, size, size), and which image of the whole batch each place of the shuffled batch
-            holds, int64 (N,).
+            The views, float32 (n, channels, size, size), and which image of the whole batch each place of the shuffled
+            batch holds, int64 (N,).
         """
 
 
@@ -80,7 +80,8 @@ class Method(nn.Module, ABC):
         """Keep the group; a method adds its networks and its options.
 
         Args:
-            backbone: float32 (N, 3, H, W) to (N, feature_size); its parameters that may not learn need no gradient.
+            backbone: float32 (N, channels, H, W) to (N, feature_size); its parameters that may not learn need no
+                gradient.
             options: every option of the method (`methods.METHODS`), fitted to the dataset.
             group: the processes that train together.
         """
@@ -108,14 +109,14 @@ class Method(nn.Module, ABC):
         """The networks that torch.compile may compile."""
 
     @abstractmethod
-    def forward(self, views: Views, step: int) -> StepResult:
+    def forward(self, views: Views, step: Step) -> StepResult:
         """A step up to its loss.
 
         Args:
             step: optimiser steps done before.
         """
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: Step) -> None:
         """Whatever follows the update of the weights."""
 
     def make_optimizer(
@@ -147,7 +148,12 @@ class Method(nn.Module, ABC):
         fused = learning[0].device.type in ("cpu", "cuda")
         if name == "adamw":
             return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, fused=fused)
-        return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, weight_decay=weight_decay, fused=fused)
+        sgd = torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, weight_decay=weight_decay, fused=fused)
+        for parameter in learning:
+            # Fused, it would begin with memory of any contents where float16 overflows in the first step, which is left
+            # out.
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
 
     def recent_embeddings(self, last: Tensor, images: int) -> Tensor:
         """Embeddings whose effective rank is reported, float32 (M, d): those of the last step, if no more are kept.

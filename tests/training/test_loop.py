@@ -376,3 +376,24 @@ def test_adamw_has_decoupled_weight_decay(images):
     assert {group["weight_decay"] for group in trainer.optimizer.param_groups} == {0.5}
     list(trainer.train(make_batches(images, plan), workers=0, report_every=1))
     assert all("exp_avg" in state for state in trainer.optimizer.state.values())
+
+
+def test_a_first_step_that_overflows_leaves_the_next_one_as_it_would_be():
+    torch.manual_seed(0)
+    method = make_trainer(PLAN).method
+    optimizer = method.make_optimizer(0.1, 0.0)
+    weight = next(method.parameters())
+    before = weight.detach().clone()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    # Memory that is taken and never written is NaN, and not by chance 0.
+    torch.use_deterministic_algorithms(True)
+    try:
+        for gradient in (math.inf, 3.0):
+            loss = scaler.scale(torch.ones(()))
+            for parameter in method.parameters():
+                parameter.grad = torch.full_like(parameter, gradient) * loss
+            scaler.step(optimizer)
+            scaler.update()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    torch.testing.assert_close(weight.detach(), before - 0.1 * 3.0)
