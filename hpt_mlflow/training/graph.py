@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -14,7 +16,8 @@ import torch
 from torch import Tensor
 
 from hpt_mlflow.augment.draws import FinishDraws, blur_radius
-from hpt_mlflow.augment.in_batches import Applied, finish_by_table, send, table_of
+from hpt_mlflow.augment.in_batches import Applied, send, table_of
+from hpt_mlflow.augment.on_gpu import finish_by_table
 from hpt_mlflow.errors import one_line
 from hpt_mlflow.models.randomness import seeded
 from hpt_mlflow.training.views import pick
@@ -96,15 +99,18 @@ class StepGraph:
     Attributes:
         row: what the last step is reported by, float32 (figures,).
         embeddings: of the last step, float32 (n, d).
+        replay: does the step that was captured.
     """
 
+    replay: Callable[[], None]
+
     def __init__(self, trainer: Trainer, crops: Sequence[Tensor], draws: Sequence[FinishDraws]) -> None:
-        self._trainer = trainer
+        # The trainer has this graph: in a circle, both would keep the GPU's memory until Python looks for circles.
+        self._trainer: Trainer = weakref.proxy(trainer)
         self._views = StaticViews(trainer, crops, draws)
         self._step = torch.zeros((), dtype=torch.int64, device=trainer.device)
         self._rates = torch.zeros(len(trainer.rates_at(0)), device=trainer.device)
         self.row = self.embeddings = torch.empty(0)
-        self.replay: Callable[[], None] = self.run
 
     def fill(self, step: int, crops: Sequence[Tensor], draws: Sequence[FinishDraws], rng: np.random.Generator) -> None:
         """Put the numbers of a step in place; `replay` then does it."""
@@ -143,8 +149,9 @@ def capture_on_gpu(run: Callable[[], None]) -> Callable[[], None]:
             run()
     current.wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    # What cannot be captured leaves the stream of its attempt behind. Other threads go on pinning memory.
-    with torch.cuda.stream(current), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    # What cannot be captured leaves the stream of its attempt behind. Other threads go on pinning memory. Without a
+    # stream, torch would take one of the GPU of the first graph of this process.
+    with torch.cuda.stream(current), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         run()
     return graph.replay
 
@@ -157,12 +164,16 @@ def capture_step(
     Args:
         crops, draws: of any step, for its views.
     """
-    graph = StepGraph(trainer, crops, draws)
-    before = _copies(trainer)
+    # Memory of trainings that are over, of which there may be circles.
+    gc.collect()
+    graph: StepGraph | None = None
+    before: dict[str, Tensor] = {}
     on_gpu = torch.cuda.device(trainer.device) if trainer.device.type == "cuda" else nullcontext()
     # What is drawn here does not count.
     with on_gpu, seeded(trainer.step, trainer.device):
         try:
+            graph = StepGraph(trainer, crops, draws)
+            before = _copies(trainer)
             graph.keep_rates(in_memory=True)
             graph.run()
             expected = _tried(graph, graph.run, trainer, crops, draws, before)
@@ -172,11 +183,13 @@ def capture_step(
             why_not = "" if _is_near(got, expected, before, learns) else "its steps are not those without it"
         except RuntimeError as error:
             why_not = one_line(error)
-    _restore(trainer, before)
+    if before:
+        _restore(trainer, before)
     if why_not:
         remedy = "cuda_graph=off does not try it, and compile=on compiles the networks instead"
-        log.warning("this training goes without a CUDA graph (%s); %s", why_not, remedy)
-        graph.keep_rates(in_memory=False)
+        log.warning("this training runs without a CUDA graph (%s); %s", why_not, remedy)
+        if graph:
+            graph.keep_rates(in_memory=False)
         return None
     return graph
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -35,13 +36,14 @@ def out_of_memory(trainer: Trainer, batch: Batch, images_bytes: int = 0) -> HptE
     problem, remedy = f"{device} has no memory for steps of {images} images", "use a smaller one"
     if trainer.group.size == 1 and device.type == "cuda":
         trainer.method.zero_grad()
+        gc.collect()
         torch.cuda.empty_cache()
         free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         holding = f", of which {images_bytes / GIB:.1f} hold images" if images_bytes else ""
         problem += f" ({free / GIB:.1f} GiB are there for this process{holding})"
         measured = _measured(device, max(2, images // TRIED), free, partial(try_step, trainer, batch))
         fitting = min(measured, images - 1)
-        remedy = f"use {fitting} or less" if fitting else "use a smaller one, a smaller network or smaller images"
+        remedy = f"use {fitting} or less" if fitting >= 2 else "use a smaller one, a smaller network or smaller images"
     return HptError(problem, remedy, setting="batch_size")
 
 

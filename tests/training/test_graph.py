@@ -1,6 +1,8 @@
 """A step as a graph, held by torch.fx: like a CUDA graph, it does operations again that it has seen once."""
 
+import gc
 import logging
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -144,3 +146,27 @@ def test_a_graph_that_knows_one_step_only_is_not_used(train, monkeypatch, caplog
 def test_every_method_can_be_captured():
     assert all(load_method(name).capturable for name in METHODS)
     assert {changes.get("method", "moco") for changes in PLANS.values()} == set(METHODS)
+
+
+def test_what_a_training_held_is_free_without_a_search_for_circles(train):
+    gc.collect()
+    gc.disable()
+    try:
+        _, trainer = train(PLAN, capture_by_fx)
+        held = weakref.ref(trainer)
+        del trainer
+        assert held() is None
+    finally:
+        gc.enable()
+
+
+def test_a_graph_without_memory_for_its_trial_leaves_the_training_as_it_was(train, monkeypatch, caplog):
+    def fail(trainer):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    expected, _ = train(replace(PLAN, graph=False), capture_by_fx)
+    monkeypatch.setattr(graph, "_copies", fail)
+    losses, trainer = train(PLAN, capture_by_fx)
+    assert trainer._graph is None
+    assert losses == expected
+    assert "without a CUDA graph (CUDA out of memory)" in caplog.text
