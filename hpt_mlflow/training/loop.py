@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.group import ALONE, Group, losses
 from hpt_mlflow.methods import load_method
-from hpt_mlflow.methods.base import Method, StepResult, Views
+from hpt_mlflow.methods.base import Method, Step, StepResult, Views
 from hpt_mlflow.models.backbone import batch_norms, keep_statistics
 from hpt_mlflow.models.diagnostics import effective_rank, embedding_std
 from hpt_mlflow.models.drop_path import set_drop_path
@@ -31,6 +31,7 @@ from hpt_mlflow.models.randomness import seeded
 from hpt_mlflow.training.arithmetic import DTYPES
 from hpt_mlflow.training.graph import StepGraph, capture_step
 from hpt_mlflow.training.memory import out_of_memory
+from hpt_mlflow.training.pace import Pace
 from hpt_mlflow.training.padding import keep_unseen_weights
 from hpt_mlflow.training.plan import Plan
 from hpt_mlflow.training.state import TrainingState, put_state, share_state, take_state
@@ -51,7 +52,7 @@ class Trainer:
         method: on the device, in training mode.
         optimizer: None if nothing learns (`update=bn-stats`).
         step: optimiser steps done.
-        mean, std: channel statistics on the device, float32 (3,).
+        mean, std: channel statistics on the device, float32 (channels,).
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Trainer:
         self._unreadable: list[tuple[int, str]] = []
         self._keeps_unseen = False
         self._may_capture = plan.graph
+        self._pace = Pace(device)
         self._graph: StepGraph | None = None
         self.mean = torch.tensor(statistics.mean, device=device)
         self.std = torch.tensor(statistics.std, device=device)
@@ -180,11 +182,11 @@ class Trainer:
         rate = self.plan.learning_rate_at(step)
         return [settings["factor"] * rate for settings in self.optimizer.param_groups] if self.optimizer else []
 
-    def update(self, views: Views, step: Any) -> StepResult:
+    def update(self, views: Views, step: Step) -> StepResult:
         """As `learn`, by the learning rates that the optimiser has.
 
         Args:
-            step: steps done before; an int64 tensor in a CUDA graph.
+            step: steps done before.
         """
         optimizer = self.optimizer
         assert optimizer is not None, "nothing learns with update=bn-stats"
@@ -242,6 +244,7 @@ class Trainer:
                 self._graph.replay()
                 self._embeddings = self._graph.embeddings
                 self._gathered.append(self._graph.row.clone())
+        self._pace.end_step()
         self.step += 1
 
     def _report_unreadable(self, images: Images) -> None:
