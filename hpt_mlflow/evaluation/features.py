@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hpt_mlflow.augment.color import normalise, white
 from hpt_mlflow.augment.crop import centre_crop
+from hpt_mlflow.augment.in_batches import send
 from hpt_mlflow.cores import available_cores
 from hpt_mlflow.data.errors import UnreadableImageError
 from hpt_mlflow.data.images import Images
@@ -54,7 +55,7 @@ def to_input(squares: list[np.ndarray], statistics: ChannelStatistics, device: t
     pixels = torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
     np.stack(squares, out=pixels.numpy())
     sent = pixels.to(device, non_blocking=device.type == "cuda").permute(0, 3, 1, 2)
-    mean, std = (torch.tensor(values, device=device) for values in (statistics.mean, statistics.std))
+    mean, std = (send(np.array(values, np.float32), device) for values in (statistics.mean, statistics.std))
     return normalise(sent.float() / white(pixels), mean, std)
 
 

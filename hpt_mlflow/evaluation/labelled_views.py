@@ -10,15 +10,13 @@ from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from hpt_mlflow.augment.color import normalise, white
 from hpt_mlflow.augment.draws import draw_crops
 from hpt_mlflow.augment.subset import Strengths
 from hpt_mlflow.augment.views import crop_views
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.features import FeatureReader
+from hpt_mlflow.evaluation.features import FeatureReader, to_input
 
 # The default of torchvision's RandomResizedCrop, which the paper's reference code does not change.
 CROP_SCALE = (0.08, 1.0)
@@ -63,8 +61,6 @@ class TrainingViews:
         Raises:
             HptError: too many images have become unreadable, or all of a batch.
         """
-        device, statistics = self.reader.device, self.reader.statistics
-        mean, std = (torch.tensor(values, device=device) for values in (statistics.mean, statistics.std))
         epoch_order = lru_cache(maxsize=2)(self._epoch_order)
         pool = self.reader.pool()
         try:
@@ -78,9 +74,7 @@ class TrainingViews:
                     waiting.append((positions, pool.map(self._view, repeat(step), places, positions.tolist())))
                 if step >= AHEAD:
                     crops, positions = self._readable(*waiting.popleft())
-                    batch = torch.from_numpy(crops).to(device).permute(0, 3, 1, 2)
-                    batch = batch.contiguous(memory_format=torch.channels_last)
-                    yield LabelledBatch(normalise(batch.float() / white(batch), mean, std), positions)
+                    yield LabelledBatch(to_input(crops, self.reader.statistics, self.reader.device), positions)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -99,8 +93,10 @@ class TrainingViews:
         view = crops[0, 0].permute(1, 2, 0).numpy()
         return view[:, ::-1] if rng.random() < FLIP_P else view
 
-    def _readable(self, positions: np.ndarray, views: Iterator[np.ndarray | str]) -> tuple[np.ndarray, np.ndarray]:
-        """The readable views of a batch, (N, size, size, channels), and their positions."""
+    def _readable(
+        self, positions: np.ndarray, views: Iterator[np.ndarray | str]
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """The readable views of a batch, (size, size, channels) each, and their positions."""
         made = list(views)
         images = self.reader.images
         images.report_unreadable(
@@ -115,4 +111,4 @@ class TrainingViews:
                 f"because {made[0]}",
                 setting="data",
             )
-        return np.stack(list(readable.values())), positions[list(readable)]
+        return list(readable.values()), positions[list(readable)]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hpt_mlflow.augment.draws import FinishDraws
+from hpt_mlflow.augment.in_batches import send
 from hpt_mlflow.group import ALONE, Group
 
 
@@ -50,7 +51,7 @@ class StepViews:
         """This process's share of one view of all images, in an order drawn anew, and that order."""
         order = self._rng.permutation(self._count)
         crops = self._crops[number]
-        places = torch.from_numpy(order).to(crops.device)
+        places = send(order, crops.device)
         shuffled = pick(crops, places[self._own], self._group)
         return self._view(shuffled, self._draws[number].part(order[self._own])), places
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hpt_mlflow.augment.in_batches import send
 from hpt_mlflow.evaluation.head import LinearHead
 from hpt_mlflow.evaluation.labelled_views import TrainingViews
 from hpt_mlflow.evaluation.protocols.base import OnStep, Outcome, Protocol
@@ -151,7 +152,7 @@ def fine_tune(
     and flips.
 
     Args:
-        backbone: float32 (N, 3, size, size) to (N, F); left as it is.
+        backbone: float32 (N, channels, size, size) to (N, F); left as it is.
         task: its images should keep `smallest_useful_side(image_size, CROP_SCALE)` pixels.
         seed: of the head, the order of the images, and their views; the same for the whole grid.
         on_step: called after each iteration with its number, counted from 1 over the whole grid, and their total.
@@ -244,7 +245,7 @@ def _train(
         if len(batch.positions) > 1:
             with seeded(int(np.random.default_rng((seed, iteration)).integers(2**62)), device):
                 features = network(batch.views).flatten(1)
-            loss = supervised_loss(head(features.float()), truth[torch.from_numpy(batch.positions).to(device)])
+            loss = supervised_loss(head(features.float()), truth[send(batch.positions, device)])
             (loss / settings.accumulate).backward()
             losses += loss.detach()
         if iteration % settings.accumulate == 0:
