@@ -50,16 +50,18 @@ def run_search_workers(
             for trial in search.give_up_lost(_is_alive):
                 lost.add(trial.user_attrs.get(RUN, ""))
             lost.settle()
-            over = is_over(deadline)
-            if not over:
-                search.promote()
-            count = Counter(trial.state for trial in search.trials())
+            count = _states(search)
             if (now := count[TrialState.COMPLETE] + count[TrialState.PRUNED]) != succeeded:
                 succeeded, deaths = now, 0
             if (now := succeeded + count[TrialState.FAIL]) != ended:
                 ended = now
                 on_change()
             deaths = _count_deaths(processes, deaths)
+            over = is_over(deadline)
+            # Workers promote when they find no trial; both at once would queue some trials twice.
+            if not over and not processes:
+                search.promote()
+                count = _states(search)
             waiting = 0 if over else count[TrialState.WAITING]
             # A worker that has just been started will take one of the waiting trials.
             for place in processes.free[: max(0, waiting - len(processes))]:
@@ -68,6 +70,11 @@ def run_search_workers(
                 break
             time.sleep(POLL_SECONDS)
     lost.settle(wait=True)
+
+
+def _states(search: SharedSearch) -> Counter[TrialState]:
+    """How many trials are in each state."""
+    return Counter(trial.state for trial in search.trials())
 
 
 def _count_deaths(processes: Children, deaths: int) -> int:
