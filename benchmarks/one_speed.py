@@ -69,8 +69,8 @@ def main(what: str, **options) -> None:
     speed = ways[what](**options)
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     peak = max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, children) / 2**10
-    if torch.cuda.is_available():
-        peak = max(torch.cuda.max_memory_allocated() / 2**20, 0)
+    if torch.cuda.is_available() and options["device"] != "cpu":
+        peak = torch.cuda.max_memory_allocated() / 2**20
     print(json.dumps({"images_per_second": speed, "peak_mib": peak}))
 
 
@@ -241,7 +241,8 @@ def views_alone(image_size, batch_size, steps, plain, device, **_) -> float:
     import numpy as np
 
     from hpt_mlflow.augment.draws import blur_radius, draw_finish
-    from hpt_mlflow.augment.in_batches import Applied, finish_by_table, finish_plainly, table_of
+    from hpt_mlflow.augment.in_batches import Applied, finish_plainly, table_of
+    from hpt_mlflow.augment.on_gpu import finish_by_table
     from hpt_mlflow.stages.processes.device import resolve_device
     from hpt_mlflow.training.plan import PRESETS
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from hpt_mlflow.augment.color import GRAY_WEIGHTS
+
 PIXELS = tl.constexpr(1024)
 # Partial sums of an image that are added up at once.
 MOST_PARTS = tl.constexpr(1024)
-# ITU-R 601-2, as `color.GRAY_WEIGHTS`.
-RED, GREEN, BLUE = tl.constexpr(0.2989), tl.constexpr(0.587), tl.constexpr(0.114)
+RED, GREEN, BLUE = (tl.constexpr(weight) for weight in GRAY_WEIGHTS)
 # Rows of the table.
 FIRST, SECOND, GRAYNESS, MEAN_GRAYNESS = (tl.constexpr(3 * row) for row in range(4))
 TURNED, HUE, GRAY, SIGMA, FLIP = (tl.constexpr(12 + row) for row in range(5))
@@ -21,7 +22,7 @@ TURNED, HUE, GRAY, SIGMA, FLIP = (tl.constexpr(12 + row) for row in range(5))
 
 @triton.jit
 def cut(pixels, boxes, crops, side, channels):
-    """Resize boxes of images into crops, as `kernels.resize_box` does: bilinear, antialiased where it shrinks.
+    """Resize boxes of images into crops, as `crop_kernels.resize_box` does: bilinear, antialiased where it shrinks.
 
     Args:
         pixels: of all images, uint8 or uint16, one image (height, width, channels) after another.

@@ -40,12 +40,6 @@ class Applied(NamedTuple):
         return cls(*(name in subset for name in cls._fields))
 
 
-def finish_in_batches(crops: Tensor, draws: FinishDraws, radius: int, mean: Tensor, std: Tensor) -> Tensor:
-    """`views.finish_views` on other devices than a CPU."""
-    table = send(table_of(draws, crops.shape[1]), crops.device)
-    return finish_by_table(crops, table, Applied.by(draws), radius, mean, std)
-
-
 def table_of(draws: FinishDraws, channels: int) -> np.ndarray:
     """What is done to each of N images, float32 (17, N).
 
@@ -71,22 +65,8 @@ def table_of(draws: FinishDraws, channels: int) -> np.ndarray:
     return np.vstack([*rows, *others]).astype(np.float32)
 
 
-def finish_by_table(crops: Tensor, table: Tensor, applied: Applied, radius: int, mean: Tensor, std: Tensor) -> Tensor:
-    """`finish_in_batches` by a table that is on the device: by a few kernels where they work, or else plainly.
-
-    Args:
-        table: see `table_of`, float32 (17, N).
-        applied: what may be left out for all images.
-    """
-    from hpt_mlflow.augment import on_gpu
-
-    by_kernels = crops.shape[1] == 3 and on_gpu.finishes(crops.device, crops.dtype)
-    finish = on_gpu.finish if by_kernels else finish_plainly
-    return finish(crops, table, applied, radius, mean, std)
-
-
 def finish_plainly(crops: Tensor, table: Tensor, applied: Applied, radius: int, mean: Tensor, std: Tensor) -> Tensor:
-    """`finish_by_table` by operations of torch."""
+    """`on_gpu.finish_by_table` by operations of torch."""
     images = crops.float().div_(color.white(crops))
     has_colour = images.shape[1] == 3
     first, second, grayness, mean_grayness = table[: 4 * BLENDS].view(4, BLENDS, -1)

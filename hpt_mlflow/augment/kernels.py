@@ -1,4 +1,4 @@
-"""Views on a processor: what `views` does in torch for other devices, one image after another in compiled loops.
+"""Views on a processor: what `in_batches` does in torch for other devices, one image after another in compiled loops.
 
 Channels are taken out of an image by index: unpacked, numba no longer knows that they are contiguous, and does not
 vectorise. An image of 64 pixels fits into the L1 cache, and a batch does not: five to ten times as fast as whole
@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-# ITU-R 601-2, as in `color`; float32, so that no arithmetic becomes double.
-RED, GREEN, BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
+from hpt_mlflow.augment.color import GRAY_WEIGHTS
+
+# float32, so that no arithmetic becomes double.
+RED, GREEN, BLUE = map(np.float32, GRAY_WEIGHTS)
 ZERO, ONE, TWO, FOUR, SIX = (np.float32(number) for number in (0, 1, 2, 4, 6))
 HALF, TINY = np.float32(0.5), np.float32(1e-12)
 FIVE_SIXTHS, THREE_SIXTHS, ONE_SIXTH = np.float32(5 / 6), np.float32(3 / 6), np.float32(1 / 6)

@@ -1,4 +1,4 @@
-"""Starting the kernels of `gpu_kernels`, where there is Triton and they do what torch does."""
+"""Views on a GPU: by the kernels of `gpu_kernels` where there is Triton and they do what torch does, else plainly."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hpt_mlflow.augment import color
 from hpt_mlflow.augment.crop_kernels import resize_box
-from hpt_mlflow.augment.draws import blur_radius, draw_finish
-from hpt_mlflow.augment.in_batches import Applied, finish_plainly, table_of
+from hpt_mlflow.augment.draws import FinishDraws, blur_radius, draw_finish
+from hpt_mlflow.augment.in_batches import Applied, finish_plainly, send, table_of
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
 from hpt_mlflow.errors import one_line
 
@@ -25,8 +25,25 @@ STRENGTHS = Strengths(color_p=1, gray_p=0.5, blur_p=0.5, flip_p=0.5)
 log = logging.getLogger("hpt_mlflow")
 
 
+def finish_in_batches(crops: Tensor, draws: FinishDraws, radius: int, mean: Tensor, std: Tensor) -> Tensor:
+    """`views.finish_views` on other devices than a CPU."""
+    table = send(table_of(draws, crops.shape[1]), crops.device)
+    return finish_by_table(crops, table, Applied.by(draws), radius, mean, std)
+
+
+def finish_by_table(crops: Tensor, table: Tensor, applied: Applied, radius: int, mean: Tensor, std: Tensor) -> Tensor:
+    """`finish_in_batches` by a table that is on the device.
+
+    Args:
+        table: see `table_of`, float32 (17, N).
+        applied: what may be left out for all images.
+    """
+    by_kernels = crops.shape[1] == 3 and finishes(crops.device, crops.dtype)
+    return (finish if by_kernels else finish_plainly)(crops, table, applied, radius, mean, std)
+
+
 def finish(crops: Tensor, table: Tensor, applied: Applied, radius: int, mean: Tensor, std: Tensor) -> Tensor:
-    """`in_batches.finish_plainly` of three channels by four kernels at most."""
+    """`finish_plainly` of three channels by four kernels at most."""
     from hpt_mlflow.augment import gpu_kernels
 
     n, _, side, _ = crops.shape

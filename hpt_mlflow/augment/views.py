@@ -1,10 +1,10 @@
 """Views: the random augmentations of an image that a method compares.
 
-The crop takes images of any size, in the process that decodes them (`crop_views`). The rest takes whole batches of
-equal size on the training device (`finish_views`): compiled loops on a CPU (`kernels`), elsewhere torch (`in_batches`),
-or on a GPU a few kernels of Triton (`gpu_kernels`).
-Together they are the paper's chain RandomResizedCrop, ColorJitter, RandomGrayscale, GaussianBlur,
-RandomHorizontalFlip, and normalise. All random numbers come from `draws`, so that both do the same.
+The crop takes images of any size, in the process that decodes them (`crop_views`), or on a GPU that holds them
+(`data.gpu_images`). The rest takes whole batches of equal size on the training device (`finish_views`): compiled loops
+on a CPU (`kernels`), elsewhere torch (`in_batches`), or on a GPU a few kernels of Triton (`gpu_kernels`). Together
+they are the paper's chain RandomResizedCrop, ColorJitter, RandomGrayscale, GaussianBlur, RandomHorizontalFlip, and
+normalise. All random numbers come from `draws`, so that both do the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hpt_mlflow.augment import crop_kernels, kernels
 from hpt_mlflow.augment.color import white
 from hpt_mlflow.augment.crop import centre_crop
 from hpt_mlflow.augment.draws import CropDraws, FinishDraws, blur_radius
-from hpt_mlflow.augment.in_batches import finish_in_batches
+from hpt_mlflow.augment.on_gpu import finish_in_batches
 from hpt_mlflow.augment.subset import Strengths
 
 # Images per thread; fewer are not worth a thread.

@@ -12,7 +12,8 @@ import torch
 from hpt_mlflow.augment import on_gpu
 from hpt_mlflow.augment.crop_kernels import resize_box
 from hpt_mlflow.augment.draws import blur_radius, draw_finish
-from hpt_mlflow.augment.in_batches import Applied, finish_by_table, finish_plainly, table_of
+from hpt_mlflow.augment.in_batches import Applied, finish_plainly, table_of
+from hpt_mlflow.augment.on_gpu import finish_by_table
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
 from hpt_mlflow.augment.views import finish_image_by_image
 

@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional
 
 from hpt_mlflow.augment import crop_kernels, kernels
 from hpt_mlflow.augment.draws import CropDraws, FinishDraws, draw_crops, draw_finish
-from hpt_mlflow.augment.in_batches import finish_in_batches
+from hpt_mlflow.augment.on_gpu import finish_in_batches
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
 from hpt_mlflow.augment.views import crop_views, finish_image_by_image
 

@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpt_mlflow.augment.draws import draw_finish
-from hpt_mlflow.augment.in_batches import finish_in_batches
+from hpt_mlflow.augment.on_gpu import finish_in_batches
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
 
 # A value of a tensor is read, or where it is true.

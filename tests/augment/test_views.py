@@ -10,7 +10,7 @@ from torchvision.transforms import v2
 from hpt_mlflow.augment import views
 from hpt_mlflow.augment.crop import centre_crop
 from hpt_mlflow.augment.draws import blur_radius, draw_crops, draw_finish
-from hpt_mlflow.augment.in_batches import finish_in_batches
+from hpt_mlflow.augment.on_gpu import finish_in_batches
 from hpt_mlflow.augment.subset import AUGMENTATIONS, Strengths
 from hpt_mlflow.augment.views import crop_views, finish_image_by_image, finish_views
 
