@@ -84,7 +84,7 @@ def images_on_gpu(images: Images, device: torch.device, trainings: int = 1) -> G
     """The images in the memory of the GPU that trains on them, if all are decoded and take a small part of it.
 
     Args:
-        trainings: side by side on this machine, each with its own images.
+        trainings: side by side on this machine, each with its own images; all may be on this GPU.
     """
     packed = images.packed
     if device.type != "cuda" or packed is None or not len(packed):

@@ -46,11 +46,16 @@ def iterate(batches: ViewBatches, steps: range, workers: int, device: torch.devi
     """
     workers = 0 if batches.gpu_images else workers_with_room(workers, batches.nbytes(), processes_here())
     pinned = device.type == "cuda" and not batches.gpu_images
-    yield from load(batches, batches.tasks(steps), workers, pinned)
+    yield from load(batches, batches.tasks(steps), workers, pinned, setting="workers")
 
 
 def load(
-    dataset: Dataset[T], tasks: Iterable[Any], workers: int, pinned: bool = False, context: str | None = None
+    dataset: Dataset[T],
+    tasks: Iterable[Any],
+    workers: int,
+    pinned: bool = False,
+    context: str | None = None,
+    setting: str = "",
 ) -> Iterator[T]:
     """What a dataset gives for each task, in order.
 
@@ -59,6 +64,7 @@ def load(
         workers: processes that do them; 0 for this one.
         pinned: whether tensors come in memory that a GPU reads by itself.
         context: how processes are started; None for Python's default.
+        setting: of the user, for the number of workers of a training; empty if there is none.
 
     Raises:
         HptError: raised by the dataset, or a worker is gone.
@@ -89,12 +95,14 @@ def load(
     except RuntimeError as error:
         if not any(words in str(error) for words in LOST):
             raise
+        remedy = "repeat the command"
+        if setting:
+            remedy += f" with fewer {setting} (this process had {workers}); the training resumes from its last state"
         raise HptError(
             f"a process that decodes images is gone ({one_line(error)}); perhaps the system had too little memory, or "
             f"its container too little in {SHARED_MEMORY} (docker run --shm-size)",
-            f"repeat the command with fewer workers (this process had {workers} that decode images); a training goes "
-            "on from its last state",
-            setting="workers",
+            remedy,
+            setting=setting,
         ) from error
 
 

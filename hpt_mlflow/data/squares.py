@@ -56,7 +56,7 @@ def square_batches(
     device: torch.device,
     workers: int | None = None,
 ) -> Iterator[list[np.ndarray | str]]:
-    """Batches of squares, in place of one why its image cannot be read; some are made in advance.
+    """Batches of squares, or, for an unreadable image, the reason; some are made in advance.
 
     Args:
         square_bytes: size of a square.

@@ -56,7 +56,7 @@ def test_a_killed_worker_is_told_in_one_line(images, monkeypatch, workers):
     with pytest.raises(HptError, match="^workers: a process that decodes images is gone") as caught:
         list(iterate(batches_of(images, Killed), range(6), workers, CPU))
     assert "\n" not in str(caught.value)
-    assert f"this process had {workers} that decode images" in str(caught.value)
+    assert f"fewer workers (this process had {workers})" in str(caught.value)
     assert signal.getsignal(signal.SIGCHLD) == before
 
 
