@@ -1,4 +1,4 @@
-"""How near a GPU comes to its own speed, from photographs on a disk and from small images in memory: two tables.
+"""How near a GPU comes to its own speed, from photographs on a disk and from small images in memory.
 
     python benchmarks/gpu_speed.py                      # about ten minutes on one GPU with 16 cores
     python benchmarks/gpu_speed.py --repeats 1 --photographs 256 --steps 8 --batch-size 8 --small   # tries the script
@@ -24,7 +24,8 @@ from hpt_mlflow.cores import available_cores
 from hpt_mlflow.machine import processor
 
 WIDTH, HEIGHT = 500, 375
-# Images per second of the bare step of a resnet18 at 64 pixels, batch 256, before there were graphs (one H200).
+# Images per second of the bare step of a resnet18 at 64 pixels, batch 256, before there were graphs (one H200;
+# docs/speed.md).
 BEFORE = 9_611
 # Of lightly's example, which takes seconds for each.
 FEW_STEPS = 15
@@ -73,14 +74,16 @@ def main(repeats: int, steps: int, photographs: int, batch_size: int, small: boo
             "ViT, LoRA: bare step": ["bare", "--update", "lora", *vit],
             "ViT, all weights: bare step": ["bare", *vit],
         }
-        found: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
+        found: dict[str, list[dict[str, float] | None]] = {kind: [] for kind in kinds}
         for kind, arguments in (pair for _ in range(repeats) for pair in kinds.items()):
             if time.perf_counter() - began > seconds:
                 break
             try:
-                found[kind].append(measure(*arguments))
-                print(f"{kind}: {found[kind][-1]['images_per_second']:.0f} images/s", flush=True)
+                result = measure(*arguments)
+                found[kind].append(result)
+                print(f"{kind}: {result['images_per_second']:.0f} images/s", flush=True)
             except click.ClickException as error:
+                found[kind].append(None)
                 print(f"{kind}: {error.message}", flush=True)
     print(f"{processor()}, {available_cores()} cores, torch {torch.__version__}, {device()}")
     print(
@@ -90,10 +93,11 @@ def main(repeats: int, steps: int, photographs: int, batch_size: int, small: boo
     print_tables(found)
 
 
-def print_tables(found: dict[str, list[dict[str, float]]]) -> None:
+def print_tables(found: dict[str, list[dict[str, float] | None]]) -> None:
     """Images per second and memory of each kind, and the ratios that are aimed at."""
     print("\n| what | images/s | peak memory, MiB | times |\n|---|---|---|---|")
-    for kind, results in found.items():
+    succeeded = {kind: [result for result in results if result] for kind, results in found.items()}
+    for kind, results in succeeded.items():
         if results:
             figures = median(results, "images_per_second"), median(results, "peak_mib")
             print(f"| {kind} | {figures[0]:.0f} | {figures[1]:.0f} | {len(results)} |")
@@ -110,7 +114,7 @@ def print_tables(found: dict[str, list[dict[str, float]]]) -> None:
             ("ViT, LoRA: stage from JPEG files", "ViT, LoRA: bare step", 0.9),
         ),
     )
-    if stages := found["small: stage"]:
+    if stages := succeeded["small: stage"]:
         print(f"\nsmall: stage / the bare step before: {median(stages, 'images_per_second') / BEFORE:.2f}, at least 4")
     memory = ("ViT, LoRA: bare step", "ViT, all weights: bare step", 0.6)
     print_ratios(found, (memory,), figure="peak_mib", bound="peak memory, at most")

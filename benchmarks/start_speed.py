@@ -25,6 +25,7 @@ import click
 import numpy as np
 import torch
 from PIL import Image
+from training_speed import last_words
 
 from hpt_mlflow.cores import available_cores
 from hpt_mlflow.machine import processor
@@ -112,7 +113,7 @@ def start(folder: Path, *arguments: str) -> dict[str, float]:
     command = [sys.executable, __file__, "--child", repr(time.time()), "--", *arguments]
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | variables, cwd=folder)
     if done.returncode:
-        raise click.ClickException(done.stderr.strip().splitlines()[-1])
+        raise click.ClickException(last_words(done))
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 

@@ -12,7 +12,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -88,22 +88,31 @@ def measure(*arguments: str) -> dict[str, float]:
     """One call of one_speed.py."""
     finished = subprocess.run([sys.executable, str(ONE_SPEED), *arguments], check=False, capture_output=True, text=True)
     if finished.returncode:
-        raise click.ClickException(f"{' '.join(arguments)}: {finished.stderr.strip().splitlines()[-1]}")
+        raise click.ClickException(f"{' '.join(arguments)}: {last_words(finished)}")
     result: dict[str, float] = json.loads(finished.stdout.strip().splitlines()[-1])
     return result
 
 
+def last_words(finished: subprocess.CompletedProcess[str]) -> str:
+    """Why a process failed, as far as it has said."""
+    return [f"exit code {finished.returncode}", *finished.stderr.strip().splitlines()][-1]
+
+
 def print_ratios(
-    found: dict[str, list[dict[str, float]]],
+    found: Mapping[str, Sequence[dict[str, float] | None]],
     aims: Iterable[tuple[str, str, float]],
     figure: str = "images_per_second",
     bound: str = "at least",
 ) -> None:
-    """How a figure of one kind compares with that of another in the same repetition, and what is aimed at."""
+    """How a figure of one kind compares with that of another in the same repetition, and what is aimed at.
+
+    Args:
+        found: the results of each repetition; None for one that failed.
+    """
     print(f"\n| ratio | median | range | {bound} |\n|---|---|---|---|")
     for above, below, aim in aims:
         pairs = zip(found.get(above, []), found.get(below, []), strict=False)
-        quotients = [one[figure] / other[figure] for one, other in pairs]
+        quotients = [one[figure] / other[figure] for one, other in pairs if one and other]
         if quotients:
             middle, low, high = statistics.median(quotients), min(quotients), max(quotients)
             print(f"| {above} / {below} | **{middle:.3f}** | {low:.3f} to {high:.3f} | {aim} |")

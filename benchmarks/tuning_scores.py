@@ -1,8 +1,8 @@
 """All 32 augmentation subsets trained in full, scored by every objective at every rung: what a search can be judged by.
 
-  python benchmarks/tuning_scores.py --parent PARENT --out scores.jsonl
+  python benchmarks/tuning_scores.py --parent PARENT --root DATA --out scores.jsonl
 
-PARENT is a registered model, such as `hpt pretrain --data ../shared/data/clipart` gives. Each line is one subset of one
+PARENT is a registered model, such as `hpt pretrain --data DATA/clipart` gives. Each line is one subset of one
 dataset and seed. Lines that are there are not made again, and several processes can share the work (--share).
 benchmarks/tuning_search.py reads them.
 """
@@ -37,12 +37,12 @@ from hpt_mlflow.tracking.models.store import find_model
 from hpt_mlflow.training.loop import Trainer
 from hpt_mlflow.tuning.space import Space
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 JUDGED = ("probe", "knn", "rotation")
 
 
 @click.command()
 @click.option("--parent", required=True, help="Address of a registered model.")
+@click.option("--root", type=click.Path(path_type=Path), required=True, help="The folder that holds the datasets.")
 @click.option("--data", "names", multiple=True, default=("noto", "twemoji"), show_default=True)
 @click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1, 2), show_default=True)
 @click.option("--steps", default=256, show_default=True, help="Length of a trial.")
@@ -51,14 +51,16 @@ JUDGED = ("probe", "knn", "rotation")
 @click.option("--batch-size", default=128, show_default=True)
 @click.option("--share", default="0/1", show_default=True, help="I/N: every Nth of the trainings, from the Ith on.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)
-def main(parent: str, names: tuple[str, ...], seeds: tuple[int, ...], share: str, out: Path, **length) -> None:
+def main(
+    parent: str, root: Path, names: tuple[str, ...], seeds: tuple[int, ...], share: str, out: Path, **length
+) -> None:
     """Train and score every subset on each dataset with each seed."""
     connect()
 
     @lru_cache(maxsize=1)
     def setup_of(name: str, seed: int) -> TrialSetup:
         shared = {"reduction": 2, "seed": seed, "split_seed": seed, "compile": "off"}
-        settings = TuneSettings(data=str(DATA / name), parent=parent, **_settings(length), **shared)
+        settings = TuneSettings(data=str(root / name), parent=parent, **_settings(length), **shared)
         return set_up_trials(settings, open_dataset(settings.data), find_model(parent, "parent", "hpt"))
 
     done = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []

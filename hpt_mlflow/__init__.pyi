@@ -165,8 +165,8 @@ def pretrain(
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
             others are the preset's. Default: all the preset's.
         precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
-        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay, and its
-            steps are no CUDA graph.  [default: auto]
+        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay, and no
+            CUDA graph is used.  [default: auto]
         cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
             trains, in float32 or bfloat16 and without compile=on; a graph is tried against plain steps first.
             [default: auto]
@@ -315,8 +315,8 @@ def adapt(
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
             others are the preset's. Default: all the preset's.
         precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
-        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay, and its
-            steps are no CUDA graph.  [default: auto]
+        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay, and no
+            CUDA graph is used.  [default: auto]
         cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
             trains, in float32 or bfloat16 and without compile=on; a graph is tried against plain steps first.
             [default: auto]
@@ -492,8 +492,8 @@ def tune(
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
             others are the preset's. Default: all the preset's.
         precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
-        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay, and its
-            steps are no CUDA graph.  [default: auto]
+        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay, and no
+            CUDA graph is used.  [default: auto]
         cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
             trains, in float32 or bfloat16 and without compile=on; a graph is tried against plain steps first.
             [default: auto]
@@ -660,7 +660,7 @@ def embed(
             are not needed.  [default: builtin:twemoji]
         model: Backbone or classifier: a models:/ or runs:/ address, NAME@ALIAS, or an alias of the model hpt.
             [default: models:/hpt/latest]
-        to: File that is written, or replaced. After an interruption, the same command goes on from TO.parts.  [default:
+        to: File that is written, or replaced. After an interruption, the same command resumes from TO.parts.  [default:
             embeddings.parquet]
         root: Folder that relative paths in --data start from, and that holds the files of torchvision: datasets.
             [default: none]
@@ -868,8 +868,8 @@ def study(
         strengths: Strengths of augmentations, such as crop_scale=0.3:1,jitter=0.2,blur_sigma=0.1:1,gray_p=0.1; the
             others are the preset's. Default: all the preset's.
         precision: Arithmetic of the networks. auto: bfloat16 if the hardware has it, else float32.  [default: auto]
-        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay, and its
-            steps are no CUDA graph.  [default: auto]
+        compile: Speed the networks up with torch.compile. auto: if the training is long enough for it to pay, and no
+            CUDA graph is used.  [default: auto]
         cuda_graph: Do a step on a GPU as one CUDA graph, which is faster for small networks. auto: if one process
             trains, in float32 or bfloat16 and without compile=on; a graph is tried against plain steps first.
             [default: auto]

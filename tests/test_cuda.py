@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import mlflow
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import hpt_mlflow
 from hpt_mlflow.augment import on_gpu
@@ -185,8 +185,7 @@ def test_a_step_as_a_graph_is_the_step(images, method, optimizer):
     got = [metrics["train/loss"] for _, metrics in steps_of(trainer, images)]
     assert trainer._graph is not None
     expected = losses(plan, images)
-    # LeJEPA's graph draws other directions.
-    assert got == pytest.approx(expected, abs=(0.2 if method == "lejepa" else 0.05) * max(1, *expected))
+    assert got == pytest.approx(expected, abs=0.05 * max(1, *expected))
 
 
 @pytest.mark.usefixtures("exact")
@@ -202,13 +201,16 @@ def test_a_training_by_a_graph_goes_on_from_its_state(images):
 
 
 def test_a_batch_that_is_too_large_is_told_with_one_that_fits(images):
-    torch.cuda.set_per_process_memory_fraction(2 * 2**30 / torch.cuda.mem_get_info()[1])
+    # What earlier tests have left behind would count.
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(4 * 2**30 / torch.cuda.mem_get_info()[1])
     try:
         network = build_backbone(Architecture("resnet50", 224))
-        plan = replace(PLAN, batch_size=128)
+        plan = replace(PLAN, batch_size=256)
         trainer = Trainer(*network, plan, STATISTICS, CUDA)
-        batches = ViewBatches(images, 128, 224, plan.subset, plan.strengths, 0)
-        with pytest.raises(HptError, match=r"^batch_size: cuda has no memory for steps of 128 images.* or less$"):
+        batches = ViewBatches(images, 256, 224, plan.subset, plan.strengths, 0)
+        with pytest.raises(HptError, match=r"^batch_size: cuda has no memory for steps of 256 images.* or less$"):
             list(trainer.train(batches, 0, 1))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
@@ -261,4 +263,3 @@ def test_backbones_run(images):
         network, size = build_backbone(Architecture(arch, SIZE))
         trainer = Trainer(network, size, replace(PLAN, steps=2, precision="bfloat16"), STATISTICS, CUDA)
         assert all(np.isfinite(metrics["train/loss"]) for _, metrics in steps_of(trainer, images))
-        assert isinstance(trainer.method, nn.Module)

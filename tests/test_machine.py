@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpt_mlflow.cores import available_cores
 from hpt_mlflow.machine import machine, processor
 
 CPUINFO = """processor\t: 0
@@ -33,8 +32,10 @@ def test_a_system_that_says_nothing_of_it_names_what_python_knows(cpuinfo, monke
     assert processor() == "arm"
 
 
-def test_a_machine_is_its_processor_and_the_cores_that_may_be_used():
-    assert machine(torch.device("cpu")) == f"{processor()}, {available_cores()} cores"
+def test_a_machine_is_its_processor_and_the_cores_that_may_be_used(cpuinfo, monkeypatch):
+    cpuinfo.write_text(CPUINFO)
+    monkeypatch.setattr("hpt_mlflow.machine.available_cores", lambda: 3)
+    assert machine(torch.device("cpu")) == "Fast 9000 (avx2, avx512_bf16), 3 cores"
 
 
 def test_a_machine_with_a_gpu_is_its_gpu(monkeypatch):

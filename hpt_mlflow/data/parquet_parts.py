@@ -1,4 +1,4 @@
-"""A Parquet file that is written part by part, so that an interrupted command goes on where it was."""
+"""A Parquet file that is written part by part, so that an interrupted command resumes where it was."""
 
 from __future__ import annotations
 

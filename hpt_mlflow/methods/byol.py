@@ -63,7 +63,7 @@ class BYOL(Method):
         return self.online_encoder, self.predictor, self.target_encoder
 
     @override
-    def forward(self, views: Views, step: int) -> StepResult:
+    def forward(self, views: Views, step: Step) -> StepResult:
         """Algorithm 1 of BYOL up to its loss: each view predicts the other; each has batch statistics of its own."""
         first, second = (self.online_encoder(views[number]) for number in (0, 1))  # n x 256
         first_target, second_target = (self.encode_target(views[number]) for number in (0, 1))  # n x 256
@@ -76,7 +76,7 @@ class BYOL(Method):
         """Projections that the online network is to predict, (n, 256); no gradient goes through them.
 
         Args:
-            view: normalised images, float32 (n, 3, H, W).
+            view: normalised images, float32 (n, channels, H, W).
         """
         targets: Tensor = self.target_encoder(view)
         return targets

@@ -113,7 +113,7 @@ class DINO(Method):
         """What the student is to predict, float32 (2, n, K); keeps the mean of the logits for the next centre.
 
         Args:
-            whole: the views of full size one after the other, float32 (2n, 3, H, W).
+            whole: the views of full size one after the other, float32 (2n, channels, H, W).
         """
         embeddings = F.normalize(self.teacher_encoder(whole).float(), dim=1)  # 2n x 256
         logits = self.teacher_prototypes(embeddings).float()  # 2n x K

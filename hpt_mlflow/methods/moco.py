@@ -68,7 +68,7 @@ class MoCo(Method):
         return self.query_encoder, self.key_encoder
 
     @override
-    def forward(self, views: Views, step: int) -> StepResult:
+    def forward(self, views: Views, step: Step) -> StepResult:
         """Algorithm 1 of MoCo up to its loss: match one view of each image to its other view among the queue."""
         self.update_key_encoder()
         key_views, order = views.shuffled(1)
@@ -91,7 +91,7 @@ class MoCo(Method):
         was shuffled before do the same.
 
         Args:
-            key_views: normalised images in a random order, float32 (n, 3, H, W).
+            key_views: normalised images in a random order, float32 (n, channels, H, W).
         """
         return F.normalize(self.key_encoder(key_views).float(), dim=1)
 

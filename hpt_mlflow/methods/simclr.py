@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from hpt_mlflow.group import ALONE, Group
-from hpt_mlflow.methods.base import Method, StepResult, Views, projection_head
+from hpt_mlflow.methods.base import Method, Step, StepResult, Views, projection_head
 
 
 class SimCLR(Method):
@@ -48,9 +48,9 @@ class SimCLR(Method):
         return (self.encoder,)
 
     @override
-    def forward(self, views: Views, step: int) -> StepResult:
+    def forward(self, views: Views, step: Step) -> StepResult:
         """Algorithm 1 of SimCLR up to its loss."""
-        images = torch.cat([views[0], views[1]])  # 2n x 3 x H x W
+        images = torch.cat([views[0], views[1]])  # 2n x channels x H x W
         embeddings = F.normalize(self.encoder(images).float(), dim=1)  # 2n x 128
         pairs = embeddings.view(2, -1, embeddings.shape[1]).transpose(0, 1)  # n x 2 x 128
         everyone = self.group.gather_with_gradients(pairs)  # N x 2 x 128

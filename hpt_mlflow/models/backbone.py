@@ -37,7 +37,7 @@ def register_architecture(name: str, build: Callable[[int], nn.Module]) -> None:
 
     Args:
         name: as in `arch`.
-        build: from the image size in pixels to the network without a classifier, float32 (N, 3, size, size) to
+        build: from the image size in pixels to the network without a classifier, float32 (N, channels, size, size) to
             (N, features). It is called with seeded random generators.
     """
     ARCHITECTURES[name] = build

@@ -29,7 +29,7 @@ def export_backbone(backbone: nn.Module, card: BackboneCard, format: str, file: 
             the classifier. timm: one for `timm.create_model(name, num_classes=0)`. Both are safetensors if the file
             ends in .safetensors, otherwise what `torch.load` reads with `weights_only`. detectron2: what
             `DetectionCheckpointer` reads, for MODEL.RESNETS.STRIDE_IN_1X1 False and RGB images. onnx: a model from
-            float32 (N, 3, size, size), normalised, to float32 (N, feature size).
+            float32 (N, channels, size, size), normalised, to float32 (N, feature size).
 
     Raises:
         HptError: the format has no such network, a package is missing, or the file cannot be written.

@@ -28,7 +28,7 @@ class EmbedSettings(Settings):
     )
     to: str = option(
         "embeddings.parquet",
-        "File that is written, or replaced. After an interruption, the same command goes on from TO.parts.",
+        "File that is written, or replaced. After an interruption, the same command resumes from TO.parts.",
         main=True,
         changes_result=False,
     )

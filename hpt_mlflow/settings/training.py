@@ -134,7 +134,7 @@ class TrainingSettings(MethodOptions):
     compile: str = option(
         "auto",
         "Speed the networks up with torch.compile. auto: if the training is long enough for it to pay, "
-        "and its steps are no CUDA graph.",
+        "and no CUDA graph is used.",
         choices=AUTO,
         changes_trial=False,
         passed_on=True,

@@ -22,7 +22,7 @@ def keep_unseen_weights(network: nn.Module, *examples: Tensor) -> None:
 
     Args:
         network: unchanged but for hooks on such weights, or on their layers.
-        examples: images of each size that is trained on, (N, 3, H, W); the size of the network first.
+        examples: images of each size that is trained on, (N, channels, H, W); the size of the network first.
     """
     found: dict[nn.Conv2d, dict[tuple[int, int], Tensor]] = {}
     for example in examples:

@@ -26,7 +26,7 @@ BITS, PHOTOMETRIC, SAMPLES = 258, 262, 277
 MIN_SAMPLE, MAX_SAMPLE, EXTRA_SAMPLES, SAMPLE_FORMAT = 280, 281, 338, 339
 STRIP_OFFSETS, STRIP_COUNTS, TILE_OFFSETS, TILE_COUNTS = 273, 279, 324, 325
 S_MIN_SAMPLE, S_MAX_SAMPLE, GDAL_NODATA = 340, 341, 42113
-MIN_IS_WHITE, MIN_IS_BLACK, RGB, YCBCR = 0, 1, 2, 6
+MIN_IS_WHITE = 0
 # Of samples beyond those of the colours: a band, or alpha, already multiplied or not.
 BAND, ALPHAS = 0, (1, 2)
 # Nothing, LZW, deflate, PackBits, LZMA and zstd inflate into the room of a segment, and no further.

@@ -58,7 +58,7 @@ def agreement(one: Tensor, other: Tensor) -> float:
 
 
 class _WithView(nn.Module):
-    """A backbone applied to each image and to a view of it: float32 (N, 3, S, S) to (N, 2F)."""
+    """A backbone applied to each image and to a view of it: float32 (N, channels, S, S) to (N, 2F)."""
 
     def __init__(self, backbone: nn.Module, image_size: int) -> None:
         super().__init__()

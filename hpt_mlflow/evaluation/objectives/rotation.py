@@ -31,13 +31,13 @@ class RotationJudge(ProbeJudge):
 
 
 class _Turned(nn.Module):
-    """A backbone applied to each image in its four turns: float32 (N, 3, S, S) to (N, 4F), turn by turn."""
+    """A backbone applied to each image in its four turns: float32 (N, channels, S, S) to (N, 4F), turn by turn."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
 
     def forward(self, batch: Tensor) -> Tensor:
-        turned = torch.cat([torch.rot90(batch, turn, (2, 3)) for turn in range(TURNS)])  # 4N x 3 x S x S
+        turned = torch.cat([torch.rot90(batch, turn, (2, 3)) for turn in range(TURNS)])  # 4N x channels x S x S
         features: Tensor = self.backbone(turned).flatten(1)  # 4N x F
         return features.unflatten(0, (TURNS, -1)).transpose(0, 1).flatten(1)

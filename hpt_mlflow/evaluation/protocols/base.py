@@ -68,7 +68,7 @@ class Protocol(ABC):
         """Learn from train, choose on validation, and answer on test.
 
         Args:
-            backbone: float32 (N, 3, size, size) to (N, F), on the reader's device; to be left as it is.
+            backbone: float32 (N, channels, size, size) to (N, F), on the reader's device; to be left as it is.
             task: its train part holds just the images whose labels may be used.
             seed: the same arguments and seed give the same outcome.
             steps: length of a training; None for the protocol's default, or if it has no steps.

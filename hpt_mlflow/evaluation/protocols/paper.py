@@ -65,8 +65,8 @@ def fit_paper_probe(
     """Train a linear head on random crops and flips; keep the one that is best on validation, the first of several.
 
     Args:
-        backbone: float32 (N, 3, size, size) to (N, F), on the reader's device; frozen, in evaluation mode, and left as
-            it is.
+        backbone: float32 (N, channels, size, size) to (N, F), on the reader's device; frozen, in evaluation mode,
+            and left as it is.
         task: its images should keep `smallest_useful_side(image_size, CROP_SCALE)` pixels.
         seed: of the head, the order of the images, and their views.
         on_step: called after each step.

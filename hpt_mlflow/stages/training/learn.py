@@ -12,9 +12,7 @@ from PIL import Image
 
 from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.dataset import Dataset
-from hpt_mlflow.data.statistics import ChannelStatistics
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.evaluation.features import FeatureReader
 from hpt_mlflow.evaluation.neighbours import nearest_neighbour_classes
 from hpt_mlflow.group import Group, was_restarted
 from hpt_mlflow.report.figures import GRID_IMAGES, learning_curves, views_grid
@@ -25,7 +23,7 @@ from hpt_mlflow.stages.data_report import report_data, report_unreadable
 from hpt_mlflow.stages.identify import identify
 from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.stages.result import StageResult, read_result, result_of
-from hpt_mlflow.stages.training.judging import FEW_IMAGES, judging_precision
+from hpt_mlflow.stages.training.judging import FEW_IMAGES
 from hpt_mlflow.stages.training.prepare import Work, prepare
 from hpt_mlflow.stages.training.start import Start
 from hpt_mlflow.tracking import tags as tag
@@ -246,7 +244,7 @@ def _look_at_neighbours(run: StageRun, work: Work, step: int) -> dict[str, float
 
     A few are logged as a picture.
     """
-    images, trainer, card = work.images, work.trainer, work.card
+    images, reader, trainer = work.images, work.reader, work.trainer
     labels = images.dataset.labels
     known = np.intersect1d(work.split.train, images.indices)
     asked = np.intersect1d(work.split.validation, images.indices)
@@ -256,8 +254,6 @@ def _look_at_neighbours(run: StageRun, work: Work, step: int) -> dict[str, float
     budget = int(NEIGHBOUR_SHARE * work.plan.steps * work.plan.batch_size / len(work.milestones))
     known = np.sort(rng.permutation(known)[: max(64, budget * 2 // 3)])
     asked = np.sort(rng.permutation(asked)[: max(64, budget // 3)])
-    statistics, precision = ChannelStatistics(card.mean, card.std), judging_precision(work.plan, trainer.device)
-    reader = FeatureReader(images, card.architecture.image_size, statistics, trainer.device, precision=precision)
     bank, queries = (reader.features(trainer.backbone, part) for part in (known, asked))
     answers = nearest_neighbour_classes(bank, labels[known], queries)
     classes = images.dataset.classes

@@ -51,6 +51,7 @@ class Work:
     """All that a training needs, checked and ready.
 
     Attributes:
+        reader: of frozen features.
         judging: of the milestones; None for none, and in all processes but the first.
         parent_scores: the metrics of step 0, if there is a judge.
         parent: address of the model that the training starts from; None for none.
@@ -67,6 +68,7 @@ class Work:
     params: dict[str, object]
     plan: Plan
     milestones: frozenset[int]
+    reader: FeatureReader
     judging: Judging | None
     parent_scores: dict[str, float]
     parent: str | None
@@ -123,15 +125,26 @@ def prepare(
     trainer.restore(state)
     if state:
         images.report_unreadable(state.unreadable.items())
+    batches = ViewBatches(
+        images,
+        plan.batch_size,
+        start.architecture.image_size,
+        plan.subset,
+        plan.strengths,
+        plan.seed,
+        group.part(plan.batch_size),
+        trainer.method.views,
+        local,
+        gpu_images,
+    )
     return Work(
         title=f"{stage} {dataset.name}",
         run_name=f"{stage} {dataset.name}" + (f" < {start.chain[-1]}" if start.chain else ""),
         settings=settings,
-        params=_params(settings, plan, start, workers, device, group)
-        | {"gpu_images": gpu_images is not None}
-        | {"learning_share": round(learning_share(trainer.method.learner), 5) if plan.what_learns.learns else 0.0},
+        params=_params(settings, plan, start, workers, trainer, gpu_images),
         plan=plan,
         milestones=milestones,
+        reader=reader,
         judging=judging,
         parent_scores=parent_scores,
         parent=start.parent,
@@ -143,18 +156,7 @@ def prepare(
         images=images,
         statistics=statistics,
         trainer=trainer,
-        batches=ViewBatches(
-            images,
-            plan.batch_size,
-            start.architecture.image_size,
-            plan.subset,
-            plan.strengths,
-            plan.seed,
-            group.part(plan.batch_size),
-            trainer.method.views,
-            local,
-            gpu_images,
-        ),
+        batches=batches,
         card=BackboneCard(
             start.architecture, start.feature_size, statistics.mean, statistics.std, chain, pixels=images.pixels
         ),
@@ -207,13 +209,16 @@ def _choose_arithmetic(
 def _images_on_gpu(
     settings: TrainingSettings, images: Images, device: torch.device, group: Group, earlier: EarlierRun | None
 ) -> GpuImages | None:
-    """The images on the GPU, unless the user wants worker processes; a resumed training goes on as it began."""
-    began = group.share(earlier.run.data.params.get(tag.setting_param("gpu_images"), "False") if earlier else "")
+    """The images on the GPU, unless the user wants worker processes; a resumed training keeps to how it began."""
+    params = earlier.run.data.params if earlier else {}
+    # Runs from before there was this choice have other settings, and not this one.
+    otherwise = "False" if tag.setting_param("precision") in params else ""
+    began = group.share(params.get(tag.setting_param("gpu_images"), otherwise))
     wanted = settings.workers is None and began != "False"
     found = images_on_gpu(images, device, side_by_side()) if wanted else None
     if began == "True" and not found and group.first:
         log.warning(
-            "this training began with its images on a GPU; now that they are not, some pixels are rounded otherwise"
+            "this training began with its images on a GPU; now that they are not, some pixels may differ by one level"
         )
     return found
 
@@ -247,13 +252,20 @@ def _tags(stage: str, chain: tuple[str, ...], plan: Plan, start: Start, dataset:
 
 
 def _params(
-    settings: TrainingSettings, plan: Plan, start: Start, workers: int, device: torch.device, group: Group
+    settings: TrainingSettings,
+    plan: Plan,
+    start: Start,
+    workers: int,
+    trainer: Trainer,
+    gpu_images: GpuImages | None,
 ) -> dict[str, object]:
-    """Every setting as it was resolved."""
+    """Every setting as it was resolved, and what follows from them."""
     resolved = {
         **start.architecture.as_settings(),
         "workers": workers,
-        "device": device,
-        "nproc": group.size,
+        "device": trainer.device,
+        "nproc": trainer.group.size,
+        "gpu_images": gpu_images is not None,
+        "learning_share": round(learning_share(trainer.method.learner), 5) if plan.what_learns.learns else 0.0,
     }
     return asdict(settings) | plan.as_params() | resolved
