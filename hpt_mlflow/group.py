@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from hpt_mlflow.errors import HptError, one_line
 TIMEOUT = timedelta(hours=2)
 # Must be set in the environment of every process of several, whoever has started it.
 VARIABLES = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
+# Errors of NCCL that are not of a process that is gone, unless it speaks of a remote peer.
+NOT_LOST = ("ncclUnhandledCudaError", "ncclSystemError", "ncclInvalidArgument", "ncclInvalidUsage")
 # How many trainings a search or a study does at once on this machine; set for its processes.
 SIDE_BY_SIDE = "HPT_SIDE_BY_SIDE"
 
@@ -199,13 +202,25 @@ def training_group(device: torch.device) -> Iterator[Group]:
         dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield Group(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+    except BaseException:
+        # NCCL would wait for the others, which may wait for this process.
+        if device.type != "cuda":
+            dist.destroy_process_group()
+        raise
+    dist.destroy_process_group()
+
+
+def end_if_abandoned(code: int) -> None:
+    """End this process without waiting for the others of its group, if an error has made it leave them."""
+    if dist.is_available() and dist.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @contextmanager
 def losses() -> Iterator[None]:
-    """Report in one line that another process is gone, for which torch raises an error of the network.
+    """Report in one line what torch says of the network: that another process is gone, or what NCCL lacks.
 
     Every other error passes, such as those of the networks that are trained in the block.
     """
@@ -214,6 +229,10 @@ def losses() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
+        if any(name in str(error) for name in NOT_LOST) and "remote peer" not in str(error):
+            cause = next(line for line in reversed(str(error).splitlines()) if line.strip())
+            remedy = "NCCL_DEBUG=INFO says more; a container may need docker run --shm-size"
+            raise HptError(f"NCCL, by which GPUs exchange data, has failed: {cause.strip()}", remedy) from error
         raise LostProcessError(f"another process of this training has ended ({one_line(error)})") from error
 
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -14,8 +15,10 @@ from hpt_mlflow.group import (
     VARIABLES,
     Group,
     LostProcessError,
+    end_if_abandoned,
     is_first,
     joins_others,
+    losses,
     own_device,
     processes_here,
     training_group,
@@ -323,3 +326,47 @@ def test_a_process_takes_the_gpu_of_its_number(monkeypatch):
     with pytest.raises(HptError, match="there is no GPU for process 3: torch sees 2") as caught:
         own_device(gpu)
     assert "\n" not in str(caught.value)
+
+
+NCCL = """NCCL error in: ProcessGroupNCCL.cpp:3690, {}, NCCL version 2.27.5
+{}: {}
+Last error:
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "last", "said"),
+    [
+        ("ncclSystemError", "Error while creating shared memory segment /dev/shm/nccl-x (size 33030532)", HptError),
+        ("ncclInvalidUsage", "Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 4000", HptError),
+        ("ncclSystemError", "socketProgress: Connection closed by remote peer node1<4000>", LostProcessError),
+        ("ncclRemoteError", "a remote process exited or there was a network error", LostProcessError),
+    ],
+)
+def test_what_nccl_lacks_is_told_and_not_taken_for_a_process_that_is_gone(kind, last, said):
+    with pytest.raises(HptError) as caught, losses():
+        raise torch.distributed.DistBackendError(NCCL.format("some error", kind, "some words", last))
+    assert type(caught.value) is said
+    assert "\n" not in str(caught.value)
+    assert (last in str(caught.value)) == (said is HptError)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_fails_does_not_wait_for_the_others_as_nccl_would(variables, monkeypatch, device, fails):
+    variables(**COMPLETE)
+    ended = []
+    for name in ("init_process_group", "get_rank", "get_world_size"):
+        monkeypatch.setattr(torch.distributed, name, lambda *_, **__: 1)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: ended.append("all"))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    with suppress(KeyError), training_group(torch.device(device)):
+        if fails:
+            raise KeyError
+    assert ended == ([] if fails and device == "cuda" else ["all"])
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: not ended)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    end_if_abandoned(3)
+    assert ended == ([3] if fails and device == "cuda" else ["all"])

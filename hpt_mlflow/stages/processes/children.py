@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.group import SIDE_BY_SIDE, LostProcessError, is_first, side_by_side
+from hpt_mlflow.group import SIDE_BY_SIDE, LostProcessError, end_if_abandoned, is_first, side_by_side
 from hpt_mlflow.signals import INTERRUPTED, end_with_parent, ignore_signals, termination_as_interrupt
 from hpt_mlflow.subprocesses import start_python
 from hpt_mlflow.tracking.runs.nesting import current_run_id, nested_environment
@@ -176,7 +176,12 @@ def be_child(work: Callable[[Any], Any]) -> int:
     Args:
         work: gets the job, and returns its result; both as JSON.
     """
-    folder = Path(sys.argv[1])
+    code = _do_job(work, Path(sys.argv[1]))
+    end_if_abandoned(code)
+    return code
+
+
+def _do_job(work: Callable[[Any], Any], folder: Path) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING if is_first() else logging.ERROR)
     order = json.loads((folder / JOB_FILE).read_text())
     try:
