@@ -21,6 +21,7 @@ import hpt_mlflow
 from hpt_mlflow.augment.subset import format_strengths
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
+from hpt_mlflow.stages.search import trials
 from hpt_mlflow.stages.tune import tune
 from hpt_mlflow.tuning.space import Space
 
@@ -238,3 +239,16 @@ def test_a_study_of_another_space_dataset_or_parent_is_refused_by_name(parent):
         with pytest.raises(HptError, match="study: 's' exists with other settings") as error:
             tune(**{"parent": parent, "augment": "flip,crop", **SEARCH, **changed})
         assert words in str(error.value)
+
+
+def test_a_gpu_that_is_lost_ends_its_worker_and_not_the_trial(monkeypatch):
+    def lose(*given):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore of it")
+
+    monkeypatch.setattr(trials, "_train", lose)
+    with pytest.raises(RuntimeError, match="^CUDA error"):
+        trials._train_and_end(None, None, None, None, None)
+    monkeypatch.setattr(trials, "run_trials", lose)
+    with pytest.raises(SystemExit) as caught:
+        trials._work({"settings": {"data": "digits", "parent": "models:/hpt/1"}, "deadline": None})
+    assert caught.value.code == 1

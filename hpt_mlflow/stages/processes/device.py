@@ -14,6 +14,7 @@ from hpt_mlflow.errors import HptError, one_line
 # How torch begins to say so.
 NO_GPU = "CUDA initialization: "
 NAMES = "auto, cpu, cuda, cuda:N or mps"
+NO_MEMORY = ("CUDA error: out of memory", "ALLOC_FAILED")
 
 log = logging.getLogger("hpt_mlflow")
 _reasons: list[str] = []
@@ -64,9 +65,17 @@ def memory_errors() -> Iterator[None]:
     """Raise HptError where a device has no memory left and nothing more is known; a training says which batch fits."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        # Libraries of CUDA, and CUDA where it begins, have errors of their own for that.
+        if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in NO_MEMORY):
+            raise
         problem = f"no memory left on it ({one_line(error)})"
         raise HptError(problem, "free some, or use smaller images, smaller batches or cpu", setting="device") from error
+
+
+def is_gpu_lost(error: Exception) -> bool:
+    """Whether this process can use its GPU no more: after some errors of CUDA, each call to it fails."""
+    return isinstance(error, RuntimeError) and str(error).startswith("CUDA error: ") and NO_MEMORY[0] not in str(error)
 
 
 def device_in_turn(device: str, place: int, nproc: int = 1) -> str:
@@ -74,5 +83,6 @@ def device_in_turn(device: str, place: int, nproc: int = 1) -> str:
 
     A training of several processes keeps the name as it is: each of its processes takes a GPU.
     """
-    count = torch.cuda.device_count() if device in ("auto", "cuda") and nproc == 1 else 0
+    shared_out = device in ("auto", "cuda") and nproc == 1 and torch.cuda.is_available()
+    count = torch.cuda.device_count() if shared_out else 0
     return f"cuda:{place % count}" if count > 1 else device

@@ -23,6 +23,7 @@ from hpt_mlflow.group import side_by_side
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, TuneSettings
 from hpt_mlflow.signals import signals_as_requests
 from hpt_mlflow.stages.processes.children import be_child
+from hpt_mlflow.stages.processes.device import is_gpu_lost
 from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.stages.search.setup import TrialSetup, set_up_trials
 from hpt_mlflow.tracking import tags as tag
@@ -120,6 +121,8 @@ def _train_and_end(
         raise
     # Torch's own errors, such as too little memory, concern this trial as well.
     except (HptError, RuntimeError) as error:
+        if is_gpu_lost(error):
+            raise
         search.end(trial, TrialState.FAIL, reason=one_line(error))
         run.tags({tag.TRIAL_STATE: FAILED, tag.REASON: one_line(error)})
         raise HptError(one_line(error)) from error
@@ -221,7 +224,13 @@ def _why_ended(setup: TrialSetup, search: SharedSearch, trial: Trial, step: int)
 
 
 def _work(job: Mapping[str, Any]) -> None:
-    run_trials(TuneSettings(**job["settings"]), job["deadline"])
+    try:
+        run_trials(TuneSettings(**job["settings"]), job["deadline"])
+    except RuntimeError as error:
+        if not is_gpu_lost(error):
+            raise
+        log.error("a search worker has lost its GPU, and another one tries its trial again (%s)", one_line(error))
+        sys.exit(1)
 
 
 if __name__ == "__main__":

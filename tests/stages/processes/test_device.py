@@ -8,7 +8,7 @@ import torch
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import PretrainSettings
 from hpt_mlflow.stages.processes import device as device_module
-from hpt_mlflow.stages.processes.device import device_in_turn, resolve_device
+from hpt_mlflow.stages.processes.device import device_in_turn, is_gpu_lost, memory_errors, resolve_device
 from hpt_mlflow.stages.signature import takes
 
 
@@ -70,7 +70,47 @@ def test_mps_that_is_not_here_is_refused():
 )
 def test_trainings_side_by_side_take_gpus_in_turn(monkeypatch, device, gpus, nproc, shared_out):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     assert [device_in_turn(device, place, nproc) for place in range(3)] == shared_out
+    # Counted by the driver, but too old for torch, for example.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [device_in_turn("auto", place) for place in range(3)] == ["auto"] * 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_all_errors_of_missing_memory_are_told_in_one_line(error):
+    with (
+        pytest.raises(HptError, match=r"^device: no memory left on it \(CUDA .*\); free some") as caught,
+        memory_errors(),
+    ):
+        raise error
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_are_not_taken_for_missing_memory():
+    with pytest.raises(RuntimeError, match="size mismatch"), memory_errors():
+        raise RuntimeError("size mismatch")
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (torch.OutOfMemoryError("CUDA out of memory."), False),
+        (RuntimeError("size mismatch"), False),
+        (ValueError("CUDA error: "), False),
+    ],
+)
+def test_a_gpu_is_lost_by_errors_of_cuda_itself(error, lost):
+    assert is_gpu_lost(error) == lost
 
 
 @pytest.fixture(autouse=True)
