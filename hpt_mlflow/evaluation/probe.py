@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -21,6 +22,8 @@ LOOKS = (1, 2, 5, 10, 20, 35, 50, 75, 100)
 # A fit has converged if its objective falls by less than this share between two looks, and ends below the second.
 SETTLED = 1e-3
 ENDED = 1e-6
+
+log = logging.getLogger("hpt_mlflow")
 
 
 class Probe(NamedTuple):
@@ -59,10 +62,28 @@ def fit_probe(
     Args:
         train_features, validation_features: float32 (N, F) and (M, F).
         train_labels, validation_labels: int64 (N,) and (M,), or uint8 (N, classes) and (M, classes).
-        device: where to compute; the probe itself is returned on the CPU.
+        device: where to compute, if it has the memory; the probe itself is returned on the CPU.
         regularisations: values of C, ascending, as each fit starts from the one before.
         iterations: most per fit.
     """
+    given = train_features, train_labels, validation_features, validation_labels, classes
+    try:
+        return _fit_probe(*given, device, regularisations, iterations)
+    except torch.OutOfMemoryError:
+        log.warning("%s has no memory for a probe of %d images; the processor fits it", device, len(train_labels))
+    return _fit_probe(*given, None, regularisations, iterations)
+
+
+def _fit_probe(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    validation_features: np.ndarray,
+    validation_labels: np.ndarray,
+    classes: int,
+    device: torch.device | None,
+    regularisations: Sequence[float],
+    iterations: int,
+) -> Probe:
     features = torch.from_numpy(train_features)
     mean, std = features.mean(dim=0), features.std(dim=0, correction=0)
     std = torch.where(std > 0, std, 1)

@@ -201,3 +201,22 @@ def test_the_probe_leaves_small_numbers_as_they_were():
     train, validation = clusters(24, 1.0, 1), clusters(24, 1.0, 2)
     fit_probe(*train, *validation, 4)
     assert float(torch.tensor(1e-40) * 1) > 0
+
+
+def test_a_device_without_memory_leaves_the_probe_to_the_processor(monkeypatch, caplog):
+    real, tried = probe_module._fit_probe, []
+
+    def fit(*given):
+        tried.append(given[5])
+        if given[5] is not None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*given)
+
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(20, 4)).astype(np.float32), np.arange(20) % 2
+    expected = fit_probe(features, labels, features, labels, 2, regularisations=[1.0])
+    monkeypatch.setattr(probe_module, "_fit_probe", fit)
+    found = fit_probe(features, labels, features, labels, 2, torch.device("cuda"), [1.0])
+    assert tried == [torch.device("cuda"), None]
+    assert torch.equal(found.head.weight, expected.head.weight)
+    assert "cuda has no memory for a probe of 20 images" in caplog.text

@@ -50,8 +50,8 @@ def small_network():
 def fit(open_images):
     """Trains a probe with few and short steps."""
 
-    def fitted(truth=CLASSES, seed=0, backbone=None, on_step=None, **settings):
-        reader = FeatureReader(open_images(pictures()), 8, STATISTICS, CPU, threads=1)
+    def fitted(truth=CLASSES, seed=0, backbone=None, on_step=None, precision="float32", **settings):
+        reader = FeatureReader(open_images(pictures()), 8, STATISTICS, CPU, threads=1, precision=precision)
         names = ("red", "green", "blue") if truth.ndim == 1 else ("not red", "green")
         task = Task(reader, SPLIT, truth, names, np.arange(60))
         settings = PaperProbeSettings(**({"steps": 30, "batch_size": 16, "validate_every": 10} | settings))
@@ -171,3 +171,21 @@ def test_losses_are_those_of_their_definition():
     by_class = -logits.softmax(dim=1).log()[torch.arange(5), torch.from_numpy(classes)].mean()
     torch.testing.assert_close(supervised_loss(logits, targets(labels, CPU)), by_label)
     torch.testing.assert_close(supervised_loss(logits, targets(classes, CPU)), by_class)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_probe_learns_from_features_as_it_is_judged_by(fit, precision):
+    seen = []
+
+    class Seen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = small_network()
+
+        def forward(self, images):
+            features = self.network(images)
+            seen.append(self.network[0](images).dtype)
+            return features
+
+    fit(steps=2, backbone=Seen(), precision=precision)
+    assert set(seen) == {getattr(torch, precision)}

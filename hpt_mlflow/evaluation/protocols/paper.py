@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from hpt_mlflow.augment.in_batches import send
 from hpt_mlflow.evaluation.labelled_views import TrainingViews
 from hpt_mlflow.evaluation.protocols.base import OnStep, Outcome, Protocol
 from hpt_mlflow.evaluation.scores import is_multilabel
@@ -96,9 +97,10 @@ def fit_paper_probe(
     lost_at = None
     losses = torch.zeros((), device=device)
     for step, batch in enumerate(views.batches(settings.steps), start=1):
-        with torch.no_grad():
+        # As validation and test are seen.
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=task.reader.precision == "bfloat16"):
             seen = backbone(batch.views).flatten(1).float()  # N x F
-        loss = supervised_loss(head(seen), truth[torch.from_numpy(batch.positions).to(device)])
+        loss = supervised_loss(head(seen), truth[send(batch.positions, device)])
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(settings.learning_rate, step - 1, settings.steps)
         optimizer.zero_grad()
