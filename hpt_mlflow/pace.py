@@ -27,3 +27,8 @@ class Pace:
         self._asked.append(event)
         if len(self._asked) > MOST_AHEAD:
             self._asked.popleft().synchronize()
+
+    def catch_up(self) -> None:
+        """Wait until all steps are done."""
+        while self._asked:
+            self._asked.popleft().synchronize()

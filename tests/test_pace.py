@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hpt_mlflow.training.pace import MOST_AHEAD, Pace
+from hpt_mlflow.pace import MOST_AHEAD, Pace
 
 
 @pytest.fixture
@@ -43,6 +43,16 @@ def test_the_processor_waits_for_a_step_of_some_steps_before(done):
     ]
 
 
+def test_all_is_waited_for_in_the_end(done):
+    pace = Pace(torch.device("cuda", 1))
+    pace.end_step()
+    pace.catch_up()
+    pace.catch_up()
+    assert done == [("asked", 0, "cuda:1"), ("waited", 0)]
+
+
 def test_a_processor_waits_for_nothing(done):
-    Pace(torch.device("cpu")).end_step()
+    pace = Pace(torch.device("cpu"))
+    pace.end_step()
+    pace.catch_up()
     assert not done

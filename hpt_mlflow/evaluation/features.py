@@ -23,6 +23,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import batch_norms
 from hpt_mlflow.models.bfloat16 import has_native_bfloat16
 from hpt_mlflow.models.randomness import seeded
+from hpt_mlflow.pace import Pace
 
 
 def prepare(
@@ -141,18 +142,18 @@ class FeatureReader:
         Raises:
             HptError: too many images have become unreadable.
         """
-        network, computed, readable = FrozenNetwork(backbone), [], []
+        network, pace, computed, readable = FrozenNetwork(backbone), Pace(self.device), [], []
         for batch, positions in self.batches(indices):
-            computed.append(network.features(batch, self.precision))
-            if len(computed) > 1:
-                # Only now, as a GPU would have nothing to do while it is waited for.
-                computed[-2] = computed[-2].cpu()
+            # A GPU would have nothing to do while each batch is waited for.
+            computed.append(network.features(batch, self.precision).to("cpu", non_blocking=True))
+            pace.end_step()
             readable += positions
+        pace.catch_up()
         if not computed:
             raise HptError(
                 f"none of {len(indices)} images of {self.images.dataset.name} can be read any more", setting="data"
             )
-        features = torch.cat([part.cpu() for part in computed])
+        features = torch.cat(computed)
         return torch.zeros(len(indices), features.shape[1]).index_copy_(0, torch.tensor(readable), features).numpy()
 
     @torch.no_grad()

@@ -28,10 +28,10 @@ from hpt_mlflow.models.diagnostics import effective_rank, embedding_std
 from hpt_mlflow.models.drop_path import set_drop_path
 from hpt_mlflow.models.learning import let_learn
 from hpt_mlflow.models.randomness import seeded
+from hpt_mlflow.pace import Pace
 from hpt_mlflow.training.arithmetic import DTYPES
 from hpt_mlflow.training.graph import StepGraph, capture_step
 from hpt_mlflow.training.memory import out_of_memory
-from hpt_mlflow.training.pace import Pace
 from hpt_mlflow.training.padding import keep_unseen_weights
 from hpt_mlflow.training.plan import Plan
 from hpt_mlflow.training.state import TrainingState, put_state, share_state, take_state
