@@ -67,15 +67,20 @@ def memory_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:
         # Libraries of CUDA, and CUDA where it begins, have errors of their own for that.
-        if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in NO_MEMORY):
+        if not isinstance(error, torch.OutOfMemoryError) and not _lacks_memory(str(error)):
             raise
         problem = f"no memory left on it ({one_line(error)})"
         raise HptError(problem, "free some, or use smaller images, smaller batches or cpu", setting="device") from error
 
 
+def _lacks_memory(text: str) -> bool:
+    return any(words in text for words in NO_MEMORY)
+
+
 def is_gpu_lost(error: Exception) -> bool:
     """Whether this process can use its GPU no more: after some errors of CUDA, each call to it fails."""
-    return isinstance(error, RuntimeError) and str(error).startswith("CUDA error: ") and NO_MEMORY[0] not in str(error)
+    text = str(error)
+    return isinstance(error, RuntimeError) and text.startswith("CUDA error: ") and not _lacks_memory(text)
 
 
 def device_in_turn(device: str, place: int, nproc: int = 1) -> str:

@@ -104,6 +104,7 @@ def test_other_errors_are_not_taken_for_missing_memory():
     [
         (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
         (RuntimeError("CUDA error: out of memory"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), False),
         (torch.OutOfMemoryError("CUDA out of memory."), False),
         (RuntimeError("size mismatch"), False),
         (ValueError("CUDA error: "), False),
