@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from hpt_mlflow.evaluation.head import LinearHead
 from hpt_mlflow.evaluation.scores import is_multilabel, primary_score
+from hpt_mlflow.gpu_errors import lacks_memory
 
 # Inverse strengths of the L2 penalty, strongest penalty first; each fit starts from the one before.
 REGULARISATIONS = tuple(10.0**exponent for exponent in (-5, -4, -3, -2, -1, 0))
@@ -69,8 +70,11 @@ def fit_probe(
     given = train_features, train_labels, validation_features, validation_labels, classes
     try:
         return _fit_probe(*given, device, regularisations, iterations)
-    except torch.OutOfMemoryError:
-        log.warning("%s has no memory for a probe of %d images; the processor fits it", device, len(train_labels))
+    except RuntimeError as error:
+        if not lacks_memory(error):
+            raise
+        images = len(train_labels)
+        log.warning("%s has no memory for a probe of %d images; it is fitted on the CPU instead", device, images)
     return _fit_probe(*given, None, regularisations, iterations)
 
 

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 import torch
 
 from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.gpu_errors import lacks_memory
 
 # How torch begins to say so.
 NO_GPU = "CUDA initialization: "
 NAMES = "auto, cpu, cuda, cuda:N or mps"
-NO_MEMORY = ("CUDA error: out of memory", "ALLOC_FAILED")
 
 log = logging.getLogger("hpt_mlflow")
 _reasons: list[str] = []
@@ -66,21 +66,10 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        # Libraries of CUDA, and CUDA where it begins, have errors of their own for that.
-        if not isinstance(error, torch.OutOfMemoryError) and not _lacks_memory(str(error)):
+        if not lacks_memory(error):
             raise
         problem = f"no memory left on it ({one_line(error)})"
         raise HptError(problem, "free some, or use smaller images, smaller batches or cpu", setting="device") from error
-
-
-def _lacks_memory(text: str) -> bool:
-    return any(words in text for words in NO_MEMORY)
-
-
-def is_gpu_lost(error: Exception) -> bool:
-    """Whether this process can use its GPU no more: after some errors of CUDA, each call to it fails."""
-    text = str(error)
-    return isinstance(error, RuntimeError) and text.startswith("CUDA error: ") and not _lacks_memory(text)
 
 
 def device_in_turn(device: str, place: int, nproc: int = 1) -> str:

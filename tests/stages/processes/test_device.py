@@ -8,7 +8,7 @@ import torch
 from hpt_mlflow.errors import HptError
 from hpt_mlflow.settings import PretrainSettings
 from hpt_mlflow.stages.processes import device as device_module
-from hpt_mlflow.stages.processes.device import device_in_turn, is_gpu_lost, memory_errors, resolve_device
+from hpt_mlflow.stages.processes.device import device_in_turn, memory_errors, resolve_device
 from hpt_mlflow.stages.signature import takes
 
 
@@ -97,21 +97,6 @@ def test_all_errors_of_missing_memory_are_told_in_one_line(error):
 def test_other_errors_are_not_taken_for_missing_memory():
     with pytest.raises(RuntimeError, match="size mismatch"), memory_errors():
         raise RuntimeError("size mismatch")
-
-
-@pytest.mark.parametrize(
-    ("error", "lost"),
-    [
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
-        (RuntimeError("CUDA error: out of memory"), False),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), False),
-        (torch.OutOfMemoryError("CUDA out of memory."), False),
-        (RuntimeError("size mismatch"), False),
-        (ValueError("CUDA error: "), False),
-    ],
-)
-def test_a_gpu_is_lost_by_errors_of_cuda_itself(error, lost):
-    assert is_gpu_lost(error) == lost
 
 
 @pytest.fixture(autouse=True)
