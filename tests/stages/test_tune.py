@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import optuna
@@ -21,7 +24,7 @@ import hpt_mlflow
 from hpt_mlflow.augment.subset import format_strengths
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError
-from hpt_mlflow.stages.search import trials
+from hpt_mlflow.stages.search import trials, workers
 from hpt_mlflow.stages.tune import tune
 from hpt_mlflow.tuning.space import Space
 
@@ -241,14 +244,58 @@ def test_a_study_of_another_space_dataset_or_parent_is_refused_by_name(parent):
         assert words in str(error.value)
 
 
-def test_a_gpu_that_is_lost_ends_its_worker_and_not_the_trial(monkeypatch):
+class Recorder:
+    """Notes what is asked of it."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __getattr__(self, name):
+        return lambda *given, **_: self.asked.append((name, *given))
+
+
+def test_a_gpu_that_is_lost_ends_its_worker_and_gives_its_trial_to_another(monkeypatch):
     def lose(*given):
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore of it")
 
+    run, search = Recorder(), Recorder()
     monkeypatch.setattr(trials, "_train", lose)
     with pytest.raises(RuntimeError, match="^CUDA error"):
-        trials._train_and_end(None, None, None, None, None)
+        trials._train_and_end(run, None, search, "a trial", None)
+    reason = "CUDA error: an illegal memory access was encountered"
+    assert search.asked == [("give_up", "a trial", reason)]
+    assert run.asked == [("tags", {"hpt.trial_state": "failed", "hpt.reason": reason})]
     monkeypatch.setattr(trials, "run_trials", lose)
     with pytest.raises(SystemExit) as caught:
         trials._work({"settings": {"data": "digits", "parent": "models:/hpt/1"}, "deadline": None})
     assert caught.value.code == 1
+
+
+def test_the_leader_promotes_where_no_worker_of_its_own_does(monkeypatch):
+    """Two polls with a worker, a third that finds it gone, and a last one."""
+    happened, places = [], [1, 1, 0, 0]
+
+    class Worker:
+        free = ()
+
+        def __len__(self):
+            return places[0]
+
+        def ended(self):
+            happened.append("poll")
+            return []
+
+    class Search:
+        def give_up_lost(self, _):
+            return []
+
+        def trials(self):
+            return []
+
+        def promote(self):
+            happened.append("promote")
+
+    monkeypatch.setattr(workers, "children", lambda *_: nullcontext(Worker()))
+    monkeypatch.setattr(workers, "time", SimpleNamespace(sleep=lambda _: places.pop(0), time=time.time))
+    workers.run_search_workers(SimpleNamespace(minutes=None, workers=1), Search(), "run")
+    assert happened == ["poll", "poll", "poll", "promote"]

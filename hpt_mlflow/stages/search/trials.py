@@ -19,11 +19,11 @@ from hpt_mlflow.data.batches import ViewBatches
 from hpt_mlflow.data.gpu_images import images_on_gpu
 from hpt_mlflow.data.sources import open_dataset
 from hpt_mlflow.errors import HptError, one_line
+from hpt_mlflow.gpu_errors import is_gpu_lost
 from hpt_mlflow.group import side_by_side
 from hpt_mlflow.settings import DEFAULT_MODEL_NAME, TuneSettings
 from hpt_mlflow.signals import signals_as_requests
 from hpt_mlflow.stages.processes.children import be_child
-from hpt_mlflow.stages.processes.device import is_gpu_lost
 from hpt_mlflow.stages.progress import ProgressDisplay
 from hpt_mlflow.stages.search.setup import TrialSetup, set_up_trials
 from hpt_mlflow.tracking import tags as tag
@@ -121,11 +121,16 @@ def _train_and_end(
         raise
     # Torch's own errors, such as too little memory, concern this trial as well.
     except (HptError, RuntimeError) as error:
-        if is_gpu_lost(error):
+        reason, is_lost = one_line(error), is_gpu_lost(error)
+        if is_lost:
+            # This process can do nothing more, but another one may.
+            search.give_up(trial, reason)
+        else:
+            search.end(trial, TrialState.FAIL, reason=reason)
+        run.tags({tag.TRIAL_STATE: FAILED, tag.REASON: reason})
+        if is_lost:
             raise
-        search.end(trial, TrialState.FAIL, reason=one_line(error))
-        run.tags({tag.TRIAL_STATE: FAILED, tag.REASON: one_line(error)})
-        raise HptError(one_line(error)) from error
+        raise HptError(reason) from error
     if score is None:
         search.give_up(trial, reason, count=False)
         run.tags({tag.TRIAL_STATE: "interrupted", tag.REASON: reason})
@@ -229,7 +234,7 @@ def _work(job: Mapping[str, Any]) -> None:
     except RuntimeError as error:
         if not is_gpu_lost(error):
             raise
-        log.error("a search worker has lost its GPU, and another one tries its trial again (%s)", one_line(error))
+        log.error("a search worker has lost its GPU (%s)", one_line(error))
         sys.exit(1)
 
 

@@ -47,7 +47,8 @@ def run_search_workers(
     lost, succeeded, ended, deaths = LostRuns(), 0, -1, 0
     with children("hpt_mlflow.stages.search.trials", settings.workers, run_id) as processes:
         while True:
-            for trial in search.give_up_lost(_is_alive):
+            given_up = search.give_up_lost(_is_alive)
+            for trial in given_up:
                 lost.add(trial.user_attrs.get(RUN, ""))
             lost.settle()
             count = _states(search)
@@ -58,8 +59,8 @@ def run_search_workers(
                 on_change()
             deaths = _count_deaths(processes, deaths)
             over = is_over(deadline)
-            # Workers promote when they find no trial; both at once would queue some trials twice.
-            if not over and not processes:
+            # Otherwise workers do when they find no trial: who promotes at the same time queues some trials twice.
+            if not over and (given_up or not processes):
                 search.promote()
                 count = _states(search)
             waiting = 0 if over else count[TrialState.WAITING]
@@ -86,7 +87,7 @@ def _count_deaths(processes: Children, deaths: int) -> int:
         if deaths >= MOST_DEATHS:
             raise HptError(
                 f"{deaths} search workers in a row have died without finishing a trial; the last one {ended.how}",
-                "see whether the machine has enough memory for --workers",
+                "see what they said; the machine may lack memory for --workers, or its GPU may fail",
             )
     return deaths
 
