@@ -23,7 +23,7 @@ from hpt_mlflow.errors import HptError
 from hpt_mlflow.models.backbone import batch_norms
 from hpt_mlflow.models.bfloat16 import has_native_bfloat16
 from hpt_mlflow.models.randomness import seeded
-from hpt_mlflow.pace import Pace
+from hpt_mlflow.pace import MOST_AHEAD, Pace
 
 
 def prepare(
@@ -142,11 +142,14 @@ class FeatureReader:
         Raises:
             HptError: too many images have become unreadable.
         """
-        network, pace, computed, readable = FrozenNetwork(backbone), Pace(self.device), [], []
+        network, computed, readable = FrozenNetwork(backbone), [], []
+        pace, ahead = Pace(self.device), self.device.type == "cuda"
         for batch, positions in self.batches(indices):
-            # A GPU would have nothing to do while each batch is waited for.
-            computed.append(network.features(batch, self.precision).to("cpu", non_blocking=True))
+            # A GPU would have nothing to do while each batch is waited for; its copies are in pinned memory.
+            computed.append(network.features(batch, self.precision).to("cpu", non_blocking=ahead))
             pace.end_step()
+            if ahead and len(computed) > MOST_AHEAD:
+                computed[-1 - MOST_AHEAD] = computed[-1 - MOST_AHEAD].clone()
             readable += positions
         pace.catch_up()
         if not computed:
