@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +22,7 @@ from hpt_mlflow.errors import HptError, one_line
 TIMEOUT = timedelta(hours=2)
 # Must be set in the environment of every process of several, whoever has started it.
 VARIABLES = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")
-# Errors of NCCL that are not of a process that is gone, unless it speaks of a remote peer.
+# NCCL's errors that do not mean that another process is gone, unless their text names a remote peer.
 NOT_LOST = ("ncclUnhandledCudaError", "ncclSystemError", "ncclInvalidArgument", "ncclInvalidUsage")
 # How many trainings a search or a study does at once on this machine; set for its processes.
 SIDE_BY_SIDE = "HPT_SIDE_BY_SIDE"
@@ -197,6 +197,8 @@ def training_group(device: torch.device) -> Iterator[Group]:
             "process %s of %s: waiting for the others at %s:%s",
             *(os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")),
         )
+    if dist.is_initialized():
+        raise HptError("an earlier training of this process has failed and left its group", "start all processes again")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with losses():
         dist.init_process_group(backend, timeout=TIMEOUT)
@@ -210,9 +212,14 @@ def training_group(device: torch.device) -> Iterator[Group]:
     dist.destroy_process_group()
 
 
-def end_if_abandoned(code: int) -> None:
-    """End this process without waiting for the others of its group, if an error has made it leave them."""
+def end_if_abandoned(code: int, say: Callable[[], object] = lambda: None) -> None:
+    """End this process without waiting for the others of its group, if an error has made it leave them.
+
+    Args:
+        say: called before the process ends.
+    """
     if dist.is_available() and dist.is_initialized():
+        say()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -229,11 +236,20 @@ def losses() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        if any(name in str(error) for name in NOT_LOST) and "remote peer" not in str(error):
-            cause = next(line for line in reversed(str(error).splitlines()) if line.strip())
+        if cause := _own_cause(str(error)):
             remedy = "NCCL_DEBUG=INFO says more; a container may need docker run --shm-size"
-            raise HptError(f"NCCL, by which GPUs exchange data, has failed: {cause.strip()}", remedy) from error
+            raise HptError(f"NCCL, by which GPUs exchange data, has failed: {cause}", remedy) from error
         raise LostProcessError(f"another process of this training has ended ({one_line(error)})") from error
+
+
+def _own_cause(text: str) -> str:
+    """Why NCCL has failed in this process itself; empty if it has not."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    named = [line for line in lines if line.startswith(NOT_LOST)]
+    if not named or "remote peer" in text:
+        return ""
+    _, found, rest = text.partition("Last error:")
+    return next((line.strip() for line in rest.splitlines() if line.strip()), named[0]) if found else named[0]
 
 
 def side_by_side() -> int:

@@ -341,6 +341,7 @@ Last error:
         ("ncclSystemError", "Error while creating shared memory segment /dev/shm/nccl-x (size 33030532)", HptError),
         ("ncclInvalidUsage", "Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 4000", HptError),
         ("ncclSystemError", "socketProgress: Connection closed by remote peer node1<4000>", LostProcessError),
+        ("ncclUnhandledCudaError", "", HptError),
         ("ncclRemoteError", "a remote process exited or there was a network error", LostProcessError),
     ],
 )
@@ -368,5 +369,12 @@ def test_who_fails_does_not_wait_for_the_others_as_nccl_would(variables, monkeyp
 
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: not ended)
     monkeypatch.setattr(os, "_exit", ended.append)
-    end_if_abandoned(3)
-    assert ended == ([3] if fails and device == "cuda" else ["all"])
+    end_if_abandoned(3, lambda: ended.append("said"))
+    assert ended == (["said", 3] if fails and device == "cuda" else ["all"])
+
+
+def test_a_group_that_was_left_is_not_joined_again(variables, monkeypatch):
+    variables(**COMPLETE)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(HptError, match="an earlier training of this process has failed"), training_group(CPU):
+        pass

@@ -23,7 +23,13 @@ def errors(interrupted: str = "Interrupted.") -> Iterator[None]:
     try:
         yield
     except HptError as error:
-        raise click.ClickException(str(error)) from error
+        failure = click.ClickException(str(error))
+        # Only what trains has imported it.
+        if "hpt_mlflow.group" in sys.modules:
+            from hpt_mlflow.group import end_if_abandoned
+
+            end_if_abandoned(failure.exit_code, failure.show)
+        raise failure from error
     except KeyboardInterrupt:
         click.echo(interrupted, err=True)
         sys.exit(INTERRUPTED)

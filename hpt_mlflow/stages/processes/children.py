@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -176,7 +177,11 @@ def be_child(work: Callable[[Any], Any]) -> int:
     Args:
         work: gets the job, and returns its result; both as JSON.
     """
-    code = _do_job(work, Path(sys.argv[1]))
+    try:
+        code = _do_job(work, Path(sys.argv[1]))
+    except Exception:
+        traceback.print_exc()
+        code = 1
     end_if_abandoned(code)
     return code
 
