@@ -150,8 +150,8 @@ class Method(nn.Module, ABC):
             return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, fused=fused)
         sgd = torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, weight_decay=weight_decay, fused=fused)
         for parameter in learning:
-            # Fused, it would begin with memory of any contents where float16 overflows in the first step, which is left
-            # out.
+            # The fused optimiser would start from uninitialised memory: if float16 overflows in the first step, that
+            # step is skipped, and what the memory holds becomes the momentum.
             sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return sgd
 

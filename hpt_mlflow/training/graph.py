@@ -105,7 +105,7 @@ class StepGraph:
     replay: Callable[[], None]
 
     def __init__(self, trainer: Trainer, crops: Sequence[Tensor], draws: Sequence[FinishDraws]) -> None:
-        # The trainer has this graph: in a circle, both would keep the GPU's memory until Python looks for circles.
+        # The trainer has this graph: in a cycle, both would keep the GPU's memory until Python collects cycles.
         self._trainer: Trainer = weakref.proxy(trainer)
         self._views = StaticViews(trainer, crops, draws)
         self._step = torch.zeros((), dtype=torch.int64, device=trainer.device)
@@ -164,7 +164,7 @@ def capture_step(
     Args:
         crops, draws: of any step, for its views.
     """
-    # Memory of trainings that are over, of which there may be circles.
+    # Free the memory of earlier trainings that reference cycles still hold.
     gc.collect()
     graph: StepGraph | None = None
     before: dict[str, Tensor] = {}

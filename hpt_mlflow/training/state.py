@@ -115,7 +115,9 @@ def put_state(
     """
     try:
         method.load_state_dict(_below("method/", state.tensors))
-        optimizer_state: dict[int, dict[str, Tensor]] = {}
+        # What a state from before lacks stays as it is.
+        fresh = optimizer.state_dict()["state"] if optimizer else {}
+        optimizer_state: dict[int, dict[str, Tensor]] = {number: dict(values) for number, values in fresh.items()}
         for name, tensor in _below("optimizer/", state.tensors).items():
             parameter, _, key = name.partition("/")
             optimizer_state.setdefault(int(parameter), {})[key] = tensor

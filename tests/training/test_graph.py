@@ -148,7 +148,7 @@ def test_every_method_can_be_captured():
     assert {changes.get("method", "moco") for changes in PLANS.values()} == set(METHODS)
 
 
-def test_what_a_training_held_is_free_without_a_search_for_circles(train):
+def test_what_a_training_held_is_free_without_collecting_cycles(train):
     gc.collect()
     gc.disable()
     try:
