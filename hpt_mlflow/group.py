@@ -198,7 +198,8 @@ def training_group(device: torch.device) -> Iterator[Group]:
             *(os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")),
         )
     if dist.is_initialized():
-        raise HptError("an earlier training of this process has failed and left its group", "start all processes again")
+        problem = "torch.distributed is initialised already in this process, as after a training that failed"
+        raise HptError(problem, "start all processes again")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with losses():
         dist.init_process_group(backend, timeout=TIMEOUT)

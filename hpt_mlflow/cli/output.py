@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import click
@@ -24,15 +24,20 @@ def errors(interrupted: str = "Interrupted.") -> Iterator[None]:
         yield
     except HptError as error:
         failure = click.ClickException(str(error))
-        # Only what trains has imported it.
-        if "hpt_mlflow.group" in sys.modules:
-            from hpt_mlflow.group import end_if_abandoned
-
-            end_if_abandoned(failure.exit_code, failure.show)
+        _end_if_abandoned(failure.exit_code, failure.show)
         raise failure from error
     except KeyboardInterrupt:
         click.echo(interrupted, err=True)
+        _end_if_abandoned(INTERRUPTED)
         sys.exit(INTERRUPTED)
+
+
+def _end_if_abandoned(code: int, say: Callable[[], object] = lambda: None) -> None:
+    """`group.end_if_abandoned`, if this process has trained: others start without importing torch."""
+    if "hpt_mlflow.group" in sys.modules:
+        from hpt_mlflow.group import end_if_abandoned
+
+        end_if_abandoned(code, say)
 
 
 def echo_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
