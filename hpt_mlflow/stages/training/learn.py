@@ -96,7 +96,7 @@ def _lead(stage: str, settings: TrainingSettings, start: Start, dataset: Dataset
         work = prepare(stage, settings, start, dataset, group, earlier)
         with stage_run(work.run_name, identity, earlier) as run:
             counts = {}
-            if earlier is None or tag.setting_param("precision") not in earlier.run.data.params:
+            if earlier is None or not earlier.introduced:
                 counts = _introduce(run, work)
             if earlier:
                 _announce_resume(run, work)

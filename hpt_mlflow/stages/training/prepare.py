@@ -210,10 +210,11 @@ def _images_on_gpu(
     settings: TrainingSettings, images: Images, device: torch.device, group: Group, earlier: EarlierRun | None
 ) -> GpuImages | None:
     """The images on the GPU, unless the user wants worker processes; a resumed training keeps to how it began."""
-    params = earlier.run.data.params if earlier else {}
-    # Runs from before there was this choice have other settings, and not this one.
-    otherwise = "False" if tag.setting_param("precision") in params else ""
-    began = group.share(params.get(tag.setting_param("gpu_images"), otherwise))
+    began = ""
+    if earlier and earlier.introduced:
+        # Runs from before there was this choice lack it.
+        began = earlier.run.data.params.get(tag.setting_param("gpu_images"), "False")
+    began = group.share(began)
     wanted = settings.workers is None and began != "False"
     found = images_on_gpu(images, device, side_by_side()) if wanted else None
     if began == "True" and not found and group.first:

@@ -46,6 +46,11 @@ class EarlierRun:
         """Whether there is nothing to resume."""
         return self.spool is None
 
+    @property
+    def introduced(self) -> bool:
+        """Whether its settings were logged, as they are before the first step."""
+        return tag.setting_param("precision") in self.run.data.params
+
 
 @contextmanager
 def earlier_run(identity: Identity, resume: str, parent_run_id: str | None) -> Iterator[EarlierRun | None]:
